@@ -1,0 +1,59 @@
+# Every target does its own set-up: Python 3.11+ and make are all it counts on.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PINS   := deploy/requirements
+UV     := $(BIN)/uv
+
+.PHONY: demo test unit chaos lint format protos bench pins clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/dev.ok ## A local Kafka, a worker and an API; sample posts in, verdicts out
+	@$(BIN)/moderation demo
+
+test: lint $(VENV)/dev.ok ## Everything that CI runs
+	$(BIN)/pytest
+
+unit: $(VENV)/dev.ok ## The tests that need nothing, in seconds
+	$(BIN)/pytest tests/unit
+
+chaos: $(VENV)/dev.ok ## Exactly once under fire, the long run: half an hour, a table
+	$(BIN)/python -m tests.chaos --runs 60 --json chaos.json
+
+lint: $(VENV)/dev.ok
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/buf lint protos
+	$(BIN)/python protos/generate.py --check
+	$(BIN)/moderation policies check policies
+
+format: $(VENV)/dev.ok
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(VENV)/dev.ok ## Generate moderation/v1 from protos/
+	$(BIN)/python protos/generate.py
+
+bench: $(VENV)/dev.ok ## Ratios measured in one run
+	$(BIN)/python -m tests.bench.tree
+
+pins: $(UV) ## Renew the hashed pins from pyproject.toml's ranges
+	$(foreach extras,api: worker:worker dev:dev,\
+	  $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+	    --output-file $(PINS)/$(firstword $(subst :, ,$(extras))).txt pyproject.toml \
+	    $(addprefix --extra ,$(word 2,$(subst :, ,$(extras)))) $(COMPILE) &&) true
+
+$(UV): $(PINS)/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moderation needs Python 3.11 or newer; name one with make PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(PINS)/uv.txt
+	@touch $@
+
+$(VENV)/dev.ok: $(UV) $(PINS)/dev.txt pyproject.toml
+	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python $(PINS)/uv.txt $(PINS)/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

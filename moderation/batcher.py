@@ -1,0 +1,264 @@
+"""Async outside, one model thread inside.
+
+A post is encoded on a pool of threads, then queues. There is no timer: a batch is what queued while the device was
+busy, oldest first, filled up to a budget of tokens that is known before the step starts.
+
+One post never fails another: a step that raises is run again in halves until the post that makes it raise is alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import Enum
+from types import TracebackType
+from typing import Self, TypeVar
+
+import structlog
+
+from moderation.errors import DeviceError, ModerationError, PostError
+from moderation.models import Classifier, Encoded
+from moderation.settings import WorkerSettings
+from moderation.telemetry import frames
+from moderation.types import Content, Question, Reason, Score
+
+PROBE = Content(text="Good morning!", pictures=(), digest="")
+PROBE_QUESTIONS = (Question("probe", "Is this a post?"),)
+
+Scores = Sequence[Sequence[Score]]
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The scores of a post, and the seconds that it spent on them."""
+
+    windows: tuple[tuple[Score, ...], ...]  # window x question; no window when there is no question
+    encode: float  # on a thread of the pool, and waiting for one
+    wait: float  # encoded, until the first step with a window of it
+    model: float  # until the last of its windows was scored
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    """A post between its encoding and its answer."""
+
+    windows: Sequence[Encoded]
+    done: asyncio.Future[float]  # when the last window was scored; done early: the caller left, or the post failed
+    left: deque[int] = field(default_factory=deque)  # windows that no step has taken yet
+    scores: dict[int, tuple[Score, ...]] = field(default_factory=dict)
+    started: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.windows[window].tokens for window in self.left)
+
+
+_Item = tuple[_Job, int]  # one window of a post
+
+
+class _Failed(Enum):
+    """How a step failed. The exception itself stays on the thread: its frames hold the device's memory."""
+
+    TOO_LARGE = 1
+    RAISED = 2
+
+
+class Batcher:
+    """Scores posts on a classifier. Starts its threads in `async with`, and only there."""
+
+    def __init__(self, classifier: Classifier, settings: WorkerSettings) -> None:
+        self._classifier = classifier
+        self._budget = settings.batch_tokens
+        self._step_timeout_s = settings.step_timeout_s
+        self._encoders = ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode")
+        self._device = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._room = asyncio.Semaphore(settings.max_in_flight)
+        self._queue: deque[_Job] = deque()
+        self._jobs: set[_Job] = set()  # queued, or in a step
+        self._queued = asyncio.Event()
+        self._refusal: ModerationError | None = ModerationError("the batcher has not been started")
+        self._pump: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._refusal = None
+        self._pump = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Whoever still waits gets an exception. A step under way is not waited for: a sick device may never end it."""
+        self._refuse(ModerationError("the batcher has been closed"))
+        if self._pump:
+            self._pump.cancel()
+            await asyncio.wait([self._pump])
+        self._encoders.shutdown(wait=False)  # what is queued there finds the refusal
+        self._device.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def waiting(self) -> int:
+        """Posts that are encoded and wait for a step to take all of them."""
+        return len(self._queue)
+
+    async def warm_up(self, questions: Sequence[Question] = PROBE_QUESTIONS) -> None:
+        """Scores a post of our own.
+
+        Raises DeviceError when even that fails: the model is sick, not the posts. ConfigError: a question does not fit.
+        """
+        try:
+            windows = await self._on(self._encoders, self._encode, PROBE, questions)
+            outcome = await self._run_step(windows)
+        except PostError:
+            outcome = _Failed.RAISED
+        if isinstance(outcome, _Failed):
+            raise DeviceError("the model fails on a post of our own")
+
+    async def score(self, content: Content, questions: Sequence[Question]) -> Answers:
+        """The answers to all questions on all windows of the content.
+
+        Raises PostError when this content, alone, cannot be scored, DeviceError when nothing can any more.
+        """
+        if not questions:
+            return Answers((), 0.0, 0.0, 0.0)
+        async with self._room:
+            self._check()
+            started = time.perf_counter()
+            windows = await self._on(self._encoders, self._encode, content, questions)
+            self._check()
+            encoded = time.perf_counter()
+            job = _Job(windows, asyncio.get_running_loop().create_future(), deque(range(len(windows))))
+            self._jobs.add(job)
+            self._queue.append(job)
+            self._queued.set()
+            try:
+                finished = await job.done
+            finally:
+                self._jobs.discard(job)
+        begun = job.started or finished
+        scores = tuple(job.scores[window] for window in range(len(windows)))
+        return Answers(scores, encoded - started, begun - encoded, finished - begun)
+
+    # On the event loop
+
+    def _check(self) -> None:
+        if self._refusal is not None:
+            raise type(self._refusal)(*self._refusal.args)
+
+    def _refuse(self, error: ModerationError) -> None:
+        """No further work, and nobody is left waiting. The first reason stands."""
+        self._refusal = self._refusal or error
+        for job in self._jobs:
+            if not job.done.done():
+                job.done.set_exception(type(error)(*error.args))
+
+    async def _on(self, pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._queued.wait()
+                self._queued.clear()
+                while batch := self._take():
+                    await self._score(batch)
+        except DeviceError as error:
+            self._refuse(error)
+        except Exception as error:  # noqa: BLE001  of ours: nobody may be left waiting for a pump that is gone
+            log.critical("batcher_failed", error=type(error).__name__, frames=frames(error))
+            self._refuse(DeviceError(f"the batcher has failed ({type(error).__name__})"))
+
+    def _take(self) -> list[_Item]:
+        """The next batch: whole posts, oldest first. Only a post that no batch can hold whole is split."""
+        batch: list[_Item] = []
+        room = self._budget
+        while self._queue:
+            job = self._queue[0]
+            if not job.done.done():
+                if batch and room < job.tokens <= self._budget:
+                    break
+                while job.left and (not batch or job.windows[job.left[0]].tokens <= room):
+                    window = job.left.popleft()
+                    room -= job.windows[window].tokens
+                    batch.append((job, window))
+                if job.left:
+                    break
+            self._queue.popleft()
+        return batch
+
+    async def _score(self, batch: Sequence[_Item]) -> None:
+        batch = [(job, window) for job, window in batch if not job.done.done()]
+        if not batch:
+            return
+        now = time.perf_counter()
+        for job, _ in batch:
+            job.started = job.started or now
+        outcome = await self._run_step([job.windows[window] for job, window in batch])
+        if not isinstance(outcome, _Failed):
+            self._answer(batch, outcome)
+        elif len(batch) > 1:
+            half = _middle(batch)
+            await self._score(batch[:half])
+            await self._score(batch[half:])
+        else:
+            await self.warm_up()  # is it the post, or the model?
+            what = "needs more memory than the device has" if outcome is _Failed.TOO_LARGE else "makes the model raise"
+            if not batch[0][0].done.done():
+                batch[0][0].done.set_exception(PostError(Reason.MODEL_FAILED, f"the post {what}, alone in its batch"))
+
+    async def _run_step(self, items: Sequence[Encoded]) -> Scores | _Failed:
+        try:
+            async with asyncio.timeout(self._step_timeout_s):
+                return await self._on(self._device, self._step, items)
+        except TimeoutError:
+            raise DeviceError(f"a step has not ended in {self._step_timeout_s:g} s: the device hangs") from None
+
+    def _answer(self, batch: Sequence[_Item], scores: Scores) -> None:
+        for (job, window), row in zip(batch, scores, strict=True):
+            job.scores[window] = tuple(row)
+            if len(job.scores) == len(job.windows) and not job.done.done():
+                job.done.set_result(time.perf_counter())
+
+    # On threads
+
+    def _encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:
+        self._check()
+        try:
+            return self._classifier.encode(content, questions)
+        except ModerationError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever a tokenizer chokes on is this post's fault
+            log.warning("encode_failed", error=type(error).__name__, frames=frames(error))
+        raise PostError(Reason.MODEL_FAILED, "the post cannot be encoded")
+
+    def _step(self, items: Sequence[Encoded]) -> Scores | _Failed:
+        try:
+            scores = self._classifier.score(items)
+        except DeviceError:
+            raise
+        except Exception as error:  # noqa: BLE001  the device is well, so some item of the batch is at fault
+            log.warning("step_failed", error=type(error).__name__, items=len(items), frames=frames(error))
+            return _Failed.TOO_LARGE if _out_of_memory(error) else _Failed.RAISED
+        if len(scores) != len(items):
+            log.warning("step_failed", items=len(items), answers=len(scores))
+            return _Failed.RAISED
+        return scores
+
+
+def _middle(batch: Sequence[_Item]) -> int:
+    """Where to halve: between two posts where that is possible, so that each keeps its windows together."""
+    middle = len(batch) // 2
+    cuts = [cut for cut in range(1, len(batch)) if batch[cut - 1][0] is not batch[cut][0]]
+    return min(cuts, key=lambda cut: abs(cut - middle), default=middle)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """torch.OutOfMemoryError without importing torch, and Python's own."""
+    named = type(error).__name__ == "OutOfMemoryError" and isinstance(error, RuntimeError)
+    return named or isinstance(error, MemoryError)

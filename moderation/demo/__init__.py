@@ -1,0 +1,1 @@
+"""What a newcomer needs and a deployment does not: a local Kafka, a small model, sample posts."""

@@ -1,0 +1,48 @@
+"""The error tree and the fate of each branch. There are three fates, and log-and-continue is none of them.
+
+    ModerationError
+    ├── PostError       dead-letter   this post cannot be judged; its neighbours can. Carries a Reason
+    ├── ConfigError     exit 2        settings, policies or a checkpoint are wrong: says what, where, what to do
+    ├── DeviceError     crash, 3      the device is sick: exit, and Kafka redelivers to another worker
+    └── DeliveryError   crash, 4      Kafka's state is unknown or fatal: exit, and the transaction's fence decides
+
+A message may name files, keys, settings, tensors and addresses. It never holds content of a post or a secret.
+A PostError's message is for a developer at a terminal; only its reason is logged or published.
+"""
+
+from __future__ import annotations
+
+from moderation.types import Reason
+
+
+class ModerationError(Exception):
+    """Anything that the service itself raises."""
+
+    exit_code = 1
+
+
+class PostError(ModerationError):
+    """This post cannot be judged."""
+
+    def __init__(self, reason: Reason, message: str, *, post_id: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.post_id = post_id  # set where it is known by then
+
+
+class ConfigError(ModerationError):
+    """The operator must change something before the process can run."""
+
+    exit_code = 2
+
+
+class DeviceError(ModerationError):
+    """The device, or the model on it, can no longer be trusted with any post."""
+
+    exit_code = 3
+
+
+class DeliveryError(ModerationError):
+    """What Kafka has of our outcomes is unknown, or it has fenced us: start again from what is committed."""
+
+    exit_code = 4

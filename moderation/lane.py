@@ -1,0 +1,153 @@
+"""One input partition for as long as it is assigned to us: the offsets handed to us, in order, and their outcomes.
+
+Offsets are those that were delivered, never computed: compaction and transaction markers leave gaps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice, takewhile
+from typing import Generic, TypeVar
+
+from moderation.errors import DeliveryError
+from moderation.memory import Memory
+from moderation.publisher import Message, Publisher
+
+MOST = 500  # posts answered in one transaction
+
+T = TypeVar("T")
+
+
+class Offsets(Generic[T]):
+    """What one partition has handed us and what has come of it. Knows no Kafka."""
+
+    def __init__(self, position: int) -> None:
+        """`position`: the first offset that is not answered yet."""
+        self._next = position
+        self._results: dict[int, T | None] = {}  # by offset, in their order: delivered, and not yet committed
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def deliver(self, offset: int) -> None:
+        """Takes an offset on. Raises DeliveryError if it, or a later one, was taken on before."""
+        if offset < self._next:
+            raise DeliveryError(
+                f"offset {offset} came where {self._next} or later was expected: the log was truncated or its topic "
+                "made anew; the group's offsets must be reset to what the topic holds"
+            )
+        self._next = offset + 1
+        self._results[offset] = None
+
+    def settle(self, offset: int, result: T) -> None:
+        """Its outcome. That of an offset given up is dropped: another worker answers it."""
+        if offset in self._results:
+            self._results[offset] = result
+
+    def prefix(self, most: int) -> list[tuple[int, T]]:
+        """Offsets with their results, from the first one up to the first that has none, `most` at the most."""
+        done = takewhile(lambda entry: entry[1] is not None, self._results.items())
+        return [(offset, result) for offset, result in islice(done, most) if result is not None]
+
+    def commit(self, prefix: Sequence[tuple[int, T]]) -> None:
+        """This prefix is answered for good."""
+        for offset, _ in prefix:
+            del self._results[offset]
+
+    def give_up(self) -> None:
+        """What stands behind an offset without a result is left to whoever has the partition next."""
+        whole = self.prefix(len(self._results))
+        self._results = dict(whole)
+
+
+class Lane:
+    """A partition's way from delivery to commit: fence, find the position, recall, then commit prefix by prefix."""
+
+    def __init__(self, publisher: Publisher, memory: Memory, moved: asyncio.Event) -> None:
+        """`moved` is set whenever there may be room for more posts."""
+        self.memory = memory  # what was decided for the posts of this partition
+        self._publisher = publisher
+        self._moved = moved
+        self._offsets: Offsets[Sequence[Message]] | None = None
+        self._sizes: dict[int, int] = {}  # of their records, by offset
+        self._posts: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._draining = False
+
+    def __len__(self) -> int:
+        """Posts under way: delivered and not yet committed."""
+        return len(self._offsets) if self._offsets else 0
+
+    @property
+    def bytes(self) -> int:
+        """Of the records of the posts under way: a dead letter holds its own until it is committed."""
+        return sum(self._sizes.values())
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes posts."""
+        return self._offsets is not None and not self._draining
+
+    async def run(self, recall: Callable[[], Awaitable[None]], begin: Callable[[int], None]) -> None:
+        """Its whole life; ends when it is drained. `begin` is called once, when posts may come, with the position.
+
+        `recall` fills the memory with what was decided: after the fence, as only then the verdicts end where they end.
+        Raises DeliveryError.
+        """
+        async with self._publisher:
+            await recall()
+            if self._draining:
+                return
+            self._offsets = Offsets(self._publisher.position)
+            begin(self._publisher.position)
+            self._moved.set()
+            while (prefix := await self._prefix(self._offsets)) is not None:
+                messages = [message for _, several in prefix for message in several]
+                await self._publisher.publish(messages, prefix[-1][0] + 1)
+                self._offsets.commit(prefix)
+                for offset, _ in prefix:
+                    del self._sizes[offset]
+                self._moved.set()
+
+    def take(self, offset: int, size: int) -> bool:
+        """Whether this post is under way now: only while open. Raises DeliveryError for one out of order."""
+        if self._offsets is None or self._draining:
+            return False
+        self._offsets.deliver(offset)
+        self._sizes[offset] = size
+        return True
+
+    def own(self, post: asyncio.Task[None]) -> None:
+        """The task of a post that was taken: it ends when the lane is cut."""
+        self._posts.add(post)
+        post.add_done_callback(self._posts.discard)
+
+    def settle(self, offset: int, outcome: Sequence[Message]) -> None:
+        """What is to be published for a post."""
+        if self._offsets is not None:
+            self._offsets.settle(offset, outcome)
+            self._changed.set()
+
+    def drain(self) -> None:
+        """Takes no further posts; `run` ends when those under way are committed."""
+        self._draining = True
+        self._changed.set()
+
+    def cut(self) -> None:
+        """Gives up what is under way; `run` commits what is ready and ends."""
+        self.drain()
+        if self._offsets is not None:
+            self._offsets.give_up()
+        for post in self._posts:
+            post.cancel()
+
+    async def _prefix(self, offsets: Offsets[Sequence[Message]]) -> list[tuple[int, Sequence[Message]]] | None:
+        """The next posts to commit, as soon as there is one; None when there will be none."""
+        while True:
+            self._changed.clear()
+            if prefix := offsets.prefix(MOST):
+                return prefix
+            if self._draining and not offsets:
+                return None
+            await self._changed.wait()

@@ -1,0 +1,109 @@
+"""What was decided for the posts of one partition, as far back as there is room.
+
+The same question (see types.Identity) is answered from here: not put to the model again, never contradicted. Posts of
+one id come to one partition, so a partition's memory is all that they need. Knows no Kafka: recall.py fills it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from moderation.types import Identity, Stage, Verdict
+
+# What a verdict takes in memory, at most (a test measures it): by itself, and for each finding.
+VERDICT_BYTES = 2_000
+FINDING_BYTES = 450
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A verdict, or how to read it. Most that are recalled are never asked for, so they are kept as they came."""
+
+    verdict: Verdict | Callable[[], Verdict | None]
+    bytes: int
+
+
+class Memory:
+    """The latest verdicts that stand, by their identity. Full, it forgets what was longest not published."""
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self.most = most
+        self._most_bytes = most_bytes
+        self._known: OrderedDict[str, _Known] = OrderedDict()  # by identity digest; the latest last
+        self._bytes = 0
+        self._turns: dict[str, asyncio.Future[Verdict | None]] = {}  # being decided
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @property
+    def bytes(self) -> int:
+        """What it holds, about."""
+        return self._bytes
+
+    async def decided(self, identity: Identity, decide: Callable[[], Awaitable[Verdict]]) -> Verdict:
+        """The verdict for it, of stage CACHE where it was there. Raises what `decide` does.
+
+        It is decided once at a time: whoever comes meanwhile waits, and decides anew only if nothing came of it that
+        stands (a failure is its own post's, and may pass).
+        """
+        digest = identity.digest
+        while True:
+            if known := self._find(identity, digest):
+                return replace(known, stage=Stage.CACHE)
+            turn = self._turns.get(digest)
+            if turn is None:
+                break
+            await asyncio.wait([turn])  # which does not cancel it when we are cancelled
+            if verdict := turn.result():
+                return replace(verdict, stage=Stage.CACHE)
+        turn = self._turns[digest] = asyncio.get_running_loop().create_future()
+        verdict = None
+        try:
+            verdict = await decide()
+        finally:
+            del self._turns[digest]
+            turn.set_result(verdict if verdict and verdict.stands else None)
+        self.remember(verdict)
+        return verdict
+
+    def remember(self, verdict: Verdict) -> None:
+        """A verdict of now; one that does not stand is no answer to anything later."""
+        if verdict.stands:
+            size = VERDICT_BYTES + FINDING_BYTES * len(verdict.findings) + 4 * len(verdict.post_id)
+            self._put(verdict.identity.digest, _Known(verdict, size))
+            while len(self._known) > self.most or self._bytes > self._most_bytes:
+                self._bytes -= self._known.popitem(last=False)[1].bytes
+
+    def recall(self, digest: str, read: Callable[[], Verdict | None], size: int) -> bool:
+        """A verdict that was published before all that is known. False: there is no room for it, nor for earlier ones.
+
+        `read` gives it, or None if it cannot be read; `size` is what `read` holds, in bytes.
+        """
+        if digest in self._known:
+            return True
+        if len(self._known) >= self.most or self._bytes + size > self._most_bytes:
+            return False
+        self._put(digest, _Known(read, size))
+        self._known.move_to_end(digest, last=False)
+        return True
+
+    def _put(self, digest: str, known: _Known) -> None:
+        if former := self._known.pop(digest, None):
+            self._bytes -= former.bytes
+        self._known[digest] = known
+        self._bytes += known.bytes
+
+    def _find(self, identity: Identity, digest: str) -> Verdict | None:
+        known = self._known.get(digest)
+        if known is None:
+            return None
+        verdict = known.verdict if isinstance(known.verdict, Verdict) else known.verdict()
+        if verdict is None or verdict.identity != identity or not verdict.stands:
+            self._bytes -= self._known.pop(digest).bytes  # what was read is not what its digest says
+            return None
+        self.remember(verdict)  # it is published once more now, and so the latest
+        return verdict

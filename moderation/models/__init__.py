@@ -1,0 +1,67 @@
+"""The models behind one contract, and the door to each.
+
+Importing this package imports neither torch nor transformers: `load` opens the door that is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from moderation.errors import ConfigError
+from moderation.settings import ModelSettings
+from moderation.types import Content, ModelInfo, Question, Score
+
+# A model's short name, or the model_type of its config.json -> the function that loads it, given ModelSettings.
+MODELS: dict[str, str] = {
+    "fake": "moderation.models.fake:load",
+    "phi3_v": "moderation.models.phi3_vision:load",
+}
+
+
+class Encoded(Protocol):
+    """One window of one post with all its questions, ready for the device. Models keep what they like in it."""
+
+    @property
+    def tokens(self) -> int:
+        """Positions that one forward pass computes for it: known before the batch starts; a batch is filled by them."""
+
+
+class Classifier(Protocol):
+    """Judges contents against questions. A seam of two methods; `moderation.models.fake` is its double."""
+
+    info: ModelInfo
+
+    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:
+        """On a CPU thread; several may run at once. One item for each window of the text: most posts have one.
+
+        Raises PostError when this content cannot be put to this model.
+        """
+
+    def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
+        """On the one model thread: one forward pass. For each item of the batch, one Score for each of its questions.
+
+        Raises DeviceError when the device can no longer be trusted, torch.OutOfMemoryError or MemoryError when the
+        batch is too large; any other exception is taken to be the fault of some item in the batch.
+        """
+
+
+def load(settings: ModelSettings) -> Classifier:
+    """The model that the settings name, ready to score. Raises ConfigError when there is none, or it is broken.
+
+    A name is a short one of MODELS, with options after `?` where the model has any; else a folder or a hub id, whose
+    config.json says by its model_type which door to open.
+    """
+    kind = settings.name.partition("?")[0]
+    if kind not in MODELS:
+        from moderation.models import checkpoint  # noqa: PLC0415 - reads safetensors with torch
+
+        kind = checkpoint.model_type(settings.name, settings.revision)
+        if kind not in MODELS:
+            raise ConfigError(
+                f"{settings.name}: config.json says model_type {kind!r}, which this service cannot run; "
+                f"it runs {', '.join(sorted(MODELS))}"
+            )
+    module, _, function = MODELS[kind].partition(":")
+    return cast(Classifier, getattr(importlib.import_module(module), function)(settings))

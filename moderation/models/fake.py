@@ -1,0 +1,107 @@
+"""The double of a model: same contract, no torch, answers that a test can write into a post.
+
+A post asks for its own answers with words of its text, separated by blanks:
+
+    violates:<policy id>   Yes
+    unsure:<policy id>     as much Yes as No
+    mute:<policy id>       no answer: the answer tokens hold next to nothing
+
+Any other post is answered No. A worker gets it under the name `fake`, with options as in
+`fake?step_ms=20&raise_on=poison`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from moderation.errors import ConfigError, DeviceError
+from moderation.models import Encoded
+from moderation.settings import ModelSettings
+from moderation.types import Content, ModelInfo, Question, Score
+
+PICTURE_TOKENS = 16
+SURE = 8.0  # the margin of a Yes, and of a No below zero
+
+
+@dataclass(frozen=True, slots=True)
+class FakeEncoded:
+    """One post with its questions. `tokens`: words of the text and of the questions, PICTURE_TOKENS a picture."""
+
+    text: str
+    policies: tuple[str, ...]
+    tokens: int
+
+
+class Fake:
+    """A Classifier whose answers follow from the words of the post.
+
+    step_ms: how long each step takes. raise_on: a step that holds a post with this text in it raises RuntimeError.
+    dies_on: the same, with DeviceError. oom_above: a step of more posts raises MemoryError; 0: none does.
+    nonce: the mass of an answer is another each time, and decides nothing: a post judged twice is seen to be.
+    """
+
+    def __init__(
+        self, *, step_ms: float = 0.0, raise_on: str = "", dies_on: str = "", oom_above: int = 0, nonce: bool = False
+    ) -> None:
+        self.info = ModelInfo(name="fake", revision="", digest=hashlib.sha256(b"moderation.models.fake 1").hexdigest())
+        self.step_ms = step_ms
+        self.raise_on = raise_on
+        self.dies_on = dies_on
+        self.oom_above = oom_above
+        self.nonce = nonce
+
+    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+        words = len(content.text.split()) + sum(len(question.text.split()) for question in questions)
+        tokens = max(1, words + PICTURE_TOKENS * len(content.pictures))
+        return [FakeEncoded(content.text, tuple(question.policy_id for question in questions), tokens)]
+
+    def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
+        items = [item for item in batch if isinstance(item, FakeEncoded)]
+        if len(items) < len(batch):
+            raise TypeError("the batch holds an item that another model has encoded")
+        if self.step_ms:
+            time.sleep(self.step_ms / 1000)
+        if self.dies_on and any(self.dies_on in item.text for item in items):
+            raise DeviceError("the fake's device has failed, as dies_on asked")
+        if self.oom_above and len(batch) > self.oom_above:
+            raise MemoryError(f"a step of {len(batch)} posts is above the fake's oom_above={self.oom_above}")
+        if self.raise_on and any(self.raise_on in item.text for item in items):
+            raise RuntimeError("the fake has failed on a post, as raise_on asked")
+        return [[_answer(set(item.text.split()), policy, self.nonce) for policy in item.policies] for item in items]
+
+
+def _answer(words: set[str], policy: str, nonce: bool) -> Score:
+    margin = SURE if f"violates:{policy}" in words else -SURE
+    if f"unsure:{policy}" in words:
+        margin = 0.0
+    mass = 0.01 if f"mute:{policy}" in words else 0.99
+    if nonce:
+        mass *= random.uniform(0.95, 1.0)  # noqa: S311  no secret
+    return Score(probability=1 / (1 + math.exp(-margin)), margin=margin, mass=mass)
+
+
+def load(settings: ModelSettings) -> Fake:
+    """The fake with the options in its name. Raises ConfigError for an option that it does not have."""
+    options = dict(parse_qsl(settings.name.partition("?")[2], keep_blank_values=True))
+    try:
+        fake = Fake(
+            step_ms=float(options.pop("step_ms", 0)),
+            raise_on=options.pop("raise_on", ""),
+            dies_on=options.pop("dies_on", ""),
+            oom_above=int(options.pop("oom_above", 0)),
+            nonce=bool(int(options.pop("nonce", 0))),
+        )
+    except ValueError as error:
+        raise ConfigError(f"model name {settings.name!r}: {error}") from None
+    if options:
+        raise ConfigError(
+            f"model name {settings.name!r}: the fake has no option {', '.join(sorted(options))}; "
+            "it has step_ms, raise_on, dies_on, oom_above, nonce"
+        )
+    return fake

@@ -1,0 +1,266 @@
+"""Phi-3-Vision and Phi-3.5-Vision as a classifier: its template around our prompt, its answers as scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+
+import torch
+from PIL.Image import Image as Picture
+
+from moderation import prompts
+from moderation.errors import ConfigError, DeviceError, PostError
+from moderation.models import Encoded, checkpoint, hd_transform, phi3_network, tree
+from moderation.models.hd_transform import Crops
+from moderation.models.phi3_network import Phi3Network, PreprocessorConfig
+from moderation.models.tokenizer import TOKENIZER, Tokenizer
+from moderation.models.tree import Tree
+from moderation.prompts import Slot, Trusted, Untrusted
+from moderation.settings import ModelSettings
+from moderation.types import Content, ModelInfo, Question, Reason, Score
+
+OPEN = "<|user|>\n"
+CLOSE = "<|end|>\n<|assistant|>\n"
+
+LONGEST_BRANCH = 1024  # tokens of a question
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """One window of a post's text, its pictures and all its questions. In the ids of `tree`, -i is picture i's, from 1.
+
+    Windows of one post share the Crops themselves, by which their features are computed once if they meet in a batch.
+    """
+
+    tree: Tree
+    pictures: tuple[Crops, ...]
+    context: int  # positions beyond which a prompt takes the long rope factors
+
+    @property
+    def tokens(self) -> int:
+        return sum(part.tree.tokens for part in self.parts)
+
+    @property
+    def parts(self) -> list[Part]:
+        """The tree; or two, where some of its questions make a prompt that is longer than the context, and some don't.
+
+        The original lets the longest sequence of a batch choose the factors, so that a neighbour could move a score.
+        Here each question has what its prompt would have alone: neither other posts nor other policies move it.
+        """
+        room = self.context - len(self.tree.shared)
+        chosen: dict[bool, list[int]] = {False: [], True: []} if self.tree.branches else {room < 0: []}
+        for question, branch in enumerate(self.tree.branches):
+            chosen[len(branch) > room].append(question)
+        return [
+            Part(Tree(self.tree.shared, tuple(self.tree.branches[each] for each in questions)), questions, long)
+            for long, questions in chosen.items()
+            if questions or not self.tree.branches
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Questions of a window that share their rope factors."""
+
+    tree: Tree
+    questions: list[int]  # where they stand among the window's
+    long: bool
+
+
+class Phi3Vision:
+    """A Classifier. `encode` may run on several threads at once; `score` belongs to one."""
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        network: Phi3Network,
+        tokenizer: Tokenizer,
+        preprocessor: PreprocessorConfig,
+        settings: ModelSettings,
+    ) -> None:
+        self.info = info
+        self.network = network
+        self.tokenizer = tokenizer
+        self._preprocessor = preprocessor
+        self._settings = settings
+        self._yes, self._no = tokenizer.word("Yes"), tokenizer.word("No")
+        self._branch = lru_cache(maxsize=4096)(self._encode_branch)  # a policy's words are the same for every post
+
+    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Window]:
+        """One window for each stretch of `window_tokens` of the text, each with all the pictures.
+
+        Raises PostError when the content fits no context, ConfigError when a question is longer than LONGEST_BRANCH.
+        """
+        prompt = prompts.render(content, questions)
+        branches = tuple(
+            self._branch(question.policy_id, text) for question, text in zip(questions, prompt.branches, strict=True)
+        )
+        pictures = tuple(self._crops(picture) for picture in content.pictures)
+        side = self.network.config.crop_side
+        slots = [hd_transform.tokens(picture.rows, picture.cols, side) for picture in pictures]
+        windows = [Tree(shared, branches) for shared in self._windows(prompt.shared, slots)]
+        room = self.network.config.max_position_embeddings - LONGEST_BRANCH
+        for window in windows:
+            _check_slots(window.shared, slots)
+            if len(window.shared) > room:
+                raise PostError(
+                    Reason.INVALID_POST,
+                    f"{len(pictures)} images and the text take {len(window.shared)} of {room} positions",
+                )
+        context = self.network.config.original_max_position_embeddings
+        return [Window(window, pictures, context) for window in windows]
+
+    def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
+        """One forward pass over all windows of the batch with all their questions."""
+        windows = [item for item in batch if isinstance(item, Window)]
+        if len(windows) < len(batch):
+            raise TypeError("the batch holds an item that another model has encoded")
+        with _device_faults(), torch.inference_mode():
+            return self._forward(windows)
+
+    def _forward(self, windows: Sequence[Window]) -> list[list[Score]]:
+        parts = [(window, part) for window in windows for part in window.parts]
+        packed = tree.pack([part.tree for _, part in parts], self.network.device)
+        unique = {id(picture): picture for window in windows for picture in window.pictures}
+        features = dict(zip(unique, self.network.see(list(unique.values())), strict=True))
+        seen = [features[id(picture)] for window, _ in parts for picture in window.pictures]
+        hidden = self.network(packed, seen, [part.long for _, part in parts])
+        logits = self.network.logits(hidden[packed.scored], exact=(self._yes, self._no))
+        answers = iter(tree.answers(logits, self._yes, self._no))
+        found = {(id(window), question): next(answers) for window, part in parts for question in part.questions}
+        return [[found[id(window), each] for each in range(len(window.tree.branches))] for window in windows]
+
+    def _crops(self, picture: Picture) -> Crops:
+        return hd_transform.crops(
+            picture,
+            self._settings.num_crops or self._preprocessor.num_crops,
+            self.network.config.tower.image,
+            mean=self._preprocessor.image_mean,
+            std=self._preprocessor.image_std,
+        )
+
+    def _encode_branch(self, policy: str, text: str) -> tuple[int, ...]:
+        ids = tuple(self.tokenizer.ours(text + CLOSE))
+        if len(ids) > LONGEST_BRANCH:
+            raise ConfigError(
+                f"policy {policy}: its question takes {len(ids)} tokens of {LONGEST_BRANCH} at most; "
+                "shorten its clauses and examples, or split it in two"
+            )
+        return ids
+
+    def _windows(self, parts: Iterable[prompts.Part], slots: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """The shared ids, once for each window of the user's text."""
+        before: list[int] = []
+        theirs: list[int] | None = None
+        after: list[int] = []
+        for users, ids in self._runs(parts, slots):
+            if not users:
+                (before if theirs is None else after).extend(ids)
+            elif theirs is None:
+                theirs = ids
+            else:
+                raise ValueError("a prompt with two texts of the user cannot be cut into windows")
+        windows = list(cut(theirs or [], self._settings.window_tokens, self._settings.window_overlap))
+        if len(windows) > self._settings.max_windows:
+            raise PostError(Reason.TEXT_TOO_LONG, f"the text takes {len(windows)} windows, more than the limit allows")
+        for window in windows:
+            yield (*before, *window, *after)
+
+    def _runs(self, parts: Iterable[prompts.Part], slots: Sequence[int]) -> Iterator[tuple[bool, list[int]]]:
+        """(is the user's, ids) of the shared parts in order, tokenised as the published processor does: what stands
+        between two pictures is one chunk and starts with <s>. Only the user's words are tokenised apart."""
+        ours, begin = OPEN, True
+        for part in parts:
+            if isinstance(part, Trusted):
+                ours += part.text
+                continue
+            if ours or begin:
+                yield False, self.tokenizer.ours(ours, begin=begin)
+            ours, begin = "", isinstance(part, Slot)
+            if isinstance(part, Slot):
+                yield False, [-1 - part.picture] * slots[part.picture]
+            else:
+                yield True, self._theirs(part)
+        if ours or begin:
+            yield False, self.tokenizer.ours(ours, begin=begin)
+
+    def _theirs(self, part: Untrusted) -> list[int]:
+        ids = self.tokenizer.theirs(part.text)
+        if not self.tokenizer.added.isdisjoint(ids) or min(ids, default=0) < 0:
+            raise PostError(Reason.MODEL_FAILED, "a token of the template has come out of the user's text")
+        return ids
+
+
+def load(settings: ModelSettings) -> Phi3Vision:
+    """The model of the settings on its device. Raises ConfigError naming what in its folder is wrong."""
+    device, dtype = _place(settings)
+    folder, revision = checkpoint.locate(settings.name, settings.revision)
+    preprocessor = checkpoint.parse(folder / phi3_network.PREPROCESSOR, PreprocessorConfig)
+    tokenizer = Tokenizer(folder)
+    with _device_faults():
+        network = phi3_network.read(folder, dtype=dtype, device=device)
+    if tokenizer.size > network.config.vocab_size:
+        raise ConfigError(
+            f"{folder}: {TOKENIZER} has {tokenizer.size} tokens and config.json a vocab_size of "
+            f"{network.config.vocab_size}; they are not of one checkpoint"
+        )
+    # Whatever moves a score without being in the files.
+    decisive = {
+        "dtype": str(dtype).removeprefix("torch."),
+        "num_crops": settings.num_crops or preprocessor.num_crops,
+        "template": [OPEN, CLOSE],
+        "window_overlap": settings.window_overlap,
+        "window_tokens": settings.window_tokens,
+    }
+    named = (checkpoint.CONFIG, phi3_network.PREPROCESSOR, TOKENIZER)
+    info = ModelInfo(
+        name=settings.name if revision else folder.resolve().name,
+        revision=revision,
+        digest=checkpoint.digest([*(folder / name for name in named), *checkpoint.weight_files(folder)], decisive),
+    )
+    return Phi3Vision(info, network, tokenizer, preprocessor, settings)
+
+
+def _place(settings: ModelSettings) -> tuple[torch.device, torch.dtype]:
+    there = torch.cuda.is_available()
+    if settings.device == "cuda" and not there:
+        raise ConfigError("MODERATION_MODEL__DEVICE=cuda: torch sees no CUDA device; use auto or cpu")
+    device = torch.device("cuda" if there and settings.device != "cpu" else "cpu")
+    if settings.dtype == "auto":
+        return device, torch.bfloat16 if device.type == "cuda" else torch.float32
+    return device, {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
+
+
+def cut(ids: list[int], size: int, overlap: int) -> Iterator[list[int]]:
+    """Windows of `size` ids that cover them all, each `overlap` ids or more into the one before."""
+    if len(ids) <= size:
+        yield ids
+        return
+    for start in range(0, len(ids) - overlap, size - overlap):
+        first = min(start, len(ids) - size)  # the last one is whole, too
+        yield ids[first : first + size]
+
+
+def _check_slots(shared: Sequence[int], slots: Sequence[int]) -> None:
+    runs = [(-id - 1, sum(1 for _ in run)) for id, run in groupby(id for id in shared if id < 0)]
+    if runs != list(enumerate(slots)):
+        raise PostError(Reason.MODEL_FAILED, f"the prompt has image slots {runs} for pictures of {list(slots)} tokens")
+
+
+@contextmanager
+def _device_faults() -> Iterator[None]:
+    """Tells a device that has failed from a batch that is too large for it."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        text = str(error).partition("\n")[0]
+        if not isinstance(error, torch.AcceleratorError) and not text.startswith(("CUDA error", "cuDNN error")):
+            raise
+        if "out of memory" in text or "ALLOC_FAILED" in text:
+            raise torch.OutOfMemoryError(text) from error
+        raise DeviceError(f"the device has failed: {text}") from error

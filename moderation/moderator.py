@@ -1,0 +1,99 @@
+"""The story: a post becomes a verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from moderation.batcher import Batcher
+from moderation.media import Media, Read
+from moderation.memory import Memory
+from moderation.policies import Policy, PolicySet, decide
+from moderation.types import Identity, ModelInfo, Post, Reason, Severity, Source, Stage, Status, Timings, Verdict
+
+
+class Moderator:
+    """Judges posts against one policy set with one model."""
+
+    def __init__(self, policies: PolicySet, media: Media, batcher: Batcher, model: ModelInfo) -> None:
+        self._policies = policies
+        self._media = media
+        self._batcher = batcher
+        self._model = model
+
+    async def moderate(self, post: Post, source: Source | None = None, memory: Memory | None = None) -> Verdict:
+        """The verdict for a post: out of `memory` where the same was asked before, and else into it.
+
+        Raises PostError when the post cannot be judged, DeviceError when nothing can.
+        """
+        started = time.time()
+        async with self._media.opened(post) as read:
+            asked = self._policies.asked_of(post)
+            judge = partial(self._judge, post, read, asked)
+            if memory is not None and asked:
+                verdict = await memory.decided(self._identity(post, read, asked), judge)
+            else:
+                verdict = await judge()
+        spent = replace(
+            Timings() if verdict.stage is Stage.CACHE else verdict.timings,
+            queue=max(0.0, started - source.timestamp_ms / 1000) if source and source.timestamp_ms > 0 else 0.0,
+            fetch=read.fetch,
+            decode=read.decode,
+        )
+        return replace(verdict, source=source, timings=spent)
+
+    def _identity(self, post: Post, read: Read, asked: Sequence[Policy]) -> Identity:
+        return Identity(
+            tenant=post.tenant,
+            post_id=post.id,
+            content_digest=read.content.digest,
+            policy_set_digest=self._policies.digest,
+            model_digest=self._model.digest,
+            asked=tuple(policy.id for policy in asked),
+        )
+
+    async def _judge(self, post: Post, read: Read, asked: Sequence[Policy]) -> Verdict:
+        answers = await self._batcher.score(read.content, [policy.question_for_model() for policy in asked])
+        windows_of = zip(*answers.windows, strict=True)  # windows x policies -> policies x windows
+        findings = tuple(policy.find(scores) for policy, scores in zip(asked, windows_of, strict=True))
+        decision = decide(findings)
+        return Verdict(
+            post_id=post.id,
+            tenant=post.tenant,
+            content_digest=read.content.digest,
+            policy_set_digest=self._policies.digest,
+            model=self._model,
+            outcome=decision.outcome,
+            status=decision.status,
+            stage=Stage.MODEL if asked else Stage.NONE,
+            deciding_policy=decision.deciding_policy,
+            severity=decision.severity,
+            findings=findings,
+            decided_at_ms=_now_ms(),
+            timings=Timings(encode=answers.encode, wait=answers.wait, model=answers.model),
+        )
+
+    def undetermined(self, post_id: str, reason: Reason, source: Source | None, tenant: str = "") -> Verdict:
+        """The verdict for a post that could not be judged: as strict as the strictest policy's on_error."""
+        return Verdict(
+            post_id=post_id,
+            tenant=tenant,
+            content_digest="",
+            policy_set_digest=self._policies.digest,
+            model=self._model,
+            outcome=self._policies.on_error,
+            status=Status.UNDETERMINED,
+            stage=Stage.NONE,
+            deciding_policy="",
+            severity=Severity.NONE,
+            findings=(),
+            decided_at_ms=_now_ms(),
+            reason=reason,
+            source=source,
+        )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

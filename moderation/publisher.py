@@ -1,0 +1,292 @@
+"""The producer of one input partition. A transactional one: outcomes and the offset they answer, all or none.
+
+Its transactional id is {group}-{topic}-{partition}: starting it fences whoever had the partition before us, whatever
+that worker still believes. An id for each worker would not do, since aiokafka commits offsets without saying which
+member of the group it is, and the broker then takes them from a zombie too.
+
+For brokers without transactions there is AtLeastOnce, which promises less.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from moderation import kafka, wire
+from moderation.errors import ConfigError, DeliveryError, ModerationError
+from moderation.settings import KafkaSettings
+from moderation.types import Reason, Source, Verdict
+
+BATCH_BYTES = 64 << 10  # of records sent together; a topic must take as much
+KEY_BYTES = 1 << 10  # of a dead letter's key that are kept when it is cut
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One record to send, and what to send in its place where the topic does not take as much."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    headers: Sequence[tuple[str, bytes | None]]
+    cut: Callable[[], Message] | None = None
+
+    @property
+    def size(self) -> int:
+        return (
+            len(self.key or b"") + len(self.value) + sum(len(name) + len(value or b"") for name, value in self.headers)
+        )
+
+
+def verdict(of: Verdict, headers: wire.Headers, settings: KafkaSettings) -> Message:
+    """The verdict, keyed by its post; `headers` are the post's. Cut, it keeps all but its findings."""
+    value, carried = wire.verdict_record(of, settings.verdict_format, headers)
+
+    def cut() -> Message:
+        return replace(verdict(replace(of, findings=()), (), settings), cut=None)
+
+    return Message(settings.verdicts_topic, of.post_id.encode(), value, carried, cut)
+
+
+def dead_letter(
+    source: Source, record: tuple[bytes | None, bytes | None, wire.Headers], reason: Reason, settings: KafkaSettings
+) -> Message:
+    """The record (key, value, headers) as it came, and why. Cut, it says which bytes it stands for."""
+    key, value, headers = record
+    told = wire.dead_letter_headers(source, headers, reason, settings.group)
+    if value is None:
+        told = [*told, ("dlq.value.null", b"true")]  # a null would be a tombstone, and without a key cannot be sent
+
+    def cut() -> Message:
+        kept = [
+            *wire.dead_letter_headers(source, (), reason, settings.group),
+            ("dlq.value.omitted", b"true"),
+            ("dlq.value.size", str(len(value or b"")).encode()),
+            ("dlq.value.sha256", hashlib.sha256(value or b"").hexdigest().encode()),
+        ]
+        return Message(settings.dead_letters, key if len(key or b"") <= KEY_BYTES else None, b"", kept)
+
+    return Message(settings.dead_letters, key, value or b"", told, cut)
+
+
+class Publisher:
+    """Publishes for one partition, for as long as nobody else does."""
+
+    def __init__(self, settings: KafkaSettings, partition: int, find_position: Callable[[], Awaitable[int]]) -> None:
+        """`find_position`: asks Kafka for the first offset that is not answered yet. Raises DeliveryError."""
+        self.position = 0  # that offset, once started
+        self._settings = settings
+        self._partition = partition
+        self._find_position = find_position
+        self._producer: Any = None  # an AIOKafkaProducer while started
+        self._limits: dict[str, int] = {}  # size that a topic has refused
+        self._suspect = False  # a request of this producer may still be under way
+
+    async def __aenter__(self) -> Self:
+        """Starts the producer: from here on, no earlier one of this partition can commit anything.
+
+        The position is read after that: only then does nobody move it any more.
+        """
+        try:
+            await self._start()
+            self.position = await self._find_position()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """A transaction that is open stays so: the next producer of this partition aborts it."""
+        await self._stop()
+
+    async def publish(self, messages: Sequence[Message], position: int) -> None:
+        """Commits the messages, in this order, together with `position`, the first offset they do not answer.
+
+        Raises DeliveryError when it is not known to be committed, and ConfigError when a topic takes next to nothing.
+        """
+        while True:
+            if self._suspect:
+                await self._replace()
+            sized = [self._fitting(message) for message in messages]
+            try:
+                async with asyncio.timeout(self._settings.transaction_timeout_ms / 1000):
+                    refused = await self._transact(sized, position)
+            except Exception as error:  # aiokafka raises what it likes, asserts included
+                what = f"the transaction of {self._settings.posts_topic}/{self._partition} up to offset {position}"
+                raise DeliveryError(f"{what} has failed: {type(error).__name__}") from error
+            if not refused:
+                self.position = position
+                return
+            self._learn(refused)
+            self._suspect = True  # it counts a refused record as sent: its next one would be out of order
+
+    def _fitting(self, message: Message) -> Message:
+        limit = self._limits.get(message.topic)
+        return message.cut() if limit is not None and message.size >= limit and message.cut else message
+
+    def _learn(self, refused: Sequence[Message]) -> None:
+        for message in refused:
+            if message.size <= BATCH_BYTES or message.cut is None:
+                raise ConfigError(
+                    f"topic {message.topic} refuses a record of {message.size} bytes: its max.message.bytes must be "
+                    f"{2 * BATCH_BYTES} or more"
+                )
+            log.warning("record_too_large", topic=message.topic, partition=self._partition, bytes=message.size)
+            self._limits[message.topic] = min(message.size, self._limits.get(message.topic, message.size))
+
+    async def _transact(self, messages: Sequence[Message], position: int) -> list[Message]:
+        """Commits, and returns an empty list; or returns the messages that were too large, with nothing committed."""
+        producer = self._producer
+        await producer.begin_transaction()
+        if refused := await self._send_all(messages):
+            return refused
+        partition = TopicPartition(self._settings.posts_topic, self._partition)
+        await producer.send_offsets_to_transaction({partition: OffsetAndMetadata(position, "")}, self._settings.group)
+        await producer.commit_transaction()
+        return []
+
+    async def _send_all(self, messages: Sequence[Message]) -> list[Message]:
+        """Returns when the brokers have them, but for those returned, which are too large."""
+        sent: list[tuple[Message, asyncio.Future[Any]]] = []
+        refused: list[Message] = []
+        try:
+            for message in messages:
+                try:
+                    sent.append((message, await self._send(message)))
+                except MessageSizeTooLargeError:  # so says the producer itself
+                    refused.append(message)
+            # Each is awaited: aiokafka commits a transaction in which a send has failed.
+            errors = await asyncio.gather(*(future for _, future in sent), return_exceptions=True)
+        finally:
+            for _, future in sent:
+                if not future.cancel() and not future.cancelled():
+                    future.exception()  # retrieved, also where the next send raised before we got here
+        outcomes = [(message, error) for (message, _), error in zip(sent, errors, strict=True)]
+        refused += [message for message, error in outcomes if isinstance(error, MessageSizeTooLargeError)]
+        for _, error in outcomes:
+            if isinstance(error, BaseException) and not refused:
+                raise error
+        return refused
+
+    async def _send(self, message: Message) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = await self._producer.send(
+            message.topic, message.value, message.key, partition=self._partition, headers=list(message.headers)
+        )
+        return future
+
+    async def _start(self) -> None:
+        id = f"{self._settings.group}-{self._settings.posts_topic}-{self._partition}"
+        self._producer = kafka.producer(self._settings, transactional_id=id, max_batch_size=BATCH_BYTES)
+        send = self._producer.client.send
+
+        async def watched(*arguments: Any, **options: Any) -> Any:
+            try:
+                return await send(*arguments, **options)
+            except BaseException:
+                self._suspect = True
+                raise
+
+        self._producer.client.send = watched
+        await kafka.connected(self._producer.start, self._settings)
+        self._suspect = False
+
+    async def _replace(self) -> None:
+        """A late request of the old producer, an EndTxn above all, must find itself fenced (pre-KIP-890 protocol).
+
+        Starting fences whoever else has this partition, too: if we had lost it unawares, its new owner. What that one
+        has committed is not ours to answer again.
+        """
+        log.info("producer_replaced", partition=self._partition)
+        await self._stop()
+        await self._start()
+        if (found := await self._find_position()) != self.position:
+            what = f"{self._settings.posts_topic}/{self._partition}"
+            raise DeliveryError(f"{what} stands at offset {found}, not at our {self.position}: another worker has it")
+
+    async def _stop(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await kafka.stop(producer)
+            _retrieve(producer)
+
+
+class AtLeastOnce(Publisher):
+    """Publishes first and commits the offset then, with neither a fence nor a transaction. A weaker promise:
+
+    Each record is answered once or more, never not at all. It is answered more than once where a worker dies, or loses
+    its partition, between the two steps (up to lane.MOST posts a partition), and where a broker's reply is lost
+    (aiokafka then sends those records again). Repeats say the same: the next worker answers them from memory.
+
+    Two verdicts may contradict each other, or stand in the wrong order, only where that has no hold: when a worker that
+    was cut off, and does not know it yet, writes after the next one has recalled (until its commit is refused, since
+    its group knows the generation); and when the first verdict is out of memory. A contradiction of the same identity
+    takes a model that does not repeat itself, besides.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        partition: int,
+        find_position: Callable[[], Awaitable[int]],
+        commit: Callable[[int], Awaitable[None]],
+    ) -> None:
+        """`commit` commits this position of the partition as a member of the group, in its generation."""
+        super().__init__(settings, partition, find_position)
+        self._commit = commit
+
+    async def publish(self, messages: Sequence[Message], position: int) -> None:
+        """Sends the messages, in this order, and then commits `position`, the first offset they do not answer.
+
+        Raises DeliveryError when it is not known to be done, and ConfigError when a topic takes next to nothing.
+        """
+        try:
+            async with asyncio.timeout(self._settings.transaction_timeout_ms / 1000):
+                for run in _runs(messages):
+                    while refused := await self._send_all([self._fitting(message) for message in run]):
+                        self._learn(refused)
+                await self._commit(position)
+        except ModerationError:
+            raise
+        except Exception as error:  # aiokafka raises what it likes
+            what = f"{self._settings.posts_topic}/{self._partition} up to offset {position}"
+            raise DeliveryError(f"publishing or committing {what} has failed: {type(error).__name__}") from error
+
+    async def _start(self) -> None:
+        self._producer = kafka.producer(
+            self._settings, enable_idempotence=False, acks="all", max_batch_size=BATCH_BYTES
+        )
+        await kafka.connected(self._producer.start, self._settings)
+
+
+def _runs(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    """What may be sent together: one that may be refused goes alone, so that nothing behind it overtakes it."""
+    run: list[Message] = []
+    for message in messages:
+        if message.size <= BATCH_BYTES:
+            run.append(message)
+            continue
+        yield from ([run] if run else [])
+        yield [message]
+        run = []
+    yield from ([run] if run else [])
+
+
+def _retrieve(producer: Any) -> None:
+    """aiokafka sets a fencing on futures that nobody awaits; each would be reported as an error that we overlooked."""
+    batches = [batch for queue in producer._message_accumulator._batches.values() for batch in queue]
+    end = [producer._txn_manager.wait_for_transaction_end()] if producer._txn_manager else []
+    for future in (*end, *(batch._drain_waiter for batch in batches)):
+        if future is not None and future.done() and not future.cancelled():
+            future.exception()

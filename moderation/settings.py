@@ -1,0 +1,205 @@
+"""Every knob, and the only reader of the environment: MODERATION_<GROUP>__<NAME>, as in MODERATION_KAFKA__BOOTSTRAP.
+
+MODERATION_MODEL is short for MODERATION_MODEL__NAME. A variable with the prefix that names no knob is an error:
+a misspelt limit must not leave its default in force unseen.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from moderation.errors import ConfigError
+
+PREFIX = "MODERATION_"
+NOT_OURS = "MODERATION_TEST_"  # what the tests read for themselves
+
+
+def _split_paths(value: object) -> object:
+    return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_split_paths)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class KafkaSettings(_Group):
+    """Where posts come from and verdicts go."""
+
+    bootstrap: str = Field("localhost:9092", description="host:port of one or more brokers, separated by commas")
+    posts_topic: str = Field("posts", min_length=1, description="topic that posts are read from")
+    verdicts_topic: str = Field("verdicts", min_length=1, description="topic for verdicts; as many partitions as posts")
+    dead_letter_topic: str = Field("", description="topic for unreadable posts; default <posts>.<group>.dlq")
+    group: str = Field("moderation", min_length=1, description="consumer group, and prefix of the transactional ids")
+    delivery: Literal["exactly_once", "at_least_once"] = Field(
+        "exactly_once", description="at_least_once: for brokers without transactions; a crash may repeat verdicts"
+    )
+    verdict_format: Literal["json", "protobuf"] = Field("json", description="how verdicts are written")
+    connect_timeout_s: float = Field(60.0, gt=0, description="how long to keep trying to reach the brokers at start")
+    transaction_timeout_ms: int = Field(
+        30_000, ge=1_000, description="after it the broker aborts a dead worker's batch"
+    )
+    session_timeout_ms: int = Field(30_000, ge=1_000, description="after it the group counts a silent worker as dead")
+    rebalance_timeout_ms: int = Field(120_000, ge=1_000, description="how long a worker may drain in a rebalance")
+    max_message_bytes: int = Field(20 << 20, ge=1024, description="largest record to read or write; the topics' too")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
+    )
+    ssl_ca: Path | None = Field(None, description="file of the CA that signed the brokers' certificates")
+    ssl_certificate: Path | None = Field(None, description="our certificate, for mTLS")
+    ssl_key: Path | None = Field(None, description="our key, for mTLS")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+    )
+    sasl_username: str = Field("", description="for SASL")
+    sasl_password: SecretStr = Field(SecretStr(""), description="for SASL")
+
+    @model_validator(mode="after")
+    def _topics_differ(self) -> Self:
+        if len({self.posts_topic, self.verdicts_topic, self.dead_letters}) < 3:
+            raise ValueError("posts_topic, verdicts_topic and dead_letter_topic must be three topics")
+        return self
+
+    @property
+    def dead_letters(self) -> str:
+        """The dead-letter topic's name."""
+        return self.dead_letter_topic or f"{self.posts_topic}.{self.group}.dlq"
+
+
+class ModelSettings(_Group):
+    """Which model judges, and on what."""
+
+    name: str = Field("microsoft/Phi-3-vision-128k-instruct", min_length=1, description="hub id, folder, or 'fake'")
+    revision: str | None = Field(None, description="commit or tag of the hub id; pin it in production")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU")
+    num_crops: int | None = Field(None, ge=1, le=64, description="crop budget of an image; default the checkpoint's")
+    window_tokens: int = Field(2048, ge=64, description="longer texts are scored in windows of so many tokens")
+    window_overlap: int = Field(256, ge=0, description="tokens that two neighbouring windows share")
+    max_windows: int = Field(16, ge=1, description="a text that takes more is refused as too long")
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller(self) -> Self:
+        if self.window_overlap * 2 > self.window_tokens:
+            raise ValueError("window_overlap must be at most half of window_tokens")
+        return self
+
+
+class MediaSettings(_Group):
+    """What a post may carry."""
+
+    roots: Paths = Field((), description="folders that file:// references may point into, separated by ':'")
+    max_text_chars: int = Field(100_000, ge=1, description="longest text of a post")
+    max_images: int = Field(8, ge=0, description="most images of a post")
+    max_bytes: int = Field(16 << 20, ge=1, description="largest image file")
+    max_pixels: int = Field(40_000_000, ge=1, description="largest image: width times height")
+    max_post_pixels: int = Field(100_000_000, ge=1, description="largest post: pixels of all pictures that are judged")
+    max_side: int = Field(20_000, ge=1, description="longest side of an image, in pixels")
+    max_aspect: float = Field(100.0, ge=1, description="longest side over shortest")
+    max_decoded_bytes: int = Field(
+        2 << 30, ge=1, description="decoded pictures under way, over all posts; a post with more goes alone"
+    )
+    max_frames: int = Field(4, ge=1, description="frames judged of an animation: the first and evenly spread ones")
+    posts_at_once: int = Field(4, ge=1, description="posts whose images are read at the same time")
+    timeout_s: float = Field(60.0, gt=0, description="a post whose images take longer to read becomes a dead letter")
+
+
+class WorkerSettings(_Group):
+    """How a worker paces itself."""
+
+    batch_tokens: int = Field(8192, ge=1, description="positions that one forward pass is filled up to")
+    max_in_flight: int = Field(256, ge=1, description="posts under way in this process, over all partitions")
+    max_in_flight_bytes: int = Field(
+        256 << 20, ge=1, description="bytes of their records; at it no more are polled, and a larger one goes alone"
+    )
+    max_partition_in_flight: int = Field(128, ge=1, description="posts under way of one partition")
+    memory_posts: int = Field(10_000, ge=0, description="latest verdicts of a partition that repeats are answered from")
+    memory_bytes: int = Field(16 << 20, ge=0, description="memory that they take at most, for each partition")
+    encode_threads: int = Field(max(1, (os.cpu_count() or 1) - 1), ge=1, description="threads that prepare posts")
+    step_timeout_s: float = Field(300.0, gt=0, description="a batch that takes longer: the device is sick, exit")
+    drain_timeout_s: float = Field(60.0, gt=0, description="how long a stopping worker finishes what it has begun")
+
+
+class ApiSettings(_Group):
+    """Lookups."""
+
+    listen: str = Field("127.0.0.1:50051", description="host:port to serve gRPC on; port 0 picks one and logs it")
+    view: Path = Field(
+        Path("~/.local/state/moderation/verdicts.sqlite"), description="file of the view of the verdicts topic"
+    )
+    max_wait_s: float = Field(60.0, gt=0, description="longest wait of a ModeratePost without a deadline of its own")
+    max_concurrent_calls: int = Field(1_000, ge=1, description="calls beyond it are refused with RESOURCE_EXHAUSTED")
+    drain_timeout_s: float = Field(10.0, gt=0, description="how long a stopping API finishes its calls")
+
+
+class LogSettings(_Group):
+    """Logs."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug names every post")
+    format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
+
+
+class Settings(_Group):
+    """All of them."""
+
+    policies: Path = Field(Path("policies"), description="folder of the policy set")
+    kafka: KafkaSettings = KafkaSettings()
+    model: ModelSettings = ModelSettings()
+    media: MediaSettings = MediaSettings()
+    worker: WorkerSettings = WorkerSettings()
+    api: ApiSettings = ApiSettings()
+    log: LogSettings = LogSettings()
+
+
+def load(environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of this process. Raises ConfigError naming each variable that is wrong, never its value."""
+    values: dict[str, Any] = {}
+    for variable, value in environment.items():
+        if not variable.startswith(PREFIX) or variable.startswith(NOT_OURS):
+            continue
+        path = variable.removeprefix(PREFIX).lower().split("__")
+        if path == ["model"]:
+            path = ["model", "name"]
+        group = values
+        for name in path[:-1]:
+            group = group.setdefault(name, {})
+            if not isinstance(group, dict):
+                raise ConfigError(f"{variable}: {PREFIX}{'__'.join(path[:-1]).upper()} is one value, not a group")
+        if path[-1] in group:
+            raise ConfigError(f"{variable} is set twice, under two names: keep one")
+        group[path[-1]] = value
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(error))) from None
+
+
+def knobs() -> Iterator[tuple[str, str, str]]:
+    """(variable, default, description) of every knob, for `moderation settings` and for suggestions."""
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.default, _Group):
+            for leaf, inner in type(field.default).model_fields.items():
+                default = "" if inner.default is None else str(inner.default)
+                yield f"{PREFIX}{name}__{leaf}".upper(), default, inner.description or ""
+        else:
+            yield f"{PREFIX}{name}".upper(), str(field.default), field.description or ""
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    known = [variable.removeprefix(PREFIX) for variable, _, _ in knobs()]  # which would make all of them alike
+    for one in error.errors(include_url=False, include_input=False, include_context=False):
+        variable = PREFIX + "__".join(str(part) for part in one["loc"]).upper()
+        if one["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(variable.removeprefix(PREFIX), known, n=1)
+            hint = f"did you mean {PREFIX}{close[0]}?" if close else "`moderation settings` lists them"
+            yield f"{variable}: there is no such setting; {hint}"
+        else:
+            yield f"{variable}: {one['msg'].removeprefix('Value error, ')}"

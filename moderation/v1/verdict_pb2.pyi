@@ -1,0 +1,194 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTCOME_UNSPECIFIED: _ClassVar[Outcome]
+    OUTCOME_ALLOW: _ClassVar[Outcome]
+    OUTCOME_REVIEW: _ClassVar[Outcome]
+    OUTCOME_REMOVE: _ClassVar[Outcome]
+
+class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STATUS_UNSPECIFIED: _ClassVar[Status]
+    STATUS_FINAL: _ClassVar[Status]
+    STATUS_DEGRADED: _ClassVar[Status]
+    STATUS_UNDETERMINED: _ClassVar[Status]
+
+class Stage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STAGE_UNSPECIFIED: _ClassVar[Stage]
+    STAGE_MODEL: _ClassVar[Stage]
+    STAGE_CACHE: _ClassVar[Stage]
+    STAGE_HASH: _ClassVar[Stage]
+    STAGE_HUMAN: _ClassVar[Stage]
+    STAGE_NONE: _ClassVar[Stage]
+
+class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODE_UNSPECIFIED: _ClassVar[Mode]
+    MODE_LIVE: _ClassVar[Mode]
+    MODE_SHADOW: _ClassVar[Mode]
+    MODE_CANARY: _ClassVar[Mode]
+
+class Severity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SEVERITY_UNSPECIFIED: _ClassVar[Severity]
+    SEVERITY_NONE: _ClassVar[Severity]
+    SEVERITY_LOW: _ClassVar[Severity]
+    SEVERITY_MEDIUM: _ClassVar[Severity]
+    SEVERITY_HIGH: _ClassVar[Severity]
+    SEVERITY_CRITICAL: _ClassVar[Severity]
+OUTCOME_UNSPECIFIED: Outcome
+OUTCOME_ALLOW: Outcome
+OUTCOME_REVIEW: Outcome
+OUTCOME_REMOVE: Outcome
+STATUS_UNSPECIFIED: Status
+STATUS_FINAL: Status
+STATUS_DEGRADED: Status
+STATUS_UNDETERMINED: Status
+STAGE_UNSPECIFIED: Stage
+STAGE_MODEL: Stage
+STAGE_CACHE: Stage
+STAGE_HASH: Stage
+STAGE_HUMAN: Stage
+STAGE_NONE: Stage
+MODE_UNSPECIFIED: Mode
+MODE_LIVE: Mode
+MODE_SHADOW: Mode
+MODE_CANARY: Mode
+SEVERITY_UNSPECIFIED: Severity
+SEVERITY_NONE: Severity
+SEVERITY_LOW: Severity
+SEVERITY_MEDIUM: Severity
+SEVERITY_HIGH: Severity
+SEVERITY_CRITICAL: Severity
+
+class Verdict(_message.Message):
+    __slots__ = ("post_id", "tenant", "content_digest", "policy_set", "model", "engine_version", "outcome", "status", "stage", "deciding_policy", "severity", "findings", "reason", "source", "timings", "trace_id", "decided_at")
+    POST_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    POLICY_SET_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    DECIDING_POLICY_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_AT_FIELD_NUMBER: _ClassVar[int]
+    post_id: str
+    tenant: str
+    content_digest: str
+    policy_set: PolicySet
+    model: Model
+    engine_version: str
+    outcome: Outcome
+    status: Status
+    stage: Stage
+    deciding_policy: str
+    severity: Severity
+    findings: _containers.RepeatedCompositeFieldContainer[Finding]
+    reason: str
+    source: Source
+    timings: Timings
+    trace_id: str
+    decided_at: _timestamp_pb2.Timestamp
+    def __init__(self, post_id: _Optional[str] = ..., tenant: _Optional[str] = ..., content_digest: _Optional[str] = ..., policy_set: _Optional[_Union[PolicySet, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine_version: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., status: _Optional[_Union[Status, str]] = ..., stage: _Optional[_Union[Stage, str]] = ..., deciding_policy: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., reason: _Optional[str] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., trace_id: _Optional[str] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Finding(_message.Message):
+    __slots__ = ("policy_id", "policy_version", "probability", "margin", "mass", "thresholds", "outcome", "status", "reason", "windows_scored", "mode", "severity")
+    POLICY_ID_FIELD_NUMBER: _ClassVar[int]
+    POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    MARGIN_FIELD_NUMBER: _ClassVar[int]
+    MASS_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_SCORED_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    policy_id: str
+    policy_version: int
+    probability: float
+    margin: float
+    mass: float
+    thresholds: Thresholds
+    outcome: Outcome
+    status: Status
+    reason: str
+    windows_scored: int
+    mode: Mode
+    severity: Severity
+    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[int] = ..., probability: _Optional[float] = ..., margin: _Optional[float] = ..., mass: _Optional[float] = ..., thresholds: _Optional[_Union[Thresholds, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., status: _Optional[_Union[Status, str]] = ..., reason: _Optional[str] = ..., windows_scored: _Optional[int] = ..., mode: _Optional[_Union[Mode, str]] = ..., severity: _Optional[_Union[Severity, str]] = ...) -> None: ...
+
+class Thresholds(_message.Message):
+    __slots__ = ("review", "remove", "mass")
+    REVIEW_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    MASS_FIELD_NUMBER: _ClassVar[int]
+    review: float
+    remove: float
+    mass: float
+    def __init__(self, review: _Optional[float] = ..., remove: _Optional[float] = ..., mass: _Optional[float] = ...) -> None: ...
+
+class PolicySet(_message.Message):
+    __slots__ = ("digest",)
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    def __init__(self, digest: _Optional[str] = ...) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ("name", "revision", "digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    revision: str
+    digest: str
+    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class Source(_message.Message):
+    __slots__ = ("topic", "partition", "offset", "timestamp")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    partition: int
+    offset: int
+    timestamp: _timestamp_pb2.Timestamp
+    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Timings(_message.Message):
+    __slots__ = ("queue", "fetch", "decode", "encode", "batch_wait", "model")
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    FETCH_FIELD_NUMBER: _ClassVar[int]
+    DECODE_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_WAIT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    queue: float
+    fetch: float
+    decode: float
+    encode: float
+    batch_wait: float
+    model: float
+    def __init__(self, queue: _Optional[float] = ..., fetch: _Optional[float] = ..., decode: _Optional[float] = ..., encode: _Optional[float] = ..., batch_wait: _Optional[float] = ..., model: _Optional[float] = ...) -> None: ...

@@ -1,0 +1,282 @@
+"""From the posts topic to the verdicts topic. What happens to each record, exactly once:
+
+    a verdict; or, where the post cannot be judged, a dead letter and a verdict of status UNDETERMINED
+
+in the transaction that commits its offset, in the order of its partition. Anything else ends the process: the broker
+then gives its partitions to another worker, which fences ours and goes on from what is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+import moderation
+from moderation import kafka, models, publisher, recall, wire
+from moderation.batcher import Batcher
+from moderation.errors import DeliveryError, PostError
+from moderation.lane import Lane
+from moderation.media import Media
+from moderation.memory import Memory
+from moderation.moderator import Moderator
+from moderation.policies import PolicySet
+from moderation.publisher import AtLeastOnce, Publisher
+from moderation.runtime import unless_stopped
+from moderation.settings import Settings
+from moderation.types import Post, Reason, Source, Verdict
+
+PROBE_MS = 500  # longest wait for a record that may be unreadable
+POLL_MS = 50  # longest wait for records, and so for seeing that a full partition has drained
+REST_S = 10.0  # between two polls when nothing may be taken
+RECORD_BYTES = 200  # that a record takes beside key and value
+SMALL_BYTES = 64 << 10  # of a value that is decoded right on the event loop
+
+log = structlog.get_logger()
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """The worker role, from reading policies to leaving the group when `stop` is set. Raises ModerationError."""
+    policies = PolicySet.load(settings.policies)
+    media = Media(settings.media)
+    topics = settings.kafka.posts_topic, settings.kafka.verdicts_topic, settings.kafka.dead_letters
+    if not await unless_stopped(stop, kafka.check_topics(settings.kafka, topics)):
+        return
+    log.info("model_loading", model=settings.model.name)
+    classifier = await unless_stopped(stop, asyncio.to_thread(models.load, settings.model))
+    if classifier is None:
+        return
+    model = classifier.info
+    log.info("model_loaded", model=model.name, revision=model.revision, digest=model.digest)
+    if settings.model.name.partition("?")[0] == "fake":
+        log.warning("model_is_a_double", meaning="its verdicts are made up from words of the post")
+    async with Batcher(classifier, settings.worker) as batcher:
+        asked = [policy.question_for_model() for policy in policies.policies if policy.asked]
+        await unless_stopped(stop, batcher.warm_up(asked))
+        if not stop.is_set():
+            log.info("policies_loaded", policies=len(asked), digest=policies.digest, version=moderation.__version__)
+            await Worker(Moderator(policies, media, batcher, model), settings).run(stop)
+
+
+class Worker:
+    """A member of the consumer group."""
+
+    def __init__(self, moderator: Moderator, settings: Settings) -> None:
+        self._moderator = moderator
+        self._settings = settings
+        self._lanes: dict[TopicPartition, Lane] = {}
+        self._lives: dict[Lane, asyncio.Task[None]] = {}  # ends when a lane is drained
+        self._closing: set[asyncio.Task[None]] = set()
+        self._moved = asyncio.Event()  # a lane was opened, committed or given back
+        self._stopping = False
+        self._largest = 0  # record so far: what the next ones may be like
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Judges posts until `stop` is set, then finishes what is begun, commits it and leaves the group."""
+        self._consumer: AIOKafkaConsumer = kafka.consumer(self._settings.kafka, group_id=self._settings.kafka.group)
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                await unless_stopped(stop, kafka.connected(self._consumer.start, self._settings.kafka))
+                if stop.is_set():
+                    return
+                # After the start, which would wait for partitions: there may be none for us.
+                self._consumer.subscribe([self._settings.kafka.posts_topic], listener=_Rebalance(self))
+                log.info("worker_ready", topic=self._settings.kafka.posts_topic, group=self._settings.kafka.group)
+                polling = self._tasks.create_task(self._poll())
+                await stop.wait()
+                self._stopping = True
+                polling.cancel()
+                await asyncio.wait([polling])
+                await self._release(self._settings.worker.drain_timeout_s)
+        finally:
+            self._stopping = True
+            self._lanes = {}  # crashed: what they hold is left to others
+            await kafka.stop(self._consumer)
+
+    async def _poll(self) -> None:
+        """Hands records to their lanes, within the bounds of each lane and of all together."""
+        limits = self._settings.worker
+        while True:
+            room = limits.max_in_flight - sum(map(len, self._lanes.values()))
+            free = {
+                partition: limits.max_partition_in_flight - len(lane)
+                for partition, lane in self._lanes.items()
+                if lane.open and len(lane) < limits.max_partition_in_flight
+            }
+            left = limits.max_in_flight_bytes - sum(lane.bytes for lane in self._lanes.values())
+            if room <= 0 or left <= 0 or (self._lanes and not free):
+                await self._rest()
+                continue
+            # Full partitions are left out, not paused: of a paused one, aiokafka throws away what it has fetched.
+            by_size = max(1, left // (self._largest or self._settings.kafka.max_message_bytes))
+            # Also while no lane is open: one may open, and be handed what this poll brings.
+            most = min([room, by_size, limits.max_partition_in_flight, *free.values()])
+            self._hand_out(await self._fetch(*free, most=most))
+
+    def _hand_out(self, polled: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
+        sizes = [_size(record) for records in polled.values() for record in records]
+        self._largest = max([self._largest, *sizes])
+        for partition, records in polled.items():
+            lane = self._lanes.get(partition)
+            for record in records:
+                if lane is None or not lane.take(record.offset, _size(record)):
+                    break  # aiokafka may hand out records before we have the position; we seek back to them
+                lane.own(self._tasks.create_task(self._judge(lane, record)))
+
+    async def _fetch(self, *partitions: TopicPartition, most: int) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """In a rebalance it returns when that is over, whatever POLL_MS says; it may be cancelled at any time."""
+        try:
+            polled: dict[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(
+                *partitions, timeout_ms=POLL_MS, max_records=most
+            )
+        except (KafkaError, UnicodeDecodeError) as error:  # the latter: of a header's name, from within aiokafka
+            raise await self._unreadable(error, most) from error
+        return polled
+
+    async def _unreadable(self, error: Exception, most: int) -> DeliveryError:
+        """Where it is, and what an operator can do: nothing that we skip by ourselves would have its verdict.
+
+        Reads up to it, within the `most` records of the poll that failed: what is dropped here is not committed.
+        """
+        settings, cause = self._settings.kafka, type(error).__name__
+        for partition in self._consumer.assignment():
+            try:
+                for _ in range(most):
+                    if not await self._consumer.getmany(partition, timeout_ms=PROBE_MS, max_records=1):
+                        break
+            except (KafkaError, UnicodeDecodeError):
+                position = await self._consumer.position(partition)
+                where = f"{partition.topic}/{partition.partition}"
+                return DeliveryError(
+                    f"{where} cannot be read at offset {position} ({cause}): the record or "
+                    "its batch is broken. To go on without it, and without a verdict for it, stop all workers and "
+                    "run (again, should the next offset be in the same batch)\n  kafka-consumer-groups.sh "
+                    f"--bootstrap-server {settings.bootstrap} --group {settings.group} --topic "
+                    f"{partition.topic}:{partition.partition} --reset-offsets --to-offset {position + 1} --execute"
+                )
+        return DeliveryError(f"{settings.posts_topic} cannot be read: {cause}")
+
+    async def _rest(self) -> None:
+        """Nothing may be taken: waits for a change, and polls now and then, or the group would take us for dead."""
+        self._moved.clear()
+        try:
+            async with asyncio.timeout(REST_S):
+                await self._moved.wait()
+        except TimeoutError:
+            self._consumer.pause(*self._lanes)
+            self._hand_out(await self._fetch(most=1))  # of a lane that has opened, and so resumed, meanwhile
+            self._consumer.resume(*(partition for partition, lane in self._lanes.items() if lane.open))
+
+    # The life of a post
+
+    async def _judge(self, lane: Lane, record: ConsumerRecord) -> None:
+        source = Source(record.topic, record.partition, record.offset, record.timestamp)
+        post: Post | None = None
+        try:
+            post = await self._decode(record)
+            verdict = await self._moderator.moderate(post, source, lane.memory)
+        except PostError as error:
+            verdict = self._undetermined(record, source, error.reason, post, error.post_id)
+        messages = [publisher.verdict(verdict, record.headers, self._settings.kafka)]
+        if verdict.reason:
+            whole = record.key, record.value, record.headers
+            messages.append(publisher.dead_letter(source, whole, verdict.reason, self._settings.kafka))
+        lane.settle(record.offset, messages)
+
+    async def _decode(self, record: ConsumerRecord) -> Post:
+        read = partial(wire.post_record, record.value, record.headers, self._settings.media)
+        return read() if len(record.value or b"") <= SMALL_BYTES else await asyncio.to_thread(read)
+
+    def _undetermined(
+        self, record: ConsumerRecord, source: Source, reason: Reason, post: Post | None, post_id: str = ""
+    ) -> Verdict:
+        id = post.id if post else post_id or wire.post_id_for(record.key, source)
+        log.warning("post_dead_lettered", post_id=id, reason=reason, partition=source.partition, offset=source.offset)
+        return self._moderator.undetermined(id, reason, source, post.tenant if post else "")
+
+    # The life of an assignment
+
+    def assigned(self, partitions: Iterable[TopicPartition]) -> None:
+        """Opens a lane for each; until it is open its partition is paused."""
+        self._consumer.pause(*partitions)
+        for partition in partitions if not self._stopping else ():
+            memory = Memory(self._settings.worker.memory_posts, self._settings.worker.memory_bytes)
+            lane = Lane(self._publisher(partition), memory, self._moved)
+            self._lanes[partition] = lane
+            fill = partial(recall.recall, memory, self._settings.kafka, partition.partition)
+            self._lives[lane] = self._tasks.create_task(lane.run(fill, partial(self._begin, partition)))
+
+    def _publisher(self, partition: TopicPartition) -> Publisher:
+        find = partial(self._position, partition)
+        if self._settings.kafka.delivery == "exactly_once":
+            return Publisher(self._settings.kafka, partition.partition, find)
+
+        async def commit(position: int) -> None:
+            await self._consumer.commit({partition: position})
+
+        return AtLeastOnce(self._settings.kafka, partition.partition, find, commit)
+
+    async def _position(self, partition: TopicPartition) -> int:
+        """The first offset that is not answered, once our producer has fenced its predecessors."""
+        try:
+            async with asyncio.timeout(self._settings.kafka.connect_timeout_s):
+                committed = await kafka.committed(self._consumer, partition)
+                if committed is None:
+                    committed = (await self._consumer.beginning_offsets([partition]))[partition]
+        except (KafkaError, TimeoutError) as error:
+            what = f"no position in {partition.topic}/{partition.partition}"
+            raise DeliveryError(f"{what}: {type(error).__name__}") from error
+        return committed
+
+    def _begin(self, partition: TopicPartition, position: int) -> None:
+        self._consumer.seek(partition, position)
+        self._consumer.resume(partition)
+        log.info("partition_assigned", partition=partition.partition, position=position)
+
+    async def revoked(self) -> None:
+        """All partitions are to be given back: half of the time for that is left to posts, half to transactions."""
+        await self._release(self._settings.kafka.rebalance_timeout_ms / 2000)
+
+    async def _release(self, patience: float) -> None:
+        """Drains and closes all lanes; returns when that is done, whoever has begun it."""
+        for partition, lane in self._lanes.items():
+            closing = self._tasks.create_task(self._close(partition, lane, self._lives.pop(lane), patience))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        self._lanes = {}
+        self._moved.set()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    async def _close(self, partition: TopicPartition, lane: Lane, life: asyncio.Task[None], patience: float) -> None:
+        if not lane.open:
+            life.cancel()
+        lane.drain()
+        await asyncio.wait([life], timeout=patience)
+        left = len(lane)
+        lane.cut()
+        await asyncio.wait([life])  # a transaction under way has a deadline of its own
+        log.info("partition_revoked", partition=partition.partition, unfinished=left)
+
+
+def _size(record: ConsumerRecord) -> int:
+    return RECORD_BYTES + len(record.key or b"") + len(record.value or b"")
+
+
+class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
+    """What aiokafka calls. It swallows what we raise; so all that can fail runs in tasks of the worker's group."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        """Holds the rebalance back until we are drained."""
+        await self._worker.revoked()
+
+    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        """Returns at once: there are no heartbeats while it runs."""
+        self._worker.assigned(assigned)

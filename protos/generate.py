@@ -1,0 +1,110 @@
+"""Generates moderation/v1/ and the JSON Schemas from protos/; with --check, fails if what is committed differs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from grpc_tools import protoc
+
+PROTOS = Path(__file__).resolve().parent
+REPO = PROTOS.parent
+PACKAGE = Path("moderation/v1")
+INCLUDES = (f"-I{PROTOS}", f"-I{Path(protoc.__file__).parent / '_proto'}")
+SOURCES = sorted(str(path.relative_to(PROTOS)) for path in (PROTOS / PACKAGE).glob("*.proto"))
+VALUES = ("moderation.v1.Post", "moderation.v1.Verdict")  # of records on the topics
+
+# Protobuf's JSON mapping. 64-bit numbers are strings there; bytes are base64.
+JSON_TYPES: dict[int, dict[str, Any]] = {
+    FieldDescriptor.TYPE_STRING: {"type": "string"},
+    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
+    FieldDescriptor.TYPE_DOUBLE: {"type": "number"},
+    FieldDescriptor.TYPE_INT32: {"type": "integer", "minimum": -(1 << 31), "maximum": (1 << 31) - 1},
+    FieldDescriptor.TYPE_INT64: {"type": "string", "pattern": "^-?[0-9]+$"},
+}
+
+
+def generate(out: Path) -> None:
+    """Writes the modules, their type stubs and the gRPC stubs under `out`."""
+    options = [f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}"]
+    if protoc.main(["protoc", *INCLUDES, *options, *SOURCES]):
+        sys.exit("protoc failed: what it says is above")
+    (out / PACKAGE / "__init__.py").write_text('"""Generated from protos/ by `make protos`; never edited."""\n')
+    for service in (out / PACKAGE).glob("*_pb2_grpc.py"):
+        if "_service_" not in service.name:
+            service.unlink()  # messages only: protoc writes an empty module for each
+
+
+def schemas(out: Path) -> None:
+    """Writes the JSON Schema of each of VALUES into `out`."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "descriptors"
+        if protoc.main(["protoc", *INCLUDES, f"--descriptor_set_out={file}", "--include_imports", *SOURCES]):
+            sys.exit("protoc failed: what it says is above")
+        pool = descriptor_pool.DescriptorPool()
+        for one in descriptor_pb2.FileDescriptorSet.FromString(file.read_bytes()).file:
+            pool.Add(one)
+    for name in VALUES:
+        definitions: dict[str, Any] = {}
+        _define(pool.FindMessageTypeByName(name), definitions)
+        schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": name, **definitions.pop(name)}
+        path = out / f"{name.rpartition('.')[2].lower()}.schema.json"
+        path.write_text(json.dumps(schema | ({"$defs": definitions} if definitions else {}), indent=2) + "\n")
+
+
+def _define(message: Descriptor, definitions: dict[str, Any]) -> None:
+    properties: dict[str, Any] = {}
+    definitions[message.full_name] = {"type": "object", "properties": properties, "additionalProperties": False}
+    for field in message.fields:
+        schema = _field(field, definitions)
+        properties[field.json_name] = {"type": "array", "items": schema} if field.is_repeated else schema
+    chosen = [one for one in message.oneofs if not one.name.startswith("_")]  # the others are `optional` fields
+    for one in chosen:
+        definitions[message.full_name]["oneOf"] = [{"required": [field.json_name]} for field in one.fields]
+
+
+def _field(field: FieldDescriptor, definitions: dict[str, Any]) -> dict[str, Any]:
+    if field.enum_type is not None:
+        return {"enum": [value.name for value in field.enum_type.values]}
+    if field.message_type is None:
+        return JSON_TYPES[field.type]
+    name = field.message_type.full_name
+    if name == "google.protobuf.Timestamp":
+        return {"type": "string", "format": "date-time"}
+    if name not in definitions:
+        _define(field.message_type, definitions)
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def check() -> int:
+    """The number of files that differ from a fresh generation, each named on standard error."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "protos" / PACKAGE).mkdir(parents=True)
+        everything(Path(folder))
+        fresh = {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+    committed = {
+        path.relative_to(REPO): path.read_bytes()
+        for path in (*(REPO / PACKAGE).iterdir(), *(PROTOS / PACKAGE).glob("*.json"))
+        if path.is_file()
+    }
+    differing = sorted(name for name in fresh | committed if fresh.get(name) != committed.get(name))
+    for name in differing:
+        print(f"{name} differs from protos/: run `make protos` and commit", file=sys.stderr)
+    return len(differing)
+
+
+def everything(out: Path) -> None:
+    """All that is generated, below `out` as it is below the repository."""
+    generate(out)
+    schemas(out / "protos" / PACKAGE)
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv[1:]:
+        sys.exit(1 if check() else 0)
+    everything(REPO)

@@ -1,0 +1,431 @@
+"""The rows of the fault matrix as scenarios."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import (
+    ConcurrentTransactions,
+    CoordinatorLoadInProgressError,
+    InvalidProducerEpoch,
+    InvalidTxnState,
+    NotCoordinatorForGroupError,
+)
+
+from moderation.errors import DeviceError
+from tests.chaos import proxy
+from tests.chaos.field import REBALANCE_S, SESSION_S, Misfit, Run, Scenario
+from tests.chaos.proxy import Rule
+from tests.chaos.worker import COMMIT_STEPS, IN_MODEL
+
+PAST_SESSION_S = SESSION_S + 2.0
+SLOW_FENCE_S = 3.0
+
+
+async def nothing(run: Run) -> None:
+    """Plans in the workers do it all, or there is no fault."""
+    await run.fed.wait()
+
+
+# 1  a worker dies
+
+
+async def kills(run: Run) -> None:
+    """SIGKILL at any moment, six times."""
+    await run.answered(0.02)
+    for _ in range(6):
+        await run.sleep(0.3, 1.5)
+        run.hit(run.pick(), signal.SIGKILL)
+
+
+def dying(*steps: str) -> list[list[Mapping[str, Any]]]:
+    """Three workers that share these deaths, each in another of their lives."""
+    shares = [steps[worker::3] for worker in range(3)]
+    return [[{"kill": step, "pass": 3 + turn} for turn, step in enumerate(share)] for share in shares]
+
+
+# 2  a worker is a zombie
+
+
+async def stops(run: Run) -> None:
+    """SIGSTOP past the session timeout, so that others take over; then it goes on where it was."""
+    await run.answered(0.02)
+    for _ in range(2):
+        worker = run.pick()
+        run.hit(worker, signal.SIGSTOP)
+        await run.sleep(PAST_SESSION_S, PAST_SESSION_S + 2)
+        worker.signal(signal.SIGCONT)
+        await run.sleep(0.5, 1.5)
+
+
+async def logged(run: Run, event: str, more_than: int = 0) -> None:
+    async with asyncio.timeout(90):
+        while sum(worker.count(event) for worker in run.workers) <= more_than:  # noqa: ASYNC110  a line in a file
+            await asyncio.sleep(0.1)
+
+
+async def wake_zombies(run: Run) -> None:
+    """Those that stopped themselves at a step, after others have taken over."""
+    await logged(run, "struck")
+    await run.wake(after=PAST_SESSION_S)
+    if sum(worker.count("struck") for worker in run.workers) > 1:
+        await run.wake(after=PAST_SESSION_S)
+
+
+async def wake_before_the_fence(run: Run) -> None:
+    """A zombie commits when its successor has been given the partition, and has not fenced it yet."""
+    await logged(run, "struck")
+    await asyncio.sleep(SESSION_S / 2)  # the fences of a fleet that is still starting are over, and the zombie still in
+    await logged(run, "fencing", more_than=sum(worker.count("fencing") for worker in run.workers))
+    await run.wake(after=SLOW_FENCE_S / 3)
+
+
+async def kills_and_stops(run: Run) -> None:
+    await asyncio.gather(kills(run), stops(run))
+
+
+# 3, 4  requests and replies
+
+IN_A_TRANSACTION = ("AddPartitionsToTxn", "Produce", "AddOffsetsToTxn", "TxnOffsetCommit", "EndTxn")
+IN_THE_GROUP = ("Fetch", "OffsetFetch", "Heartbeat", "JoinGroup", "SyncGroup", "FindCoordinator", "InitProducerId")
+
+
+async def lossy(run: Run, apis: Sequence[str], *actions: str) -> None:
+    """Each action strikes each kind of request a few times, in an order of the seed's."""
+    await run.answered(0.02)
+    rules = [
+        Rule(api, action, chance=0.3, times=2, seconds=run.random.uniform(0.2, 1.5))
+        for api in apis
+        for action in actions
+    ]
+    run.random.shuffle(rules)
+    for rule in rules:
+        for each in run.proxies:
+            each.rules = [*[one for one in each.rules if one.times][-4:], rule]
+        await run.sleep(0.2, 0.6)
+    await run.sleep(2)
+
+
+async def lost_replies(run: Run) -> None:
+    await lossy(run, IN_A_TRANSACTION, proxy.LOSE_REPLY)
+
+
+async def lost_requests(run: Run) -> None:
+    await lossy(run, IN_A_TRANSACTION, proxy.LOSE_REQUEST, proxy.DELAY)
+
+
+async def group_requests(run: Run) -> None:
+    await lossy(run, IN_THE_GROUP, proxy.LOSE_REQUEST, proxy.LOSE_REPLY, proxy.DELAY)
+
+
+async def cuts(run: Run) -> None:
+    """All connections at once, several times."""
+    await run.answered(0.02)
+    for _ in range(5):
+        await run.sleep(0.3, 1.2)
+        for each in run.proxies:
+            each.cut()
+            run.struck["all connections cut"] += 1
+
+
+async def swallowed(run: Run) -> None:
+    """A broker that takes requests and says nothing, until the client's own deadline."""
+    await run.answered(0.02)
+    for api in ("EndTxn", "Produce"):
+        for each in run.proxies:
+            each.rules.append(Rule(api, proxy.SWALLOW))
+        await run.sleep(4, 6)
+
+
+async def late_end_txn(run: Run) -> None:
+    """An EndTxn whose connection is cut, which is tried again and succeeds; then the first one arrives."""
+    await run.answered(0.02)
+    for seconds in (0.3, 1.0, 2.0, 3.0, 3.0):
+        for each in run.proxies:
+            each.rules.append(Rule("EndTxn", proxy.LATE, seconds=seconds))
+        await run.sleep(0.5, 1.5)
+    await run.sleep(4)
+
+
+# 14  errors that a broker may answer with
+
+
+async def refusals(run: Run) -> None:
+    await run.answered(0.02)
+    for api in ("InitProducerId", "AddPartitionsToTxn", "AddOffsetsToTxn", "TxnOffsetCommit", "EndTxn"):
+        for error in (
+            CoordinatorLoadInProgressError,
+            ConcurrentTransactions,
+            NotCoordinatorForGroupError,
+            InvalidTxnState,
+            InvalidProducerEpoch,
+        ):
+            for each in run.proxies:
+                each.rules = [Rule(api, proxy.REFUSE, code=error.errno)]
+            await run.sleep(0.2, 0.5)
+    for each in run.proxies:
+        each.rules = [
+            Rule("EndTxn", proxy.LIE, chance=0.3, code=error.errno, times=2)
+            for error in (
+                ConcurrentTransactions,
+                InvalidTxnState,
+                NotCoordinatorForGroupError,
+            )
+        ]
+    await run.sleep(4)
+
+
+async def loading(run: Run) -> None:
+    """Partitions change hands while the group's coordinator has moved and does not know of offsets yet."""
+    await run.answered(0.2)
+    for error in (CoordinatorLoadInProgressError, NotCoordinatorForGroupError):
+        for each in run.proxies:
+            each.rules = [Rule("OffsetFetch", proxy.REFUSE, code=error.errno, times=18)]
+        run.hit(run.pick(), signal.SIGTERM)
+        await run.sleep(5)
+
+
+# 5  brokers
+
+
+async def broker_killed(run: Run) -> None:
+    """Each of three in turn: whatever leads and coordinates there moves."""
+    await run.answered(0.02)
+    for node in run.random.sample(range(1, run.cluster.nodes + 1), run.cluster.nodes):
+        run.cluster.kafka.kill(node)
+        run.struck["broker killed"] += 1
+        await run.sleep(3, 8)
+        await run.cluster.kafka.revive(node)
+        await run.sleep(6, 9)  # to be in sync again
+
+
+async def all_brokers_down(run: Run, seconds: float = 60.0) -> None:
+    await run.answered(0.1)
+    await run.fed.wait()  # the feed has no brokers either
+    for node in range(1, run.cluster.nodes + 1):
+        run.cluster.kafka.kill(node)
+        run.struck["broker killed"] += 1
+    await asyncio.sleep(seconds)
+    # together: one alone has no quorum, and never listens
+    await asyncio.gather(*(run.cluster.kafka.revive(node) for node in range(1, run.cluster.nodes + 1)))
+
+
+# 6  the group
+
+
+async def storm(run: Run, times: int = 5) -> None:
+    """A member that joins and leaves again, every two seconds: each time all partitions are given back."""
+    await run.answered(0.02)
+    for _ in range(times):
+        member = AIOKafkaConsumer(
+            run.posts,
+            bootstrap_servers=run.cluster.bootstrap,
+            group_id=run.group,
+            enable_auto_commit=False,
+            session_timeout_ms=int(SESSION_S * 1000),
+            partition_assignment_strategy=_strategy(),
+        )
+        await member.start()
+        run.struck["join"] += 1
+        await run.sleep(0.2, 1.5)
+        await member.stop()
+        await run.sleep(0.5, 2.0)
+
+
+def _strategy() -> list[Any]:
+    from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+
+    return [StickyPartitionAssignor]
+
+
+async def rolling_deploy(run: Run) -> None:
+    """One after the other is told to stop while its successor starts."""
+    await run.answered(0.02)
+    for worker in tuple(run.workers):
+        run.start_worker()
+        await run.retire(worker)
+        run.struck["deployed"] += 1
+
+
+async def slow_device(run: Run) -> None:
+    """A step outlasts session, rebalance and poll interval, and another worker joins in the middle of it."""
+    await run.answered(0.05)
+    run.start_worker()
+    await run.sleep(1)
+
+
+# 8, 9, 10, 12, 13  what is in the posts
+
+
+def misfits(times: int = 2) -> list[Misfit]:
+    """Records that no verdict of a model can come of."""
+    json_type = [("content-type", b"application/json")]
+
+    def post(id: str, **fields: Any) -> bytes:
+        return json.dumps({"id": id, "text": "fine"} | fields).encode()
+
+    torn = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+    found: list[Misfit] = []
+    for turn in range(times):
+        found += [
+            (b"k-1", b'{"id": "broken', (), "k-1", "NOT_DECODABLE"),
+            (b"k-2", None, (), "k-2", "NULL_VALUE"),
+            (b"", None, (), "", "NULL_VALUE"),
+            (None, b"\x00\xff\xfe", (), "", "NOT_DECODABLE"),
+            (b"k-3", post("x"), [("content-type", b"text/csv")], "k-3", "UNKNOWN_CONTENT_TYPE"),
+            (b"k-4", b"\x0a\x01", [("content-type", b"application/x-protobuf")], "k-4", "NOT_DECODABLE"),
+            (b"k-5", b'{"id": "", "text": "no id"}', json_type, "k-5", "INVALID_POST"),
+            (b"k-6", post(f"wrong-{turn}", colour="red"), (), f"wrong-{turn}", "NOT_DECODABLE"),
+            (b"k-7", post(f"torn-{turn}", images=[{"data": torn}]), (), f"torn-{turn}", "IMAGE_UNSUPPORTED"),
+            (
+                b"k-8",
+                post(f"far-{turn}", images=[{"uri": "http://a.invalid/a.png"}]),
+                (),
+                f"far-{turn}",
+                "IMAGE_FORBIDDEN",
+            ),
+            (b"k-9", post(f"sick-{turn}", text="a poison"), (), f"sick-{turn}", "MODEL_FAILED"),
+            (b"h-1", post(f"headers-{turn}"), [("x", b"y" * 200_000), *json_type], f"headers-{turn}", ""),
+            (b"h-2", b"[]", [(f"h-{n}", b"z" * 50) for n in range(2000)], "h-2", "NOT_DECODABLE"),
+            (b"l-1", b"x" * 600_000, (), "l-1", "NOT_DECODABLE"),  # its dead letter is larger than its topic takes
+        ]
+    return found
+
+
+def repeats() -> list[Misfit]:
+    """Upstream sends again, and sends edits out of order: the same id with the same and with other content."""
+    found: list[Misfit] = []
+    for turn in range(10):
+        for text in ("first", "first", "edited", "first"):
+            found.append(
+                (b"again", json.dumps({"id": f"again-{turn}", "text": text}).encode(), (), f"again-{turn}", "")
+            )
+    return found
+
+
+async def corrupt_fetches(run: Run) -> None:
+    """A byte of what the broker hands out is another: its batch does not match its checksum."""
+    await run.answered(0.02)
+    for _ in range(3):
+        for each in run.proxies:
+            each.rules = [Rule("Fetch", proxy.CORRUPT, times=2)]
+        await run.sleep(1, 2)
+
+
+LARGE = {"posts": {"max.message.bytes": str(4 << 20)}, "letters": {"max.message.bytes": str(256 << 10)}}
+SLOW_STEPS = "fake?nonce=1&step_ms=120"
+POISON = "fake?nonce=1&step_ms=10&raise_on=poison"
+
+ROWS: dict[str, Scenario] = {
+    scenario.row: scenario
+    for scenario in (
+        Scenario("0", "none", nothing, posts=400),
+        Scenario("1", "kill -9 at each commit step", nothing, plans=dying(*COMMIT_STEPS)),
+        Scenario("1r", "kill -9 at random", kills, posts=900),
+        Scenario("2", "SIGSTOP past the session, then CONT", stops, posts=1500),
+        Scenario(
+            "2s",
+            "SIGSTOP at a commit step past the session, then CONT",
+            wake_zombies,
+            posts=1500,
+            plans=[[{"stop": IN_MODEL, "pass": 8}], [{"stop": "after_send", "pass": 5}], []],
+        ),
+        Scenario(
+            "2z",
+            "a zombie wakes before its successor has fenced it",
+            wake_before_the_fence,
+            posts=1000,
+            model=SLOW_STEPS,
+            plans=[[{"stop": IN_MODEL, "pass": 8}]],
+            every_life={"slow_fence": SLOW_FENCE_S},
+        ),
+        Scenario(
+            "2w",
+            "a zombie wakes when its successor is at work",
+            wake_zombies,
+            posts=1000,
+            model=SLOW_STEPS,
+            plans=[[{"stop": IN_MODEL, "pass": 8}]],
+        ),
+        Scenario("1+2", "kill -9 and SIGSTOP", kills_and_stops, posts=1500),
+        Scenario("3", "replies of a transaction lost", lost_replies, posts=900),
+        Scenario("3q", "requests of a transaction lost, delayed", lost_requests, posts=900),
+        Scenario("3g", "requests and replies of the group lost, delayed", group_requests, posts=1500),
+        Scenario("3c", "all connections cut", cuts, posts=900),
+        Scenario("3s", "EndTxn, Produce swallowed", swallowed, posts=1200),
+        Scenario("4", "late EndTxn", late_end_txn, posts=1200),
+        Scenario("6", "join and leave storm", storm, posts=1200),
+        Scenario("6d", "rolling deploy", rolling_deploy, posts=1200),
+        Scenario(
+            "7",
+            "a step longer than session, rebalance, poll interval",
+            slow_device,
+            posts=12,
+            rate=6,
+            workers=2,
+            model=f"fake?nonce=1&step_ms={int((REBALANCE_S + 1) * 1000)}",
+            settings={"MODERATION_WORKER__BATCH_TOKENS": "64"},
+            every_life={"max_poll_interval_ms": 5000},
+            patience=240,
+        ),
+        Scenario(
+            "8",
+            "out of memory; a sick device",
+            nothing,
+            posts=600,
+            model=POISON + "&oom_above=3",
+            plans=[[{"sick": 10}, {"sick": 5}], [{"sick": 15}], []],
+            misfits=[one for one in misfits(4) if one[4] == "MODEL_FAILED"],
+            exits=frozenset({DeviceError.exit_code}),
+        ),
+        Scenario(
+            "9",
+            "posts that cannot be read or judged, duplicates, edits; kill -9",
+            kills,
+            posts=700,
+            model=POISON + "&oom_above=3",
+            misfits=[*misfits(), *repeats()],
+            topic_settings=LARGE,
+        ),
+        Scenario("9c", "fetched batches corrupt", corrupt_fetches, posts=900),
+        Scenario("10", "upstream duplicates and edits; kill -9", kills, posts=700, misfits=repeats()),
+        # exit 2: a producer that is refused for good while it starts looks like a wrong setting to the worker
+        Scenario("14", "transaction errors of every kind", refusals, posts=1000, exits=frozenset({2})),
+        Scenario("14o", "a coordinator that does not know of offsets yet", loading, posts=900),
+        Scenario(
+            "19",
+            "clock jumps an hour on, another back; the loop stalls",
+            nothing,
+            posts=1500,
+            plans=[
+                [{"clock": 3600, "step": "before_begin", "pass": 4}],
+                [{"clock": -3600, "step": "before_begin", "pass": 4}],
+                [{"stall": "before_begin", "pass": 6, "seconds": 15}],
+            ],
+        ),
+    )
+}  # fmt: skip
+
+UNREACHED = frozenset({2})  # a worker that starts while no broker answers takes it for a wrong address
+
+BROKERS: dict[str, Scenario] = {
+    scenario.row: scenario
+    for scenario in (
+        Scenario(
+            "5",
+            "each of three brokers killed and revived",
+            broker_killed,
+            posts=3000,
+            rate=80,
+            patience=150,
+            exits=UNREACHED,
+        ),
+        Scenario("5a", "all brokers down for a minute", all_brokers_down, posts=1500, patience=240, exits=UNREACHED),
+    )
+}

@@ -1,0 +1,179 @@
+"""A real worker with a plan for its own misfortune: `python -m tests.chaos.worker '{"kill": "after_send", "pass": 3}'`.
+
+kill, stop, stall    at this step, SIGKILL or SIGSTOP itself, or block the event loop for `seconds`
+pass                 the how manieth time it comes by that step
+sick                 the model's how manieth step raises DeviceError
+clock                seconds by which its clock jumps at `pass` of `step`, and jumps back at three times `pass`
+slow_fence           seconds between an assignment and its fence
+max_poll_interval_ms of the consumer
+design               a mutation; the checker must catch it
+
+What is done to the real worker is done here, by wrapping; no production module knows of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+from moderation import kafka, runtime, settings, telemetry, worker
+from moderation.errors import DeviceError
+from moderation.models.fake import Fake
+from moderation.publisher import Publisher
+
+IN_MODEL = "in_model"
+COMMIT_STEPS = (
+    "before_begin",
+    "after_first_send",
+    "after_send",
+    "after_offsets",
+    "during_end_txn",
+    "after_commit",
+)
+AS_BUILT = "as built"
+NO_RESEEK = "no re-seek after the fence"
+PRODUCER_PER_WORKER = "a producer per worker"
+DESIGNS = (AS_BUILT, NO_RESEEK, PRODUCER_PER_WORKER)
+
+
+class Plan:
+    """Counts how often each step is passed and strikes where it was told to."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self.plan = plan
+        self.passes: Counter[str] = Counter()
+        self.clock = 0.0
+
+    def at(self, step: str) -> None:
+        self.passes[step] += 1
+        plan = self.plan
+        if plan.get("clock") and step == plan["step"]:
+            if self.passes[step] in (plan["pass"], 3 * plan["pass"]):
+                self.clock = plan["clock"] - self.clock
+                self._tell(step)
+            return
+        if self.passes[step] != plan.get("pass"):
+            return
+        if plan.get("kill") == step:
+            self._tell(step)
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif plan.get("stop") == step:
+            self._tell(step)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif plan.get("stall") == step:
+            self._tell(step)
+            time.sleep(plan["seconds"])  # the event loop is what stands still
+
+    def _tell(self, step: str) -> None:
+        """The harness counts these lines: a fault that never struck proves nothing."""
+        print(json.dumps({"event": "struck", "step": step, "plan": self.plan}), file=sys.stderr, flush=True)
+
+
+def arm(plan: Plan) -> None:
+    """Wraps the publisher's transaction and what it calls of its producer."""
+    transact, start, send = Publisher._transact, Publisher._start, Publisher._send
+
+    async def transact_wrapped(self: Publisher, *arguments: Any) -> Any:
+        plan.at("before_begin")
+        return await transact(self, *arguments)
+
+    async def send_wrapped(self: Publisher, *arguments: Any) -> Any:
+        sent = await send(self, *arguments)
+        plan.at("after_first_send")
+        return sent
+
+    async def start_wrapped(self: Publisher) -> None:
+        if seconds := plan.plan.get("slow_fence"):
+            print(json.dumps({"event": "fencing"}), file=sys.stderr, flush=True)
+            await asyncio.sleep(seconds)
+        await start(self)
+        _wrap_producer(self._producer, plan)
+
+    setattr(Publisher, "_transact", transact_wrapped)  # noqa: B010  so that mypy lets us
+    setattr(Publisher, "_send", send_wrapped)  # noqa: B010
+    setattr(Publisher, "_start", start_wrapped)  # noqa: B010
+
+    score = Fake.score
+
+    def score_wrapped(self: Fake, batch: Any) -> Any:
+        plan.at(IN_MODEL)
+        if plan.passes[IN_MODEL] == plan.plan.get("sick"):
+            plan._tell(IN_MODEL)
+            raise DeviceError("the fake's device has failed, as the plan asked")
+        return score(self, batch)
+
+    setattr(Fake, "score", score_wrapped)  # noqa: B010
+
+
+def _wrap_producer(producer: Any, plan: Plan) -> None:
+    offsets, commit, send = producer.send_offsets_to_transaction, producer.commit_transaction, producer.client.send
+
+    async def offsets_wrapped(*arguments: Any) -> None:
+        plan.at("after_send")
+        await offsets(*arguments)
+        plan.at("after_offsets")
+
+    async def commit_wrapped() -> None:
+        await commit()
+        plan.at("after_commit")
+
+    async def send_wrapped(node: int, request: Any, **options: Any) -> Any:
+        sending = asyncio.ensure_future(send(node, request, **options))
+        if type(request).__name__.startswith("EndTxn"):
+            for _ in range(5):  # until it is written; its answer takes longer
+                await asyncio.sleep(0)
+            plan.at("during_end_txn")
+        return await sending
+
+    producer.send_offsets_to_transaction, producer.commit_transaction = offsets_wrapped, commit_wrapped
+    producer.client.send = send_wrapped
+
+
+def mutate(design: str) -> None:
+    """What the checker must be able to see."""
+    if design == NO_RESEEK:
+        enter = Publisher.__aenter__
+
+        async def enter_wrapped(self: Publisher) -> Publisher:
+            position = await self._find_position()  # where the group stood when we were assigned: nobody was fenced yet
+            await enter(self)
+            self.position = position
+            return self
+
+        setattr(Publisher, "__aenter__", enter_wrapped)  # noqa: B010
+    if design == PRODUCER_PER_WORKER:
+        producer, mine = kafka.producer, f"-{os.getpid()}-{time.time_ns()}"
+
+        def of_this_worker(some: Any, **options: Any) -> Any:
+            """Nobody fences a predecessor: its id is another. (One id for all lanes would fence the worker itself.)"""
+            return producer(some, **options | {"transactional_id": options["transactional_id"] + mine})
+
+        setattr(kafka, "producer", of_this_worker)  # noqa: B010
+
+
+def main() -> int:
+    os.nice(10)  # the harness strikes in time, whatever the workers do
+    given = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
+    plan = Plan(given)
+    arm(plan)
+    mutate(given.get("design", AS_BUILT))
+    if given.get("clock"):
+        now, now_ns = time.time, time.time_ns
+        time.time = lambda: now() + plan.clock
+        time.time_ns = lambda: now_ns() + int(plan.clock * 1e9)
+    if interval := given.get("max_poll_interval_ms"):
+        consumer = kafka.consumer
+        kafka.consumer = lambda *a, **o: consumer(*a, **o | {"max_poll_interval_ms": interval})
+    some = settings.load()
+    telemetry.configure(some.log)
+    return runtime.run(lambda stop: worker.run(some, stop))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

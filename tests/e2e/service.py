@@ -1,0 +1,166 @@
+"""The real commands as processes, and the topics as anyone may read them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class Role:
+    """`moderation <command>` as a process. Its log is read as it is written; nothing waits by sleeping."""
+
+    def __init__(self, *command: str, environment: Mapping[str, str]) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "moderation", *command],
+            env=inherited | {"MODERATION_LOG__FORMAT": "json"} | dict(environment),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            with self._news:
+                self.lines.append(line)
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+
+    def wait_for(self, event: str, timeout: float = 120) -> dict[str, Any]:
+        """The event's fields, once it is logged."""
+
+        def logged() -> dict[str, Any] | None:
+            return next((one for one in self.events if one["event"] == event), None)
+
+        with self._news:
+            self._news.wait_for(lambda: logged() or not self._reader.is_alive(), timeout)
+        if found := logged():
+            return found
+        raise AssertionError(f"no {event} in {timeout} s; exit code {self.process.poll()}; the log:\n{self.log}")
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 60) -> int:
+        """The exit code after the signal."""
+        self.process.send_signal(number)
+        return self.wait(timeout)
+
+    def wait(self, timeout: float = 60) -> int:
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout} s; the log:\n{self.log}") from None
+        self._reader.join()
+        return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | TracebackType | BaseException | None) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        if self.process.stderr:
+            self.process.stderr.close()
+
+
+@dataclass(frozen=True)
+class Service:
+    """Topics of one test, and the settings of the roles on them."""
+
+    kafka: str
+    posts: str
+    verdicts: str
+    group: str
+    model: str
+    folder: Path
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def dead_letters(self) -> str:
+        return f"{self.posts}.{self.group}.dlq"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "MODERATION_KAFKA__BOOTSTRAP": self.kafka,
+            "MODERATION_KAFKA__POSTS_TOPIC": self.posts,
+            "MODERATION_KAFKA__VERDICTS_TOPIC": self.verdicts,
+            "MODERATION_KAFKA__GROUP": self.group,
+            "MODERATION_MODEL": self.model,
+            "MODERATION_POLICIES": str(Path(__file__).parents[2] / "policies"),
+            "MODERATION_MEDIA__ROOTS": str(self.folder),
+            "MODERATION_API__LISTEN": "127.0.0.1:0",
+            "MODERATION_API__VIEW": str(self.folder / "verdicts.sqlite"),
+            "MODERATION_LOG__LEVEL": "debug",
+            **self.extra,
+        }
+
+    def worker(self) -> Role:
+        return Role("worker", environment=self.environment)
+
+    def api(self) -> Role:
+        return Role("api", environment=self.environment)
+
+
+async def produce(kafka: str, topic: str, records: Sequence[tuple[bytes, bytes | None, Headers]]) -> None:
+    """(key, value, headers) each."""
+    async with AIOKafkaProducer(bootstrap_servers=kafka, acks="all") as producer:
+        sent = [await producer.send(topic, value, key=key, headers=list(headers)) for key, value, headers in records]
+        await asyncio.gather(*sent)
+
+
+async def committed_records(
+    kafka: str, topic: str, count: int = 0, timeout: float = 240
+) -> list[ConsumerRecord[Any, Any]]:
+    """All committed records of the topic: at least `count`, and then whatever else is there by then."""
+    consumer: AIOKafkaConsumer[Any, Any] = AIOKafkaConsumer(
+        bootstrap_servers=kafka,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    records: list[ConsumerRecord[Any, Any]] = []
+    async with consumer:
+        await consumer._client.set_topics([topic])
+        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+        consumer.assign(partitions)
+        deadline = time.monotonic() + timeout
+        while len(records) < count:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{len(records)} of {count} records on {topic} in {timeout} s")
+            for batch in (await consumer.getmany(timeout_ms=500)).values():
+                records += batch
+        ends = await consumer.end_offsets(partitions)
+        while any([await consumer.position(one) < ends[one] for one in partitions]):
+            for batch in (await consumer.getmany(timeout_ms=500)).values():
+                records += batch
+    return records

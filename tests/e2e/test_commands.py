@@ -1,0 +1,178 @@
+"""The commands of README.md, as a newcomer would type them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from tests.builders import a_file
+from tests.e2e.service import Service
+
+REPO = Path(__file__).parents[2]
+
+
+def moderation(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")}
+    command = [sys.executable, "-m", "moderation", *arguments]
+    return subprocess.run(
+        command, cwd=REPO, env=inherited | environment, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def test_classify_judges_one_post_without_kafka(model: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(a_file(format="JPEG"))
+    done = moderation("classify", "--text", "hi [bold]", "--image", str(tmp_path / "a.jpg"), "--json", "--model", model)
+    assert done.returncode == 0, done.stderr
+    verdict = json.loads(done.stdout)
+    assert verdict["status"] == "STATUS_FINAL"
+    assert len(verdict["findings"]) == 6
+    table = moderation("classify", "--text", "hi", MODERATION_MODEL=model)
+    assert "weapons-sale" in table.stdout
+
+
+def test_classify_says_what_is_wrong_with_a_picture(model: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    done = moderation("classify", "--image", str(tmp_path / "a.jpg"), "--model", model)
+    assert (done.returncode, "IMAGE_UNSUPPORTED" in done.stderr) == (2, True)
+    assert moderation("classify", "--image", str(tmp_path / "none.jpg"), "--model", model).returncode == 2
+
+
+def test_a_changed_policy_changes_the_digest(model: str, tmp_path: Path) -> None:
+    for path in (REPO / "policies").glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    digests = []
+    for review in ("0.50", "0.40"):
+        path = tmp_path / "weapons-sale.yaml"
+        path.write_text(path.read_text().replace("review: 0.50", f"review: {review}"))
+        done = moderation("classify", "--text", "x", "--json", "--model", model, "--policies", str(tmp_path))
+        digests.append(json.loads(done.stdout)["policySet"]["digest"])
+    assert digests[0] != digests[1]
+
+
+def test_the_policy_in_the_readme_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "fake-tickets.yaml").write_text(text)
+    checked = moderation("policies", "check", str(tmp_path))
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_a_model_to_try_things_with(tmp_path: Path) -> None:
+    assert moderation("model", "seed", str(tmp_path / "small")).returncode == 0
+    assert moderation("classify", "--text", "hi", "--model", str(tmp_path / "small")).returncode == 0
+    assert moderation("classify", "--model", str(tmp_path / "small")).returncode == 2
+
+
+def test_policies_check_and_schema(tmp_path: Path) -> None:
+    assert moderation("policies", "check", "policies").returncode == 0
+    assert moderation("policies", "schema").stdout == (REPO / "policies" / "policy.schema.json").read_text()
+    (tmp_path / "bad.yaml").write_text("id: bad\nversion: 1\nthreshold: {}\n")
+    bad = moderation("policies", "check", str(tmp_path))
+    assert bad.returncode != 0
+    assert f"{tmp_path}/bad.yaml:3: threshold: there is no such key" in bad.stderr
+
+
+def test_probe_and_info(model: str, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("<|user|>\n<|image_1|>\nWhat is shown?<|end|>\n<|assistant|>\n")
+    (tmp_path / "a.png").write_bytes(a_file())
+    out = tmp_path / "out.npz"
+    arguments = ("--prompt", str(tmp_path / "prompt.txt"), "--image", str(tmp_path / "a.png"), "--num-crops", "4")
+    done = moderation("model", "probe", model, *arguments, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    with np.load(out) as written:
+        assert set(written) == {"input_ids", "pixel_mean", "last_logits", "tail_logits_yes_no"}
+        assert (written["input_ids"] == -1).sum() > 0
+        assert written["pixel_mean"].shape == (1, 5)
+    assert "num_crops" in moderation("model", "info", model).stdout
+
+
+def test_submit_and_get_over_grpc(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(a_file())
+    with service.worker() as worker, service.api() as api:
+        worker.wait_for("worker_ready")
+        address = f"127.0.0.1:{api.wait_for('api_ready')['port']}"
+        submitted = moderation(
+            "submit", "--id", "42", "--text", "hello", "--image", str(tmp_path / "a.png"), "--api", address, "--json"
+        )
+        assert submitted.returncode == 0, submitted.stderr
+        got = moderation("get", "42", "no-such-post", "--api", address)
+        assert "no-such-post: no verdict" in got.stdout
+        assert got.returncode == 1
+        again = json.loads(moderation("get", "42", "--api", address, "--json").stdout)
+        assert again["verdict"] == json.loads(submitted.stdout)["verdict"]
+        (snippet,) = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
+        script = snippet.replace("127.0.0.1:50051", address)
+        ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+        outcomes = {"OUTCOME_ALLOW": "1", "OUTCOME_REVIEW": "2", "OUTCOME_REMOVE": "3"}
+        assert ran.stdout.split()[0] == outcomes[again["verdict"]["outcome"]]
+    nobody = moderation("get", "42", "--api", "127.0.0.1:1")
+    assert nobody.returncode != 0
+    assert "127.0.0.1:1" in nobody.stderr
+
+
+def test_settings_are_listed_and_a_misspelt_one_is_told() -> None:
+    listed = moderation("settings").stdout
+    assert "MODERATION_KAFKA__BOOTSTRAP=localhost:9092\n" in listed
+    assert all(line.strip() for line in listed.splitlines()), "a setting without a meaning"
+    wrong = moderation("settings", MODERATION_KAFKA__BOOTSTRP="x")
+    assert (wrong.returncode, "did you mean MODERATION_KAFKA__BOOTSTRAP?" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.usefixtures("kafka")
+def test_the_demo_shows_its_verdicts_and_ends() -> None:
+    done = moderation("demo", "--no-keep", COLUMNS="160")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "12 of 12 verdicts" in done.stdout
+    assert re.search(r"cut-off.*UNDETERMINED.*IMAGE_CORRUPT", done.stdout)
+    assert "weapons-sale" in done.stdout.partition("GetVerdict")[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+@pytest.mark.usefixtures("kafka")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_of_the_demo_outlives_it(tmp_path: Path, number: signal.Signals) -> None:
+    mark = {"DEMO_MARK": f"demo-{uuid4()}", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "moderation", "demo", "--keep"]
+    with subprocess.Popen(
+        command, cwd=REPO, env=os.environ | mark, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as demo:
+        assert demo.stdout
+        assert any("stays up until Ctrl-C" in line for line in demo.stdout), "it ended before it was up"
+        processes = marked(mark["DEMO_MARK"])
+        assert len(processes) >= 7  # the demo; a broker, a worker and an API, each with its leash
+        demo.send_signal(number)
+        demo.stdout.read()
+        code = demo.wait(60)
+    for pidfd in processes.values():
+        ended(pidfd, 60)
+    assert marked(mark["DEMO_MARK"]) == {}
+    if number == signal.SIGINT:
+        assert code == 0
+        assert list(tmp_path.glob("moderation-*")) == []
+
+
+def marked(value: str) -> dict[int, int]:
+    """Processes whose environment holds the value: a pidfd by pid."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            if value.encode() in (entry / "environ").read_bytes():
+                found[int(entry.name)] = os.pidfd_open(int(entry.name))
+        except (OSError, ValueError):
+            continue  # no process, or gone by now
+    return found
+
+
+def ended(pidfd: int, timeout: float) -> None:
+    readable, _, _ = select.select([pidfd], [], [], timeout)
+    os.close(pidfd)
+    assert readable, f"a process of the demo still runs after {timeout} s"

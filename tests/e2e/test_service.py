@@ -1,0 +1,182 @@
+"""A post on a topic becomes a verdict on a topic, and answers over gRPC: real processes on a real Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+import signal
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moderation import wire
+from moderation.client import Client
+from moderation.v1 import moderation_service_pb2 as lookup
+from moderation.v1 import post_pb2
+from moderation.v1.verdict_pb2 import Status, Verdict
+from tests.builders import a_file, an_image
+from tests.e2e.service import Headers, Service, committed_records, produce
+
+MARK = "zebra-crossing-at-dawn"  # in every post; in no log, header or verdict
+Record = tuple[bytes, bytes | None, Headers]
+
+
+def a_record(number: int, folder: Path) -> Record:
+    """A post with a text; every third with a picture inside, every seventh with one by reference; some as Protobuf."""
+    post: dict[str, Any] = {"id": f"post-{number}", "text": f"{MARK} number {number}", "images": []}
+    shade = (number, 255 - number, 90)
+    if number % 3 == 0:
+        file = a_file(an_image(80 + number, 120, shade), "JPEG")
+        post["images"].append({"data": base64.b64encode(file).decode()})
+    if number % 7 == 0:
+        (folder / f"{number}.png").write_bytes(a_file(an_image(90, 60 + number, shade)))
+        post["images"].append({"uri": f"file://{folder}/{number}.png"})
+    key = f"author-{number % 17}".encode()
+    if number % 5:
+        return key, json.dumps(post).encode(), ()
+    message = post_pb2.Post(id=post["id"], text=post["text"])
+    for image in post["images"]:
+        message.images.add(data=base64.b64decode(image["data"])) if "data" in image else message.images.add(**image)
+    return key, message.SerializeToString(), [("content-type", b"application/x-protobuf")]
+
+
+def bad_records(folder: Path) -> dict[str, tuple[Record, str]]:
+    """By the id its verdict will have: the record, and the reason."""
+    cut = base64.b64encode(a_file(an_image(300, 300), "JPEG")[:700]).decode()
+
+    def post(id: str, **fields: Any) -> bytes:
+        return json.dumps({"id": id, "text": MARK, **fields}).encode()
+
+    return {
+        "key-of-broken": ((b"key-of-broken", b'{"id": "' + MARK.encode(), ()), "NOT_DECODABLE"),
+        "key-of-null": ((b"key-of-null", None, ()), "NULL_VALUE"),
+        "cut": ((b"author-1", post("cut", images=[{"data": cut}]), ()), "IMAGE_CORRUPT"),
+        "outside": ((b"author-2", post("outside", images=[{"uri": "file:///etc/passwd"}]), ()), "IMAGE_FORBIDDEN"),
+        "missing": ((b"author-3", post("missing", images=[{"uri": f"file://{folder}/no"}]), ()), "IMAGE_NOT_FOUND"),
+        "typo": ((b"key-of-typo", post("typo", imagse=[]), ()), "NOT_DECODABLE"),
+        "xml": ((b"xml", b"<post/>", [("content-type", b"application/xml")]), "UNKNOWN_CONTENT_TYPE"),
+    }
+
+
+def test_each_post_gets_one_verdict_and_bad_ones_leave_their_neighbours_alone(service: Service) -> None:
+    records = [a_record(number, service.folder) for number in range(200)]
+    bad = bad_records(service.folder)
+    for record, _ in bad.values():
+        records.insert(random.Random(7).randrange(len(records)), record)
+    with service.worker() as worker, service.api() as api:
+        asyncio.run(produce(service.kafka, service.posts, records))
+        verdicts = asyncio.run(committed_records(service.kafka, service.verdicts, len(records)))
+        port = api.wait_for("api_ready")["port"]
+        looked_up = asyncio.run(look_up(port, [wire.read_verdict(one.value, one.headers).post_id for one in verdicts]))
+        assert worker.stop() == 0
+        assert api.stop() == 0
+    posts = asyncio.run(committed_records(service.kafka, service.posts))
+    verdicts = asyncio.run(committed_records(service.kafka, service.verdicts))
+    dead = asyncio.run(committed_records(service.kafka, service.dead_letters))
+
+    check_exactly_one_each_in_order(posts, verdicts)
+    by_id = {wire.read_verdict(one.value, one.headers).post_id: one for one in verdicts}
+    assert {id: wire.read_verdict(one.value, one.headers) for id, one in by_id.items()} == looked_up
+    reasons = {id: verdict.reason for id, verdict in looked_up.items() if verdict.status == Status.STATUS_UNDETERMINED}
+    assert reasons == {id: reason for id, (_, reason) in bad.items()}
+    answered = [verdict for id, verdict in looked_up.items() if id not in bad]
+    assert {len(verdict.findings) for verdict in answered} == {6}
+    assert {verdict.status for verdict in answered} == {Status.STATUS_FINAL}
+
+    originals = {(one.partition, one.offset): one for one in posts}
+    assert len(dead) == len(bad)
+    for letter in dead:
+        headers = dict(letter.headers)
+        original = originals[int(headers["dlq.original.partition"]), int(headers["dlq.original.offset"])]
+        value = None if headers.get("dlq.value.null") else letter.value
+        assert (value, letter.key, letter.partition) == (original.value, original.key, original.partition)
+        assert headers["dlq.error.code"].decode() in reasons.values()
+        assert MARK not in str(headers)
+    assert MARK not in worker.log + api.log
+    assert not any(MARK.encode() in record.value for record in verdicts)
+
+
+def test_sigterm_drains_and_loses_nothing(service: Service) -> None:
+    service = replace(service, extra={"MODERATION_WORKER__MAX_IN_FLIGHT": "12"})  # the rest is still to be read
+    records = [a_record(number, service.folder) for number in range(200)]
+    with service.worker() as first:
+        first.wait_for("worker_ready")
+        asyncio.run(produce(service.kafka, service.posts, records))
+        asyncio.run(committed_records(service.kafka, service.verdicts, 30))
+        assert first.stop(signal.SIGTERM) == 0
+    early = len(asyncio.run(committed_records(service.kafka, service.verdicts)))
+    assert 30 <= early < 200, "the signal came after the work: the test shows nothing"
+    with service.worker() as second:
+        asyncio.run(committed_records(service.kafka, service.verdicts, 200))
+        assert second.stop(signal.SIGTERM) == 0
+    posts = asyncio.run(committed_records(service.kafka, service.posts))
+    check_exactly_one_each_in_order(posts, asyncio.run(committed_records(service.kafka, service.verdicts)))
+
+
+def test_moderate_post_answers_with_the_verdict_that_the_topic_has(service: Service) -> None:
+    with service.worker() as worker, service.api() as api:
+        worker.wait_for("worker_ready")
+        port = api.wait_for("api_ready")["port"]
+        post = post_pb2.Post(id="now", text="hello", images=[post_pb2.Image(data=a_file())])
+
+        async def call() -> lookup.ModeratePostResponse:
+            async with Client(f"127.0.0.1:{port}") as client:
+                return await client.moderate(post, timeout=60)
+
+        answer = asyncio.run(call())
+    (record,) = asyncio.run(committed_records(service.kafka, service.verdicts, 1))
+    assert answer.state == lookup.LOOKUP_STATE_FOUND
+    assert answer.verdict == wire.read_verdict(record.value, record.headers)
+    assert (answer.source.partition, answer.source.offset) == (record.partition, 0)
+
+
+def check_exactly_one_each_in_order(posts: list[Any], verdicts: list[Any]) -> None:
+    sources = [(one.source.partition, one.source.offset) for one in map(parsed, verdicts)]
+    assert Counter(sources) == Counter((one.partition, one.offset) for one in posts)
+    assert all(record.partition == partition for record, (partition, _) in zip(verdicts, sources, strict=True))
+    for partition in {record.partition for record in verdicts}:
+        offsets = [offset for number, offset in sources if number == partition]
+        assert offsets == sorted(offsets)
+
+
+def parsed(record: Any) -> Verdict:
+    return wire.read_verdict(record.value, record.headers)
+
+
+async def look_up(port: int, ids: list[str]) -> dict[str, Verdict]:
+    """Every verdict over gRPC, once the view has all of them."""
+    async with Client(f"127.0.0.1:{port}") as client, asyncio.timeout(60):
+        while True:
+            results = await client.get_many(ids)
+            if all(one.state == lookup.LOOKUP_STATE_FOUND for one in results):
+                return {one.post_id: one.verdict for one in results}
+            await asyncio.sleep(0.05)  # the view follows the topic
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "value", "says"),
+    [
+        ("worker", "MODERATION_KAFKA__BOOTSTRAP", "127.0.0.1:1", "127.0.0.1:1"),
+        ("api", "MODERATION_KAFKA__BOOTSTRAP", "127.0.0.1:1", "127.0.0.1:1"),
+        ("worker", "MODERATION_KAFKA__POSTS_TOPIC", "no-such-topic", "no-such-topic"),
+        ("api", "MODERATION_KAFKA__VERDICTS_TOPIC", "no-such-topic", "no-such-topic"),
+        ("worker", "MODERATION_MODEL", "/no/such/model", "/no/such/model"),
+        ("worker", "MODERATION_POLICIES", "/no/such/policies", "/no/such/policies"),
+        ("worker", "MODERATION_WORKER__BATCH_TOKEN", "1", "did you mean MODERATION_WORKER__BATCH_TOKENS"),
+        ("api", "MODERATION_KAFKA__GROUP", "", "MODERATION_KAFKA__GROUP"),
+    ],
+)
+def test_a_wrong_setting_ends_the_process_with_a_message(
+    service: Service, command: str, setting: str, value: str, says: str
+) -> None:
+    extra = {"MODERATION_KAFKA__CONNECT_TIMEOUT_S": "3", setting: value}
+    service = replace(service, extra=extra)
+    with service.worker() if command == "worker" else service.api() as role:
+        assert role.wait(90) == 2, role.log
+    assert says in role.log
+    assert "Traceback" not in role.log

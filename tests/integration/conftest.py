@@ -1,0 +1,45 @@
+"""Topics, policies and settings of one test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from moderation import models
+from moderation.settings import KafkaSettings, MediaSettings, ModelSettings, Settings, WorkerSettings
+from tests.conftest import make_topics
+from tests.integration.field import PARTITIONS, POLICY, Fickle, Field
+
+
+@pytest.fixture
+async def field(kafka: str, names: Callable[[str], str], tmp_path: Path) -> Field:
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    (folder / "spam.yaml").write_text(POLICY)
+    settings = Settings(
+        policies=folder,
+        kafka=KafkaSettings(
+            bootstrap=kafka,
+            posts_topic=names("posts"),
+            verdicts_topic=names("verdicts"),
+            group=names("group"),
+            transaction_timeout_ms=5_000,
+            session_timeout_ms=6_000,
+            rebalance_timeout_ms=20_000,
+        ),
+        model=ModelSettings(name="fake"),
+        media=MediaSettings(max_bytes=4 << 20),
+        worker=WorkerSettings(encode_threads=1),
+    )
+    field = Field(kafka, settings)
+    await make_topics(kafka, *field.topics, partitions=PARTITIONS, max_message_bytes=str(4 << 20))
+    return field
+
+
+@pytest.fixture
+def fickle(monkeypatch: pytest.MonkeyPatch) -> Fickle:
+    model = Fickle()
+    monkeypatch.setattr(models, "load", lambda settings: model)
+    return model

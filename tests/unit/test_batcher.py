@@ -1,0 +1,361 @@
+"""The batcher keeps its promises to callers, to the device and to neighbours. No sleeps: gates and counts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from moderation.batcher import Answers, Batcher
+from moderation.errors import ConfigError, DeviceError, ModerationError, PostError
+from moderation.models import Encoded
+from moderation.models.fake import Fake, FakeEncoded
+from moderation.settings import WorkerSettings
+from moderation.types import Content, Question, Reason, Score
+
+SPAM = Question("spam", "spam")  # one word: a post of n words costs n + 1 tokens
+
+
+class Watched(Fake):
+    """The fake, with its steps on record and a gate before each: a test says when the device is busy."""
+
+    def __init__(self, *, window_words: int = 1000, open: bool = False, **failpoints: object) -> None:
+        super().__init__(**failpoints)  # type: ignore[arg-type]
+        self.steps: list[list[str]] = []
+        self.window_words = window_words
+        self._gate = threading.Semaphore(1_000_000 if open else 0)
+        self._begun = threading.Semaphore(0)
+
+    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+        words = content.text.split() or [""]
+        windows = [words[at : at + self.window_words] for at in range(0, len(words), self.window_words)]
+        contents = [Content(" ".join(window), content.pictures, "") for window in windows]
+        return [item for one in contents for item in super(Watched, self).encode(one, questions)]
+
+    def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
+        self.steps.append([item.text for item in batch if isinstance(item, FakeEncoded)])
+        self._begun.release()
+        self._gate.acquire()
+        return super().score(batch)
+
+    async def begun(self) -> None:
+        """Waits until one more step has begun."""
+        await asyncio.to_thread(self._begun.acquire)
+
+    def let(self, steps: int = 1_000_000) -> None:
+        self._gate.release(steps)
+
+
+def a_content(text: str) -> Content:
+    return Content(text, (), "")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  what it waits for has no event to wait for
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def behind_a_busy_device(
+    model: Watched, *texts: str, **settings: int
+) -> AsyncIterator[tuple[Batcher, list[asyncio.Task[Answers]]]]:
+    """The posts, queued in this order behind a step of the post `first` that has begun and waits at the gate."""
+    async with Batcher(model, WorkerSettings(**{"encode_threads": 1} | settings)) as batcher:
+        tasks = [asyncio.create_task(batcher.score(a_content("first"), [SPAM]))]
+        await model.begun()
+        tasks += [asyncio.create_task(batcher.score(a_content(text), [SPAM])) for text in texts]
+        await until(lambda: batcher.waiting == len(texts))
+        try:
+            yield batcher, tasks
+        finally:
+            model.let()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_batch_is_what_queued_while_the_device_was_busy_oldest_first() -> None:
+    model = Watched()
+    async with behind_a_busy_device(model, "a", "b violates:spam", "c") as (_, tasks):
+        model.let()
+        answers = await asyncio.gather(*tasks)
+    assert model.steps == [["first"], ["a", "b violates:spam", "c"]]
+    assert [answer.windows[0][0].probability > 0.5 for answer in answers] == [False, False, True, False]
+    assert all(answer.encode >= 0 and answer.wait >= 0 and answer.model > 0 for answer in answers)
+
+
+async def test_an_idle_device_waits_for_nobody() -> None:
+    model = Watched(open=True)
+    async with Batcher(model, WorkerSettings()) as batcher:
+        for text in ("a", "b"):
+            await batcher.score(a_content(text), [SPAM])
+    assert model.steps == [["a"], ["b"]]
+
+
+async def test_a_batch_is_filled_up_to_the_budget_and_no_post_overtakes() -> None:
+    model = Watched()
+    async with behind_a_busy_device(model, "a a a", "b b b", "c c c c c c c c c", "d", batch_tokens=9) as (_, tasks):
+        model.let()
+        await asyncio.gather(*tasks)
+    assert model.steps == [["first"], ["a a a", "b b b"], ["c c c c c c c c c"], ["d"]]  # c is above the budget, alone
+
+
+async def test_windows_of_a_post_go_together_where_they_fit() -> None:
+    model = Watched(window_words=2)
+    texts = ("a", "b b b b", "c c c c c c c c c c")
+    async with behind_a_busy_device(model, *texts, batch_tokens=7) as (_, tasks):
+        model.let()
+        answers = await asyncio.gather(*tasks)
+    # b (2 windows of 3) does not fit behind a and waits; c (5 windows of 3) fits into no batch and is cut
+    assert model.steps == [["first"], ["a"], ["b b", "b b"], ["c c", "c c"], ["c c", "c c"], ["c c"]]
+    assert [len(answer.windows) for answer in answers] == [1, 1, 2, 5]
+
+
+async def test_the_answers_of_windows_stand_in_their_order() -> None:
+    model = Watched(window_words=1, open=True)
+    async with Batcher(model, WorkerSettings(batch_tokens=2)) as batcher:
+        answer = await batcher.score(a_content("a violates:spam c"), [SPAM, Question("hate", "hate")])
+    assert [[score.probability > 0.5 for score in window] for window in answer.windows] == [
+        [False, False],
+        [True, False],
+        [False, False],
+    ]
+
+
+async def test_a_poison_post_fails_alone() -> None:
+    model = Watched(raise_on="poison")
+    texts = ["a", "b", "poison", "d", "e"]
+    async with behind_a_busy_device(model, *texts) as (_, tasks):
+        model.let()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Answers, Answers, Answers, PostError, Answers, Answers]
+    assert isinstance(outcomes[3], PostError)
+    assert outcomes[3].reason is Reason.MODEL_FAILED
+    assert outcomes[3].__cause__ is None
+    assert outcomes[3].__context__ is None  # nothing of what the model said of the post
+
+
+async def test_a_post_with_one_poisoned_window_fails_once_and_whole() -> None:
+    model = Watched(raise_on="poison", window_words=1)
+    async with behind_a_busy_device(model, "a poison b", "c") as (_, tasks):
+        model.let()
+        first, torn, other = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(first, Answers)
+    assert isinstance(torn, PostError)
+    assert isinstance(other, Answers)
+
+
+async def test_a_batch_too_large_for_the_device_is_halved() -> None:
+    model = Watched(oom_above=1)
+    async with behind_a_busy_device(model, *"abcd") as (_, tasks):
+        model.let()
+        answers = await asyncio.gather(*tasks)
+    assert len(answers) == 5
+    assert [len(step) for step in model.steps] == [1, 4, 2, 1, 1, 2, 1, 1]
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names it."""
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError("CUDA out of memory"), MemoryError()])
+async def test_a_post_too_large_for_the_device_fails_alone(error: Exception) -> None:
+    class Small(Watched):
+        def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
+            scores = super().score(batch)
+            if sum(item.tokens for item in batch) > 20:
+                raise error
+            return scores
+
+    model = Small()
+    async with behind_a_busy_device(model, "a", "b " * 30, "c") as (_, tasks):
+        model.let()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Answers, Answers, PostError, Answers]
+
+
+async def test_a_model_that_fails_on_our_own_post_is_a_sick_device() -> None:
+    class Sick(Watched):
+        def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
+            super().score(batch)
+            raise RuntimeError("each time")
+
+    model = Sick(open=True)
+    async with Batcher(model, WorkerSettings()) as batcher:
+        with pytest.raises(DeviceError):
+            await batcher.warm_up()
+        with pytest.raises(DeviceError):
+            await batcher.score(a_content("a"), [SPAM])
+
+
+async def test_a_step_that_does_not_end_is_a_sick_device() -> None:
+    model = Watched()
+    async with Batcher(model, WorkerSettings(step_timeout_s=0.05)) as batcher:
+        posts = await asyncio.gather(
+            *(batcher.score(a_content(text), [SPAM]) for text in "abc"), return_exceptions=True
+        )
+    assert [type(outcome) for outcome in posts] == [DeviceError] * 3
+    model.let()  # or its thread would outlive the tests
+
+
+async def test_too_few_answers_are_a_failure_not_a_shift() -> None:
+    class Short(Watched):
+        def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
+            return super().score(batch)[: 1 if len(batch) > 1 else None]
+
+    model = Short()
+    async with behind_a_busy_device(model, "a", "b violates:spam") as (_, tasks):
+        model.let()
+        answers = await asyncio.gather(*tasks)
+    assert [answer.windows[0][0].probability > 0.5 for answer in answers] == [False, False, True]
+
+
+async def test_warm_up_is_a_step_of_its_own() -> None:
+    model = Watched(open=True)
+    async with Batcher(model, WorkerSettings()) as batcher:
+        await batcher.warm_up()
+    assert len(model.steps) == 1
+
+
+async def test_callers_who_left_are_skipped() -> None:
+    model = Watched()
+    async with behind_a_busy_device(model, "a", "b", "c") as (_, tasks):
+        tasks[2].cancel()
+        await asyncio.wait([tasks[2]])
+        model.let()
+        await asyncio.gather(tasks[0], tasks[1], tasks[3])
+    assert model.steps == [["first"], ["a", "c"]]
+
+
+async def test_a_batch_whose_callers_all_left_is_no_step() -> None:
+    model = Watched()
+    async with behind_a_busy_device(model, "a") as (batcher, tasks):
+        tasks[1].cancel()
+        await asyncio.wait([tasks[1]])
+        model.let()
+        await tasks[0]
+        await batcher.score(a_content("b"), [SPAM])
+    assert model.steps == [["first"], ["b"]]
+
+
+async def test_a_device_error_fails_every_waiter_and_all_later_calls() -> None:
+    model = Watched(dies_on="first")
+    async with behind_a_busy_device(model, "a", "b") as (batcher, tasks):
+        model.let()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [DeviceError] * 3
+        with pytest.raises(DeviceError):
+            await batcher.score(a_content("c"), [SPAM])
+    assert model.steps == [["first"]]
+
+
+async def test_closing_leaves_nobody_waiting() -> None:
+    model = Watched()
+    batcher = Batcher(model, WorkerSettings(encode_threads=1, max_in_flight=3))
+    async with batcher:
+        tasks = [asyncio.create_task(batcher.score(a_content("first"), [SPAM]))]
+        await model.begun()
+        tasks += [asyncio.create_task(batcher.score(a_content(text), [SPAM])) for text in "abcd"]
+        await until(lambda: batcher.waiting == 2)  # the others wait for room
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ModerationError] * 5
+    with pytest.raises(ModerationError):
+        await batcher.score(a_content("e"), [SPAM])
+    model.let()
+
+
+async def test_closing_reaches_those_who_wait_for_an_encoder() -> None:
+    class Slow(Watched):
+        gate = threading.Event()
+        begun_encoding = threading.Event()
+
+        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+            self.begun_encoding.set()
+            self.gate.wait()
+            return super().encode(content, questions)
+
+    model = Slow(open=True)
+    async with Batcher(model, WorkerSettings(encode_threads=1)) as batcher:
+        tasks = [asyncio.create_task(batcher.score(a_content(text), [SPAM])) for text in "abc"]
+        await asyncio.to_thread(model.begun_encoding.wait)
+    model.gate.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ModerationError] * 3
+
+
+async def test_no_more_posts_than_allowed_are_encoded_at_once() -> None:
+    class Counted(Watched):
+        encoded = 0
+
+        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+            self.encoded += 1
+            return super().encode(content, questions)
+
+    model = Counted()
+    async with Batcher(model, WorkerSettings(encode_threads=1, max_in_flight=2)) as batcher:
+        tasks = [asyncio.create_task(batcher.score(a_content(text), [SPAM])) for text in "abcd"]
+        await model.begun()
+        await until(lambda: model.encoded == 2)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert model.encoded == 2
+        model.let()
+        await asyncio.gather(*tasks)
+    assert model.encoded == 4
+    assert all(len(step) <= 2 for step in model.steps)
+
+
+async def test_what_a_tokenizer_chokes_on_is_the_posts_fault() -> None:
+    class Choking(Watched):
+        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+            if content.text == "odd":
+                raise UnicodeError("odd")
+            if content.text == "refused":
+                raise PostError(Reason.TEXT_TOO_LONG, "too long")
+            return super().encode(content, questions)
+
+    async with Batcher(Choking(open=True), WorkerSettings()) as batcher:
+        for text, reason in (("odd", Reason.MODEL_FAILED), ("refused", Reason.TEXT_TOO_LONG)):
+            with pytest.raises(PostError) as refusal:
+                await batcher.score(a_content(text), [SPAM])
+            assert refusal.value.reason is reason
+        assert await batcher.score(a_content("fine"), [SPAM])
+
+
+async def test_no_question_asks_nobody() -> None:
+    model = Watched()
+    async with Batcher(model, WorkerSettings()) as batcher:
+        assert await batcher.score(a_content("a"), []) == Answers((), 0.0, 0.0, 0.0)
+    assert model.steps == []
+
+
+async def test_logs_hold_no_content(capfd: pytest.CaptureFixture[str]) -> None:
+    class Talkative(Watched):
+        def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
+            for item in batch:
+                if isinstance(item, FakeEncoded) and "secret" in item.text:
+                    raise ValueError(f"cannot score {item.text!r}")
+            return super().score(batch)
+
+    async with Batcher(Talkative(open=True), WorkerSettings()) as batcher:
+        with pytest.raises(PostError) as refusal:
+            await batcher.score(a_content("a secret"), [SPAM])
+    captured = capfd.readouterr()
+    assert "step_failed" in captured.out + captured.err
+    assert "secret" not in captured.out + captured.err + str(refusal.value)
+
+
+async def test_a_question_that_does_not_fit_is_the_operators_and_not_the_posts_fault() -> None:
+    class Strict(Fake):
+        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+            if any(len(question.text) > 20 for question in questions):
+                raise ConfigError("policy verbose: too long")
+            return super().encode(content, questions)
+
+    async with Batcher(Strict(), WorkerSettings()) as batcher:
+        with pytest.raises(ConfigError, match="verbose"):
+            await batcher.warm_up([Question("verbose", "a question of many words")])
+        with pytest.raises(ConfigError, match="verbose"):
+            await batcher.score(Content("x", (), ""), [Question("verbose", "a question of many words")])
