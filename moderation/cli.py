@@ -7,7 +7,7 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -25,9 +25,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 policies = typer.Typer(no_args_is_help=True, help="Check policies before they judge.")
 model = typer.Typer(no_args_is_help=True, help="Look into a model.")
 dev = typer.Typer(no_args_is_help=True, help="What a developer's machine lacks.")
+bench = typer.Typer(no_args_is_help=True, help="Ratios measured in one run.")
 app.add_typer(policies, name="policies")
 app.add_typer(model, name="model")
 app.add_typer(dev, name="dev")
+app.add_typer(bench, name="bench")
 
 out = Console(soft_wrap=True)
 
@@ -254,6 +256,20 @@ def kafka(
     sys.exit(
         runtime.run(lambda stop: local.run_until_stopped(stop, some.kafka, port=port, data=data, partitions=partitions))
     )
+
+
+@bench.command()
+def stream(
+    delivery: Annotated[Literal["exactly_once", "at_least_once"], typer.Option()] = "exactly_once",
+    posts: Annotated[int, typer.Option(min=1000, help="for each measurement")] = 6000,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    memory: Annotated[int, typer.Option(min=0, help="posts to watch memory over; 0: none")] = 0,
+    results: Annotated[Path | None, typer.Option("--json", help="file for the results")] = None,
+) -> None:
+    """Kafka to Kafka against a plain consume-produce loop. KAFKA_BOOTSTRAP_SERVERS, or a broker of its own."""
+    from moderation.bench import stream as measure
+
+    measure.run(measure.Plan(settings.load().policies, delivery, posts, rounds, memory), results)
 
 
 @app.command()

@@ -17,7 +17,7 @@ PACKAGE = Path(moderation.__file__).parent
 
 # A row imports rows below it.
 ROWS = [
-    "__main__ cli demo",
+    "__main__ cli bench demo",
     "runtime worker lane recall publisher api posts verdicts kafka client show",
     "moderator wire",
     "memory",
@@ -28,7 +28,8 @@ ROWS = [
 # And these, within their row.
 SIDEWAYS = {
     "__main__": "cli",
-    "cli": "demo",
+    "cli": "bench demo",
+    "bench": "demo",
     "worker": "kafka lane publisher recall runtime",
     "recall": "kafka",
     "lane": "kafka publisher",
@@ -44,7 +45,7 @@ SIDEWAYS = {
 }
 # Only these import them.
 LIBRARIES = {
-    "aiokafka": "kafka worker publisher recall posts verdicts demo",
+    "aiokafka": "kafka worker publisher recall posts verdicts bench demo",
     "grpc": "api client demo v1",
     "grpc_health": "api demo",
     "grpc_reflection": "api",
