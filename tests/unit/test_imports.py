@@ -20,7 +20,7 @@ ROWS = [
     "__main__ cli bench demo",
     "runtime worker lane recall publisher api posts verdicts kafka client show",
     "moderator wire",
-    "memory",
+    "memory verdict_json",
     "batcher models",
     "prompts policies media",
     "types errors settings telemetry room v1",
