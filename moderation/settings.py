@@ -82,6 +82,9 @@ class ModelSettings(_Group):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU")
     num_crops: int | None = Field(None, ge=1, le=64, description="crop budget of an image; default the checkpoint's")
+    feature_cache_bytes: int = Field(
+        256 << 20, ge=0, description="device memory for features of pictures seen before; 0: none are kept"
+    )
     window_tokens: int = Field(2048, ge=64, description="longer texts are scored in windows of so many tokens")
     window_overlap: int = Field(256, ge=0, description="tokens that two neighbouring windows share")
     max_windows: int = Field(16, ge=1, description="a text that takes more is refused as too long")

@@ -1,0 +1,104 @@
+"""The way of a batch over the device: see its pictures, pack its trees, one forward pass, read the answers.
+
+Families differ in the network and in how they encode; this they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from moderation.models import device, tree
+from moderation.models.features import Features, key
+from moderation.models.hd_transform import Crops
+from moderation.models.tree import Packed, Tree
+from moderation.types import Score
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Questions of a window that share their rope factors: those for long prompts, or the others."""
+
+    tree: Tree
+    questions: list[int]  # where they stand among the window's
+    long: bool
+
+
+class Window(Protocol):
+    """A window of a post's text, its pictures and all its questions."""
+
+    @property
+    def tree(self) -> Tree:
+        """All of its tokens; ids below zero are slots of its pictures, in their order."""
+
+    @property
+    def pictures(self) -> Sequence[Crops]:
+        """What fills the slots."""
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The tree, in as many parts as its questions need."""
+
+
+class Network(Protocol):
+    """What a family brings."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+
+    def __call__(
+        self, packed: Packed, pictures: Sequence[Tensor], long: Sequence[bool], *, only_scored: bool
+    ) -> Tensor:
+        """Hidden states [scored, hidden] before the last norm; pictures: features, in the order of their slots."""
+
+    def see(self, pictures: Sequence[Crops]) -> list[Tensor]:
+        """The features of pictures, [tokens, hidden] each."""
+
+    def logits(self, hidden: Tensor, exact: Sequence[int]) -> Tensor:
+        """float32 [n, vocabulary]; those of the ids `exact` are summed in float32."""
+
+
+class Engine:
+    """Scores windows on a network. Belongs to one thread."""
+
+    def __init__(self, network: Network, yes: int, no: int, *, feature_bytes: int) -> None:
+        self._network = network
+        self._yes, self._no = yes, no
+        self.features = Features(feature_bytes)
+        self._ahead: torch.cuda.Stream | None = None
+
+    def score(self, windows: Sequence[Window]) -> list[list[Score]]:
+        """For each window one score for each of its questions, from one forward pass."""
+        with device.faults(), torch.inference_mode():
+            parts = [(window, part) for window in windows for part in window.parts]
+            packed = tree.pack([part.tree for _, part in parts], self._network.device)
+            if self._ahead is not None:
+                torch.cuda.current_stream().wait_stream(self._ahead)
+            features = self._see(windows)
+            seen = [features[key(picture)] for window, _ in parts for picture in window.pictures]
+            hidden = self._network(packed, seen, [part.long for _, part in parts], only_scored=True)
+            logits = self._network.logits(hidden, exact=(self._yes, self._no))
+            answers = iter(tree.answers(logits, self._yes, self._no))
+        found = {(id(window), question): next(answers) for window, part in parts for question in part.questions}
+        return [[found[id(window), each] for each in range(len(window.tree.branches))] for window in windows]
+
+    def look_ahead(self, windows: Sequence[Window]) -> None:
+        """Begins to see the pictures of windows that will be scored soon, on a stream of its own, into the cache.
+
+        On a CPU it would only take turns with the step, so nothing is done there.
+        """
+        if self._network.device.type != "cuda":
+            return
+        with device.faults(), torch.inference_mode():
+            self._ahead = self._ahead or torch.cuda.Stream(self._network.device)  # type: ignore[no-untyped-call]
+            self._ahead.wait_stream(torch.cuda.current_stream())  # it may get memory that the last step has read
+            with torch.cuda.stream(self._ahead):
+                self._see(windows)
+
+    def _see(self, windows: Sequence[Window]) -> dict[str, Tensor]:
+        return self.features.of((picture for window in windows for picture in window.pictures), self._network.see)
