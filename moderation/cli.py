@@ -28,6 +28,8 @@ dev = typer.Typer(no_args_is_help=True, help="What a developer's machine lacks."
 app.add_typer(policies, name="policies")
 app.add_typer(model, name="model")
 app.add_typer(dev, name="dev")
+bench = typer.Typer(no_args_is_help=True, help="Measure, on this machine.")
+app.add_typer(bench, name="bench")
 
 out = Console(soft_wrap=True)
 
@@ -235,6 +237,42 @@ def seed(folder: Annotated[Path, typer.Argument(help="folder to write it to")]) 
     from moderation.demo.checkpoint import seeded
 
     out.print(f"{seeded(folder)}: random weights, so its verdicts mean nothing", highlight=False, markup=False)
+
+
+# Measurements
+
+
+@bench.command()
+def engine(
+    *,
+    size: Annotated[str, typer.Option(help="of the network with drawn weights: small, mini, full")] = "small",
+    kinds: Annotated[str, typer.Option(help="posts: text, image4, image16, and mix after all three")] = "text,image4",
+    policies: Annotated[str, typer.Option(help="how many a post is judged by")] = "1,5,20",
+    ways: Annotated[str, typer.Option(help="to score them")] = "tree,tree1,bfloat16,original,lean,padded,prefix",
+    rounds: Annotated[int, typer.Option(min=1, help="in which the ways take turns")] = 3,
+    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for all times")] = None,
+    plot: Annotated[Path | None, typer.Option(help="file for an SVG")] = None,
+) -> None:
+    """Scoring against a prompt a policy on transformers' own modules, all measured in this run."""
+    from moderation.bench.engine import Options, main
+
+    sys.exit(
+        main(
+            Options(
+                size=size,
+                kinds=tuple(kinds.split(",")),
+                policies=tuple(int(count) for count in policies.split(",")),
+                ways=tuple(ways.split(",")),
+                rounds=rounds,
+                threads=threads,
+                where=device,
+                json=json_file,
+                plot=plot,
+            )
+        )
+    )
 
 
 # Development

@@ -17,7 +17,7 @@ PACKAGE = Path(moderation.__file__).parent
 
 # A row imports rows below it.
 ROWS = [
-    "__main__ cli demo",
+    "__main__ cli demo bench",
     "runtime worker lane recall publisher api posts verdicts kafka client show",
     "moderator wire",
     "memory",
@@ -28,7 +28,7 @@ ROWS = [
 # And these, within their row.
 SIDEWAYS = {
     "__main__": "cli",
-    "cli": "demo",
+    "cli": "demo bench",
     "worker": "kafka lane publisher recall runtime",
     "recall": "kafka",
     "lane": "kafka publisher",
@@ -48,8 +48,8 @@ LIBRARIES = {
     "grpc": "api client demo v1",
     "grpc_health": "api demo",
     "grpc_reflection": "api",
-    "torch": "models demo",
-    "transformers": "models demo",
+    "torch": "models demo bench",
+    "transformers": "models demo bench",
 }
 
 ROW_OF = {part: index for index, row in enumerate(ROWS) for part in row.split()}
