@@ -119,6 +119,9 @@ class WorkerSettings(_Group):
     """How a worker paces itself."""
 
     batch_tokens: int = Field(8192, ge=1, description="positions that one forward pass is filled up to")
+    overtake_s: float = Field(
+        10.0, ge=0, description="a post that waited in its topic goes before posts that came up to so much earlier"
+    )
     max_in_flight: int = Field(256, ge=1, description="posts under way in this process, over all partitions")
     max_in_flight_bytes: int = Field(
         256 << 20, ge=1, description="bytes of their records; at it no more are polled, and a larger one goes alone"

@@ -26,7 +26,7 @@ from moderation.models.tree import Packed
 
 PREPROCESSOR = "preprocessor_config.json"
 # Crops in one launch of the tower. It bounds the tower's activations, of which a CPU wants few, for its caches' sake.
-CROPS_AT_ONCE = {"cuda": 128, "cpu": 2}
+CROPS_AT_ONCE = {"cuda": 128, "cpu": 4}
 TOWER = "model.vision_embed_tokens.img_processor.vision_model."
 
 
