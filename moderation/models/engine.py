@@ -60,6 +60,9 @@ class Network(Protocol):
     ) -> Tensor:
         """Hidden states [scored, hidden] before the last norm; pictures: features, in the order of their slots."""
 
+    def rounded(self, tokens: int) -> int:
+        """Tokens that a pass of so many is padded to."""
+
     def see(self, pictures: Sequence[Crops]) -> list[Tensor]:
         """The features of pictures, [tokens, hidden] each."""
 
@@ -103,9 +106,13 @@ class Engine:
 
     def _forward(self, parts: Sequence[tuple[Window, Part]], features: Mapping[str, Tensor]) -> Tensor:
         """Logits of all questions of the parts."""
-        packed = tree.pack([part.tree for _, part in parts], self._network.device)
+        trees, long = [part.tree for _, part in parts], [part.long for _, part in parts]
+        tokens = sum(one.tokens for one in trees)
+        if padding := self._network.rounded(tokens) - tokens:  # a post of its own, that nobody asks about
+            trees, long = [*trees, Tree((0,) * padding, ())], [*long, False]
+        packed = tree.pack(trees, self._network.device)
         seen = [features[key(picture)] for window, _ in parts for picture in window.pictures]
-        hidden = self._network(packed, seen, [part.long for _, part in parts], only_scored=True)
+        hidden = self._network(packed, seen, long, only_scored=True)
         return self._network.logits(hidden, exact=(self._yes, self._no))
 
     def _see(self, windows: Sequence[Window]) -> dict[str, Tensor]:

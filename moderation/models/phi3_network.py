@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from moderation.models import checkpoint, tree
 from moderation.models.clip import ClipShape, ClipVision
+from moderation.models.compiled import Compiled
 from moderation.models.decoder import Attend, Block, Decoder, RMSNorm, Rotary, Scored, gated
 from moderation.models.hd_transform import Crops
 from moderation.models.linear import Linear
@@ -298,6 +299,7 @@ class Phi3Network(nn.Module):
         self.config = config
         self.model = Backbone(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.compiled: Compiled | None = None
 
     @property
     def device(self) -> torch.device:
@@ -315,8 +317,14 @@ class Phi3Network(nn.Module):
             hidden[packed.ids < 0] = torch.cat(list(pictures))
         rotary = LongRope.of(self.config, self.device).at(packed, long, hidden.dtype)
         scored = Scored(packed.scored, tree.attention_of_scored(packed)) if only_scored else None
+        if self.compiled is not None:
+            return self.compiled(hidden, rotary, self.compiled.attention(packed), scored)
         out: Tensor = self.model(hidden, rotary, tree.attention(packed), scored)
         return out
+
+    def rounded(self, tokens: int) -> int:
+        """Tokens that a pass of so many is padded to."""
+        return tokens if self.compiled is None else self.compiled.rounded(tokens)
 
     def see(self, pictures: Sequence[Crops]) -> list[Tensor]:
         """The features of pictures, [tokens, hidden] each."""
