@@ -81,6 +81,10 @@ class ModelSettings(_Group):
     revision: str | None = Field(None, description="commit or tag of the hub id; pin it in production")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU")
+    compile: bool = Field(False, description="the decoder through torch's compiler; minutes more until ready")
+    fp8: bool = Field(
+        False, description="the decoder's matrices in 8 bits, on a GPU that multiplies them; logs how scores move"
+    )
     num_crops: int | None = Field(None, ge=1, le=64, description="crop budget of an image; default the checkpoint's")
     feature_cache_bytes: int = Field(
         256 << 20, ge=0, description="device memory for features of pictures seen before; 0: none are kept"

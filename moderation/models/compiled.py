@@ -77,16 +77,18 @@ def block_mask(packed: Packed) -> BlockMask:
     posts, branches = torch.tensor([post, branch], device=device)
 
     def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        same = (branches[key] < 0) | (branches[key] == branches[query])
-        return (posts[query] == posts[key]) & (key <= query) & same
+        same: Tensor = (branches[key] < 0) | (branches[key] == branches[query])
+        allowed: Tensor = same & (posts[query] == posts[key]) & (key <= query)
+        return allowed
 
     return create_block_mask(sees, None, None, tokens, tokens, device=device, BLOCK_SIZE=BLOCK)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:
-    query, key, value = (part.transpose(0, 1)[None] for part in (query, key, value))
+    # In one piece each: of views that are made within a graph, the compiler reads other elements (torch 2.13, on a CPU).
+    query, key, value = (part.transpose(0, 1)[None].contiguous() for part in (query, key, value))
     out = flex_attention(query, key, value, block_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
-    return cast(Tensor, out[0]).transpose(0, 1)
+    return out.squeeze(0).transpose(0, 1)
 
 
 def _layer(layer: nn.Module, hidden: Tensor, cos: Tensor, sin: Tensor, mask: BlockMask) -> Tensor:

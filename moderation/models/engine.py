@@ -5,6 +5,7 @@ Families differ in the network and in how they encode; this they share.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,10 +14,13 @@ import torch
 from torch import Tensor
 
 from moderation.models import device, tree
+from moderation.models.compiled import SMALL
 from moderation.models.features import Features, key
 from moderation.models.hd_transform import Crops
 from moderation.models.tree import Packed, Tree
 from moderation.types import Score
+
+WORDS = range(300, 800)  # ids that every tokenizer of these families has as words
 
 # Tokens of one pass within a step: beyond it a CPU's caches lose more than longer matrices gain (9 % at 7,000 tokens of
 # 768 numbers). A GPU takes the step as it is.
@@ -46,6 +50,15 @@ class Window(Protocol):
     @property
     def parts(self) -> Sequence[Part]:
         """The tree, in as many parts as its questions need."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A window of ours, without pictures."""
+
+    tree: Tree
+    pictures: tuple[Crops, ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 class Network(Protocol):
@@ -90,6 +103,24 @@ class Engine:
             answers = iter(tree.answers(torch.cat(logits), self._yes, self._no) if logits else ())
         found = {(id(window), question): next(answers) for window, part in parts for question in part.questions}
         return [[found[id(window), each] for each in range(len(window.tree.branches))] for window in windows]
+
+    def sample(self) -> list[float]:
+        """Margins of questions about texts of drawn words: to see by how much another precision moves them."""
+        drawn = random.Random(0)  # noqa: S311 - no secret
+        trees = [
+            Tree(tuple(drawn.choices(WORDS, k=60)), tuple(tuple(drawn.choices(WORDS, k=40)) for _ in range(8)))
+            for _ in range(8)
+        ]
+        with device.faults(), torch.inference_mode():
+            logits = self._forward([(_Text(one), Part(one, list(range(8)), False)) for one in trees], {})
+            return [score.margin for score in tree.answers(logits, self._yes, self._no)]
+
+    def warm_up(self) -> None:
+        """Runs every size of a pass that is compiled for itself, and two of the others: no post has to wait for it."""
+        with device.faults(), torch.inference_mode():
+            for tokens in (*SMALL, 2 * SMALL[-1], 4 * SMALL[-1]):
+                text = Tree((0,) * (tokens - 2), ((0,), (0,)))
+                self._forward([(_Text(text), Part(text, [0, 1], False))], {})
 
     def look_ahead(self, windows: Sequence[Window]) -> None:
         """Begins to see the pictures of windows that will be scored soon, on a stream of its own, into the cache.

@@ -14,7 +14,7 @@ class Linear(nn.Linear):
     of oneDNN's speed on an AMD EPYC 9004 (measured with torch 2.13, shapes of `bench engine --size small`)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if _ONEDNN and input.device.type == "cpu" and not torch.is_grad_enabled():
+        if _ONEDNN and input.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             out = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
             return cast(Tensor, out)
         return functional.linear(input, self.weight, self.bias)
