@@ -85,7 +85,7 @@ def block_mask(packed: Packed) -> BlockMask:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:
-    # In one piece each: of views that are made within a graph, the compiler reads other elements (torch 2.13, on a CPU).
+    # In one piece each: of views made within a graph, the compiler reads other elements (torch 2.13 on a CPU).
     query, key, value = (part.transpose(0, 1)[None].contiguous() for part in (query, key, value))
     out = flex_attention(query, key, value, block_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
     return out.squeeze(0).transpose(0, 1)
