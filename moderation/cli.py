@@ -275,6 +275,19 @@ def engine(
     )
 
 
+@bench.command()
+def agreement(
+    gguf: Annotated[Path | None, typer.Option(help="a small Llama; default: drawn weights")] = None,
+    batches: Annotated[int, typer.Option(min=2, help="mixed ones")] = 1000,
+    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the figures")] = None,
+) -> None:
+    """How far a score moves with its batch, in float32, bfloat16 and eight bits, and whether a verdict flips."""
+    from moderation.bench.agreement import main
+
+    sys.exit(main(gguf, batches, json_file, threads))
+
+
 # Development
 
 
