@@ -40,7 +40,7 @@ from moderation.settings import ModelSettings
 
 YES, NO = 3869, 1939  # the published tokenizer's; any two would do
 SHORTEST_S = 0.4  # that a way is measured for in a round
-MOST_POSTS = 8  # in a step of `tree`
+MOST_POSTS = {"cpu": 2, "cuda": 64}  # in a step of `tree`
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.5}  # log-odds, between ways; of bfloat16, whose weights are drawn
 MATMUL = {"cpu": 2048, "cuda": 8192}
 
@@ -194,7 +194,7 @@ class Bench:
 
     def _posts(self, kind: str, policies: int) -> list[Window]:
         first = workloads.post(KINDS[kind], policies, self.config, 0)
-        count = max(1, min(MOST_POSTS, self._options.tokens // first.tokens))
+        count = max(1, min(MOST_POSTS[self._network.device.type], self._options.tokens // first.tokens))
         return [first, *(workloads.post(KINDS[kind], policies, self.config, seed) for seed in range(1, count))]
 
     def _stock_for(self, budget: int) -> Stock:

@@ -212,10 +212,17 @@ class FusedAttention(nn.Module):
         self.o_proj = Linear(self.heads * self.head_size, config.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor, rotary: Rotary, attend: Attend, scored: Scored | None = None) -> Tensor:
-        fused = self.qkv_proj(hidden).unflatten(-1, (-1, self.head_size))
-        turned = rotary.turn(fused[:, : self.heads + self.kv_heads])
-        query, key, value = turned[:, : self.heads], turned[:, self.heads :], fused[:, self.heads + self.kv_heads :]
-        mixed = attend(query, key, value) if scored is None else scored.attend(query[scored.at], key, value)
+        if scored is None:
+            fused = self.qkv_proj(hidden).unflatten(-1, (-1, self.head_size))
+            turned = rotary.turn(fused[:, : self.heads + self.kv_heads])
+            query, key = turned[:, : self.heads], turned[:, self.heads :]
+            mixed = attend(query, key, fused[:, self.heads + self.kv_heads :])
+        else:
+            split = self.heads * self.head_size
+            query = self.qkv_proj.rows(hidden[scored.at], slice(split)).view(-1, self.heads, self.head_size)
+            fused = self.qkv_proj.rows(hidden, slice(split, None)).view(len(hidden), -1, self.head_size)
+            key, value = fused[:, : self.kv_heads], fused[:, self.kv_heads :]
+            mixed = scored.attend(rotary.at(scored.at).turn(query), rotary.turn(key), value)
         out: Tensor = self.o_proj(mixed.flatten(1))
         return out
 
