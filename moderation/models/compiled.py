@@ -45,10 +45,6 @@ class Compiled:
         self._large = torch.compile(_layer, dynamic=True, fullgraph=True, backend=backend)
         self._small = torch.compile(_layers, dynamic=False, fullgraph=True, backend=backend, mode=mode)
 
-    def rounded(self, tokens: int) -> int:
-        """How many tokens a step of so many takes; the rest is padding, a post without questions."""
-        return next((total for total in SMALL if tokens <= total), -(-tokens // BLOCK) * BLOCK)
-
     def attention(self, packed: Packed) -> Trees:
         """For all layers of a step."""
         return Trees(block_mask(packed))
@@ -62,6 +58,11 @@ class Compiled:
             for layer in before:
                 hidden = self._large(layer, hidden, rotary.cos, rotary.sin, attend.mask)
         return cast(Tensor, last(hidden, rotary, attend, scored))
+
+
+def rounded(tokens: int) -> int:
+    """How many tokens a step of so many takes; the rest is padding, a post without questions."""
+    return next((total for total in SMALL if tokens <= total), -(-tokens // BLOCK) * BLOCK)
 
 
 def block_mask(packed: Packed) -> BlockMask:

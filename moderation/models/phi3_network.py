@@ -17,7 +17,7 @@ from pydantic import AliasChoices, BaseModel, Field, PositiveFloat, PositiveInt,
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moderation.models import checkpoint, tree
+from moderation.models import checkpoint, compiled, tree
 from moderation.models.clip import ClipShape, ClipVision
 from moderation.models.compiled import Compiled
 from moderation.models.decoder import Attend, Block, Decoder, RMSNorm, Rotary, Scored, gated
@@ -331,7 +331,7 @@ class Phi3Network(nn.Module):
 
     def rounded(self, tokens: int) -> int:
         """Tokens that a pass of so many is padded to."""
-        return tokens if self.compiled is None else self.compiled.rounded(tokens)
+        return tokens if self.compiled is None else compiled.rounded(tokens)
 
     def see(self, pictures: Sequence[Crops]) -> list[Tensor]:
         """The features of pictures, [tokens, hidden] each."""

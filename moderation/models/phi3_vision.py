@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 
+import PIL.Image
 import structlog
 from PIL.Image import Image as Picture
 
@@ -214,7 +215,15 @@ def load(settings: ModelSettings) -> Phi3Vision:
     if settings.compile:
         network.compiled = Compiled(network.model)
         model.engine.warm_up()
+    if where.type == "cuda":
+        _warm_up(model)
     return model
+
+
+def _warm_up(model: Phi3Vision) -> None:
+    """Whatever a device makes at its first use, for pictures too, is made before we are ready."""
+    blank = Content("Good morning!", (PIL.Image.new("RGB", (8, 8), "white"),), "")
+    model.score(model.encode(blank, [Question("warm-up", "Is this a post?"), Question("again", "Is it?")]))
 
 
 def _round(model: Phi3Vision) -> None:

@@ -40,11 +40,11 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_engine_against_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kinds = ("text", "image4", "image16", "mix")
     out, plot = tmp_path / "run.json", tmp_path / "run.svg"
-    asked = Options(kinds=kinds, policies=(1, 3), rounds=2, threads=1, where="cpu", json=out, plot=plot)
+    asked = Options(kinds=kinds, policies=(2,), rounds=2, threads=1, where="cpu", json=out, plot=plot)
     assert engine.main(asked) == 0
     printed = capsys.readouterr().out
     run = json.loads(out.read_text())
-    assert [(cell["kind"], cell["policies"]) for cell in run["cells"]] == [(k, p) for k in kinds for p in (1, 3)]
+    assert [cell["kind"] for cell in run["cells"]] == list(kinds)
     for cell in run["cells"]:
         assert cell["padding"] == 1.0
         assert set(WAYS) <= cell["seconds"].keys()
@@ -58,7 +58,7 @@ def test_the_engine_against_the_others(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.usefixtures("tiny")
 def test_agreement(tmp_path: Path) -> None:
     out = tmp_path / "agreement.json"
-    assert agreement.main(None, 30, out, 1) in (0, 1)  # of so few batches the spread is no bound yet
+    assert agreement.main(None, 10, out, 1) in (0, 1)  # of so few batches the spread is no bound yet
     single, half, eight = json.loads(out.read_text())["found"]
     assert single["name"] == "float32"
     assert single["spread"] < 1e-5

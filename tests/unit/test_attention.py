@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from moderation.models import attention, tree
 from moderation.models.attention import Stretches
-from moderation.models.compiled import Trees, block_mask
 from moderation.models.decoder import Attend, Rotary
 from moderation.models.tree import Packed, Tree
 
@@ -54,22 +52,10 @@ def on_a_cpu(
     return torch.cat(outs), torch.cat(weights)
 
 
-def flex(packed: Packed) -> Attend:
-    way = Trees(block_mask(packed))
-
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it is slow when it is not compiled
-            return way(query, key, value)
-
-    return attend
-
-
 WAYS: dict[str, Callable[[Packed], Attend]] = {
     "two_part": attention.two_part,
     "masked": attention.masked,
     "stretches": lambda packed: attention.stretches(packed, on_a_cpu),
-    "flex": flex,
 }
 
 

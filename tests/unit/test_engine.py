@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 
 from moderation.errors import ConfigError
-from moderation.models import engine, fp8, phi3_vision
-from moderation.models.compiled import SMALL, Compiled
+from moderation.models import LooksAhead, engine, fp8, phi3_vision
+from moderation.models.compiled import SMALL, rounded
 from moderation.models.features import Features
 from moderation.models.fp8 import Fp8Linear
 from moderation.models.hd_transform import Crops
@@ -102,26 +101,11 @@ def test_a_step_in_pieces_scores_as_one_whole(monkeypatch: pytest.MonkeyPatch) -
     assert (whole - pieces).abs().max() < CLOSE
 
 
-def test_compiled_and_padded_it_scores_the_same() -> None:
-    """Traced by torch's compiler, without a break, and run by Python; what inductor makes of it, the bench sees."""
-    model = phi3_vision.load(settings())
-    small, large = a_batch(model, (1,)), a_batch(model, range(1, 14))
-    assert small[0].tokens <= SMALL[-1] < sum(window.tokens for window in large)
-    expected = [margins(model.score(batch)) for batch in (small, large)]
-    model.network.compiled = Compiled(model.network.model, backend="eager")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for batch, right in zip((small, large), expected, strict=True):
-            assert (margins(model.score(batch)) - right).abs().max() < CLOSE
-
-
 def test_padding_is_bounded() -> None:
-    model = a_model()
-    compiled = Compiled(model.network.model, backend="eager")
     for tokens in range(1, 20_000, 37):
-        rounded = compiled.rounded(tokens)
-        assert tokens <= rounded <= max(2 * tokens, SMALL[0])
-        assert rounded - tokens < 128 or rounded in SMALL
+        total = rounded(tokens)
+        assert tokens <= total <= max(2 * tokens, SMALL[0])
+        assert total - tokens < 128 or total in SMALL
 
 
 def test_a_product_in_eight_bits_is_off_by_their_rounding_alone() -> None:
@@ -154,6 +138,19 @@ def test_eight_bits_agree_in_the_main() -> None:
 def test_eight_bits_are_refused_where_they_would_be_slow() -> None:
     with pytest.raises(ConfigError, match="compute capability"):
         phi3_vision.load(settings(fp8=True))
+
+
+def test_warming_up_takes_the_way_of_a_post_with_a_picture() -> None:
+    model = phi3_vision.load(settings())
+    phi3_vision._warm_up(model)
+    assert (model.engine.features.asked, model.engine.features.hits) == (1, 0)
+
+
+def test_looking_ahead_is_nothing_to_do_for_a_cpu() -> None:
+    model = phi3_vision.load(settings())
+    assert isinstance(model, LooksAhead)
+    model.look_ahead(a_batch(model))
+    assert model.engine.features.asked == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: how its crops differ is NOT checked")
