@@ -25,7 +25,10 @@ class Encoded(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Positions that one forward pass computes for it: known before the batch starts; a batch is filled by them."""
+        """What it costs, in tokens of the decoder: known before the step starts, and what a step is filled by.
+
+        The positions that a forward pass computes for it, and as many more as its pictures take elsewhere.
+        """
 
 
 class Classifier(Protocol):

@@ -143,6 +143,14 @@ class Phi3Config(BaseModel):
         """Tokens along a side of a crop."""
         return self.tower.grid // 2
 
+    @property
+    def crop_work(self) -> int:
+        """What the tower takes for a crop, in tokens of the decoder: by products with weights, nearly all of it."""
+        tower, width = self.tower, self.num_attention_heads * self.head_size
+        seen = tower.grid**2 * tower.layers * tower.hidden * (4 * tower.hidden + 2 * tower.intermediate)
+        kept = 2 * width + 2 * self.kv_heads * self.head_size + 3 * self.intermediate_size
+        return round(seen / (self.num_hidden_layers * self.hidden_size * kept))
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.hidden_size % (2 * self.num_attention_heads):

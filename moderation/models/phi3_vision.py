@@ -42,10 +42,11 @@ class Window:
     tree: Tree
     pictures: tuple[Crops, ...]
     context: int  # positions beyond which a prompt takes the long rope factors
+    seeing: int = 0  # what the tower takes for the pictures, in tokens of the decoder; of a post's windows, the first's
 
     @property
     def tokens(self) -> int:
-        return sum(part.tree.tokens for part in self.parts)
+        return sum(part.tree.tokens for part in self.parts) + self.seeing
 
     @property
     def parts(self) -> list[Part]:
@@ -108,7 +109,8 @@ class Phi3Vision:
                     f"{len(pictures)} images and the text take {len(window.shared)} of {room} positions",
                 )
         context = self.network.config.original_max_position_embeddings
-        return [Window(window, pictures, context) for window in windows]
+        seeing = sum(map(len, pictures)) * self.network.config.crop_work
+        return [Window(each, pictures, context, 0 if place else seeing) for place, each in enumerate(windows)]
 
     def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
         """One forward pass over all windows of the batch with all their questions."""

@@ -1,6 +1,6 @@
 """The decoder as torch's compiler takes it: traced in one piece, and run by Python.
 
-What inductor makes of it on a CPU was right to 2e-6 when it was tried (torch 2.13); that takes a minute, and is no test.
+What inductor makes of it on a CPU was right to 2e-6 when it was tried (torch 2.13). That takes a minute: no test.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def test_a_block_mask_is_the_tree(kv_heads: int) -> None:
 def test_compiled_and_padded_it_scores_the_same() -> None:
     model = phi3_vision.load(settings())
     small, large = a_batch(model, 1), a_batch(model, 13)
-    assert small[0].tokens <= SMALL[-1] < sum(window.tokens for window in large)
+    assert small[0].tree.tokens <= SMALL[-1] < sum(window.tree.tokens for window in large)
     expected = [margins(model, batch) for batch in (small, large)]
     model.network.compiled = Compiled(model.network.model, backend="eager")
     for batch, right in zip((small, large), expected, strict=True):

@@ -93,11 +93,11 @@ def test_a_step_in_pieces_scores_as_one_whole(monkeypatch: pytest.MonkeyPatch) -
     passes: list[int] = []
     hook = model.network.register_forward_hook(lambda _module, args, _out: passes.append(len(args[0].ids)))
     whole = margins(model.score(batch))
-    monkeypatch.setitem(engine.AT_ONCE, "cpu", batch[0].tokens + 1)
+    monkeypatch.setitem(engine.AT_ONCE, "cpu", batch[0].tree.tokens + 1)
     pieces = margins(model.score(batch))
     hook.remove()
     assert len(passes) >= 5
-    assert sum(passes[1:]) == passes[0] == sum(window.tokens for window in batch)
+    assert sum(passes[1:]) == passes[0] == sum(window.tree.tokens for window in batch)
     assert (whole - pieces).abs().max() < CLOSE
 
 

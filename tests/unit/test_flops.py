@@ -21,6 +21,11 @@ def test_the_published_shapes() -> None:
     assert flops.crop(FULL) == pytest.approx(366e9, rel=0.01)
 
 
+def test_a_crop_in_tokens() -> None:
+    """What fills a step: a post's tokens and its crops, each by what it computes."""
+    assert FULL.crop_work == pytest.approx(flops.crop(FULL) / flops.token(FULL), rel=0.1)
+
+
 @pytest.mark.parametrize(("policies", "trees", "prompts"), [(1, 1.99, 1.99), (5, 6.4, 10.5), (20, 23.0, 41.9)])
 def test_a_text_post(policies: int, trees: float, prompts: float) -> None:
     """TFLOP; but for the last layer, of which the engine leaves out all that nobody reads."""
