@@ -36,7 +36,8 @@ protos: $(VENV)/dev.ok ## Generate moderation/v1 from protos/
 	$(BIN)/python protos/generate.py
 
 bench: $(VENV)/dev.ok ## Ratios measured in one run
-	$(BIN)/python -m tests.bench.tree
+	$(BIN)/moderation bench engine --policies 5
+	$(BIN)/moderation bench agreement --batches 50
 
 pins: $(UV) ## Renew the hashed pins from pyproject.toml's ranges
 	$(foreach extras,api: worker:worker dev:dev,\

@@ -239,6 +239,55 @@ def seed(folder: Annotated[Path, typer.Argument(help="folder to write it to")]) 
     out.print(f"{seeded(folder)}: random weights, so its verdicts mean nothing", highlight=False, markup=False)
 
 
+# Measurements
+
+
+@bench.command()
+def engine(
+    *,
+    size: Annotated[str, typer.Option(help="of the network with drawn weights: small, mini, full")] = "small",
+    kinds: Annotated[str, typer.Option(help="posts: text, image4, image16, and mix after all three")] = "text,image4",
+    policies: Annotated[str, typer.Option(help="how many a post is judged by")] = "1,5,20",
+    ways: Annotated[str, typer.Option(help="to score them")] = "tree,tree1,bfloat16,original,lean,padded,prefix",
+    rounds: Annotated[int, typer.Option(min=1, help="in which the ways take turns")] = 3,
+    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for all times")] = None,
+    plot: Annotated[Path | None, typer.Option(help="file for an SVG")] = None,
+) -> None:
+    """Scoring against a prompt a policy on transformers' own modules, all measured in this run."""
+    from moderation.bench.engine import Options, main
+
+    sys.exit(
+        main(
+            Options(
+                size=size,
+                kinds=tuple(kinds.split(",")),
+                policies=tuple(int(count) for count in policies.split(",")),
+                ways=tuple(ways.split(",")),
+                rounds=rounds,
+                threads=threads,
+                where=device,
+                json=json_file,
+                plot=plot,
+            )
+        )
+    )
+
+
+@bench.command()
+def agreement(
+    gguf: Annotated[Path | None, typer.Option(help="a small Llama; default: drawn weights")] = None,
+    batches: Annotated[int, typer.Option(min=2, help="mixed ones")] = 1000,
+    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the figures")] = None,
+) -> None:
+    """How far a score moves with its batch, in float32, bfloat16 and eight bits, and whether a verdict flips."""
+    from moderation.bench.agreement import main
+
+    sys.exit(main(gguf, batches, json_file, threads))
+
+
 # Development
 
 

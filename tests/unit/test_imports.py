@@ -49,8 +49,8 @@ LIBRARIES = {
     "grpc": "api client demo v1",
     "grpc_health": "api demo",
     "grpc_reflection": "api",
-    "torch": "models demo",
-    "transformers": "models demo",
+    "torch": "models demo bench",
+    "transformers": "models demo bench",
 }
 
 ROW_OF = {part: index for index, row in enumerate(ROWS) for part in row.split()}
