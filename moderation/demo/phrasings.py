@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from moderation.demo.world import BY_NAME, GROUPS, HELD_OUT_GROUPS, THINGS, Truth, held_out, members
+from moderation.demo.world import BY_NAME, GROUPS, HELD_OUT_GROUPS, MADE_UP, THINGS, Truth, allowed, held_out, members
 from moderation.policies import Clause, Limits, Policy
 
 
@@ -140,16 +140,21 @@ UNSEEN = {
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A policy's meaning. Subjects: one thing or group, or two of which either counts."""
+    """A policy's meaning. Subjects: one thing or group, or two of which either counts; or one made-up word, and then
+    `defined` has the things that it stands for."""
 
     kind: Kind
     subjects: tuple[str, ...]
+    defined: tuple[str, ...] = ()
 
     def broken_by(self, truth: Truth) -> bool:
-        return any(self._broken(truth, subject) for subject in self.subjects)
+        return any(self._broken(truth, self.meaning(subject)) for subject in self.subjects)
 
-    def _broken(self, truth: Truth, subject: str) -> bool:
-        shows, mentions = truth.shows(subject), truth.mentions(subject)
+    def meaning(self, subject: str) -> tuple[str, ...]:
+        return self.defined if subject in MADE_UP else (subject,)
+
+    def _broken(self, truth: Truth, meaning: tuple[str, ...]) -> bool:
+        shows, mentions = truth.shows(*meaning), truth.mentions(*meaning)
         match self.kind:
             case Kind.EITHER:
                 return shows or mentions
@@ -160,7 +165,7 @@ class Rule:
             case Kind.BOTH:
                 return shows and mentions
             case Kind.OFFER:
-                return truth.offers(subject)
+                return truth.offers(*meaning)
 
 
 def rule(random: Random, truth: Truth, *, groups: tuple[str, ...] | None = None, training: bool = True) -> Rule:
@@ -169,6 +174,8 @@ def rule(random: Random, truth: Truth, *, groups: tuple[str, ...] | None = None,
     groups: ask about one of these instead of anything; the default leaves out those that training must not see.
     """
     kind = random.choices(list(Kind), weights=(26, 22, 18, 14, 20))[0]
+    if training and groups is None and random.random() < 0.12:
+        return _made_up(random, kind, truth, broken=random.random() < 0.5)
     group = groups is not None or random.random() < 0.35
     if group:
         pool = list(groups or (name for name in GROUPS if name not in HELD_OUT_GROUPS))
@@ -183,6 +190,16 @@ def rule(random: Random, truth: Truth, *, groups: tuple[str, ...] | None = None,
         if other != subject and pair is not training:
             subjects.insert(random.randint(0, 1), other)
     return Rule(kind, tuple(subjects))
+
+
+def _made_up(random: Random, kind: Kind, truth: Truth, *, broken: bool) -> Rule:
+    """A rule about a word that stands for a few things of different groups, by which it is none of the groups."""
+    things = [BY_NAME[_pick(random, kind, list(BY_NAME), truth, broken=broken)]]
+    for _ in range(random.randint(1, 4)):
+        another = random.choice(THINGS)
+        if all(another.group != thing.group for thing in things) and allowed(things, another, training=True):
+            things.append(another)
+    return Rule(kind, (random.choice(MADE_UP),), tuple(thing.name for thing in things))
 
 
 def _pick(random: Random, kind: Kind, pool: list[str], truth: Truth, *, broken: bool) -> str:
@@ -213,10 +230,10 @@ def phrase(random: Random, rule: Rule, *, unseen: bool = False) -> Policy:
         clauses = [random.choice(phrasing.clauses).format(x=word) for word in words.split(" or ")]
     definitions = {}
     for subject in rule.subjects:
-        if subject in GROUPS and random.random() < 0.5:
-            names = [thing.many for thing in GROUPS[subject]]
+        if subject in MADE_UP or (subject in GROUPS and random.random() < 0.5):
+            names = [BY_NAME[name].many for name in rule.defined or members(subject)]
             random.shuffle(names)
-            definitions[subject] = ", ".join(names[:-1]) + " or " + names[-1]
+            definitions[subject] = " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     return Policy(
         id="rule",
         version=1,
@@ -229,6 +246,6 @@ def phrase(random: Random, rule: Rule, *, unseen: bool = False) -> Policy:
 
 
 def _word(random: Random, subject: str) -> str:
-    if subject in GROUPS:
+    if subject not in BY_NAME:
         return subject
     return random.choice((BY_NAME[subject].many, BY_NAME[subject].many, BY_NAME[subject].one))
