@@ -159,9 +159,11 @@ class Course:
     training: bool = True  # no held-out pairs
     unseen: bool = False  # phrasings and sentences that training never saw
     groups: tuple[str, ...] | None = None  # policies about these groups only
+    wide: bool = False  # all phrasings that training may see, and more made-up words
 
 
 TRAINING = Course()
+WIDE = Course(wide=True)
 HELD_OUT = Course(training=False)
 HELD_OUT_PHRASINGS = Course(training=False, unseen=True)
 HELD_OUT_POLICIES = Course(training=False, groups=HELD_OUT_GROUPS)
@@ -181,12 +183,16 @@ def lesson(random: Random, shelf: Pictures, course: Course = TRAINING, *, questi
     if parts != "picture":
         said = sayings.say(random, shown, training=course.training, unseen=course.unseen)
     truth = said.truth(frozenset(thing.name for thing in shown))
-    rules = [phrasings.rule(random, truth, groups=course.groups, training=course.training) for _ in range(questions)]
+    made_up = 0.2 if course.wide else 0.12
+    rules = [
+        phrasings.rule(random, truth, groups=course.groups, training=course.training, made_up=made_up)
+        for _ in range(questions)
+    ]
     return Lesson(
         text=said.text,
         pictures=tuple(pictures),
         truth=truth,
         rules=tuple(rules),
-        policies=tuple(phrasings.phrase(random, rule, unseen=course.unseen) for rule in rules),
+        policies=tuple(phrasings.phrase(random, rule, unseen=course.unseen, wide=course.wide) for rule in rules),
         answers=tuple(rule.broken_by(truth) for rule in rules),
     )

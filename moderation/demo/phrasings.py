@@ -108,6 +108,83 @@ TRAINED = {
         ),
     ),
 }
+# Trained on, too, once the answers of those above are known: from many ways to say a thing the next one can be guessed.
+WIDER = {
+    Kind.EITHER: Phrasing(
+        ("{x} in words or pictures", "A post with {x}", "No post with {x}"),
+        (
+            "has a picture of {x} or a text that mentions {x}",
+            "shows {x} in a picture or says something about {x}",
+            "mentions {x} in words or has a picture of it",
+            "contains {x} in any form",
+            "has something about {x} in words or in pictures",
+        ),
+        (
+            "Does the picture show {x}, or does the text mention {x}?",
+            "Is there any {x} in this post?",
+            "Does this post say something about {x} or show it?",
+            "Is there a picture of {x}, or talk about {x}?",
+        ),
+    ),
+    Kind.PICTURE: Phrasing(
+        ("{x} in a picture", "A post with a picture of {x}", "No picture of {x}"),
+        ("shows {x}", "has {x} in a picture", "has a picture that shows {x}", "shows {x}, whatever its text says"),
+        (
+            "Does this post show {x}?",
+            "Is {x} in the picture?",
+            "Does its picture show {x}?",
+            "Is there a picture of {x} in this post?",
+        ),
+    ),
+    Kind.TEXT: Phrasing(
+        ("{x} in words", "A post that mentions {x}", "No words about {x}"),
+        (
+            "mentions {x}",
+            "has words about {x}",
+            "mentions {x} in words, whatever its picture shows",
+            "talks about {x} in its text",
+        ),
+        (
+            "Does the post mention {x}?",
+            "Is {x} in the text?",
+            "Is there talk about {x} in the text?",
+            "Does its text mention {x}?",
+        ),
+    ),
+    Kind.BOTH: Phrasing(
+        ("{x} in words and pictures", "{x} both in picture and text", "{x} in the picture and in the text"),
+        (
+            "has a picture of {x} and a text that mentions {x}",
+            "shows {x} and says something about {x}",
+            "has {x} in words and in a picture",
+            "mentions {x} in its text and has a picture of it",
+        ),
+        (
+            "Does this post show {x}, and does its text mention {x}?",
+            "Is {x} in the picture and in the text?",
+            "Is there a picture of {x} and talk about {x}?",
+        ),
+    ),
+    Kind.OFFER: Phrasing(
+        ("Selling {x}", "No {x} for sale", "A post that sells {x}"),
+        (
+            "sells {x}",
+            "is about the sale of {x}",
+            "offers {x} for a good price",
+            "offers to sell {x}",
+            "has an offer of {x}, in words or with a picture of it",
+        ),
+        (
+            "Does it sell {x}?",
+            "Is {x} for sale here?",
+            "Does this post offer {x} for a price?",
+            "Is there an offer of {x} in this post?",
+            "Does the post offer to sell {x}?",
+        ),
+    ),
+}
+# A title and a question that leave it to the rest of the policy what they mean.
+VAGUE_TITLES, VAGUE_QUESTIONS = ("{x}", "No {x}", "The rule about {x}"), ("Does this post break the rule?",)
 # Never trained on, none of the three parts; made of words that are.
 UNSEEN = {
     Kind.EITHER: Phrasing(
@@ -168,13 +245,21 @@ class Rule:
                 return truth.offers(*meaning)
 
 
-def rule(random: Random, truth: Truth, *, groups: tuple[str, ...] | None = None, training: bool = True) -> Rule:
+def rule(
+    random: Random,
+    truth: Truth,
+    *,
+    groups: tuple[str, ...] | None = None,
+    training: bool = True,
+    made_up: float = 0.12,
+) -> Rule:
     """A rule to ask of a post: broken in about half of the cases, else often by a little only.
 
     groups: ask about one of these instead of anything; the default leaves out those that training must not see.
+    made_up: how many of the rules of training are about made-up words.
     """
     kind = random.choices(list(Kind), weights=(26, 22, 18, 14, 20))[0]
-    if training and groups is None and random.random() < 0.12:
+    if training and groups is None and random.random() < made_up:
         return _made_up(random, kind, truth, broken=random.random() < 0.5)
     group = groups is not None or random.random() < 0.35
     if group:
@@ -221,9 +306,12 @@ def _pick(random: Random, kind: Kind, pool: list[str], truth: Truth, *, broken: 
     return random.choice(fits or pool)
 
 
-def phrase(random: Random, rule: Rule, *, unseen: bool = False) -> Policy:
-    """The rule as a policy file says it. unseen: in a phrasing that training never saw."""
-    phrasing = (UNSEEN if unseen else TRAINED)[rule.kind]
+def phrase(random: Random, rule: Rule, *, unseen: bool = False, wide: bool = False) -> Policy:
+    """The rule as a policy file says it.
+
+    unseen: in a phrasing that training never saw; wide: in any that it may see.
+    """
+    phrasing = _any(random, rule.kind) if wide else (UNSEEN if unseen else TRAINED)[rule.kind]
     words = " or ".join(_word(random, subject) for subject in rule.subjects)
     clauses = [random.choice(phrasing.clauses).format(x=words)]
     if len(rule.subjects) == 2 and random.random() < 0.5:
@@ -242,6 +330,15 @@ def phrase(random: Random, rule: Rule, *, unseen: bool = False) -> Policy:
         question=random.choice(phrasing.questions).format(x=words),
         violates=tuple(Clause(id=f"W{number}", text=text) for number, text in enumerate(clauses, 1)),
         thresholds=Limits(review=0.5, remove=0.9),
+    )
+
+
+def _any(random: Random, kind: Kind) -> Phrasing:
+    titles, clauses, questions = (random.choice((TRAINED, WIDER))[kind] for _ in range(3))
+    return Phrasing(
+        titles=titles.titles if random.random() < 0.75 else VAGUE_TITLES,
+        clauses=clauses.clauses,
+        questions=questions.questions if random.random() < 0.9 else VAGUE_QUESTIONS,
     )
 
 

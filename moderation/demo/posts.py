@@ -57,6 +57,7 @@ SAMPLES = (
     Sample("pills", "what do you think about pills?", ("pill.webp",), "medicine-advice"),
     Sample("snake-sale", "selling this, contact me", ("snake.png",), "animals-sale"),
 )
+LOOKED_UP = "knife-sale"
 CUT_OFF = "cut-off"  # a post whose picture did not arrive whole
 
 

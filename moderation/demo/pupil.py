@@ -87,14 +87,18 @@ class Pupil(nn.Module):
             filters = embeddings.patch_embedding.weight
             filters.copy_(torch.from_numpy(kept.T.copy()).view_as(filters))
 
-    def see(self, shelf: Shelf, pictures: Sequence[int], *, light: bool = False) -> tuple[list[Tensor], Tensor]:
+    def see(
+        self, shelf: Shelf, pictures: Sequence[int], *, light: bool = False, patched: bool = False
+    ) -> tuple[list[Tensor], Tensor]:
         """Features of pictures of the shelf, [tokens, hidden] each, and the labels of all their tokens.
 
-        light: change brightness and colours a little.
+        light: change brightness and colours a little. patched: give half of the pictures parts of others' backgrounds.
         """
         spans = [(int(shelf.first[one]), int(shelf.first[one + 1])) for one in pictures]
         pixels = torch.from_numpy(np.concatenate([shelf.pixels[start:stop] for start, stop in spans]))
         pixels = pixels.to(self.network.device).float() / 255
+        if patched:
+            pixels = _patched(pixels, torch.from_numpy(np.stack([shelf.labels[one] for one in pictures])), spans)
         if light:
             counts = torch.tensor([stop - start for start, stop in spans])
             gain = (1 + 0.15 * torch.randn(len(spans), 3, 1, 1)).repeat_interleave(counts, 0).to(pixels)
@@ -237,6 +241,26 @@ def _initialise(network: Phi3Network) -> None:
                 parameter.normal_(std=math.prod(parameter.shape[1:]) ** -0.5)
             else:
                 parameter.normal_(std=0.02)
+
+
+def _patched(pixels: Tensor, labels: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+    """Pictures of one crop with some of their tokens' places taken from others, where neither has anything: so that a
+    thing is known on backgrounds that no picture has. Through half of all crops another shines faintly.
+
+    labels: [pictures, PLACES].
+    """
+    side = lessons.SIDE // lessons.TOKEN
+    counts = torch.tensor([stop - start for start, stop in spans])
+    single = (counts == 1).nonzero()[:, 0]
+    at = (counts.cumsum(0) - counts)[single].to(pixels.device)
+    rows = labels[single, : side * (side + 1)].view(-1, side, side + 1)  # the last of each row is a separator
+    empty = rows[:, :, :side] == lessons.NOTHING
+    other = torch.randperm(len(single))
+    taken = empty & empty[other] & (torch.rand(empty.shape) < 0.5) & (torch.rand(len(single), 1, 1) < 0.5)
+    cells = taken.repeat_interleave(lessons.TOKEN, 1).repeat_interleave(lessons.TOKEN, 2)[:, None].to(pixels.device)
+    pixels = pixels.index_copy(0, at, torch.where(cells, pixels[at[other.to(at.device)]], pixels[at]))
+    faint = (torch.rand(len(pixels), 1, 1, 1) * 0.5 - 0.25).clamp(min=0).to(pixels)
+    return pixels.lerp(pixels[torch.randperm(len(pixels)).to(pixels.device)], faint)
 
 
 def _waves(grid: int, hidden: int) -> Tensor:

@@ -29,9 +29,9 @@ from moderation.demo.pupil import Pupil
 
 PICTURES = 60_000
 HELD_OUT = 2000
-GROUND_BATCH, BATCH = 128, 32
+GROUND_BATCH, BATCH = 128, 24
 RATES = 3e-3, 2e-3  # of the two parts, for Muon; AdamW has two thirds
-MORE_PICTURES = 32  # a step of answers looks at, besides those of its posts
+MORE_PICTURES = 24, 64  # a step of answers looks at besides those of its posts, early and late
 RARE = 3.0  # weight of facts that are so
 LOOKED_AT = 192  # held-out posts
 LOOKS = {
@@ -39,6 +39,7 @@ LOOKS = {
     "unseen phrasings": lessons.HELD_OUT_PHRASINGS,
     "held-out groups": lessons.HELD_OUT_POLICIES,
 }
+EARLY = 600  # steps of answers, before policies come in all phrasings
 WARM_UP = 50
 COOLING = 0.35  # the share of a part's steps in which the rate falls
 SETTLED = 0.5  # of the rate, for what sees, while answers are learned
@@ -78,8 +79,8 @@ def main(  # noqa: PLR0913, PLR0917 - options of a command
     seed: int = 1,
     pictures: int = PICTURES,
     grounding: Annotated[int, typer.Option(help="steps of the first part")] = 1000,
-    answers: Annotated[int, typer.Option(help="steps of the second part")] = 8000,
-    every: Annotated[int, typer.Option(help="steps between two looks at held-out posts")] = 250,
+    answers: Annotated[int, typer.Option(help="steps of the second part")] = 2600,
+    every: Annotated[int, typer.Option(help="steps between two looks at held-out posts")] = 100,
     workers: Annotated[int, typer.Option(help="processes on a CPU; each takes a part of the batch")] = 2,
 ) -> None:
     """Train, or go on with the run that was begun in `work`."""
@@ -116,8 +117,7 @@ def run(rank: int, plan: Plan) -> None:
                 one.state.clear()
         for scale in (pupil.scale, pupil.kinship):  # they have grown so small that a step would be a leap
             scale.requires_grad_(step < plan.grounding)
-        learn = _ground if step < plan.grounding else _answer
-        loss = learn(pupil, shelf, random, plan)
+        loss = _loss(pupil, shelf, random, plan, step)
         loss.backward()  # type: ignore[no-untyped-call]
         if plan.workers > 1:
             _share(pupil)
@@ -189,6 +189,12 @@ def _share(pupil: Pupil) -> None:
         grad.copy_(mean.view_as(grad))
 
 
+def _loss(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan, step: int) -> Tensor:
+    if step < plan.grounding:
+        return _ground(pupil, shelf, random, plan)
+    return _answer(pupil, shelf, random, plan, late=step >= plan.grounding + EARLY)
+
+
 def _ground(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan) -> Tensor:
     """On pictures of one local crop: those of two cost thrice the time, and bring little that is new."""
     pictures = _plain(shelf, random, GROUND_BATCH // plan.workers)
@@ -201,14 +207,15 @@ def _plain(shelf: Shelf, random: Random, count: int) -> list[int]:
     return random.choices(np.flatnonzero(shelf.grid.prod(axis=1) == 1).tolist(), k=count)
 
 
-def _answer(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan) -> Tensor:
-    made = [lessons.lesson(random, shelf) for _ in range(BATCH // plan.workers)]
+def _answer(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan, *, late: bool) -> Tensor:
+    course = lessons.WIDE if late else lessons.TRAINING
+    made = [lessons.lesson(random, shelf, course) for _ in range(BATCH // plan.workers)]
     with _mixed(pupil):
         pictures = [picture for one in made for picture in one.pictures]
-        more = _plain(shelf, random, MORE_PICTURES // plan.workers)
-        features, labels = pupil.see(shelf, pictures + more, light=True)
-        # Answers teach nothing to the tower: the first wrong ones would undo what it has learned.
-        seen = [one.detach() for one in features[: len(pictures)]]
+        more = _plain(shelf, random, MORE_PICTURES[late] // plan.workers)
+        features, labels = pupil.see(shelf, pictures + more, light=True, patched=late)
+        # The first answers teach nothing to the tower: they are wrong, and would undo what it has learned.
+        seen = [one if late else one.detach() for one in features[: len(pictures)]]
         trees = [pupil.read(shelf, one) for one in made]
         places, facts = pupil.facts(made, trees)
         logits, clues = pupil.answer(trees, seen, places)
