@@ -32,6 +32,7 @@ app.add_typer(dev, name="dev")
 app.add_typer(bench, name="bench")
 
 out = Console(soft_wrap=True)
+err = Console(soft_wrap=True, stderr=True)
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except ModerationError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]moderation:[/] {_plain(str(error))}", highlight=False)
+        err.print(f"[bold red]moderation:[/] {_plain(str(error))}", highlight=False)
         sys.exit(error.exit_code)
 
 
@@ -94,7 +95,7 @@ def classify(
     text: Text = "",
     image: Images = [],  # noqa: B006  typer copies it
     model_name: Annotated[
-        str | None, typer.Option("--model", help="hub id or folder; default MODERATION_MODEL")
+        str | None, typer.Option("--model", help="hub id, folder or demo; default MODERATION_MODEL")
     ] = None,
     folder: Annotated[Path | None, typer.Option("--policies", help="default MODERATION_POLICIES")] = None,
     as_json: AsJson = False,
@@ -117,6 +118,8 @@ async def _classify(some: Settings, folder: Path, post: Post) -> Verdict:
 
     policy_set = policy_files.PolicySet.load(folder)
     classifier = models.load(some.model)
+    if classifier.info.caution:
+        err.print(f"{classifier.info.name}: {classifier.info.caution}", style="yellow", highlight=False, markup=False)
     async with Batcher(classifier, some.worker) as batcher:
         moderator = Moderator(policy_set, Media(some.media), batcher, classifier.info)
         try:
@@ -224,7 +227,7 @@ def probe(
 
 
 @model.command()
-def info(folder: Annotated[str, typer.Argument(help="folder or hub id of a checkpoint")]) -> None:
+def info(folder: Annotated[str, typer.Argument(help="folder or hub id of a checkpoint, or demo")]) -> None:
     """Print what a checkpoint is, and its model card."""
     from moderation.models.info import describe
 

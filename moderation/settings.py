@@ -77,7 +77,9 @@ class KafkaSettings(_Group):
 class ModelSettings(_Group):
     """Which model judges, and on what."""
 
-    name: str = Field("microsoft/Phi-3-vision-128k-instruct", min_length=1, description="hub id, folder, or 'fake'")
+    name: str = Field(
+        "microsoft/Phi-3-vision-128k-instruct", min_length=1, description="hub id, folder, 'demo' or 'fake'"
+    )
     revision: str | None = Field(None, description="commit or tag of the hub id; pin it in production")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(

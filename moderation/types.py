@@ -125,6 +125,7 @@ class ModelInfo:
     name: str
     revision: str
     digest: str  # sha256 hex over all that decides a score: weights, tokenizer, config, crop setting, numeric type
+    caution: str = field(default="", compare=False)  # why not to rely on it; travels in no verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,8 +52,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         return
     model = classifier.info
     log.info("model_loaded", model=model.name, revision=model.revision, digest=model.digest)
-    if settings.model.name.partition("?")[0] == "fake":
-        log.warning("model_is_a_double", meaning="its verdicts are made up from words of the post")
+    if model.caution:
+        log.warning("model_is_not_for_people", model=model.name, caution=model.caution)
     async with Batcher(classifier, settings.worker) as batcher:
         asked = [policy.question_for_model() for policy in policies.policies if policy.asked]
         await unless_stopped(stop, batcher.warm_up(asked))

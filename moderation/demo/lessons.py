@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image as Picture
 
 from moderation.demo import phrasings, pictographs, sayings
+from moderation.demo.phrasings import Rule
 from moderation.demo.pictographs import Box, Scene
 from moderation.demo.world import HELD_OUT_GROUPS, THINGS, Thing, Truth, held_out
 from moderation.models import hd_transform
@@ -64,7 +65,8 @@ def shelf(folder: Path, *, seed: int, count: int, training: bool) -> Shelf:
     if not (folder / "shown.npy").exists():
         folder.mkdir(parents=True, exist_ok=True)
         chunks = [(seed, start, min(CHUNK, count - start), training) for start in range(0, count, CHUNK)]
-        with ProcessPoolExecutor(max_workers=os.cpu_count()) as workers:
+        # One thread each: threads of torch that wait for one another would take six times as long.
+        with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as workers:
             parts = list(workers.map(_draw, chunks))
         pixels, counts, *rest = (np.concatenate(one) for one in zip(*parts, strict=True))
         first = np.concatenate([[0], np.cumsum(counts)])
@@ -141,9 +143,13 @@ class Lesson:
     text: str
     pictures: tuple[int, ...]  # on the shelf
     truth: Truth
+    rules: tuple[Rule, ...]  # the policies' meanings
     policies: tuple[Policy, ...]
-    kinds: tuple[str, ...]
     answers: tuple[bool, ...]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(rule.kind for rule in self.rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +159,11 @@ class Course:
     training: bool = True  # no held-out pairs
     unseen: bool = False  # phrasings and sentences that training never saw
     groups: tuple[str, ...] | None = None  # policies about these groups only
+    wide: bool = False  # all phrasings that training may see, and more made-up words
 
 
 TRAINING = Course()
+WIDE = Course(wide=True)
 HELD_OUT = Course(training=False)
 HELD_OUT_PHRASINGS = Course(training=False, unseen=True)
 HELD_OUT_POLICIES = Course(training=False, groups=HELD_OUT_GROUPS)
@@ -175,12 +183,16 @@ def lesson(random: Random, shelf: Pictures, course: Course = TRAINING, *, questi
     if parts != "picture":
         said = sayings.say(random, shown, training=course.training, unseen=course.unseen)
     truth = said.truth(frozenset(thing.name for thing in shown))
-    rules = [phrasings.rule(random, truth, groups=course.groups, training=course.training) for _ in range(questions)]
+    made_up = 0.2 if course.wide else 0.12
+    rules = [
+        phrasings.rule(random, truth, groups=course.groups, training=course.training, made_up=made_up)
+        for _ in range(questions)
+    ]
     return Lesson(
         text=said.text,
         pictures=tuple(pictures),
         truth=truth,
-        policies=tuple(phrasings.phrase(random, rule, unseen=course.unseen) for rule in rules),
-        kinds=tuple(rule.kind for rule in rules),
+        rules=tuple(rules),
+        policies=tuple(phrasings.phrase(random, rule, unseen=course.unseen, wide=course.wide) for rule in rules),
         answers=tuple(rule.broken_by(truth) for rule in rules),
     )

@@ -21,7 +21,7 @@ from torch.nn import functional
 from moderation import prompts
 from moderation.demo import lessons, words
 from moderation.demo.lessons import INDEX, UNCLEAR, Lesson, Shelf
-from moderation.demo.world import GROUPS, THINGS
+from moderation.demo.world import GROUPS, HELD_OUT_GROUPS, MADE_UP, THINGS
 from moderation.models import checkpoint, hd_transform, phi3_network, tree
 from moderation.models.clip import ClipVision
 from moderation.models.decoder import Attend
@@ -47,13 +47,18 @@ class Pupil(nn.Module):
         _initialise(self.network)
         seek_likeness(self.network)
         self.scale = nn.Parameter(torch.tensor(0.2))  # of a token's likeness to a name
+        self.kinship = nn.Parameter(torch.tensor(0.2))  # the same between words
         self.nothing = nn.Parameter(torch.zeros(2))  # the likeness that "no thing", "no group" comes up with
         self.tokenizer = Tokenizer(folder)
         self.yes, self.no = self.tokenizer.word("Yes"), self.tokenizer.word("No")
-        self._things, self._groups = words.names(self.tokenizer)
-        named = zip([*INDEX, *GROUPS], [*self._things, *self._groups], strict=True)
+        self._things, self._groups, made_up = words.names(self.tokenizer)
+        named = zip([*INDEX, *GROUPS, *MADE_UP], [*self._things, *self._groups, *made_up], strict=True)
         self._subject_of = {id: subject for subject, ids in named for id in ids}
         self.clues = nn.Linear(words.HIDDEN, FACTS)
+        kin = [
+            (id, list(GROUPS).index(thing.group)) for thing, ids in zip(THINGS, self._things, strict=True) for id in ids
+        ]
+        self._kin = [id for id, _ in kin], [group for _, group in kin]
         self._group_of = torch.tensor([list(GROUPS).index(thing.group) for thing in THINGS])
         preprocessor = checkpoint.parse(folder / phi3_network.PREPROCESSOR, PreprocessorConfig)
         settings = ModelSettings(name=str(folder))
@@ -69,7 +74,7 @@ class Pupil(nn.Module):
         """Sets the tower's first layer to the principal components of patches of pictures, whitened, and its places to
         waves, by which near ones are alike. From drawn ones both would have to be found out first."""
         vision = self.network.config.tower
-        some = slice(0, None, max(1, len(shelf.pixels) // 3000))
+        some = slice(0, None, max(1, len(shelf.pixels) // 1000))
         crops = np.asarray(shelf.pixels[some]).astype(np.float64) / 255
         crops = (crops - np.array(lessons.MEAN)[:, None, None]) / np.array(lessons.STD)[:, None, None]
         grid = crops.reshape(len(crops), 3, vision.grid, vision.patch, vision.grid, vision.patch)
@@ -82,14 +87,18 @@ class Pupil(nn.Module):
             filters = embeddings.patch_embedding.weight
             filters.copy_(torch.from_numpy(kept.T.copy()).view_as(filters))
 
-    def see(self, shelf: Shelf, pictures: Sequence[int], *, light: bool = False) -> tuple[list[Tensor], Tensor]:
+    def see(
+        self, shelf: Shelf, pictures: Sequence[int], *, light: bool = False, patched: bool = False
+    ) -> tuple[list[Tensor], Tensor]:
         """Features of pictures of the shelf, [tokens, hidden] each, and the labels of all their tokens.
 
-        light: change brightness and colours a little.
+        light: change brightness and colours a little. patched: give half of the pictures parts of others' backgrounds.
         """
         spans = [(int(shelf.first[one]), int(shelf.first[one + 1])) for one in pictures]
         pixels = torch.from_numpy(np.concatenate([shelf.pixels[start:stop] for start, stop in spans]))
         pixels = pixels.to(self.network.device).float() / 255
+        if patched:
+            pixels = _patched(pixels, torch.from_numpy(np.stack([shelf.labels[one] for one in pictures])), spans)
         if light:
             counts = torch.tensor([stop - start for start, stop in spans])
             gain = (1 + 0.15 * torch.randn(len(spans), 3, 1, 1)).repeat_interleave(counts, 0).to(pixels)
@@ -112,7 +121,8 @@ class Pupil(nn.Module):
 
     def grounding(self, features: Sequence[Tensor], labels: Tensor) -> Tensor:
         """How badly the tokens of pictures tell what is in their place: each is compared with the decoder's own word
-        embeddings of all things and of all groups, by which a shown thing comes to look like a mentioned one."""
+        embeddings of all things and of all groups, by which a shown thing comes to look like a mentioned one. So
+        are the things' words with the groups'."""
         clear = labels != UNCLEAR
         labels = labels[clear].to(self.network.device)
         seen = torch.cat(list(features))[clear.to(self.network.device)].float() * self.scale
@@ -126,7 +136,9 @@ class Pupil(nn.Module):
             weight = torch.ones(logits.shape[1], device=logits.device)
             weight[0] = 0.3
             loss = loss + functional.cross_entropy(logits, targets + 1, weight)
-        return loss
+        groups = [ids[int(torch.randint(len(ids), ()))] for ids in self._groups]
+        words_, kin = (torch.tensor(one, device=embed.device) for one in self._kin)
+        return loss + functional.cross_entropy(functional.linear(embed[words_] * self.kinship, embed[groups]), kin)
 
     def raise_words(self) -> None:
         """Makes the embeddings three times as large, and what was learned of them no different: pictures' tokens have
@@ -134,6 +146,7 @@ class Pupil(nn.Module):
         with torch.no_grad():
             self.network.model.embed_tokens.weight.mul_(3)
             self.scale.div_(3)
+            self.kinship.div_(9)
 
     def recognised(self, features: Sequence[Tensor], labels: Tensor) -> float:
         """Of the tokens with a thing in their place, how many are most like its name."""
@@ -156,26 +169,22 @@ class Pupil(nn.Module):
         return tree.Tree(shared, tuple(self._reader._encode_branch("", text) for text in prompt.branches))
 
     def facts(self, made: Sequence[Lesson], trees: Sequence[tree.Tree]) -> tuple[Tensor, Tensor]:
-        """Where in the packed trees a policy names a thing or a group [n], and whether the post shows it, mentions it,
-        offers it, denies it [n, FACTS]."""
+        """Where in the packed trees the post or a policy names a thing or a group [n], and whether the post shows it,
+        mentions it, offers it, denies it [n, FACTS]. Groups that policies must not be about are left out."""
         places: list[int] = []
         known: list[tuple[bool, ...]] = []
         start = 0
         for one, its in zip(made, trees, strict=True):
-            start += len(its.shared)
-            for id in (id for branch in its.branches for id in branch):
-                if (subject := self._subject_of.get(id)) is not None:
-                    truth = one.truth
-                    places.append(start)
-                    known.append(
-                        (
-                            truth.shows(subject),
-                            truth.mentions(subject),
-                            truth.offers(subject),
-                            subject in truth.denied,
-                        )
-                    )
-                start += 1
+            truth = one.truth
+            for rule, ids in [(None, its.shared), *zip(one.rules, its.branches, strict=True)]:
+                for place, id in enumerate(ids, start):
+                    subject = self._subject_of.get(id)
+                    if subject is not None and subject not in HELD_OUT_GROUPS:
+                        meaning = rule.meaning(subject) if rule else (subject,)
+                        denies = not truth.denied.isdisjoint(meaning)
+                        places.append(place)
+                        known.append((truth.shows(*meaning), truth.mentions(*meaning), truth.offers(*meaning), denies))
+                start += len(ids)
         device = self.network.device
         return torch.tensor(places, device=device), torch.tensor(known, dtype=torch.float32, device=device)
 
@@ -232,6 +241,26 @@ def _initialise(network: Phi3Network) -> None:
                 parameter.normal_(std=math.prod(parameter.shape[1:]) ** -0.5)
             else:
                 parameter.normal_(std=0.02)
+
+
+def _patched(pixels: Tensor, labels: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+    """Pictures of one crop with some of their tokens' places taken from others, where neither has anything: so that a
+    thing is known on backgrounds that no picture has. Through half of all crops another shines faintly.
+
+    labels: [pictures, PLACES].
+    """
+    side = lessons.SIDE // lessons.TOKEN
+    counts = torch.tensor([stop - start for start, stop in spans])
+    single = (counts == 1).nonzero()[:, 0]
+    at = (counts.cumsum(0) - counts)[single].to(pixels.device)
+    rows = labels[single, : side * (side + 1)].view(-1, side, side + 1)  # the last of each row is a separator
+    empty = rows[:, :, :side] == lessons.NOTHING
+    other = torch.randperm(len(single))
+    taken = empty & empty[other] & (torch.rand(empty.shape) < 0.5) & (torch.rand(len(single), 1, 1) < 0.5)
+    cells = taken.repeat_interleave(lessons.TOKEN, 1).repeat_interleave(lessons.TOKEN, 2)[:, None].to(pixels.device)
+    pixels = pixels.index_copy(0, at, torch.where(cells, pixels[at[other.to(at.device)]], pixels[at]))
+    faint = (torch.rand(len(pixels), 1, 1, 1) * 0.5 - 0.25).clamp(min=0).to(pixels)
+    return pixels.lerp(pixels[torch.randperm(len(pixels)).to(pixels.device)], faint)
 
 
 def _waves(grid: int, hidden: int) -> Tensor:

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from moderation import kafka, runtime, show, wire
 from moderation.client import Client
-from moderation.demo import checkpoint, leash, posts
+from moderation.demo import leash, posts
 from moderation.demo.kafka import LocalKafka, create_service_topics
 from moderation.errors import ConfigError
 from moderation.policies import PolicySet
@@ -35,10 +35,11 @@ from moderation.v1.verdict_pb2 import Verdict
 
 PARTITIONS = 3
 GRACE_S = 20.0
-PATIENCE_S = 180.0  # for twelve posts on a small, busy machine
-RANDOM = (
-    "The model has [bold]seeded random weights[/]: posts, batches, transactions and lookups are real, "
-    "but what it says of a post means nothing."
+PATIENCE_S = 180.0  # for a dozen posts on a small, busy machine
+MODEL = "demo"
+SMALL = (
+    "The model is small, and has learned [bold]a world of pictographs[/] only: a hundredth of a second on a CPU, real "
+    "weights, and no moderation model for people."
 )
 
 
@@ -60,13 +61,11 @@ async def _until_stopped(console: Console, stop: asyncio.Event, *, keep: bool) -
 
 
 async def _demo(console: Console, *, keep: bool) -> None:
-    policies = Path("policies").absolute()  # noqa: ASYNC240  once, and nothing runs beside it yet
+    policies = Path("policies/demo").absolute()  # noqa: ASYNC240  once, and nothing runs beside it yet
     PolicySet.load(policies)  # what is wrong with them is told now, not by a worker that dies
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moderation-demo-")))
-        with console.status("making the model"):
-            model = await asyncio.to_thread(checkpoint.seeded, folder / "seeded-random-weights")
-        console.print(Panel(RANDOM, border_style="red"))
+        console.print(Panel(SMALL, border_style="red"))
         with console.status("starting Apache Kafka") as status:
             broker = await stack.enter_async_context(LocalKafka(port=_port(9092), progress=status.update))
         console.print(f"Apache Kafka listens on {broker.bootstrap}")
@@ -75,7 +74,7 @@ async def _demo(console: Console, *, keep: bool) -> None:
         listen = f"127.0.0.1:{_port(50051)}"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")} | {
             "MODERATION_KAFKA__BOOTSTRAP": broker.bootstrap,
-            "MODERATION_MODEL": str(model),
+            "MODERATION_MODEL": MODEL,
             "MODERATION_POLICIES": str(policies),
             "MODERATION_MEDIA__ROOTS": str(folder),
             "MODERATION_API__LISTEN": listen,
@@ -87,8 +86,8 @@ async def _demo(console: Console, *, keep: bool) -> None:
 
         async def story() -> None:
             await _moderate(console, settings, samples)
-            await _look_up(console, listen, samples[0].id)
-            _how_to_go_on(console, listen, model, keep=keep)
+            await _look_up(console, listen, posts.LOOKED_UP)
+            _how_to_go_on(console, listen, keep=keep)
             if keep:
                 await asyncio.Event().wait()  # until Ctrl-C
 
@@ -204,15 +203,19 @@ async def _serving(listen: str) -> None:
                 return
 
 
-def _how_to_go_on(console: Console, listen: str, model: Path, *, keep: bool) -> None:
+def _how_to_go_on(console: Console, listen: str, *, keep: bool) -> None:
     command = Path(sys.argv[0]).name if Path(sys.argv[0]).parent.as_posix() in os.get_exec_path() else sys.argv[0]
     if keep:
         console.print("\nAll of it stays up until Ctrl-C. In another terminal:", style="bold")
         console.print(f'  {command} submit --api {listen} --text "your own post" --image picture.jpg', soft_wrap=True)
-        console.print(f"  {command} get --api {listen} rifle", soft_wrap=True)
-        console.print("Your own policy: write policies/NAME.yaml as the README shows, then", style="bold")
-        console.print(f"  {command} policies check policies")
-        console.print(f'  {command} classify --model {model} --text "your own post"', soft_wrap=True)
+        console.print(f"  {command} get --api {listen} {posts.LOOKED_UP}", soft_wrap=True)
+        console.print(
+            "Your own policy: change one of policies/demo, or write one as the README shows, then", style="bold"
+        )
+        console.print(f"  {command} policies check policies/demo")
+        console.print(
+            f'  {command} classify --model {MODEL} --policies policies/demo --text "selling guns"', soft_wrap=True
+        )
     else:
         console.print(f"\n`{command} demo --keep` stays up, for posts and policies of your own.")
 

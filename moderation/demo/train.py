@@ -6,9 +6,8 @@ A step's lessons come from the seed and the step's number alone: a run that was 
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +29,9 @@ from moderation.demo.pupil import Pupil
 
 PICTURES = 60_000
 HELD_OUT = 2000
-GROUND_BATCH, BATCH = 128, 16
-RATES = 2e-3, 1e-3  # of the two parts
+GROUND_BATCH, BATCH = 128, 24
+RATES = 3e-3, 2e-3  # of the two parts, for Muon; AdamW has two thirds
+MORE_PICTURES = 24, 64  # a step of answers looks at besides those of its posts, early and late
 RARE = 3.0  # weight of facts that are so
 LOOKED_AT = 192  # held-out posts
 LOOKS = {
@@ -39,8 +39,10 @@ LOOKS = {
     "unseen phrasings": lessons.HELD_OUT_PHRASINGS,
     "held-out groups": lessons.HELD_OUT_POLICIES,
 }
+EARLY = 600  # steps of answers, before policies come in all phrasings
 WARM_UP = 50
-SETTLED = 0.3  # of the rate, for what sees, while answers are learned
+COOLING = 0.35  # the share of a part's steps in which the rate falls
+SETTLED = 0.5  # of the rate, for what sees, while answers are learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,10 @@ class Plan:
         return self.grounding + self.answers
 
     def rate(self, step: int) -> float:
-        """Of learning: up, then down a cosine, for each part anew."""
+        """Of learning: up, level, and in the last third down to nothing, for each part anew."""
         part = int(step >= self.grounding)
         done, of = (step, self.grounding) if part == 0 else (step - self.grounding, self.answers)
-        return RATES[part] * min(1.0, (done + 1) / WARM_UP) * (0.02 + 0.98 * (1 + math.cos(math.pi * done / of)) / 2)
+        return RATES[part] * min((done + 1) / WARM_UP, 1.0, (of - done) / (of * COOLING))
 
 
 def main(  # noqa: PLR0913, PLR0917 - options of a command
@@ -77,8 +79,8 @@ def main(  # noqa: PLR0913, PLR0917 - options of a command
     seed: int = 1,
     pictures: int = PICTURES,
     grounding: Annotated[int, typer.Option(help="steps of the first part")] = 1000,
-    answers: Annotated[int, typer.Option(help="steps of the second part")] = 8000,
-    every: Annotated[int, typer.Option(help="steps between two looks at held-out posts")] = 250,
+    answers: Annotated[int, typer.Option(help="steps of the second part")] = 2600,
+    every: Annotated[int, typer.Option(help="steps between two looks at held-out posts")] = 100,
     workers: Annotated[int, typer.Option(help="processes on a CPU; each takes a part of the batch")] = 2,
 ) -> None:
     """Train, or go on with the run that was begun in `work`."""
@@ -98,28 +100,11 @@ def run(rank: int, plan: Plan) -> None:
         distributed.init_process_group("gloo", f"file://{plan.work / 'meeting'}", rank=rank, world_size=plan.workers)
     pupil = Pupil(plan.out, plan.seed).to("cuda" if torch.cuda.is_available() else "cpu")
     shelf, held_out = plan.shelf(training=True), plan.shelf(training=False)
-    groups = [
-        {
-            "params": [
-                one
-                for name, one in pupil.named_parameters()
-                if (one.ndim > 1) is matrices and ("vision_embed_tokens" in name) is sees
-            ],
-            "weight_decay": 0.03 if matrices else 0.0,
-            "sees": sees,
-        }
-        for matrices in (True, False)
-        for sees in (True, False)
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    optimizers = _optimizers(pupil)
     state = plan.work / f"state-{plan.seed}.pt"
-    first, begun = 0, time.monotonic()
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        pupil.load_state_dict(saved["pupil"])
-        first, begun = int(saved["step"]), begun - float(saved["seconds"])
-        optimizer.load_state_dict(saved["optimizer"])
-    else:
+    first, seconds = _resumed(state, pupil, optimizers)
+    begun = time.monotonic() - seconds
+    if not first:
         pupil.open_eyes(shelf)
     losses: list[float] = []
     torch.set_flush_denormal(True)
@@ -128,18 +113,22 @@ def run(rank: int, plan: Plan) -> None:
         torch.manual_seed(random.randrange(2**31))
         if step == plan.grounding:
             pupil.raise_words()
-            optimizer.state.clear()
-        pupil.scale.requires_grad_(step < plan.grounding)  # it has grown so small that a step would be a leap
-        learn = _ground if step < plan.grounding else _answer
-        loss = learn(pupil, shelf, random, plan)
+            for one in optimizers:
+                one.state.clear()
+        for scale in (pupil.scale, pupil.kinship):  # they have grown so small that a step would be a leap
+            scale.requires_grad_(step < plan.grounding)
+        loss = _loss(pupil, shelf, random, plan, step)
         loss.backward()  # type: ignore[no-untyped-call]
         if plan.workers > 1:
             _share(pupil)
         torch.nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate(step) * (SETTLED if group["sees"] and step >= plan.grounding else 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for one in optimizers:
+            for group in one.param_groups:
+                group["lr"] = plan.rate(step) * group["share"]
+                if group["sees"] and step >= plan.grounding:
+                    group["lr"] *= SETTLED
+            one.step()
+        pupil.zero_grad(set_to_none=True)
         losses.append(loss.item())
         if rank == 0 and (step + 1) % 25 == 0:
             mean = sum(losses) / len(losses)
@@ -149,10 +138,45 @@ def run(rank: int, plan: Plan) -> None:
             _look(pupil, held_out, answers=step >= plan.grounding)
             seconds = time.monotonic() - begun
             draft = state.with_suffix(".draft")
-            kept = {"pupil": pupil.state_dict(), "optimizer": optimizer.state_dict()}
+            kept = {"pupil": pupil.state_dict(), "optimizers": [one.state_dict() for one in optimizers]}
             torch.save({**kept, "step": step + 1, "seconds": seconds}, draft)
             draft.rename(state)
             pupil.save(plan.out)
+
+
+def _resumed(state: Path, pupil: Pupil, optimizers: Sequence[torch.optim.Optimizer]) -> tuple[int, float]:
+    """Steps and seconds that the run has behind it; the state that it was in then is put back."""
+    if not state.exists():
+        return 0, 0.0
+    saved = torch.load(state, weights_only=True)
+    pupil.load_state_dict(saved["pupil"])
+    for one, kept in zip(optimizers, saved["optimizers"], strict=True):
+        one.load_state_dict(kept)
+    return int(saved["step"]), float(saved["seconds"])
+
+
+def _optimizers(pupil: Pupil) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the layers' matrices, AdamW for embeddings, head, norms and biases."""
+
+    def groups(*, layers: bool, share: float) -> list[dict[str, object]]:
+        chosen = [(name, one) for name, one in pupil.named_parameters() if _in_a_layer(name, one) is layers]
+        return [
+            {
+                "params": [one for name, one in chosen if ("vision_embed_tokens" in name) is sees],
+                "sees": sees,
+                "share": share,
+            }
+            for sees in (True, False)
+        ]
+
+    return (
+        torch.optim.Muon(groups(layers=True, share=1.0), weight_decay=0.03, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups(layers=False, share=2 / 3), betas=(0.9, 0.98), weight_decay=0.0),
+    )
+
+
+def _in_a_layer(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim == 2 and (".layers." in name or "img_projection" in name)
 
 
 def _share(pupil: Pupil) -> None:
@@ -165,21 +189,33 @@ def _share(pupil: Pupil) -> None:
         grad.copy_(mean.view_as(grad))
 
 
+def _loss(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan, step: int) -> Tensor:
+    if step < plan.grounding:
+        return _ground(pupil, shelf, random, plan)
+    return _answer(pupil, shelf, random, plan, late=step >= plan.grounding + EARLY)
+
+
 def _ground(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan) -> Tensor:
     """On pictures of one local crop: those of two cost thrice the time, and bring little that is new."""
-    plain = np.flatnonzero(shelf.grid.prod(axis=1) == 1).tolist()
-    pictures = random.choices(plain, k=GROUND_BATCH // plan.workers)
+    pictures = _plain(shelf, random, GROUND_BATCH // plan.workers)
     with _mixed(pupil):
         features, labels = pupil.see(shelf, pictures, light=True)
         return pupil.grounding(features, labels)
 
 
-def _answer(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan) -> Tensor:
-    made = [lessons.lesson(random, shelf) for _ in range(BATCH // plan.workers)]
+def _plain(shelf: Shelf, random: Random, count: int) -> list[int]:
+    return random.choices(np.flatnonzero(shelf.grid.prod(axis=1) == 1).tolist(), k=count)
+
+
+def _answer(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan, *, late: bool) -> Tensor:
+    course = lessons.WIDE if late else lessons.TRAINING
+    made = [lessons.lesson(random, shelf, course) for _ in range(BATCH // plan.workers)]
     with _mixed(pupil):
-        features, labels = pupil.see(shelf, [picture for one in made for picture in one.pictures], light=True)
-        # Answers teach nothing to the tower: the first wrong ones would undo what it has learned.
-        seen = [one.detach() for one in features]
+        pictures = [picture for one in made for picture in one.pictures]
+        more = _plain(shelf, random, MORE_PICTURES[late] // plan.workers)
+        features, labels = pupil.see(shelf, pictures + more, light=True, patched=late)
+        # The first answers teach nothing to the tower: they are wrong, and would undo what it has learned.
+        seen = [one if late else one.detach() for one in features[: len(pictures)]]
         trees = [pupil.read(shelf, one) for one in made]
         places, facts = pupil.facts(made, trees)
         logits, clues = pupil.answer(trees, seen, places)

@@ -16,13 +16,14 @@ from typing import Any
 
 from moderation import prompts
 from moderation.demo import checkpoint, phrasings, sayings
-from moderation.demo.world import GROUPS, THINGS
+from moderation.demo.world import GROUPS, MADE_UP, THINGS
 from moderation.models.tokenizer import Tokenizer
 from moderation.types import Content, Question
 
 HIDDEN, LAYERS, HEADS, INTERMEDIATE = 192, 4, 6, 512
 TOWER, TOWER_LAYERS, TOWER_HEADS, TOWER_INTERMEDIATE = 128, 5, 4, 512
-NEAR = 5
+CAUTION = "it knows a small synthetic world of pictographs only: it is no moderation model for people"
+NEAR = 5  # pairs
 SPACE = "▁"
 TOKENIZED = 30_000  # texts and policies that the vocabulary is counted from
 SEEN = 6  # times that a word must occur: the unknown words among them do not
@@ -47,6 +48,7 @@ def write(folder: Path, *, crops: int) -> None:
     config = _read(folder / "config.json")
     pairs = HIDDEN // HEADS // 2
     config |= {
+        "caution": CAUTION,
         "hidden_size": HIDDEN,
         "intermediate_size": INTERMEDIATE,
         "num_attention_heads": HEADS,
@@ -109,7 +111,7 @@ def _words() -> list[str]:
         for text in (said.text, *prompts.render(Content(said.text, (), ""), [Question("", policy.prose)]).branches):
             counts.update(piece for piece in _pieces(SPACE + text) if len(piece) > 1)
     fixed = [piece for line in _lines() for piece in _pieces(line) if len(piece) > 1]
-    names = [start + name for name in ("yes", "no", *GROUPS) for start in (SPACE, "\n")]
+    names = [start + name for name in ("yes", "no", *GROUPS, *MADE_UP) for start in (SPACE, "\n")]
     forms = {form.split(" ")[-1] for thing in THINGS for form in (thing.name, thing.one, thing.many)}
     names += [start + form for form in sorted(forms) for start in (SPACE, "\n")]
     return sorted({*fixed, *names, *(word for word, count in counts.items() if count >= SEEN)})
@@ -132,11 +134,15 @@ def _pieces(text: str) -> list[str]:
     return re.findall(rf"[{SPACE}\n](?:[\w']+|-)?|.", text.lower().replace(" ", SPACE))
 
 
-def names(tokenizer: Tokenizer) -> tuple[list[list[int]], list[list[int]]]:
-    """Ids of the words for each thing, and for each group, where they follow a space and where they begin a line."""
+def names(tokenizer: Tokenizer) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
+    """Ids of the words for each thing, each group and each made-up word, where they follow a space and where they begin
+    a line."""
     words = [{form.split(" ")[-1] for form in (one.name, one.one, one.many)} for one in THINGS]
     things = [[tokenizer.word(word) for word in sorted(some)] for some in words]
-    return things, [[tokenizer.word(group), tokenizer.ours("\n" + group)[-1]] for group in GROUPS]
+    groups, made_up = (
+        [[tokenizer.word(one), tokenizer.ours("\n" + one)[-1]] for one in some] for some in (GROUPS, MADE_UP)
+    )
+    return things, groups, made_up
 
 
 def _read(path: Path) -> dict[str, Any]:

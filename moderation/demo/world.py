@@ -55,6 +55,11 @@ _GROUPS = {
 }
 CLUTTER = "😀😡☀⭐🌈❤🎈🏠🌙☁🎁📚🪑🛏"  # shown like things, but no policy is about them
 HELD_OUT_GROUPS = ("fruit", "vehicles", "music")  # no training policy is about one as a group
+# Words that mean nothing until a policy defines them, by which training learns to read definitions.
+MADE_UP = (
+    *("blickets", "daxes", "wugs", "toves", "borogoves", "zorps", "fendles", "glims", "kibbos", "lorps"),
+    *("mivits", "nurdles", "plonks", "quibs", "rammits", "snerps", "tulvers", "vorks", "yimmers", "zabs"),
+)
 
 
 def _things() -> tuple[Thing, ...]:
@@ -105,15 +110,19 @@ class Truth:
     offered: frozenset[str]  # things for sale: those a text sells, or, of a text that says "for sale", those shown
     offered_groups: frozenset[str] = frozenset()
 
-    def shows(self, subject: str) -> bool:
-        """`subject`: a thing or a group."""
-        return any(name in self.shown for name in members(subject))
+    def shows(self, *subjects: str) -> bool:
+        """Any of `subjects`, things or groups."""
+        return any(name in self.shown for subject in subjects for name in members(subject))
 
-    def mentions(self, subject: str) -> bool:
-        return subject in self.named or any(name in self.mentioned for name in members(subject))
+    def mentions(self, *subjects: str) -> bool:
+        return not self.named.isdisjoint(subjects) or any(
+            name in self.mentioned for subject in subjects for name in members(subject)
+        )
 
-    def offers(self, subject: str) -> bool:
-        return subject in self.offered_groups or any(name in self.offered for name in members(subject))
+    def offers(self, *subjects: str) -> bool:
+        return not self.offered_groups.isdisjoint(subjects) or any(
+            name in self.offered for subject in subjects for name in members(subject)
+        )
 
 
 def members(subject: str) -> tuple[str, ...]:

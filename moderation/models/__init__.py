@@ -61,8 +61,8 @@ class LooksAhead(Protocol):
 def load(settings: ModelSettings) -> Classifier:
     """The model that the settings name, ready to score. Raises ConfigError when there is none, or it is broken.
 
-    A name is a short one of MODELS, with options after `?` where the model has any; else a folder or a hub id, whose
-    config.json says by its model_type which door to open.
+    A name is a short one of MODELS, with options after `?` where the model has any; else `demo` (the
+    checkpoint that the package brings), a folder or a hub id, whose config.json says by model_type which door to open.
     """
     kind = settings.name.partition("?")[0]
     if kind not in MODELS:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+import moderation
 from moderation.errors import ConfigError
 
 CONFIG = "config.json"
@@ -28,6 +29,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 WANTED = ("*.json", "*.safetensors", "README.md")  # what is fetched of a hub id
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})  # what can be cast without a scale that we would have to know
+SHIPPED = {"demo": Path(moderation.__file__).parent / "demo" / "phi3-pictographs"}  # short names; ./demo is a folder
 NAMED = 4  # tensors that an error names before it counts the rest
 
 Json = TypeVar("Json", bound=BaseModel)
@@ -43,8 +45,11 @@ def model_type(name: str, revision: str | None) -> str:
 
 
 def locate(name: str, revision: str | None, wanted: Sequence[str] = WANTED) -> tuple[Path, str]:
-    """The folder of a checkpoint and the commit it is at ("": a plain folder). Fetches a hub id that is not cached."""
-    folder = Path(name).expanduser()
+    """The folder of a checkpoint and the commit it is at ("": a plain folder). Fetches a hub id that is not cached.
+
+    name: a short one of SHIPPED, a folder or a hub id.
+    """
+    folder = SHIPPED.get(name) or Path(name).expanduser()
     if folder.is_dir():
         return folder, ""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):

@@ -49,7 +49,12 @@ class Fake:
     def __init__(
         self, *, step_ms: float = 0.0, raise_on: str = "", dies_on: str = "", oom_above: int = 0, nonce: bool = False
     ) -> None:
-        self.info = ModelInfo(name="fake", revision="", digest=hashlib.sha256(b"moderation.models.fake 1").hexdigest())
+        self.info = ModelInfo(
+            name="fake",
+            revision="",
+            digest=hashlib.sha256(b"moderation.models.fake 1").hexdigest(),
+            caution="it is a double: its verdicts are made up from words of the post",
+        )
         self.step_ms = step_ms
         self.raise_on = raise_on
         self.dies_on = dies_on

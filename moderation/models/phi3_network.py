@@ -116,6 +116,7 @@ class Phi3Config(BaseModel):
     tie_word_embeddings: Literal[False] = False
     img_processor: ImageConfig
     embd_layer: EmbeddingConfig
+    caution: str = ""  # ours, in checkpoints that are not fit to moderate
 
     @property
     def head_size(self) -> int:

@@ -210,6 +210,7 @@ def load(settings: ModelSettings) -> Phi3Vision:
         name=settings.name if revision else folder.resolve().name,
         revision=revision,
         digest=checkpoint.digest([*(folder / name for name in named), *checkpoint.weight_files(folder)], decisive),
+        caution=network.config.caution,
     )
     model = Phi3Vision(info, network, tokenizer, preprocessor, settings)
     if settings.fp8:

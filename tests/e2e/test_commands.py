@@ -15,6 +15,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from moderation.demo import posts
 from tests.builders import a_file
 from tests.e2e.service import Service
 
@@ -93,6 +94,7 @@ def test_probe_and_info(model: str, tmp_path: Path) -> None:
         assert (written["input_ids"] == -1).sum() > 0
         assert written["pixel_mean"].shape == (1, 5)
     assert "num_crops" in moderation("model", "info", model).stdout
+    assert "no moderation model for people" in moderation("model", "info", "demo").stdout
 
 
 def test_submit_and_get_over_grpc(service: Service, tmp_path: Path) -> None:
@@ -131,8 +133,11 @@ def test_settings_are_listed_and_a_misspelt_one_is_told() -> None:
 def test_the_demo_shows_its_verdicts_and_ends() -> None:
     done = moderation("demo", "--no-keep", COLUMNS="160")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "12 of 12 verdicts" in done.stdout
+    assert "14 of 14 verdicts" in done.stdout
     assert re.search(r"cut-off.*UNDETERMINED.*IMAGE_CORRUPT", done.stdout)
+    for sample in posts.SAMPLES:
+        (row,) = re.findall(rf"│ {sample.id} .*", done.stdout)
+        assert (sample.breaks or "ALLOW") in row
     assert "weapons-sale" in done.stdout.partition("GetVerdict")[2]
 
 

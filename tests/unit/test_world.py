@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from moderation.demo import lessons, phrasings, pictographs, pupil, sayings, words, world
-from moderation.demo.lessons import Shelf
+from moderation.demo.lessons import Course, Shelf
 from moderation.demo.phrasings import Kind, Rule
 from moderation.demo.pupil import Pupil
 from moderation.demo.world import BY_NAME, GROUPS, HELD_OUT_GROUPS, THINGS, Truth
@@ -44,26 +44,35 @@ def test_the_world_is_as_large_as_promised() -> None:
     assert set(HELD_OUT_GROUPS) <= GROUPS.keys()
 
 
-def test_training_sees_no_held_out_pair_and_no_held_out_group_as_policy() -> None:
+@pytest.mark.parametrize("course", [lessons.TRAINING, lessons.WIDE])
+def test_training_sees_no_held_out_pair_and_no_held_out_group_as_policy(course: Course) -> None:
     random, shelf = Random(1), a_shelf()
-    for _ in range(400):
-        one = lessons.lesson(random, shelf)
+    for _ in range(300):
+        one = lessons.lesson(random, shelf, course)
         in_text = {name for name in one.truth.mentioned | one.truth.denied if name in BY_NAME}
         around = [BY_NAME[name] for name in one.truth.shown | in_text]
         assert not [pair for pair in combinations(around, 2) if world.held_out(*pair)]
-        for policy in one.policies:
+        for policy, rule in zip(one.policies, one.rules, strict=True):
             # "a card" may be spoken of, "fruit" may not
-            assert not set(HELD_OUT_GROUPS) & set(policy.title.lower().split())
+            assert not set(HELD_OUT_GROUPS) & set(policy.prose.lower().replace(":", " ").split())
+            # nor is a made-up word another one for it
+            groups = [BY_NAME[name].group for name in rule.defined]
+            assert len(set(groups)) == len(groups)
+            assert not [
+                pair for pair in combinations(rule.defined, 2) if world.held_out(BY_NAME[pair[0]], BY_NAME[pair[1]])
+            ]
 
 
 def test_unseen_phrasings_share_no_part_with_trained_ones() -> None:
-    for kind in Kind:
-        for trained, unseen in zip(
-            (phrasings.TRAINED[kind].titles, phrasings.TRAINED[kind].clauses, phrasings.TRAINED[kind].questions),
-            (phrasings.UNSEEN[kind].titles, phrasings.UNSEEN[kind].clauses, phrasings.UNSEEN[kind].questions),
-            strict=True,
-        ):
-            assert not set(trained) & set(unseen)
+    def parts(phrasing: phrasings.Phrasing) -> set[str]:
+        return {*phrasing.titles, *phrasing.clauses, *phrasing.questions}
+
+    trained = {
+        *phrasings.VAGUE_TITLES,
+        *phrasings.VAGUE_QUESTIONS,
+        *(part for kind in Kind for part in parts(phrasings.TRAINED[kind]) | parts(phrasings.WIDER[kind])),
+    }
+    assert not [part for kind in Kind for part in parts(phrasings.UNSEEN[kind]) if part in trained]
 
 
 def test_a_lesson_is_that_of_its_seed() -> None:
@@ -83,6 +92,9 @@ def test_a_lesson_is_that_of_its_seed() -> None:
         (Rule(Kind.OFFER, ("knife",)), True),  # "for sale", and shown
         (Rule(Kind.OFFER, ("beer",)), False),  # only spoken of
         (Rule(Kind.EITHER, ("cat", "beer")), True),
+        (Rule(Kind.EITHER, ("wugs",), ("cat", "beer")), True),
+        (Rule(Kind.OFFER, ("wugs",), ("cat", "beer")), False),
+        (Rule(Kind.BOTH, ("wugs",), ("knife", "beer")), True),  # one shown, one mentioned
     ],
 )
 def test_what_breaks_a_rule(rule: Rule, broken: bool) -> None:
@@ -146,7 +158,9 @@ def test_the_pupil_learns(folder: Path) -> None:
     """Gradients reach every parameter that is asked for an answer about a picture, the tower's among them."""
     teacher, shelf, random = Pupil(folder, 1), a_shelf(), Random(13)
     made = [lessons.lesson(random, shelf) for _ in range(6)]
-    features, labels = teacher.see(shelf, [picture for one in made for picture in one.pictures], light=True)
+    features, labels = teacher.see(
+        shelf, [picture for one in made for picture in one.pictures], light=True, patched=True
+    )
     trees = [teacher.read(shelf, one) for one in made]
     places, facts = teacher.facts(made, trees)
     logits, clues = teacher.answer(trees, features, places)
@@ -173,3 +187,16 @@ def test_padded_posts_need_equally_many_branches() -> None:
     attend = pupil.padded(packed)
     heads = torch.randn(5, 1, 8)
     torch.testing.assert_close(attend(heads, heads, heads), tree.attention(packed)(heads, heads, heads))
+
+
+def test_patches_leave_what_stands_in_a_picture() -> None:
+    """A picture of one crop takes others' backgrounds in the places without anything, and only there."""
+    labels = torch.full((4, lessons.PLACES), lessons.UNCLEAR)
+    labels[:2, 0] = lessons.NOTHING  # the first place of two of them
+    pixels = torch.arange(4.0)[:, None, None, None].expand(4, 3, 112, 112)
+    torch.manual_seed(3)
+    seen = [pupil._patched(pixels, labels, [(one, one + 1) for one in range(4)]) for _ in range(40)]
+    first = torch.stack([one[:, 0, 0, 0] for one in seen])
+    last = torch.stack([one[:, 0, -1, -1] for one in seen])
+    assert ((first - last).abs() > 0.2).any(0).tolist() == [True, True, False, False]
+    assert ((last - torch.arange(4.0)).abs() <= 0.75).all()  # another picture shines through, by a quarter at most
