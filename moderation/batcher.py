@@ -20,10 +20,11 @@ from enum import Enum
 from heapq import heappop, heappush, nsmallest
 from itertools import count
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import structlog
 
+from moderation.encoders import Encoders
 from moderation.errors import DeviceError, ModerationError, PostError
 from moderation.models import Classifier, Encoded, LooksAhead
 from moderation.settings import WorkerSettings
@@ -36,7 +37,6 @@ PROBE_QUESTIONS = (Question("probe", "Is this a post?"),)
 MOST_AHEAD = 64  # posts that are looked at for the next step
 
 Scores = Sequence[Sequence[Score]]
-T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -112,7 +112,7 @@ class Batcher:
         self._budget = settings.batch_tokens
         self._overtake_s = settings.overtake_s
         self._step_timeout_s = settings.step_timeout_s
-        self._encoders = ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode")
+        self._encoders = Encoders(classifier, settings, self._check)
         self._device = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._room = asyncio.Semaphore(settings.max_in_flight)
         self._queue: list[_Place] = []  # a heap
@@ -135,7 +135,7 @@ class Batcher:
         if self._pump:
             self._pump.cancel()
             await asyncio.wait([self._pump])
-        self._encoders.shutdown(wait=False)  # what is queued there finds the refusal
+        self._encoders.close()
         self._device.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -149,7 +149,7 @@ class Batcher:
         Raises DeviceError when even that fails: the model is sick, not the posts. ConfigError: a question does not fit.
         """
         try:
-            windows = await self._on(self._encoders, self._encode, PROBE, questions)
+            windows = await self._encoders.encode(PROBE, questions)
             outcome = await self._run_step(windows)
         except PostError:
             outcome = _Failed.RAISED
@@ -166,7 +166,7 @@ class Batcher:
         async with self._room:
             self._check()
             started = time.perf_counter()
-            windows = await self._on(self._encoders, self._encode, content, questions)
+            windows = await self._encoders.encode(content, questions)
             self._check()
             encoded = time.perf_counter()
             job = _Job(windows, asyncio.get_running_loop().create_future(), deque(range(len(windows))))
@@ -195,9 +195,6 @@ class Batcher:
         for job in self._jobs:
             if not job.done.done():
                 job.done.set_exception(type(error)(*error.args))
-
-    async def _on(self, pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
     async def _run(self) -> None:
         try:
@@ -267,7 +264,8 @@ class Batcher:
     async def _run_step(self, items: Sequence[Encoded], ahead: Sequence[Encoded] = ()) -> Scores | _Failed:
         try:
             async with asyncio.timeout(self._step_timeout_s):
-                return await self._on(self._device, self._step, items, ahead)
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._device, self._step, items, ahead)
         except TimeoutError:
             raise DeviceError(f"a step has not ended in {self._step_timeout_s:g} s: the device hangs") from None
 
@@ -277,17 +275,7 @@ class Batcher:
             if len(job.scores) == len(job.windows) and not job.done.done():
                 job.done.set_result(time.perf_counter())
 
-    # On threads
-
-    def _encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:
-        self._check()
-        try:
-            return self._classifier.encode(content, questions)
-        except ModerationError:
-            raise
-        except Exception as error:  # noqa: BLE001  whatever a tokenizer chokes on is this post's fault
-            log.warning("encode_failed", error=type(error).__name__, frames=frames(error))
-        raise PostError(Reason.MODEL_FAILED, "the post cannot be encoded")
+    # On the model's thread
 
     def _step(self, items: Sequence[Encoded], ahead: Sequence[Encoded]) -> Scores | _Failed:
         if ahead and isinstance(self._classifier, LooksAhead):

@@ -139,6 +139,7 @@ class WorkerSettings(_Group):
     memory_posts: int = Field(10_000, ge=0, description="latest verdicts of a partition that repeats are answered from")
     memory_bytes: int = Field(16 << 20, ge=0, description="memory that they take at most, for each partition")
     encode_threads: int = Field(max(1, (os.cpu_count() or 1) - 1), ge=1, description="threads that prepare posts")
+    encode_timeout_s: float = Field(60.0, gt=0, description="a post that takes longer to prepare becomes a dead letter")
     step_timeout_s: float = Field(300.0, gt=0, description="a batch that takes longer: the device is sick, exit")
     drain_timeout_s: float = Field(60.0, gt=0, description="how long a stopping worker finishes what it has begun")
 

@@ -388,6 +388,54 @@ async def test_what_a_tokenizer_chokes_on_is_the_posts_fault() -> None:
         assert await batcher.score(a_content("fine"), [SPAM])
 
 
+class Hanging(Fake):
+    """The fake, whose encoding of a post `hang` does not end before it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def __enter__(self) -> Hanging:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go.set()
+
+    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+        if content.text == "hang":
+            self.let_go.wait()
+        return super().encode(content, questions)
+
+
+async def test_a_post_that_hangs_in_its_encoding_fails_alone_and_others_go_on() -> None:
+    settings = WorkerSettings(encode_threads=2, encode_timeout_s=0.05)
+    with Hanging() as model:
+        async with Batcher(model, settings) as batcher:
+            with pytest.raises(PostError) as caught:
+                await batcher.score(a_content("hang"), [SPAM])
+            assert caught.value.reason is Reason.DEADLINE_EXCEEDED
+            assert (await batcher.score(a_content("another"), [SPAM])).windows
+
+
+async def test_when_every_encoder_hangs_the_process_is_at_fault_and_not_the_posts() -> None:
+    settings = WorkerSettings(encode_threads=2, encode_timeout_s=0.05)
+    with Hanging() as model:
+        async with Batcher(model, settings) as batcher:
+            hung = [batcher.score(a_content("hang"), [SPAM]) for _ in range(2)]
+            outcomes = await asyncio.gather(*hung, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [PostError, DeviceError]
+
+
+async def test_an_encoder_that_was_late_is_used_again() -> None:
+    settings = WorkerSettings(encode_threads=1, encode_timeout_s=0.05)
+    with Hanging() as model:
+        async with Batcher(model, settings) as batcher:
+            with pytest.raises(DeviceError):
+                await batcher.score(a_content("hang"), [SPAM])
+            model.let_go.set()
+            assert (await batcher.score(a_content("another"), [SPAM])).windows
+
+
 async def test_no_question_asks_nobody() -> None:
     model = Watched()
     async with Batcher(model, WorkerSettings()) as batcher:

@@ -21,7 +21,7 @@ ROWS = [
     "runtime worker lane recall publisher api posts verdicts kafka client show",
     "moderator wire",
     "memory verdict_json",
-    "batcher models",
+    "batcher encoders models",
     "prompts policies media",
     "types errors settings telemetry room v1",
 ]
@@ -37,7 +37,8 @@ SIDEWAYS = {
     "api": "kafka posts verdicts runtime",
     "posts": "kafka",
     "verdicts": "kafka",
-    "batcher": "models",
+    "batcher": "encoders models",
+    "encoders": "models",
     "policies": "prompts",
     "telemetry": "settings",
     "settings": "errors",
