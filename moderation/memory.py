@@ -22,6 +22,7 @@ FINDING_BYTES = 450
 class _Known:
     """A verdict, or how to read it. Most that are recalled are never asked for, so they are kept as they came."""
 
+    post_id: str
     verdict: Verdict | Callable[[], Verdict | None]
     bytes: int
 
@@ -74,11 +75,16 @@ class Memory:
         """A verdict of now; one that does not stand is no answer to anything later."""
         if verdict.stands:
             size = VERDICT_BYTES + FINDING_BYTES * len(verdict.findings) + 4 * len(verdict.post_id)
-            self._put(verdict.identity.digest, _Known(verdict, size))
+            self._put(verdict.identity.digest, _Known(verdict.post_id, verdict, size))
             while len(self._known) > self.most or self._bytes > self._most_bytes:
                 self._bytes -= self._known.popitem(last=False)[1].bytes
 
-    def recall(self, digest: str, read: Callable[[], Verdict | None], size: int) -> bool:
+    def forget(self, post_id: str) -> None:
+        """The post is erased: it is judged anew, should it come again."""
+        for digest in [digest for digest, known in self._known.items() if known.post_id == post_id]:
+            self._bytes -= self._known.pop(digest).bytes
+
+    def recall(self, digest: str, post_id: str, read: Callable[[], Verdict | None], size: int) -> bool:
         """A verdict that was published before all that is known. False: there is no room for it, nor for earlier ones.
 
         `read` gives it, or None if it cannot be read; `size` is what `read` holds, in bytes.
@@ -87,7 +93,7 @@ class Memory:
             return True
         if len(self._known) >= self.most or self._bytes + size > self._most_bytes:
             return False
-        self._put(digest, _Known(read, size))
+        self._put(digest, _Known(post_id, read, size))
         self._known.move_to_end(digest, last=False)
         return True
 
