@@ -5,7 +5,7 @@ A message's fields may be written one after the other by whoever knows their num
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from google.protobuf.message import Message
 
@@ -43,19 +43,14 @@ def one(found: Found) -> bytes:
     return _STATES[state] if verdict is None else b"".join((_STATES[state], _VERDICT, _varint(len(verdict)), verdict))
 
 
-def many(post_ids: Sequence[str], found: Iterable[Found]) -> bytes:
-    """A BatchGetVerdictsResponse."""
-    written: list[bytes] = []
-    for post_id, (state, verdict) in zip(post_ids, found, strict=True):
-        id = post_id.encode()
-        result = _RESULT_ID + _varint(len(id)) + id + _STATES_OF_MANY[state]
-        if verdict is None:
-            written += (_RESULT, _varint(len(result)), result)
-        else:
-            length = _varint(len(verdict))
-            whole = len(result) + len(_RESULT_VERDICT) + len(length) + len(verdict)
-            written += (_RESULT, _varint(whole), result, _RESULT_VERDICT, length, verdict)
-    return b"".join(written)
+def result(post_id: str, found: Found) -> bytes:
+    """One of the results of a BatchGetVerdictsResponse; all of them, one after the other, are the whole."""
+    state, verdict = found
+    id = post_id.encode()
+    fields = [_RESULT_ID, _varint(len(id)), id, _STATES_OF_MANY[state]]
+    if verdict is not None:
+        fields += [_RESULT_VERDICT, _varint(len(verdict)), verdict]
+    return b"".join([_RESULT, _varint(sum(map(len, fields))), *fields])
 
 
 def page(verdicts: Iterable[bytes], next_page_token: str) -> bytes:

@@ -6,6 +6,7 @@ Whether it serves is told by grpc.health.v1, under the empty name and each servi
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import AsyncExitStack, suppress
 
 import grpc
@@ -48,6 +49,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         server, port = _server(settings, service, checks)
         stack.push_async_callback(server.stop, 0)
         await _tell(checks, serving=False)
+        if settings.api.health_listen:
+            stack.push_async_callback((await _probed(settings.api.health_listen, checks)).stop, 0)
         await server.start()
         async with asyncio.TaskGroup() as tasks:
             side = [tasks.create_task(view.follow()), tasks.create_task(service.fail())]
@@ -68,6 +71,11 @@ def _server(settings: Settings, service: Service, checks: health.aio.HealthServi
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", largest),
         ("grpc.max_metadata_size", 16 << 10),
+        # Calls that have arrived and that we have not got to yet: that is where they queue under too much load. From
+        # the first number on some are shed, at the second all, at next to no cost: a refusal of ours would cost as much
+        # as an answer, and there would be few of those. gRPC gives them the status CANCELLED.
+        ("grpc.server.max_pending_requests", api.max_concurrent_calls),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * api.max_concurrent_calls),
         ("grpc.so_reuseport", 0),  # a second API on the port is told so, and does not take half of the calls
         # Balancers that know connections only drop the idle ones, unheard: pings keep them, and find the dead ones.
         ("grpc.keepalive_time_ms", keepalive_ms),
@@ -98,9 +106,22 @@ def _server(settings: Settings, service: Service, checks: health.aio.HealthServi
         raise ConfigError(f"MODERATION_API__LISTEN: cannot listen on {api.listen}: is something else there?") from None
 
 
+async def _probed(listen: str, checks: health.aio.HealthServicer) -> grpc.aio.Server:
+    """A server of the health checks alone."""
+    server = grpc.aio.server(maximum_concurrent_rpcs=PROBES, options=[("grpc.so_reuseport", 0)])
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    try:
+        server.add_insecure_port(listen)
+    except RuntimeError:
+        raise ConfigError(f"MODERATION_API__HEALTH_LISTEN: cannot listen on {listen}") from None
+    await server.start()
+    return server
+
+
 async def _announce(settings: Settings, view: View, checks: health.aio.HealthServicer, port: int) -> None:
     """Tells the world when lookups can be answered, and when the view has fallen too far behind to be relied on."""
     await view.caught_up.wait()
+    gc.freeze()  # all that was made for the start stays, and need not be looked through for garbage again
     await _tell(checks, serving=True)
     log.info("api_ready", listen=settings.api.listen, port=port)
     serving = True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,17 +19,23 @@ import moderation
 from moderation import policies as policy_files
 from moderation import runtime, settings, show, telemetry
 from moderation.errors import ConfigError, ModerationError, PostError
+from moderation.policies import OutcomeName
 from moderation.settings import Settings
 from moderation.types import Image, Post
 from moderation.v1.verdict_pb2 import Verdict
+
+if TYPE_CHECKING:
+    from moderation.client import Client
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=moderation.__doc__)
 policies = typer.Typer(no_args_is_help=True, help="Check policies before they judge.")
 model = typer.Typer(no_args_is_help=True, help="Look into a model.")
 dev = typer.Typer(no_args_is_help=True, help="What a developer's machine lacks.")
+bench = typer.Typer(no_args_is_help=True, help="Measure: ratios of what is run in one go, on this machine.")
 app.add_typer(policies, name="policies")
 app.add_typer(model, name="model")
 app.add_typer(dev, name="dev")
+app.add_typer(bench, name="bench")
 
 out = Console(soft_wrap=True)
 
@@ -133,7 +141,6 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Put a post on the posts topic, through the API, and wait for its verdict."""
-    from moderation.client import Client
     from moderation.v1 import post_pb2
 
     _check_content(text, image)
@@ -141,7 +148,7 @@ def submit(
     post = post_pb2.Post(id=id or f"cli-{uuid.uuid4()}", text=text, images=images)
 
     async def call() -> None:
-        async with Client(address or settings.load().api.listen) as client:
+        async with _client(address) as client:
             show.answer(out, post.id, await client.moderate(post, timeout=timeout), as_json=as_json)
 
     asyncio.run(call())
@@ -150,17 +157,55 @@ def submit(
 @app.command()
 def get(post_ids: list[str], address: Address = None, as_json: AsJson = False) -> None:
     """Look verdicts up by post id; exits with 1 when one has none. With --json: one object a line."""
-    from moderation.client import Client
     from moderation.v1.moderation_service_pb2 import LOOKUP_STATE_FOUND
 
     async def call() -> bool:
-        async with Client(address or settings.load().api.listen) as client:
+        async with _client(address) as client:
             results = await client.get_many(post_ids)
         for result in results:
             show.answer(out, result.post_id, result, as_json=as_json)
         return all(result.state == LOOKUP_STATE_FOUND for result in results)
 
     sys.exit(0 if asyncio.run(call()) else 1)
+
+
+@app.command()
+def watch(
+    outcome: Annotated[
+        list[OutcomeName], typer.Option(help="only verdicts of this outcome; give it once for each")
+    ] = [],  # noqa: B006  typer copies it
+    policy: Annotated[list[str], typer.Option(help="only what this policy has decided; once for each")] = [],  # noqa: B006
+    after: Annotated[str, typer.Option(help="the last consistencyToken that --json printed: go on after it")] = "",
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print verdicts and erasures as they come, until Ctrl-C. With --json: one message a line."""
+    from moderation.v1.verdict_pb2 import Outcome as Wanted
+
+    try:
+        token = base64.b64decode(after, validate=True)
+    except ValueError:
+        raise ConfigError("--after: not a token that --json has printed") from None
+    outcomes = [Wanted.Value(f"OUTCOME_{one.upper()}") for one in outcome]
+
+    async def follow() -> None:
+        async with _client(address) as client:
+            async for message in client.watch(outcomes=outcomes, policy_ids=policy, after=token):
+                show.changes(out, message, as_json=as_json)
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(follow())
+
+
+def _client(address: str | None) -> Client:
+    """As the settings say. Raises ConfigError."""
+    from moderation.client import Client
+
+    some = settings.load()
+    ours, file = some.client, some.client.token_file
+    certificate = (ours.certificate, ours.key) if ours.certificate and ours.key else None
+    token = (lambda: _file(file).decode().strip()) if file else None
+    return Client(address or some.api.listen, tenant=ours.tenant, token=token, ca=ours.ca, certificate=certificate)
 
 
 def _check_content(text: str, images: list[Path]) -> None:
@@ -254,6 +299,24 @@ def kafka(
     sys.exit(
         runtime.run(lambda stop: local.run_until_stopped(stop, some.kafka, port=port, data=data, partitions=partitions))
     )
+
+
+# Measurements
+
+
+@bench.command()
+def lookup(
+    seconds: Annotated[float, typer.Option(min=0.5, help="of each measurement")] = 4.0,
+    rounds: Annotated[int, typer.Option(min=1, help="of each, of which the median is told")] = 3,
+    verdicts: Annotated[int, typer.Option(min=100, help="in the view")] = 60_000,
+    as_json: Annotated[bool, typer.Option("--as-json", help="put verdicts on their topic as JSON")] = False,
+    output: Annotated[Path | None, typer.Option("--json", help="write the results there, too")] = None,
+) -> None:
+    """Lookups over gRPC against a bare handler that answers a constant of the same size."""
+    from moderation.bench import lookup as lookups
+
+    plan = lookups.Plan(verdicts, rounds, seconds, format="json" if as_json else "protobuf")
+    lookups.show(asyncio.run(lookups.run(plan, out, output)), out)
 
 
 @app.command()

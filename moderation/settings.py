@@ -134,6 +134,9 @@ class ApiSettings(_Group):
     """Lookups."""
 
     listen: str = Field("127.0.0.1:50051", description="host:port to serve gRPC on; port 0 picks one and logs it")
+    health_listen: str = Field(
+        "", description="host:port that answers health checks alone, in the clear: probes are then never shed"
+    )
     metrics: str = Field("", description="host:port to serve Prometheus metrics on; empty: nowhere")
     view: Path = Field(
         Path("~/.local/state/moderation/verdicts.sqlite"), description="file of the view of the verdicts topic"
@@ -144,11 +147,16 @@ class ApiSettings(_Group):
     view_max_bytes: int = Field(
         16 << 30, ge=0, description="of the file; beyond it the view forgets the oldest posts; 0: no bound"
     )
+    memory_bytes: int = Field(128 << 20, ge=0, description="memory for the newest verdicts, in front of the view")
     retention_days: float = Field(0.0, ge=0, description="age after which the view forgets a post; 0: never")
     max_lag: int = Field(10_000, ge=0, description="records behind the topic at which health says NOT_SERVING")
     max_wait_s: float = Field(60.0, gt=0, description="longest wait for a verdict in one call")
-    max_concurrent_calls: int = Field(256, ge=1, description="lookups at once; more are refused, RESOURCE_EXHAUSTED")
-    max_waits: int = Field(4_000, ge=1, description="WaitVerdict and ModeratePost calls at once; as above")
+    max_concurrent_calls: int = Field(
+        128, ge=1, description="lookups at once, and calls that wait to be read; beyond it they are shed"
+    )
+    max_waits: int = Field(
+        4_000, ge=1, description="WaitVerdict and ModeratePost calls at once; more are refused, RESOURCE_EXHAUSTED"
+    )
     max_watches: int = Field(200, ge=1, description="WatchVerdicts streams at once; as above")
     calls_per_second: float = Field(
         0.0, ge=0, description="of one caller, a batch counting for one each 100 ids; 0: no limit"
@@ -235,6 +243,22 @@ class GuardSettings(_Group):
         return not (self.tls_client_ca or self.jwt_keys)
 
 
+class ClientSettings(_Group):
+    """How the commands that call the API reach it."""
+
+    ca: Path | None = Field(None, description="PEM of the CA that signed the API's certificate: TLS")
+    certificate: Path | None = Field(None, description="PEM of our certificate chain, for mTLS")
+    key: Path | None = Field(None, description="PEM of our key, for mTLS")
+    token_file: Path | None = Field(None, description="file with a bearer token; read for each call")
+    tenant: str | None = Field(None, description="whose posts; default: the token's tenant, or all")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together")
+        return self
+
+
 class LogSettings(_Group):
     """Logs."""
 
@@ -252,6 +276,7 @@ class Settings(_Group):
     worker: WorkerSettings = WorkerSettings()
     api: ApiSettings = ApiSettings()
     guard: GuardSettings = GuardSettings()
+    client: ClientSettings = ClientSettings()
     log: LogSettings = LogSettings()
 
 

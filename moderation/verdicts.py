@@ -23,12 +23,14 @@ from aiokafka.errors import KafkaError
 
 from moderation import kafka, metrics, stores, wire
 from moderation.errors import DeliveryError
+from moderation.recent import Recent
 from moderation.settings import Settings
-from moderation.stores import ERASED_KEPT_S, Entry, Kind, Log, Progress, Store, StoreUnavailableError
+from moderation.stores import ERASED_KEPT_S, Entry, Kind, Log, Progress, Row, Store, StoreUnavailableError
 
 BATCH = 500  # records in one transaction
 RETRY_S = 1.0  # before a store that could not be written is tried again
 PRUNE_S = 10.0  # between two looks at what has to be forgotten
+WARM_BYTES = 4_000  # of memory for each verdict that is remembered at the start
 EVER_MS = 1 << 62
 
 log = structlog.get_logger()
@@ -104,6 +106,7 @@ class View:
         self._cluster_id = topics.cluster_id
         self._partitions = frozenset(range(topics.partitions))
         self._progress: dict[int, Progress] = {}
+        self._recent = Recent(settings.api.memory_bytes)
         self._prune_at = 0.0
         self._waiters: set[Waiter] = set()
         self._feeds: set[Feed] = set()
@@ -112,6 +115,17 @@ class View:
     def positions(self) -> dict[int, int]:
         """By partition of the verdicts topic: the next offset."""
         return {number: at.next for number, at in self._progress.items()}
+
+    async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
+        """What is known of each post; those of which nothing is are left out."""
+        found = {post_id: row for post_id in post_ids if (row := self._recent.find(post_id)) is not None}
+        if len(found) < len(post_ids) and (missing := [post_id for post_id in post_ids if post_id not in found]):
+            found |= await self.store.find(missing)
+        return found
+
+    def answers(self, post_ids: Sequence[str], tenant: str | None) -> list[bytes | None]:
+        """For each post its part of the answer to a batch, where its verdict is in memory."""
+        return self._recent.answers(post_ids, tenant)
 
     def reached(self, posts: Mapping[int, int]) -> bool:
         """Whether the outcomes of the posts topic's records up to these are folded in."""
@@ -167,6 +181,7 @@ class View:
             self._cluster_id, self._topic, {one.partition: offset for one, offset in begins.items()}, dict(behind)
         )
         self._take(await self.store.open(whole))
+        await self._remember()
         self._assign()
         while True:
             await self._take_new_partitions()
@@ -180,6 +195,13 @@ class View:
                     log.info("view_caught_up", topic=self._topic, seconds=round(time.monotonic() - started, 3))
             elif time.monotonic() >= self._prune_at:
                 await self._prune()
+
+    async def _remember(self) -> None:
+        """What the partitions end with, as after a fold."""
+        for number, at in self._progress.items():
+            start = max(0, at.next - self._settings.api.memory_bytes // WARM_BYTES // len(self._progress))
+            async for changes in self.replay({number: start}, {number: at.next}):
+                self._recent.put(changes.entries)
 
     async def _fold(self, batches: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
         """Also without records: transaction markers move a position, too."""
@@ -232,6 +254,7 @@ class View:
                 entry._replace(tenant=tenants.get(entry.post_id, "")) if entry.kind == Kind.ERASED else entry
                 for entry in entries
             ]
+        self._recent.put(entries)
         changes = Changes(entries, self.positions)
         for feed in self._feeds:
             feed.put(changes)
@@ -289,6 +312,7 @@ class View:
         else:
             metrics.VIEW_BYTES.set(size)
             metrics.PRUNED.inc(gone)
+            self._recent.forget(before)
         self._prune_at = time.monotonic() + (0 if gone else PRUNE_S)
 
     def _entry(self, record: ConsumerRecord) -> Entry | None:

@@ -49,7 +49,8 @@ class ModerationServiceStub:
     UNAUTHENTICATED: credentials are missing, wrong or expired;
     PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
     RESOURCE_EXHAUSTED: too many calls at once, or of this caller in a second; try again after RetryInfo;
-    UNAVAILABLE: the view is still being built, or the API is on its way out.
+    UNAVAILABLE: the view is still being built, or the API is on its way out;
+    CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
     """
 
     def __init__(self, channel):
@@ -119,7 +120,8 @@ class ModerationServiceServicer:
     UNAUTHENTICATED: credentials are missing, wrong or expired;
     PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
     RESOURCE_EXHAUSTED: too many calls at once, or of this caller in a second; try again after RetryInfo;
-    UNAVAILABLE: the view is still being built, or the API is on its way out.
+    UNAVAILABLE: the view is still being built, or the API is on its way out;
+    CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
     """
 
     def GetVerdict(self, request, context):
@@ -269,7 +271,8 @@ class ModerationService:
     UNAUTHENTICATED: credentials are missing, wrong or expired;
     PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
     RESOURCE_EXHAUSTED: too many calls at once, or of this caller in a second; try again after RetryInfo;
-    UNAVAILABLE: the view is still being built, or the API is on its way out.
+    UNAVAILABLE: the view is still being built, or the API is on its way out;
+    CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
     """
 
     @staticmethod

@@ -19,7 +19,7 @@ PACKAGE = Path(moderation.__file__).parent
 ROWS = [
     "__main__ cli demo bench",
     "runtime worker lane recall publisher api service watching ledger guard posts verdicts kafka client show",
-    "moderator wire requests answers stores",
+    "moderator wire requests answers recent stores",
     "memory fastjson tokens refusals keys",
     "batcher models",
     "prompts policies media",
@@ -38,6 +38,7 @@ SIDEWAYS = {
     "watching": "guard verdicts",
     "ledger": "posts",
     "requests": "stores wire",
+    "recent": "answers stores",
     "posts": "kafka",
     "verdicts": "kafka",
     "batcher": "models",
