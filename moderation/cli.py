@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,7 +19,6 @@ import moderation
 from moderation import policies as policy_files
 from moderation import runtime, settings, show, telemetry
 from moderation.errors import ConfigError, ModerationError, PostError
-from moderation.policies import OutcomeName
 from moderation.settings import Settings
 from moderation.types import Image, Post
 from moderation.v1.verdict_pb2 import Verdict
@@ -172,7 +171,7 @@ def get(post_ids: list[str], address: Address = None, as_json: AsJson = False) -
 @app.command()
 def watch(
     outcome: Annotated[
-        list[OutcomeName], typer.Option(help="only verdicts of this outcome; give it once for each")
+        list[str], typer.Option(help="only verdicts of this outcome: allow, review or remove; once for each")
     ] = [],  # noqa: B006  typer copies it
     policy: Annotated[list[str], typer.Option(help="only what this policy has decided; once for each")] = [],  # noqa: B006
     after: Annotated[str, typer.Option(help="the last consistencyToken that --json printed: go on after it")] = "",
@@ -186,7 +185,9 @@ def watch(
         token = base64.b64decode(after, validate=True)
     except ValueError:
         raise ConfigError("--after: not a token that --json has printed") from None
-    outcomes = [Wanted.Value(f"OUTCOME_{one.upper()}") for one in outcome]
+    if unknown := [one for one in outcome if f"OUTCOME_{one.upper()}" not in Wanted.keys()]:  # noqa: SIM118
+        raise ConfigError(f"--outcome: allow, review or remove, not {', '.join(unknown)}")
+    outcomes: list[Any] = [Wanted.Value(f"OUTCOME_{one.upper()}") for one in outcome]
 
     async def follow() -> None:
         async with _client(address) as client:

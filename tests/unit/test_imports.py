@@ -28,7 +28,8 @@ ROWS = [
 # And these, within their row.
 SIDEWAYS = {
     "__main__": "cli",
-    "cli": "demo",
+    "cli": "bench demo",
+    "bench": "demo",
     "worker": "kafka lane publisher recall runtime",
     "recall": "kafka",
     "lane": "kafka publisher",
