@@ -69,8 +69,8 @@ class Postgres:
             if reason:
                 log.warning("view_rebuilt", database=NAME, reason=reason)
                 await db.execute("TRUNCATE verdicts, partitions")
-            facts = {"cluster_id": log_.cluster_id, "topic": log_.topic, "engine_version": moderation.__version__}
-            await _remember(db, facts | _seen())
+            named = {"cluster_id": log_.cluster_id, "topic": log_.topic, "engine_version": moderation.__version__}
+            await _remember(db, named | _seen())
             await _add(db, log_.begins)
             log.info("view_opened", database=NAME, topic=log_.topic, resumed=bool(facts) and not reason)
             return await _progress(db)

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from moderation import models
 from moderation.settings import KafkaSettings, MediaSettings, ModelSettings, Settings, WorkerSettings
 from tests.conftest import make_topics
+from tests.integration import postgres
 from tests.integration.field import PARTITIONS, POLICY, Fickle, Field
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a real PostgreSQL for the whole run."""
+    with postgres.running() as url:
+        yield url
+
+
+@pytest.fixture
+async def database(postgres_server: str) -> str:
+    """URL of a database that no other test has."""
+    name = f"d{uuid4().hex}"
+    connection = await asyncpg.connect(f"{postgres_server}/postgres")
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+    finally:
+        await connection.close()
+    return f"{postgres_server}/{name}"
 
 
 @pytest.fixture
