@@ -61,8 +61,14 @@ def _conversion(field: FieldDescriptor) -> Callable[[Any], Any] | None:
         return _timestamp
     fields = _fields(field.message_type)
     if field.is_repeated:
-        return lambda values: [_translated(value, fields) for value in values]
+        return lambda values: [_translated(value, fields) for value in _list(values)]
     return lambda value: _translated(value, fields)
+
+
+def _list(values: Any) -> list[Any]:
+    if not isinstance(values, list):
+        raise TypeError
+    return values
 
 
 def _timestamp(text: str) -> Timestamp:

@@ -202,3 +202,17 @@ def knows(memory: Memory) -> list[str]:
     """Ids of the posts that it has verdicts of, the latest last."""
     digests = {standing(f"post-{number}").identity.digest: f"post-{number}" for number in range(13)}
     return [digests[digest] for digest in memory._known]
+
+
+async def test_what_is_erased_is_judged_anew() -> None:
+    memory, judge = Memory(10, ROOM), Judge(standing())
+    judge.open.set()
+    await memory.decided(standing().identity, judge)
+    memory.remember(standing("post-2"))
+    memory.forget("post-1")
+    assert len(memory) == 1
+    await memory.decided(standing().identity, judge)
+    assert judge.calls == 2
+    memory.forget("post-1")
+    memory.forget("post-2")
+    assert (len(memory), memory.bytes) == (0, 0)
