@@ -74,8 +74,8 @@ def _server(settings: Settings, service: Service, checks: health.aio.HealthServi
         # Calls that have arrived and that we have not got to yet: that is where they queue under too much load. From
         # the first number on some are shed, at the second all, at next to no cost: a refusal of ours would cost as much
         # as an answer, and there would be few of those. gRPC gives them the status CANCELLED.
-        ("grpc.server.max_pending_requests", api.max_concurrent_calls),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * api.max_concurrent_calls),
+        ("grpc.server.max_pending_requests", api.max_queued_calls),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * api.max_queued_calls),
         ("grpc.so_reuseport", 0),  # a second API on the port is told so, and does not take half of the calls
         # Balancers that know connections only drop the idle ones, unheard: pings keep them, and find the dead ones.
         ("grpc.keepalive_time_ms", keepalive_ms),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -145,7 +145,7 @@ class Client:
         outcomes: Sequence[Outcome] = (),
         policy_ids: Sequence[str] = (),
         after: bytes = b"",
-    ) -> AsyncIterator[pb.WatchVerdictsResponse]:
+    ) -> AsyncGenerator[pb.WatchVerdictsResponse, None]:
         """Changes as they come, from now or after a token; the stream is opened anew where it ends, without a gap.
 
         The first message says, without changes, that the watch stands.

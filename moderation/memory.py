@@ -35,7 +35,7 @@ class Memory:
         self._most_bytes = most_bytes
         self._known: OrderedDict[str, _Known] = OrderedDict()  # by identity digest; the latest last
         self._bytes = 0
-        self._turns: dict[str, asyncio.Future[Verdict | None]] = {}  # being decided
+        self._turns: dict[str, tuple[str, asyncio.Future[Verdict | None]]] = {}  # being decided: post id, and what came
 
     def __len__(self) -> int:
         return len(self._known)
@@ -55,20 +55,23 @@ class Memory:
         while True:
             if known := self._find(identity, digest):
                 return replace(known, stage=Stage.CACHE)
-            turn = self._turns.get(digest)
-            if turn is None:
+            if digest not in self._turns:
                 break
+            _, turn = self._turns[digest]
             await asyncio.wait([turn])  # which does not cancel it when we are cancelled
             if verdict := turn.result():
                 return replace(verdict, stage=Stage.CACHE)
-        turn = self._turns[digest] = asyncio.get_running_loop().create_future()
+        mine = self._turns[digest] = identity.post_id, asyncio.get_running_loop().create_future()
         verdict = None
         try:
             verdict = await decide()
         finally:
-            del self._turns[digest]
-            turn.set_result(verdict if verdict and verdict.stands else None)
-        self.remember(verdict)
+            stands = self._turns.get(digest) is mine  # else the post was erased meanwhile
+            if stands:
+                del self._turns[digest]
+            mine[1].set_result(verdict if verdict and verdict.stands else None)
+        if stands:
+            self.remember(verdict)
         return verdict
 
     def remember(self, verdict: Verdict) -> None:
@@ -83,6 +86,8 @@ class Memory:
         """The post is erased: it is judged anew, should it come again."""
         for digest in [digest for digest, known in self._known.items() if known.post_id == post_id]:
             self._bytes -= self._known.pop(digest).bytes
+        for digest in [digest for digest, (of, _) in self._turns.items() if of == post_id]:
+            del self._turns[digest]  # who waits for it came before the erasure
 
     def recall(self, digest: str, post_id: str, read: Callable[[], Verdict | None], size: int) -> bool:
         """A verdict that was published before all that is known. False: there is no room for it, nor for earlier ones.

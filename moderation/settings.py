@@ -151,9 +151,10 @@ class ApiSettings(_Group):
     retention_days: float = Field(0.0, ge=0, description="age after which the view forgets a post; 0: never")
     max_lag: int = Field(10_000, ge=0, description="records behind the topic at which health says NOT_SERVING")
     max_wait_s: float = Field(60.0, gt=0, description="longest wait for a verdict in one call")
-    max_concurrent_calls: int = Field(
-        128, ge=1, description="lookups at once, and calls that wait to be read; beyond it they are shed"
+    max_queued_calls: int = Field(
+        1_000, ge=1, description="calls that wait to be read: from there on some are shed, at twice as many all"
     )
+    max_concurrent_calls: int = Field(256, ge=1, description="lookups at once; more are refused, RESOURCE_EXHAUSTED")
     max_waits: int = Field(
         4_000, ge=1, description="WaitVerdict and ModeratePost calls at once; more are refused, RESOURCE_EXHAUSTED"
     )

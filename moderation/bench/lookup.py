@@ -272,9 +272,9 @@ async def _client(address: str, method: str, concurrency: int, plan: Plan) -> di
 
 
 async def _overload(environment: Mapping[str, str], folder: Path, plan: Plan) -> list[dict[str, Any]]:
-    """As many calls at a time as are let in, and ten times as many."""
-    limit = 32
-    extra = {"MODERATION_API__MAX_CONCURRENT_CALLS": str(limit)}
+    """As many calls at a time as may wait, and ten times as many."""
+    limit = 64
+    extra = {"MODERATION_API__MAX_QUEUED_CALLS": str(limit)}
     rows = []
     async with _api(environment, folder, **extra) as (server, _):
         for concurrency in (limit, 10 * limit):

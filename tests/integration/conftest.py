@@ -14,6 +14,7 @@ from moderation.settings import KafkaSettings, MediaSettings, ModelSettings, Set
 from tests.conftest import make_topics
 from tests.integration import postgres
 from tests.integration.field import PARTITIONS, POLICY, Fickle, Field
+from tests.integration.lookups import Api
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +34,13 @@ async def database(postgres_server: str) -> str:
     finally:
         await connection.close()
     return f"{postgres_server}/{name}"
+
+
+@pytest.fixture
+async def running_api(kafka: str, names: Callable[[str], str], tmp_path: Path) -> Api:
+    posts, verdicts = names("posts"), names("verdicts")
+    await make_topics(kafka, posts, verdicts, partitions=3, max_message_bytes="200000")
+    return Api(kafka, posts, verdicts, tmp_path)
 
 
 @pytest.fixture

@@ -8,132 +8,27 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_status import rpc_status
 
 from moderation import api, wire
 from moderation.client import CallError, Client
 from moderation.demo.kafka import LocalKafka
 from moderation.errors import ConfigError, DeliveryError
-from moderation.settings import ApiSettings, KafkaSettings, MediaSettings, Settings
 from moderation.types import Outcome, Source
 from moderation.v1 import moderation_service_pb2 as pb
-from moderation.v1 import moderation_service_pb2_grpc as pb_grpc
 from moderation.v1.post_pb2 import Image
 from moderation.v1.post_pb2 import Post as Message
 from tests.builders import a_verdict
-from tests.conftest import make_topics
-
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-SERVICE = "moderation.v1.ModerationService"
-
-
-class Api:
-    """An API in this process, on a port of its own, and what talks to it."""
-
-    def __init__(self, bootstrap: str, posts: str, verdicts: str, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        self.stop = asyncio.Event()
-        self.settings = Settings(
-            kafka=KafkaSettings(bootstrap=bootstrap, posts_topic=posts, verdicts_topic=verdicts),
-            media=MediaSettings(max_text_chars=100_000),
-            api=ApiSettings(
-                listen=self.address, view=folder / "verdicts.sqlite", drain_timeout_s=2.0, drain_delay_s=0.0
-            ),
-        )
-
-    def set(self, **api: Any) -> None:
-        self.settings = self.settings.model_copy(update={"api": self.settings.api.model_copy(update=api)})
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[grpc.aio.Channel]:
-        """Serving; its end is awaited, and raises what it raised."""
-        async with grpc.aio.insecure_channel(self.address) as channel, asyncio.TaskGroup() as tasks:
-            tasks.create_task(api.serve(self.settings, self.stop))
-            health = watch_health(channel)
-            async with asyncio.timeout(30):
-                while (await health.read()).status != SERVING:
-                    pass
-            yield channel  # and health goes on being watched: that must not hold the drain up
-            self.stop.set()
-
-    async def put(self, *verdicts: Any) -> None:
-        async with AIOKafkaProducer(bootstrap_servers=self.settings.kafka.bootstrap) as producer:
-            for one in verdicts:
-                value, headers = wire.verdict_record(one, "json")
-                await producer.send_and_wait(
-                    self.settings.kafka.verdicts_topic, value, key=one.post_id.encode(), headers=headers
-                )
-
-    @asynccontextmanager
-    async def posts(self) -> AsyncIterator[AIOKafkaConsumer]:
-        """Reads the posts topic, as a worker would."""
-        async with AIOKafkaConsumer(
-            self.settings.kafka.posts_topic,
-            bootstrap_servers=self.settings.kafka.bootstrap,
-            auto_offset_reset="earliest",
-        ) as consumer:
-            yield consumer
-
-
-def watch_health(channel: grpc.aio.Channel) -> Any:
-    stub: Any = health_pb2_grpc.HealthStub(channel)
-    return stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE), wait_for_ready=True)
-
-
-def service(channel: grpc.aio.Channel) -> Any:
-    return pb_grpc.ModerationServiceStub(channel)  # type: ignore[no-untyped-call]
-
-
-@asynccontextmanager
-async def refused(
-    code: grpc.StatusCode, reason: str = "", *, field: str = "", retry: bool = False
-) -> AsyncIterator[list[str]]:
-    """What is awaited in the block ends with this status, and with these details for programs."""
-    details: list[str] = []
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        yield details
-    assert caught.value.code() == code, caught.value.details()
-    details.append(caught.value.details() or "")
-    if reason:
-        status: Any = rpc_status.from_call(caught.value)  # type: ignore[arg-type]  # has all that a Call has
-        told = {detail.type_url.rpartition(".")[2]: detail for detail in status.details}
-        info = error_details_pb2.ErrorInfo()
-        assert told["ErrorInfo"].Unpack(info)
-        assert (info.domain, info.reason) == ("moderation.v1", reason)
-        assert f"ERROR_REASON_{info.reason}" in pb.ErrorReason.keys()  # noqa: SIM118  an enum's wrapper
-        assert ("RetryInfo" in told) == retry
-        assert ("BadRequest" in told) == bool(field)
-        if field:
-            request = error_details_pb2.BadRequest()
-            assert told["BadRequest"].Unpack(request)
-            assert [one.field for one in request.field_violations] == [field]
-
-
-def source_of(record: ConsumerRecord) -> Source:
-    return Source(record.topic, record.partition, record.offset, record.timestamp)
-
-
-@pytest.fixture
-async def running_api(kafka: str, names: Callable[[str], str], tmp_path: Path) -> Api:
-    posts, verdicts = names("posts"), names("verdicts")
-    await make_topics(kafka, posts, verdicts, partitions=3, max_message_bytes="200000")
-    return Api(kafka, posts, verdicts, tmp_path)
+from tests.integration.lookups import NOT_SERVING, SERVICE, SERVING, Api, refused, service, source_of, watch_health
 
 
 async def test_lookups(running_api: Api) -> None:
