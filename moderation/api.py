@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 
 import grpc
 import structlog
@@ -45,7 +45,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         inbox = await stack.enter_async_context(posts.open_posts(settings.kafka, topics))
         view = await stack.enter_async_context(verdicts.open_view(settings, topics))
         service = Service(settings, view, inbox, door, policies)
-        checks = health.aio.HealthServicer()
+        checks = Checks()
         server, port = _server(settings, service, checks)
         stack.push_async_callback(server.stop, 0)
         await _tell(checks, serving=False)
@@ -64,7 +64,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
                 task.cancel()
 
 
-def _server(settings: Settings, service: Service, checks: health.aio.HealthServicer) -> tuple[grpc.aio.Server, int]:
+def _server(settings: Settings, service: Service, checks: Checks) -> tuple[grpc.aio.Server, int]:
     api, largest = settings.api, settings.kafka.max_message_bytes + REQUEST_OVERHEAD
     keepalive_ms = int(api.keepalive_s * 1000)
     options = [
@@ -106,7 +106,7 @@ def _server(settings: Settings, service: Service, checks: health.aio.HealthServi
         raise ConfigError(f"MODERATION_API__LISTEN: cannot listen on {api.listen}: is something else there?") from None
 
 
-async def _probed(listen: str, checks: health.aio.HealthServicer) -> grpc.aio.Server:
+async def _probed(listen: str, checks: Checks) -> grpc.aio.Server:
     """A server of the health checks alone."""
     server = grpc.aio.server(maximum_concurrent_rpcs=PROBES, options=[("grpc.so_reuseport", 0)])
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -118,7 +118,7 @@ async def _probed(listen: str, checks: health.aio.HealthServicer) -> grpc.aio.Se
     return server
 
 
-async def _announce(settings: Settings, view: View, checks: health.aio.HealthServicer, port: int) -> None:
+async def _announce(settings: Settings, view: View, checks: Checks, port: int) -> None:
     """Tells the world when lookups can be answered, and when the view has fallen too far behind to be relied on."""
     await view.caught_up.wait()
     gc.freeze()  # all that was made for the start stays, and need not be looked through for garbage again
@@ -135,16 +135,14 @@ async def _announce(settings: Settings, view: View, checks: health.aio.HealthSer
             log.warning("view_lag_changed_health", lag=view.lag, serving=serving)
 
 
-async def _tell(checks: health.aio.HealthServicer, *, serving: bool) -> None:
+async def _tell(checks: Checks, *, serving: bool) -> None:
     """What health checks answer."""
     status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
     for name in (health.OVERALL_HEALTH, Service.name):
         await checks.set(name, status)
 
 
-async def _drain(
-    settings: Settings, service: Service, server: grpc.aio.Server, checks: health.aio.HealthServicer
-) -> None:
+async def _drain(settings: Settings, service: Service, server: grpc.aio.Server, checks: Checks) -> None:
     """Says that it goes, then takes no new calls; those under way end within drain_timeout_s.
 
     Watches go on elsewhere at once; waits are answered with what is known before time is up.
@@ -155,10 +153,24 @@ async def _drain(
     await asyncio.sleep(settings.api.drain_delay_s)
     stopping = asyncio.ensure_future(server.stop(grace))
     service.end_watches()
-    with suppress(TimeoutError):
-        await asyncio.wait_for(service.idle.wait(), grace - last)
+    await asyncio.wait([stopping], timeout=last / 4)  # for watches of the health to hear of it
+    checks.end_watches()
+    await asyncio.wait([stopping], timeout=grace - 2 * last)
     service.end_waits()
-    with suppress(TimeoutError):
-        await asyncio.wait_for(service.idle.wait(), last)
-    await server.stop(0)  # what is left watches the health, and would do so for ever
     await stopping
+
+
+class Checks(health.aio.HealthServicer):
+    """grpc.health.v1, with watches that can be told to end: a drain would wait for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ended = asyncio.Event()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: guard.Context) -> None:
+        """Tells changes until the caller leaves, or `end_watches`."""
+        await runtime.unless_stopped(self._ended, super().Watch(request, context))
+
+    def end_watches(self) -> None:
+        """They have heard that we go."""
+        self._ended.set()

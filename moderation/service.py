@@ -52,8 +52,10 @@ def _answered(kind: str) -> Callable[[Method[Request, Answer]], Handler[Request,
 
         @functools.wraps(method)
         async def call(self: Service, request: Request, context: Context) -> Answer:
+            room = self.room
+            room[kind] -= 1
             try:
-                self.begin(kind, context)
+                self.check_room(kind)
                 cost = len(getattr(request, "post_ids", ())) / 100
                 answer = await method(self, request, self.guard.admit(context, name, max(1.0, cost)), context)
             except Exception as error:  # noqa: BLE001  every error of a call ends here
@@ -61,6 +63,8 @@ def _answered(kind: str) -> Callable[[Method[Request, Answer]], Handler[Request,
                 metrics.CALLS.labels(name, refused.code.name).inc()
                 status = refused.status()
                 await context.abort(status.code, status.details, status.trailing_metadata)
+            finally:
+                room[kind] += 1
             answered.inc()
             return answer
 
@@ -78,18 +82,15 @@ class Service:
         self, settings: Settings, view: View, inbox: posts.Posts, guard: Guard, policies: PolicySet | None
     ) -> None:
         self.guard = guard
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self._settings = settings
-        self._view = view
-        self._policies = policies
-        self._ledger = Ledger(settings.api, inbox, self.broken)
-        self._room = {
+        self.room = {  # for so many more calls
             "lookup": settings.api.max_concurrent_calls,
             "wait": settings.api.max_waits,
             "watch": settings.api.max_watches,
         }
-        self._under_way = 0
+        self._settings = settings
+        self._view = view
+        self._policies = policies
+        self._ledger = Ledger(settings.api, inbox, self.broken)
         self._draining = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -117,7 +118,8 @@ class Service:
         written: list[bytes | None] = [None] * len(look.post_ids)
         if look.posts is None or self._view.reached(look.posts):
             written = self._view.answers(look.post_ids, look.tenant)
-        if rest := [index for index, part in enumerate(written) if part is None]:
+        if None in written:
+            rest = [index for index, part in enumerate(written) if part is None]
             ids = [requests.check_id(look.post_ids[index], index) for index in rest]
             found = await self._find(replace(look, post_ids=ids))
             for index, post_id, one in zip(rest, ids, found, strict=True):
@@ -238,21 +240,10 @@ class Service:
 
     # The life of a call, and of the service
 
-    def begin(self, kind: str, context: Context) -> None:
-        """Counts a call until its answer is out. Raises RefusedError when there are too many of its kind."""
-        if not self._room[kind]:
+    def check_room(self, kind: str) -> None:
+        """Raises RefusedError when this call of its kind is one too many."""
+        if self.room[kind] < 0:
             raise exhausted("OVERLOADED", "too many calls at once; try again later", OVERLOAD_S)
-        self._room[kind] -= 1
-        self._under_way += 1
-        self.idle.clear()
-
-        def end(*_: object) -> None:
-            self._room[kind] += 1
-            self._under_way -= 1
-            if not self._under_way:
-                self.idle.set()
-
-        context.add_done_callback(end)  # type: ignore[arg-type]  # the stubs' protocol is not callable
 
     def refusal(self, error: Exception, method: str) -> RefusedError:
         """The status that a call ends with for this error; what breaks the process ends it."""
@@ -283,7 +274,6 @@ class Service:
     def end_watches(self) -> None:
         """They go on elsewhere, from their tokens."""
         self._view.end_feeds()
-        self._room["watch"] = 0
 
     def end_waits(self) -> None:
         """They are answered with what is known."""

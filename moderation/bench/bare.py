@@ -1,6 +1,6 @@
 """The least that answers over grpc.aio: a constant of so many bytes to every call. `python -m moderation.bench.bare`.
 
-Prints its port. It reads each request and keeps no state; its server has the options that any has.
+Prints its port. It reads each request and keeps no state; it runs on the event loop that the API runs on.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import grpc
+import uvloop
 
 from moderation.service import Service
 from moderation.v1 import moderation_service_pb2 as pb
@@ -39,10 +40,5 @@ async def serve(point_bytes: int, batch_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    loop_factory = None
-    if "--uvloop" in sys.argv:
-        import uvloop
-
-        loop_factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(int(sys.argv[1]), int(sys.argv[2])))

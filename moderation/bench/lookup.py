@@ -47,7 +47,6 @@ class Plan:
     seconds: float = 4.0
     concurrencies: tuple[int, ...] = (1, 8, 64)
     format: Literal["json", "protobuf"] = "protobuf"
-    uvloop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ async def run(plan: Plan, console: Console, output: Path | None = None) -> dict[
             size = await _fill(settings, plan)
             environment = {"MODERATION_KAFKA__BOOTSTRAP": broker.bootstrap, "MODERATION_LOG__FORMAT": "json"}
             rows: list[dict[str, Any]] = []
-            async with _api(environment, Path(name)) as (ours, fold_s), _bare(size, plan) as bare:
+            async with _api(environment, Path(name)) as (ours, fold_s), _bare(size) as bare:
                 for method in ("GetVerdict", "BatchGetVerdicts"):
                     for concurrency in plan.concurrencies:
                         rows.append(await _compare(method, concurrency, {"ours": ours, "bare": bare}, plan))
@@ -205,11 +204,11 @@ async def _event(process: asyncio.subprocess.Process, name: str) -> dict[str, An
 
 
 @asynccontextmanager
-async def _bare(size: int, plan: Plan) -> AsyncIterator[Server]:
+async def _bare(size: int) -> AsyncIterator[Server]:
     """A server that answers as many bytes as ours."""
     point = len(pb.GetVerdictResponse(state=pb.LOOKUP_STATE_FOUND).SerializeToString()) + size + 3
     batch = KEYS * (point + len(post_id(0)) + 2 + 3)
-    command = ["-m", "moderation.bench.bare", str(point), str(batch), *(["--uvloop"] if plan.uvloop else [])]
+    command = ["-m", "moderation.bench.bare", str(point), str(batch)]
     process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
     try:
         if process.stdout is None:
