@@ -25,6 +25,8 @@ from moderation.verdicts import View
 REQUEST_OVERHEAD = 64 << 10  # what a request may hold besides the post
 PROBES = 32  # calls let in beyond the bounds of the service, so that health checks are answered under load too
 LOOK_S = 0.5  # between two looks at the view's lag
+QUIET_S = 0.05  # without a call, in which it is time to stop
+QUIET_LOOKS = 20  # for it, at most
 
 log = structlog.get_logger()
 
@@ -151,6 +153,7 @@ async def _drain(settings: Settings, service: Service, server: grpc.aio.Server, 
     last = min(1.0, grace / 4)
     await checks.enter_graceful_shutdown()
     await asyncio.sleep(settings.api.drain_delay_s)
+    await _quiet(service)
     stopping = asyncio.ensure_future(server.stop(grace))
     service.end_watches()
     await asyncio.wait([stopping], timeout=last / 4)  # for watches of the health to hear of it
@@ -158,6 +161,16 @@ async def _drain(settings: Settings, service: Service, server: grpc.aio.Server, 
     await asyncio.wait([stopping], timeout=grace - 2 * last)
     service.end_waits()
     await stopping
+
+
+async def _quiet(service: Service) -> None:
+    """Refuses calls until none comes: gRPC cuts those that it has and that nobody has read when the server stops."""
+    service.stopping = True
+    for _ in range(QUIET_LOOKS):
+        late = service.late
+        await asyncio.sleep(QUIET_S)
+        if service.late == late:
+            return
 
 
 class Checks(health.aio.HealthServicer):

@@ -87,6 +87,8 @@ class Service:
             "wait": settings.api.max_waits,
             "watch": settings.api.max_watches,
         }
+        self.stopping = False  # calls are taken no more
+        self.late = 0  # those that came all the same
         self._settings = settings
         self._view = view
         self._policies = policies
@@ -241,7 +243,10 @@ class Service:
     # The life of a call, and of the service
 
     def check_room(self, kind: str) -> None:
-        """Raises RefusedError when this call of its kind is one too many."""
+        """Raises RefusedError when this call of its kind is one too many, or comes too late."""
+        if self.stopping:
+            self.late += 1
+            raise unavailable("STOPPING", "the service is stopping; try again elsewhere", 0.0)
         if self.room[kind] < 0:
             raise exhausted("OVERLOADED", "too many calls at once; try again later", OVERLOAD_S)
 

@@ -15,6 +15,7 @@ from collections import Counter
 from typing import Any
 
 import grpc
+import uvloop
 
 from moderation.service import Service
 from moderation.v1 import moderation_service_pb2 as pb
@@ -76,5 +77,6 @@ async def load(address: str, method: str, concurrency: int, seconds: float, know
 if __name__ == "__main__":
     address, method, *numbers = sys.argv[1:]
     concurrency, seconds, known, keys = (float(number) for number in numbers)
-    found = asyncio.run(load(address, method, int(concurrency), seconds, int(known), int(keys)))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        found = runner.run(load(address, method, int(concurrency), seconds, int(known), int(keys)))
     sys.stdout.write(json.dumps(found) + "\n")

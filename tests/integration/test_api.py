@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,57 @@ async def test_drain_answers_what_is_under_way(running_api: Api) -> None:
         running_api.stop.set()
         assert (await health.read()).status == NOT_SERVING
         assert (await waiting).state == pb.LOOKUP_STATE_PENDING
+
+
+async def test_a_drain_cuts_nothing(running_api: Api) -> None:
+    running_api.set(drain_delay_s=0.3)
+    await running_api.put(a_verdict("a"))
+    codes: Counter[str] = Counter()
+    async with running_api.running() as channel:
+        waits = [
+            asyncio.ensure_future(service(channel).WaitVerdict(pb.WaitVerdictRequest(post_id="none"), timeout=60))
+            for _ in range(50)
+        ]
+        watch = service(channel).WatchVerdicts(pb.WatchVerdictsRequest())
+        await watch.read()
+
+        async def ask() -> None:
+            while True:
+                try:
+                    await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"), timeout=5)
+                    codes["OK"] += 1
+                except grpc.aio.AioRpcError as error:
+                    codes[error.code().name] += 1
+                    return
+
+        asking = [asyncio.create_task(ask()) for _ in range(20)]
+        while codes["OK"] < 100:  # noqa: ASYNC110  counted by tasks of ours
+            await asyncio.sleep(0)
+        before = codes["OK"]
+        running_api.stop.set()
+        await asyncio.gather(*asking)
+        assert codes["OK"] > before  # also while it says that it goes
+        assert codes.keys() == {"OK", "UNAVAILABLE"}
+        async with refused(grpc.StatusCode.UNAVAILABLE, "STOPPING", retry=True):
+            await watch.read()
+        assert {answer.state for answer in await asyncio.gather(*waits)} == {pb.LOOKUP_STATE_NOT_FOUND}
+
+
+async def test_a_connection_that_has_aged_is_made_anew_unnoticed(running_api: Api) -> None:
+    running_api.set(connection_age_s=0.3)
+    await running_api.put(a_verdict("a"))
+    async with running_api.running() as channel:
+        watch = service(channel).WatchVerdicts(pb.WatchVerdictsRequest())
+        await watch.read()
+        long = asyncio.ensure_future(service(channel).WaitVerdict(pb.WaitVerdictRequest(post_id="none"), timeout=2.0))
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            call = service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"))
+            assert (await call).state == pb.LOOKUP_STATE_FOUND
+            await asyncio.sleep(0.02)
+        assert (await long).state == pb.LOOKUP_STATE_NOT_FOUND
+        await running_api.put(a_verdict("b"))
+        assert (await asyncio.wait_for(watch.read(), 30)).changes[0].post_id == "b"
 
 
 async def test_reflection_lists_the_services(running_api: Api) -> None:

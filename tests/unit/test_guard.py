@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import grpc
 import jwt
 import pytest
+import trustme
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -181,6 +185,44 @@ async def test_a_key_set_is_read_by_key_id_and_anew(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(json.dumps({"keys": [jwk(ED, "ed")]}))
     await guard.keys.load()
     guard.admit(new, "GetVerdict")
+
+
+@pytest.mark.parametrize("moved", [False, True])
+async def test_a_key_set_is_fetched_and_from_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    ca = trustme.CA()
+    trusting, serving = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.configure_trust(trusting)
+    ca.issue_cert("localhost").configure_cert(serving)
+    algorithm: Any = jwt.get_algorithm_by_name("ES256")
+    keys = json.dumps({"keys": [json.loads(algorithm.to_jwk(EC.public_key())) | {"kid": "ec"}]}).encode()
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302 if moved and self.path == "/" else 200)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+            self.wfile.write(keys)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        server.socket = serving.wrap_socket(server.socket, server_side=True)
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(ssl, "create_default_context", lambda: trusting)
+        url = f"https://localhost:{server.server_port}/"
+        guard = Guard(GuardSettings(jwt_keys=url, jwt_audience="moderation", jwt_issuer="https://id"), 0)
+        assert guard.keys
+        try:
+            if moved:
+                with pytest.raises(ConfigError, match="no keys can be read"):
+                    await guard.keys.load()
+            else:
+                await guard.keys.load()
+                guard.admit(signed(headers={"kid": "ec"}), "GetVerdict")
+        finally:
+            server.shutdown()
 
 
 @pytest.mark.parametrize("keys", [b"", b"{}", b'{"keys": []}', b"-----BEGIN PUBLIC KEY-----\nx", b"\xff" * 9])
