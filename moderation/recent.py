@@ -34,6 +34,7 @@ class Recent:
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
         self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._answers: dict[str, bytes] = {}  # of those that are verdicts: what is asked for most, at hand at once
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -49,9 +50,12 @@ class Recent:
                 known = _held(entry)  # else the store has kept what is known, too
             self._held[entry.post_id] = known
             self._bytes += _size(entry.post_id, known)
+            if known.answer:
+                self._answers[entry.post_id] = known.answer
+            else:
+                self._answers.pop(entry.post_id, None)
         while self._bytes > self._most:
-            post_id, known = self._held.popitem(last=False)
-            self._bytes -= _size(post_id, known)
+            self._drop_first()
 
     def find(self, post_id: str) -> Row | None:
         """What is known of a post; None: ask the store."""
@@ -63,18 +67,20 @@ class Recent:
 
     def answers(self, post_ids: Sequence[str], tenant: str | None) -> list[bytes | None]:
         """For each post its part of the answer to a batch; None: it has no verdict here that the tenant may see."""
-        get = self._held.get
         if tenant is None:
-            return [known[1] or None if (known := get(post_id)) is not None else None for post_id in post_ids]
-        return [
-            known[1] if (known := get(post_id)) is not None and known[0] == tenant else None for post_id in post_ids
-        ]
+            return list(map(self._answers.get, post_ids))
+        get = self._held.get
+        return [known.answer if (known := get(id)) is not None and known.tenant == tenant else None for id in post_ids]
 
     def forget(self, before_ms: int) -> None:
         """What is older, as far as it came first."""
         while self._held and next(iter(self._held.values())).ms < before_ms:
-            post_id, known = self._held.popitem(last=False)
-            self._bytes -= _size(post_id, known)
+            self._drop_first()
+
+    def _drop_first(self) -> None:
+        post_id, known = self._held.popitem(last=False)
+        self._bytes -= _size(post_id, known)
+        self._answers.pop(post_id, None)
 
 
 def _held(entry: Entry) -> _Held:
