@@ -191,10 +191,23 @@ class View:
                 at = self.positions
                 behind = {number: end for number, end in behind.items() if at[number] < end}
                 if not behind:
+                    await self._check_posts()
                     self.caught_up.set()
                     log.info("view_caught_up", topic=self._topic, seconds=round(time.monotonic() - started, 3))
             elif time.monotonic() >= self._prune_at:
                 await self._prune()
+
+    async def _check_posts(self) -> None:
+        """A posts topic that was made anew begins at 0 again, and what was judged of the old one says nothing of it."""
+        topic = self._settings.kafka.posts_topic
+        if topic not in await self._consumer.topics():
+            return  # whoever puts posts has checked that it is there
+        posts = [TopicPartition(topic, number) for number in self._partitions]
+        for partition, end in (await self._consumer.end_offsets(posts)).items():
+            at = self._progress[partition.partition]
+            if at.judged >= end:
+                log.warning("posts_topic_is_another", partition=partition.partition, judged=at.judged, end=end)
+                self._take(self._progress | {partition.partition: at._replace(judged=-1)})
 
     async def _remember(self) -> None:
         """What the partitions end with, as after a fold."""

@@ -36,6 +36,7 @@ from moderation.stores import (
 
 NAME = f"moderation_view_{SCHEMA}"  # of the schema
 CONNECTIONS = 8
+LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError)  # what the driver says of a connection that is gone
 COMMAND_S = 10.0  # no statement takes longer
 # What passes: the server goes, comes back, is full or busy. Classes of SQLSTATE.
 PASSES = ("08", "40", "53", "55", "57", "58")
@@ -172,7 +173,7 @@ class Postgres:
         """The driver's errors become ours."""
         try:
             yield
-        except (PostgresConnectionError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except (PostgresConnectionError, *LOST, OSError, TimeoutError) as error:
             raise StoreUnavailableError(f"the view's database: {type(error).__name__}") from None
         except asyncpg.PostgresError as error:
             state = str(error.sqlstate or "")

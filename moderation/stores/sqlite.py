@@ -135,7 +135,7 @@ class Sqlite:
         erased = [(entry.post_id,) for entry in entries if entry.kind == Kind.ERASED]
         with _transaction(_opened(self._written)) as written:
             stored = _progress(written)
-            if any(stored[number] != progress for number, progress in before.items()):
+            if any(stored[number].next != at.next for number, at in before.items()):
                 raise DeliveryError(f"the view {self._path} was changed by somebody else")
             written.executemany(_UPSERT, entries)
             rows = [(progress.next, progress.judged, number) for number, progress in after.items()]

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -21,6 +21,7 @@ from moderation.settings import ApiSettings, GuardSettings, KafkaSettings, Media
 from moderation.types import Source, Verdict
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1 import moderation_service_pb2_grpc as pb_grpc
+from moderation.v1.post_pb2 import Post
 from tests.builders import a_verdict
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -80,6 +81,20 @@ class Api:
                 await producer.send_and_wait(
                     self.settings.kafka.verdicts_topic, value, key=post_id.encode(), headers=headers
                 )
+
+    async def accepted(self, channel: grpc.aio.Channel, post: Post, **call: Any) -> bytes:
+        """Puts a post through the API and leaves; the token of its record, once that is on the topic."""
+        async with self.posts() as consumer:
+            topic = self.settings.kafka.posts_topic
+            numbers = consumer.partitions_for_topic(topic) or ()
+            before = await consumer.end_offsets([TopicPartition(topic, number) for number in numbers])
+            asked = service(channel).ModeratePost(pb.ModeratePostRequest(post=post), timeout=300, **call)
+            async with asyncio.timeout(60):
+                async for record in consumer:
+                    if record.offset >= before[TopicPartition(topic, record.partition)]:
+                        break
+            asked.cancel()
+        return tokens.of_record(record.partition, record.offset)
 
     def judged(self, post_id: str, token: bytes, **fields: Any) -> Verdict:
         """The verdict on the record that a token names."""

@@ -122,7 +122,7 @@ async def test_a_post_is_found_when_its_verdict_comes(running_api: Api) -> None:
 
 async def test_an_older_verdict_of_the_same_post_is_not_taken(running_api: Api) -> None:
     async with running_api.running(), running_api.posts() as consumer, Client(running_api.address) as client:
-        first = await client.moderate(Message(id="a"), timeout=1.0)
+        first = await client.moderate(Message(id="a"), timeout=3.0)
         assert first.state == pb.LOOKUP_STATE_PENDING
         old = await asyncio.wait_for(consumer.getone(), 30)
         assert first.source == wire.source(source_of(old))
@@ -136,18 +136,20 @@ async def test_an_older_verdict_of_the_same_post_is_not_taken(running_api: Api) 
 
 
 async def test_pending_comes_before_the_callers_deadline(running_api: Api) -> None:
-    running_api.set(max_wait_s=1.0)
     async with running_api.running() as channel:
         request = pb.ModeratePostRequest(post=Message(id="a"))
         started = time.monotonic()
-        answer = await service(channel).ModeratePost(request, timeout=0.8)
+        answer = await service(channel).ModeratePost(request, timeout=3.0)
         assert answer.state == pb.LOOKUP_STATE_PENDING
         assert answer.source.topic == running_api.settings.kafka.posts_topic
-        assert 0.5 < time.monotonic() - started < 0.8
+        assert 2.0 < time.monotonic() - started < 3.0
+    running_api.stop.clear()
+    running_api.set(max_wait_s=1.0)
+    async with running_api.running() as channel:
         for deadline in (None, 60):  # the API's own limit holds in any case
             started = time.monotonic()
             assert (await service(channel).ModeratePost(request, timeout=deadline)).state == pb.LOOKUP_STATE_PENDING
-            assert 0.9 < time.monotonic() - started < 5
+            assert 0.9 < time.monotonic() - started < 30
 
 
 async def test_a_post_larger_than_the_topic_takes(running_api: Api) -> None:
@@ -157,7 +159,7 @@ async def test_a_post_larger_than_the_topic_takes(running_api: Api) -> None:
             await service(channel).ModeratePost(large, timeout=5)
         assert details == ["INVALID_POST: the post is larger than the posts topic takes"]
         fits = pb.ModeratePostRequest(post=Message(id="a", images=[Image(data=b"x" * 199_000)]))
-        assert (await service(channel).ModeratePost(fits, timeout=1)).state == pb.LOOKUP_STATE_PENDING
+        assert (await service(channel).ModeratePost(fits, timeout=3)).state == pb.LOOKUP_STATE_PENDING
 
 
 async def test_a_message_larger_than_any_post_is_not_read(running_api: Api) -> None:

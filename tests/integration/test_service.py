@@ -20,7 +20,7 @@ from moderation import service as service_module
 from moderation import stores, tokens
 from moderation.client import CallError, Client
 from moderation.stores import StoreUnavailableError
-from moderation.types import Outcome
+from moderation.types import Outcome, Source
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.moderation_service_pb2 import (
     LOOKUP_STATE_FOUND as FOUND,
@@ -63,9 +63,7 @@ async def changes(stream: Any, count: int) -> list[tuple[str, str]]:
 async def test_pending_is_neither_found_nor_unknown(running_api: Api) -> None:
     async with running_api.running() as channel:
         for _ in range(2):  # so that there is a record before the one that counts
-            put = await service(channel).ModeratePost(pb.ModeratePostRequest(post=Post(id="a")), timeout=0.5)
-        assert put.state == PENDING
-        token = put.consistency_token
+            token = await running_api.accepted(channel, Post(id="a"))
 
         async def get(post_id: str, **fields: Any) -> int:
             answer = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id=post_id, **fields))
@@ -95,25 +93,37 @@ async def test_pending_is_neither_found_nor_unknown(running_api: Api) -> None:
         assert await get("a", content_digest="d" * 64) == NOT_FOUND
 
 
+async def test_verdicts_on_a_posts_topic_that_is_gone_say_nothing_of_the_new_one(running_api: Api) -> None:
+    posts = running_api.settings.kafka.posts_topic
+    await running_api.put(*(a_verdict(f"old-{n}", source=Source(posts, n, 1_000, 0)) for n in range(3)))
+    async with running_api.running() as channel:
+        token = await running_api.accepted(channel, Post(id="a"))
+        found = pb.WaitVerdictRequest(post_id="a", consistency_token=token)
+        assert (await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"))).state == PENDING
+        await running_api.put(running_api.judged("a", token))
+        assert (await service(channel).WaitVerdict(found)).state == FOUND
+
+
 async def test_waiting_ends_with_a_verdict_an_erasure_or_time(running_api: Api) -> None:
     running_api.set(max_wait_s=1.0)
+
+    async def wait(post_id: str, token: bytes = b"", timeout: float | None = 60) -> Any:
+        request = pb.WaitVerdictRequest(post_id=post_id, consistency_token=token)
+        return await service(channel).WaitVerdict(request, timeout=timeout)
+
     async with running_api.running() as channel:
-
-        async def wait(timeout: float | None = 30, **fields: Any) -> Any:
-            return await service(channel).WaitVerdict(pb.WaitVerdictRequest(**fields), timeout=timeout)
-
         started = time.monotonic()
-        assert (await wait(0.5, post_id="a")).state == NOT_FOUND
-        assert time.monotonic() - started < 0.5
-        assert (await wait(None, post_id="a")).state == NOT_FOUND
-        put = await service(channel).ModeratePost(pb.ModeratePostRequest(post=Post(id="a")), timeout=0.3)
-        assert (await wait(0.3, post_id="a", consistency_token=put.consistency_token)).state == PENDING
+        assert (await wait("a", timeout=None)).state == NOT_FOUND  # the API's own limit
+        assert time.monotonic() - started > 0.9
+        token = await running_api.accepted(channel, Post(id="a"))
+        assert (await wait("a", token)).state == PENDING
     running_api.stop.clear()
-    running_api.set(max_wait_s=30.0)
+    running_api.set(max_wait_s=60.0)
     async with running_api.running() as channel:
-        waiting = asyncio.create_task(wait(post_id="a", consistency_token=put.consistency_token))
-        elsewhere = asyncio.create_task(wait(post_id="b"))
-        await running_api.put(replace(running_api.judged("c", put.consistency_token)))
+        assert (await wait("none", timeout=3.0)).state == NOT_FOUND  # a little before the caller's deadline
+        waiting = asyncio.create_task(wait("a", token))
+        elsewhere = asyncio.create_task(wait("b"))
+        await running_api.put(running_api.judged("c", token))
         assert (await waiting).state == NOT_FOUND  # what the token names is judged, and there is no verdict: certain
         await running_api.put(a_verdict("b"))
         assert (await elsewhere).state == FOUND
@@ -188,7 +198,7 @@ async def test_a_reader_that_does_not_keep_up_is_shed(running_api: Api) -> None:
 
 
 async def test_a_watch_does_not_live_for_ever(running_api: Api) -> None:
-    running_api.set(watch_s=0.2, max_watches=1)
+    running_api.set(watch_s=4.0, max_watches=1)
     async with running_api.running() as channel:
         stream = service(channel).WatchVerdicts(pb.WatchVerdictsRequest())
         await stream.read()
@@ -284,14 +294,15 @@ async def test_rules_of_fields(running_api: Api) -> None:
 
 
 async def test_a_request_id_puts_a_post_once(running_api: Api) -> None:
+    running_api.set(max_wait_s=1.0)
     async with running_api.running() as channel, running_api.posts() as consumer:
         request = pb.ModeratePostRequest(post=Post(id="a", text="x"), request_id="r-1")
-        first, second = await asyncio.gather(*(service(channel).ModeratePost(request, timeout=0.8) for _ in range(2)))
-        assert first.source == second.source
+        first, second = await asyncio.gather(*(service(channel).ModeratePost(request) for _ in range(2)))
+        assert (first.source, first.state) == (second.source, PENDING)
         async with refused(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED", field="request_id"):
             request.post.text = "y"
-            await service(channel).ModeratePost(request, timeout=0.8)
-        await service(channel).ModeratePost(pb.ModeratePostRequest(post=Post(id="b")), timeout=0.3)
+            await service(channel).ModeratePost(request)
+        await service(channel).ModeratePost(pb.ModeratePostRequest(post=Post(id="b")))
         keys = [(await asyncio.wait_for(consumer.getone(), 30)).key for _ in range(2)]
         assert sorted(keys) == [b"a", b"b"]
 
@@ -299,18 +310,16 @@ async def test_a_request_id_puts_a_post_once(running_api: Api) -> None:
 async def test_a_backlog_that_is_full_takes_no_more_posts(running_api: Api) -> None:
     running_api.set(max_pending_posts=1)
     async with running_api.running() as channel:
-        request = pb.ModeratePostRequest(post=Post(id="a"))
-        put = await service(channel).ModeratePost(request, timeout=0.5)
+        token = await running_api.accepted(channel, Post(id="a"))
         async with refused(EXHAUSTED, "BACKLOG_FULL", retry=True):
-            await service(channel).ModeratePost(request, timeout=0.5)
-        with pytest.raises(CallError) as caught:
-            async with Client(running_api.address) as client:
-                await client.moderate(request.post, timeout=5)
-        assert (caught.value.reason, caught.value.retry_s) == ("BACKLOG_FULL", 2.0)
-        await running_api.put(running_api.judged("a", put.consistency_token))
+            await service(channel).ModeratePost(pb.ModeratePostRequest(post=Post(id="a")))
         async with Client(running_api.address) as client:
+            with pytest.raises(CallError) as caught:
+                await client.moderate(Post(id="a"), timeout=30)
+            assert (caught.value.reason, caught.value.retry_s) == ("BACKLOG_FULL", 2.0)
+            await running_api.put(running_api.judged("a", token))
             await client.wait("a", 30)
-        assert (await service(channel).ModeratePost(request, timeout=0.5)).state == PENDING
+        await running_api.accepted(channel, Post(id="a"))
 
 
 async def test_a_post_that_is_erased_while_one_waits_is_not_found(running_api: Api) -> None:
