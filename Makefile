@@ -37,7 +37,8 @@ protos: $(VENV)/dev.ok ## Generate moderation/v1 from protos/
 	$(BIN)/python protos/generate.py
 
 bench: $(VENV)/dev.ok ## Ratios measured in one run
-	$(BIN)/python -m tests.bench.tree
+	$(BIN)/moderation bench engine --policies 5
+	$(BIN)/moderation bench agreement --batches 50
 
 baseline: $(VENV)/dev.ok ## The protos as released: what `make lint` holds later ones to. Renew it at a release, never to silence it
 	$(BIN)/buf build protos --exclude-source-info --output protos/baseline.binpb

@@ -1,7 +1,9 @@
 """Async outside, one model thread inside.
 
 A post is encoded on a pool of threads, then queues. There is no timer: a batch is what queued while the device was
-busy, oldest first, filled up to a budget of tokens that is known before the step starts.
+busy, oldest first, filled up to a budget of tokens that is known before the step starts. A post that is older than its
+place in the queue says, because it waited in its topic, goes before younger ones; but of those that it overtakes, none
+is overtaken without end (`overtake_s`).
 
 One post never fails another: a step that raises is run again in halves until the post that makes it raise is alone.
 """
@@ -15,19 +17,23 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
+from heapq import heappop, heappush, nsmallest
+from itertools import count
 from types import TracebackType
 from typing import Self, TypeVar
 
 import structlog
 
 from moderation.errors import DeviceError, ModerationError, PostError
-from moderation.models import Classifier, Encoded
+from moderation.models import Classifier, Encoded, LooksAhead
 from moderation.settings import WorkerSettings
 from moderation.telemetry import frames
 from moderation.types import Content, Question, Reason, Score
 
 PROBE = Content(text="Good morning!", pictures=(), digest="")
 PROBE_QUESTIONS = (Question("probe", "Is this a post?"),)
+
+MOST_AHEAD = 64  # posts that are looked at for the next step
 
 Scores = Sequence[Sequence[Score]]
 T = TypeVar("T")
@@ -43,6 +49,17 @@ class Answers:
     encode: float  # on a thread of the pool, and waiting for one
     wait: float  # encoded, until the first step with a window of it
     model: float  # until the last of its windows was scored
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step of the device took on."""
+
+    posts: int
+    items: int  # windows of these posts
+    tokens: int
+    seconds: float
+    waiting: int  # posts in the queue when it ended
 
 
 @dataclass(eq=False, slots=True)
@@ -61,6 +78,19 @@ class _Job:
 
 
 _Item = tuple[_Job, int]  # one window of a post
+_Place = tuple[float, int, _Job]  # in the queue: the earlier first, then as they came
+
+
+def report(step: Step) -> None:
+    """The default for `on_step`."""
+    log.debug(
+        "step_done",
+        posts=step.posts,
+        items=step.items,
+        tokens=step.tokens,
+        seconds=round(step.seconds, 4),
+        waiting=step.waiting,
+    )
 
 
 class _Failed(Enum):
@@ -73,14 +103,20 @@ class _Failed(Enum):
 class Batcher:
     """Scores posts on a classifier. Starts its threads in `async with`, and only there."""
 
-    def __init__(self, classifier: Classifier, settings: WorkerSettings) -> None:
+    def __init__(
+        self, classifier: Classifier, settings: WorkerSettings, on_step: Callable[[Step], None] = report
+    ) -> None:
+        """on_step: told of every step that has scored something, on the event loop; must return at once."""
         self._classifier = classifier
+        self._on_step = on_step
         self._budget = settings.batch_tokens
+        self._overtake_s = settings.overtake_s
         self._step_timeout_s = settings.step_timeout_s
         self._encoders = ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode")
         self._device = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._room = asyncio.Semaphore(settings.max_in_flight)
-        self._queue: deque[_Job] = deque()
+        self._queue: list[_Place] = []  # a heap
+        self._came = count()
         self._jobs: set[_Job] = set()  # queued, or in a step
         self._queued = asyncio.Event()
         self._refusal: ModerationError | None = ModerationError("the batcher has not been started")
@@ -120,8 +156,8 @@ class Batcher:
         if isinstance(outcome, _Failed):
             raise DeviceError("the model fails on a post of our own")
 
-    async def score(self, content: Content, questions: Sequence[Question]) -> Answers:
-        """The answers to all questions on all windows of the content.
+    async def score(self, content: Content, questions: Sequence[Question], age: float = 0.0) -> Answers:
+        """The answers to all questions on all windows of the content. age: seconds that the post has waited before.
 
         Raises PostError when this content, alone, cannot be scored, DeviceError when nothing can any more.
         """
@@ -135,7 +171,9 @@ class Batcher:
             encoded = time.perf_counter()
             job = _Job(windows, asyncio.get_running_loop().create_future(), deque(range(len(windows))))
             self._jobs.add(job)
-            self._queue.append(job)
+            # Bounded, or posts out of a backlog would starve those that come in now, or the other way round.
+            older = min(max(age, 0.0), self._overtake_s)
+            heappush(self._queue, (started - older, next(self._came), job))
             self._queued.set()
             try:
                 finished = await job.done
@@ -179,7 +217,7 @@ class Batcher:
         batch: list[_Item] = []
         room = self._budget
         while self._queue:
-            job = self._queue[0]
+            job = self._queue[0][2]
             if not job.done.done():
                 if batch and room < job.tokens <= self._budget:
                     break
@@ -189,8 +227,18 @@ class Batcher:
                     batch.append((job, window))
                 if job.left:
                     break
-            self._queue.popleft()
+            heappop(self._queue)
         return batch
+
+    def _next(self) -> list[Encoded]:
+        """What the step after this one will probably hold."""
+        items: list[Encoded] = []
+        room = self._budget
+        for _, _, job in nsmallest(MOST_AHEAD, self._queue):
+            if (room := room - job.tokens) < 0:
+                break
+            items += [job.windows[window] for window in job.left]
+        return items
 
     async def _score(self, batch: Sequence[_Item]) -> None:
         batch = [(job, window) for job, window in batch if not job.done.done()]
@@ -199,9 +247,13 @@ class Batcher:
         now = time.perf_counter()
         for job, _ in batch:
             job.started = job.started or now
-        outcome = await self._run_step([job.windows[window] for job, window in batch])
+        ahead = self._next() if isinstance(self._classifier, LooksAhead) else []
+        outcome = await self._run_step([job.windows[window] for job, window in batch], ahead)
         if not isinstance(outcome, _Failed):
             self._answer(batch, outcome)
+            tokens = sum(job.windows[window].tokens for job, window in batch)
+            posts = len({id(job) for job, _ in batch})
+            self._on_step(Step(posts, len(batch), tokens, time.perf_counter() - now, len(self._queue)))
         elif len(batch) > 1:
             half = _middle(batch)
             await self._score(batch[:half])
@@ -212,10 +264,10 @@ class Batcher:
             if not batch[0][0].done.done():
                 batch[0][0].done.set_exception(PostError(Reason.MODEL_FAILED, f"the post {what}, alone in its batch"))
 
-    async def _run_step(self, items: Sequence[Encoded]) -> Scores | _Failed:
+    async def _run_step(self, items: Sequence[Encoded], ahead: Sequence[Encoded] = ()) -> Scores | _Failed:
         try:
             async with asyncio.timeout(self._step_timeout_s):
-                return await self._on(self._device, self._step, items)
+                return await self._on(self._device, self._step, items, ahead)
         except TimeoutError:
             raise DeviceError(f"a step has not ended in {self._step_timeout_s:g} s: the device hangs") from None
 
@@ -237,7 +289,14 @@ class Batcher:
             log.warning("encode_failed", error=type(error).__name__, frames=frames(error))
         raise PostError(Reason.MODEL_FAILED, "the post cannot be encoded")
 
-    def _step(self, items: Sequence[Encoded]) -> Scores | _Failed:
+    def _step(self, items: Sequence[Encoded], ahead: Sequence[Encoded]) -> Scores | _Failed:
+        if ahead and isinstance(self._classifier, LooksAhead):
+            try:
+                self._classifier.look_ahead(ahead)
+            except DeviceError:
+                raise
+            except Exception as error:  # noqa: BLE001  the step that it was for will meet it, and find the post
+                log.debug("look_ahead_failed", error=type(error).__name__, frames=frames(error))
         try:
             scores = self._classifier.score(items)
         except DeviceError:

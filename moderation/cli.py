@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -30,7 +30,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 policies = typer.Typer(no_args_is_help=True, help="Check policies before they judge.")
 model = typer.Typer(no_args_is_help=True, help="Look into a model.")
 dev = typer.Typer(no_args_is_help=True, help="What a developer's machine lacks.")
-bench = typer.Typer(no_args_is_help=True, help="Measure: ratios of what is run in one go, on this machine.")
+bench = typer.Typer(no_args_is_help=True, help="Ratios measured in one run.")
 app.add_typer(policies, name="policies")
 app.add_typer(model, name="model")
 app.add_typer(dev, name="dev")
@@ -286,6 +286,55 @@ def seed(folder: Annotated[Path, typer.Argument(help="folder to write it to")]) 
     out.print(f"{seeded(folder)}: random weights, so its verdicts mean nothing", highlight=False, markup=False)
 
 
+# Measurements
+
+
+@bench.command()
+def engine(
+    *,
+    size: Annotated[str, typer.Option(help="of the network with drawn weights: small, mini, full")] = "small",
+    kinds: Annotated[str, typer.Option(help="posts: text, image4, image16, and mix after all three")] = "text,image4",
+    policies: Annotated[str, typer.Option(help="how many a post is judged by")] = "1,5,20",
+    ways: Annotated[str, typer.Option(help="to score them")] = "tree,tree1,bfloat16,original,lean,padded,prefix",
+    rounds: Annotated[int, typer.Option(min=1, help="in which the ways take turns")] = 3,
+    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for all times")] = None,
+    plot: Annotated[Path | None, typer.Option(help="file for an SVG")] = None,
+) -> None:
+    """Scoring against a prompt a policy on transformers' own modules, all measured in this run."""
+    from moderation.bench.engine import Options, main
+
+    sys.exit(
+        main(
+            Options(
+                size=size,
+                kinds=tuple(kinds.split(",")),
+                policies=tuple(int(count) for count in policies.split(",")),
+                ways=tuple(ways.split(",")),
+                rounds=rounds,
+                threads=threads,
+                where=device,
+                json=json_file,
+                plot=plot,
+            )
+        )
+    )
+
+
+@bench.command()
+def agreement(
+    gguf: Annotated[Path | None, typer.Option(help="a small Llama; default: drawn weights")] = None,
+    batches: Annotated[int, typer.Option(min=2, help="mixed ones")] = 1000,
+    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the figures")] = None,
+) -> None:
+    """How far a score moves with its batch, in float32, bfloat16 and eight bits, and whether a verdict flips."""
+    from moderation.bench.agreement import main
+
+    sys.exit(main(gguf, batches, json_file, threads))
+
+
 # Development
 
 
@@ -305,9 +354,18 @@ def kafka(
     )
 
 
-# Measurements
+@bench.command()
+def stream(
+    delivery: Annotated[Literal["exactly_once", "at_least_once"], typer.Option()] = "exactly_once",
+    posts: Annotated[int, typer.Option(min=1000, help="for each measurement")] = 6000,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    memory: Annotated[int, typer.Option(min=0, help="posts to watch memory over; 0: none")] = 0,
+    results: Annotated[Path | None, typer.Option("--json", help="file for the results")] = None,
+) -> None:
+    """Kafka to Kafka against a plain consume-produce loop. KAFKA_BOOTSTRAP_SERVERS, or a broker of its own."""
+    from moderation.bench import stream as measure
 
-
+    measure.run(measure.Plan(settings.load().policies, delivery, posts, rounds, memory), results)
 @bench.command()
 def lookup(
     seconds: Annotated[float, typer.Option(min=0.5, help="of each measurement")] = 4.0,

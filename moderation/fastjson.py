@@ -6,11 +6,11 @@ whose word counts; a test holds the two together.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -29,7 +29,7 @@ def parse(value: bytes, message: type[M]) -> M:
     """The message; fields that it does not have are ignored. Raises ValueError."""
     try:
         fields = _fields(message.DESCRIPTOR)  # type: ignore[arg-type]  # one of two classes, by the runtime
-        return message(**_translated(json.loads(value), fields))
+        return message(**_translated(orjson.loads(value), fields))
     except (TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError("not as we write it") from error
 

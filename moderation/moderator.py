@@ -31,14 +31,15 @@ class Moderator:
         started = time.time()
         async with self._media.opened(post) as read:
             asked = self._policies.asked_of(post)
-            judge = partial(self._judge, post, read, asked)
+            age = started - source.timestamp_ms / 1000 if source and source.timestamp_ms > 0 else 0.0
+            judge = partial(self._judge, post, read, asked, age)
             if memory is not None and asked:
                 verdict = await memory.decided(self._identity(post, read, asked), judge)
             else:
                 verdict = await judge()
         spent = replace(
             Timings() if verdict.stage is Stage.CACHE else verdict.timings,
-            queue=max(0.0, started - source.timestamp_ms / 1000) if source and source.timestamp_ms > 0 else 0.0,
+            queue=max(0.0, age),
             fetch=read.fetch,
             decode=read.decode,
         )
@@ -54,8 +55,9 @@ class Moderator:
             asked=tuple(policy.id for policy in asked),
         )
 
-    async def _judge(self, post: Post, read: Read, asked: Sequence[Policy]) -> Verdict:
-        answers = await self._batcher.score(read.content, [policy.question_for_model() for policy in asked])
+    async def _judge(self, post: Post, read: Read, asked: Sequence[Policy], age: float) -> Verdict:
+        questions = [policy.question_for_model() for policy in asked]
+        answers = await self._batcher.score(read.content, questions, age)
         windows_of = zip(*answers.windows, strict=True)  # windows x policies -> policies x windows
         findings = tuple(policy.find(scores) for policy, scores in zip(asked, windows_of, strict=True))
         decision = decide(findings)

@@ -144,6 +144,19 @@ class Policy(_Part):
         lines += [f'"{one.text}": {"Yes" if one.label in violating else "No"}' for one in self.examples]
         return "\n".join([*lines, self.question])
 
+    @cached_property
+    def outcome_on_error(self) -> Outcome:
+        """What the policy says of a post that could not be judged."""
+        return Outcome[self.on_error.upper()]
+
+    @cached_property
+    def _severity(self) -> Severity:
+        return Severity[self.severity.upper()]
+
+    @cached_property
+    def _limits(self) -> Thresholds:
+        return Thresholds(self.thresholds.review, self.thresholds.remove, self.thresholds.mass)
+
     def question_for_model(self) -> Question:
         """The branch of this policy."""
         return Question(self.id, self.prose)
@@ -162,9 +175,9 @@ class Policy(_Part):
         return Finding(
             policy_id=self.id,
             policy_version=self.version,
-            outcome=max(outcome, Outcome[self.on_error.upper()]) if undetermined else outcome,
-            severity=Severity[self.severity.upper()],
-            thresholds=Thresholds(self.thresholds.review, self.thresholds.remove, self.thresholds.mass),
+            outcome=max(outcome, self.outcome_on_error) if undetermined else outcome,
+            severity=self._severity,
+            thresholds=self._limits,
             score=strictest,
             windows=len(windows),
             counts=self.counts,
@@ -245,7 +258,7 @@ class PolicySet:
     @property
     def on_error(self) -> Outcome:
         """The outcome of a post that could not be judged at all: the strictest that a live policy asks for."""
-        return max(Outcome[policy.on_error.upper()] for policy in self.policies if policy.counts)
+        return max(policy.outcome_on_error for policy in self.policies if policy.counts)
 
     def asked_of(self, post: Post) -> tuple[Policy, ...]:
         """The policies that the model is asked about this post."""

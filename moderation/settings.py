@@ -82,8 +82,18 @@ class ModelSettings(_Group):
     name: str = Field("microsoft/Phi-3-vision-128k-instruct", min_length=1, description="hub id, folder, or 'fake'")
     revision: str | None = Field(None, description="commit or tag of the hub id; pin it in production")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="auto: bfloat16 on CUDA, float32 on CPU; one with AVX512-BF16 or AMX is faster in bfloat16",
+    )
+    compile: bool = Field(False, description="the decoder through torch's compiler; minutes more until ready")
+    fp8: bool = Field(
+        False, description="the decoder's matrices in 8 bits, on a GPU that multiplies them; logs how scores move"
+    )
     num_crops: int | None = Field(None, ge=1, le=64, description="crop budget of an image; default the checkpoint's")
+    feature_cache_bytes: int = Field(
+        256 << 20, ge=0, description="device memory for features of pictures seen before; 0: none are kept"
+    )
     window_tokens: int = Field(2048, ge=64, description="longer texts are scored in windows of so many tokens")
     window_overlap: int = Field(256, ge=0, description="tokens that two neighbouring windows share")
     max_windows: int = Field(16, ge=1, description="a text that takes more is refused as too long")
@@ -118,6 +128,9 @@ class WorkerSettings(_Group):
     """How a worker paces itself."""
 
     batch_tokens: int = Field(8192, ge=1, description="positions that one forward pass is filled up to")
+    overtake_s: float = Field(
+        10.0, ge=0, description="a post that waited in its topic goes before posts that came up to so much earlier"
+    )
     max_in_flight: int = Field(256, ge=1, description="posts under way in this process, over all partitions")
     max_in_flight_bytes: int = Field(
         256 << 20, ge=1, description="bytes of their records; at it no more are polled, and a larger one goes alone"

@@ -187,13 +187,10 @@ class Identity:
     @property
     def digest(self) -> str:
         """SHA-256, hex, over all of it; each part is told from the next by length."""
-        whole = hashlib.sha256(b"moderation.v1.identity\0")
-        parts = (self.tenant, self.post_id, self.content_digest, self.policy_set_digest, self.model_digest)
-        for part in (*parts, *self.asked):
-            encoded = part.encode()
-            whole.update(len(encoded).to_bytes(8, "big"))
-            whole.update(encoded)
-        return whole.hexdigest()
+        named = (self.tenant, self.post_id, self.content_digest, self.policy_set_digest, self.model_digest)
+        parts = [part.encode() for part in named + self.asked]
+        whole = b"".join([b"moderation.v1.identity\0", *(len(part).to_bytes(8, "big") + part for part in parts)])
+        return hashlib.sha256(whole).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 import moderation
-from moderation import fastjson
+from moderation import fastjson, verdict_json
 from moderation.errors import PostError
 from moderation.settings import MediaSettings
 from moderation.types import (
@@ -54,10 +54,10 @@ _FORMATS: dict[str, Format] = {
     "application/x-protobuf": "protobuf",
     "application/protobuf": "protobuf",
 }
+_TEXTS = frozenset(field.name for field in post_pb2.Post.DESCRIPTOR.fields if field.message_type is None)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _PLACE = re.compile(rb"([A-Za-z0-9._-]{1,249})/([0-9]{1,9})/([0-9]{1,18})")
-_TIMESTAMPS_MS = (-62_135_596_800_000, 253_402_300_799_999)  # what google.protobuf.Timestamp can say: years 1 to 9999
 
 
 # Posts
@@ -179,6 +179,8 @@ def _post_from_json(value: bytes) -> post_pb2.Post:
         parsed = json.loads(value.decode(), object_pairs_hook=_without_duplicates)
         id = parsed.get("id")  # AttributeError: JSON, and no object
         post_id = id if isinstance(id, str) and _is_unicode(id) and not id_problem(id) else ""
+        if "images" not in parsed and _TEXTS.issuperset(parsed) and all(type(text) is str for text in parsed.values()):
+            return post_pb2.Post(**parsed)  # what most posts are, and ten times as fast
         for image in parsed.get("images") or ():
             _check_base64(image.get("data"))
         return json_format.ParseDict(parsed, post_pb2.Post())
@@ -339,11 +341,11 @@ def verdict_record(of: Verdict, format: Format, headers: Headers = ()) -> tuple[
     """
     traces = [(name, value) for name, value in headers if name in ("traceparent", "tracestate") and value is not None]
     trace = next((_TRACEPARENT.fullmatch(value) for name, value in traces if name == "traceparent"), None)
-    message = verdict(of, trace[1].decode() if trace else "")
+    trace_id = trace[1].decode() if trace else ""
     if format == "json":
-        value = json_format.MessageToJson(message, indent=None, always_print_fields_with_no_presence=True).encode()
+        value = verdict_json.dumps(of, trace_id)
     else:
-        value = message.SerializeToString(deterministic=True)
+        value = verdict(of, trace_id).SerializeToString(deterministic=True)
     identity = [(IDENTITY, of.identity.digest.encode())] if of.stands else []
     return value, [("content-type", CONTENT_TYPES[format]), *identity, *traces]
 
@@ -392,8 +394,6 @@ def number(member: Outcome | Status | Stage | Severity) -> Any:
 
 
 def _timestamp(milliseconds: int) -> Timestamp:
-    """A record's timestamp is its producer's word, and may be any number: what is out of range goes to its end."""
-    low, high = _TIMESTAMPS_MS
     stamp = Timestamp()
-    stamp.FromMilliseconds(min(max(milliseconds, low), high))
+    stamp.FromMilliseconds(verdict_json.sayable(milliseconds))
     return stamp

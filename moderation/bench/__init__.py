@@ -1,1 +1,1 @@
-"""What the service is measured with: ratios of what was run in one go, on one machine."""
+"""Benches: ratios measured in one run, against the plainest thing that does the same. `moderation bench`."""

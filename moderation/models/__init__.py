@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from moderation.errors import ConfigError
 from moderation.settings import ModelSettings
@@ -25,7 +25,10 @@ class Encoded(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Positions that one forward pass computes for it: known before the batch starts; a batch is filled by them."""
+        """What it costs, in tokens of the decoder: known before the step starts, and what a step is filled by.
+
+        The positions that a forward pass computes for it, and as many more as its pictures take elsewhere.
+        """
 
 
 class Classifier(Protocol):
@@ -45,6 +48,14 @@ class Classifier(Protocol):
         Raises DeviceError when the device can no longer be trusted, torch.OutOfMemoryError or MemoryError when the
         batch is too large; any other exception is taken to be the fault of some item in the batch.
         """
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A Classifier that can begin with what comes next while the device is busy with what is there."""
+
+    def look_ahead(self, items: Sequence[Encoded]) -> None:
+        """On the model thread, right before a step: what the step after it will probably score. Moves no score."""
 
 
 def load(settings: ModelSettings) -> Classifier:

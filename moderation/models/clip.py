@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from moderation.models.linear import Linear
+
 
 @dataclass(frozen=True, slots=True)
 class ClipShape:
@@ -78,10 +80,10 @@ class _Attention(nn.Module):
     def __init__(self, shape: ClipShape) -> None:
         super().__init__()
         self.heads = shape.heads
-        self.q_proj = nn.Linear(shape.hidden, shape.hidden)
-        self.k_proj = nn.Linear(shape.hidden, shape.hidden)
-        self.v_proj = nn.Linear(shape.hidden, shape.hidden)
-        self.out_proj = nn.Linear(shape.hidden, shape.hidden)
+        self.q_proj = Linear(shape.hidden, shape.hidden)
+        self.k_proj = Linear(shape.hidden, shape.hidden)
+        self.v_proj = Linear(shape.hidden, shape.hidden)
+        self.out_proj = Linear(shape.hidden, shape.hidden)
 
     def forward(self, hidden: Tensor) -> Tensor:
         query, key, value = (
@@ -96,10 +98,16 @@ class _Attention(nn.Module):
 class _Mlp(nn.Module):
     def __init__(self, shape: ClipShape) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(shape.hidden, shape.intermediate)
-        self.fc2 = nn.Linear(shape.intermediate, shape.hidden)
+        self.fc1 = Linear(shape.hidden, shape.intermediate)
+        self.fc2 = Linear(shape.intermediate, shape.hidden)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        hidden = self.fc1(hidden)
-        out: Tensor = self.fc2(hidden * torch.sigmoid(1.702 * hidden))  # "quick" GELU, what CLIP was trained with
+        out: Tensor = self.fc2(_quick_gelu(self.fc1(hidden)))
         return out
+
+
+def _quick_gelu(hidden: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), what CLIP was trained with; in place where no gradient needs what was there."""
+    if torch.is_grad_enabled():
+        return hidden * torch.sigmoid(1.702 * hidden)
+    return functional.silu(hidden.mul_(1.702), inplace=True).mul_(1 / 1.702)

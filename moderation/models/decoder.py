@@ -11,22 +11,34 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-# (query [tokens, heads, size], key, value [tokens, kv heads, size]) -> [tokens, heads, size]
+# (query [queries, heads, size], key, value [tokens, kv heads, size]) -> [queries, heads, size]. The queries are all
+# tokens' or the scored ones'. Where there are fewer kv heads than heads, groups of heads share one.
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """cos and sin of each token's angles, [tokens, 1, size of a head], the halves repeated."""
+    """cos and sin of each token's angles, [tokens, 1, pairs]. Elements of a head beyond two for each pair pass as they
+    are: a rotation of a part of the head needs nothing more."""
 
     cos: Tensor
     sin: Tensor
 
     def turn(self, heads: Tensor) -> Tensor:
-        """[tokens, heads, size] turned by its position: element i and i + size / 2 are a pair."""
-        left, right = heads.chunk(2, dim=-1)
-        return heads * self.cos + torch.cat([-right, left], dim=-1) * self.sin
+        """[tokens, heads, size] turned by its position: element i and i + pairs are a pair."""
+        pairs = self.cos.shape[-1]
+        left, right = heads[..., :pairs], heads[..., pairs : 2 * pairs]
+        turned = (
+            torch.addcmul(left * self.cos, right, self.sin, value=-1),
+            torch.addcmul(right * self.cos, left, self.sin),
+        )
+        return torch.cat([*turned, heads[..., 2 * pairs :]], dim=-1)
+
+    def at(self, tokens: Tensor) -> Rotary:
+        """Of these tokens alone."""
+        return Rotary(self.cos[tokens], self.sin[tokens])
 
 
 class RMSNorm(nn.Module):
@@ -43,8 +55,19 @@ class RMSNorm(nn.Module):
         return self.weight * wide.to(hidden.dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The tokens whose hidden states are read after the last layer: int64 [scored], rising; and what they see."""
+
+    at: Tensor
+    attend: Attend
+
+
 class Block(nn.Module):
-    """One pre-norm layer around a family's attention (hidden, rotary, attend) -> hidden and mlp (hidden) -> hidden."""
+    """One pre-norm layer around a family's attention (hidden, rotary, attend, scored) and mlp (hidden).
+
+    scored: given to the last layer, whose other outputs nobody reads. From the attention on, only theirs are computed.
+    """
 
     def __init__(self, attention: nn.Module, mlp: nn.Module, size: int, eps: float) -> None:
         super().__init__()
@@ -53,8 +76,9 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(size, eps)
         self.mlp = mlp
 
-    def forward(self, hidden: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotary, attend)
+    def forward(self, hidden: Tensor, rotary: Rotary, attend: Attend, scored: Scored | None = None) -> Tensor:
+        mixed = self.self_attn(self.input_layernorm(hidden), rotary, attend, scored)
+        hidden = mixed + (hidden if scored is None else hidden[scored.at])
         out: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
         return out
 
@@ -62,13 +86,21 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Embedding, blocks and last norm. `forward` stops before the norm: it is due only where logits are read."""
 
-    def __init__(self, vocabulary: int, size: int, blocks: Iterable[Block], eps: float) -> None:
+    def __init__(self, vocabulary: int, size: int, blocks: Iterable[nn.Module], norm: nn.Module) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(vocabulary, size)
         self.layers = nn.ModuleList(blocks)
-        self.norm = RMSNorm(size, eps)
+        self.norm = norm
 
-    def forward(self, hidden: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
-        for layer in self.layers:
+    def forward(self, hidden: Tensor, rotary: Rotary, attend: Attend, scored: Scored | None = None) -> Tensor:
+        """[tokens, size]; or [scored, size]."""
+        *before, last = self.layers
+        for layer in before:
             hidden = layer(hidden, rotary, attend)
-        return hidden
+        out: Tensor = last(hidden, rotary, attend, scored)
+        return out
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, in one new tensor where no gradient needs both factors."""
+    return functional.silu(gate) * up if torch.is_grad_enabled() else functional.silu(gate).mul_(up)

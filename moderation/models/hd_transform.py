@@ -1,10 +1,12 @@
 """Phi-3-Vision's HD transform: a picture of any shape becomes a global crop and a grid of local ones.
 
-Bit-exact with the published processor, which needs torchvision; this needs PIL's resize and torch's bicubic.
+Bit-exact with the published processor, which needs torchvision; this needs PIL's resize and torch's bicubic. PIL's part
+runs where posts are encoded and leaves bytes; torch's, on the device that they are sent to, a quarter of the size.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,13 +35,37 @@ class Layout:
     cols: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Crops:
-    """A picture for the tower: pixels [1 + rows * cols, 3, side, side], global crop first, then locals row-major."""
+    """A picture as the tower will see it. canvas: uint8 [3, rows * side, cols * side], scaled and padded."""
 
-    pixels: Tensor
+    canvas: Tensor
     rows: int
     cols: int
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    digest: str = ""  # of all of the above
+
+    def __len__(self) -> int:
+        """Crops, the global one among them."""
+        return 1 + self.rows * self.cols
+
+    @property
+    def pixels(self) -> Tensor:
+        """float32 [1 + rows * cols, 3, side, side], normalised: the global crop first, then locals row-major."""
+        return self.on(self.canvas.device)
+
+    def on(self, device: torch.device) -> Tensor:
+        """The pixels, computed there. On a CPU they are the original's to the bit; CUDA rounds otherwise."""
+        side = self.canvas.shape[1] // self.rows
+        canvas = self.canvas
+        if device.type == "cuda":
+            canvas = canvas.pin_memory().to(device, non_blocking=True)
+        mean, std = (torch.tensor(one, device=device)[:, None, None] for one in (self.mean, self.std))
+        pixels = canvas.to(device).float().div_(255).sub_(mean).div_(std)
+        whole = functional.interpolate(pixels[None], size=(side, side), mode="bicubic", align_corners=False)
+        local = pixels.reshape(3, self.rows, side, self.cols, side).permute(1, 3, 0, 2, 4)
+        return torch.cat([whole, local.flatten(0, 1)])
 
 
 def layout(width: int, height: int, budget: int, side: int) -> Layout:
@@ -83,8 +109,7 @@ def crops(picture: Picture, budget: int, side: int, *, mean: Sequence[float], st
         picture = picture.transpose(Image.Transpose.TRANSPOSE)
     canvas = Image.new("RGB", plan.padded, WHITE)
     canvas.paste(picture, plan.offset)
-    pixels = torch.from_numpy(np.array(canvas)).permute(2, 0, 1).contiguous().float().div_(255)
-    pixels = pixels.sub_(torch.tensor(mean)[:, None, None]).div_(torch.tensor(std)[:, None, None])
-    whole = functional.interpolate(pixels[None], size=(side, side), mode="bicubic", align_corners=False)
-    local = pixels.reshape(3, plan.rows, side, plan.cols, side).permute(1, 3, 0, 2, 4)
-    return Crops(torch.cat([whole, local.flatten(0, 1)]), plan.rows, plan.cols)
+    array = np.ascontiguousarray(np.asarray(canvas).transpose(2, 0, 1))
+    digest = hashlib.sha256(repr((plan.rows, plan.cols, *mean, *std)).encode())
+    digest.update(array.tobytes())
+    return Crops(torch.from_numpy(array), plan.rows, plan.cols, tuple(mean), tuple(std), digest.hexdigest())

@@ -17,14 +17,17 @@ from pydantic import AliasChoices, BaseModel, Field, PositiveFloat, PositiveInt,
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moderation.models import checkpoint, tree
+from moderation.models import checkpoint, compiled, tree
 from moderation.models.clip import ClipShape, ClipVision
-from moderation.models.decoder import Attend, Block, Decoder, Rotary
+from moderation.models.compiled import Compiled
+from moderation.models.decoder import Attend, Block, Decoder, RMSNorm, Rotary, Scored, gated
 from moderation.models.hd_transform import Crops
+from moderation.models.linear import Linear
 from moderation.models.tree import Packed
 
 PREPROCESSOR = "preprocessor_config.json"
-CROPS_AT_ONCE = 32  # bounds the tower's activations: a batch may hold hundreds of crops
+# Crops in one launch of the tower. It bounds the tower's activations, of which a CPU wants few, for its caches' sake.
+CROPS_AT_ONCE = {"cuda": 128, "cpu": 4}
 TOWER = "model.vision_embed_tokens.img_processor.vision_model."
 
 
@@ -140,6 +143,14 @@ class Phi3Config(BaseModel):
         """Tokens along a side of a crop."""
         return self.tower.grid // 2
 
+    @property
+    def crop_work(self) -> int:
+        """What the tower takes for a crop, in tokens of the decoder: by products with weights, nearly all of it."""
+        tower, width = self.tower, self.num_attention_heads * self.head_size
+        seen = tower.grid**2 * tower.layers * tower.hidden * (4 * tower.hidden + 2 * tower.intermediate)
+        kept = 2 * width + 2 * self.kv_heads * self.head_size + 3 * self.intermediate_size
+        return round(seen / (self.num_hidden_layers * self.hidden_size * kept))
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.hidden_size % (2 * self.num_attention_heads):
@@ -194,8 +205,7 @@ class LongRope:
         device = packed.positions.device
         choice, count = torch.tensor([long, lengths], dtype=torch.int64, device=device)
         choice = choice.repeat_interleave(count)
-        angles = packed.positions[:, None].float() * self.frequencies[choice]
-        angles = torch.cat([angles, angles], dim=-1)[:, None]
+        angles = (packed.positions[:, None].float() * self.frequencies[choice])[:, None]
         return Rotary((angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype))
 
 
@@ -205,14 +215,23 @@ class FusedAttention(nn.Module):
     def __init__(self, config: Phi3Config) -> None:
         super().__init__()
         self.head_size = config.head_size
-        self.heads = [config.num_attention_heads, config.kv_heads, config.kv_heads]
-        self.qkv_proj = nn.Linear(config.hidden_size, sum(self.heads) * self.head_size, bias=False)
-        self.o_proj = nn.Linear(config.num_attention_heads * self.head_size, config.hidden_size, bias=False)
+        self.heads, self.kv_heads = config.num_attention_heads, config.kv_heads
+        self.qkv_proj = Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.head_size, bias=False)
+        self.o_proj = Linear(self.heads * self.head_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden: Tensor, rotary: Rotary, attend: Attend) -> Tensor:
-        fused = self.qkv_proj(hidden).reshape(len(hidden), sum(self.heads), self.head_size)
-        query, key, value = fused.split(self.heads, dim=1)
-        out: Tensor = self.o_proj(attend(rotary.turn(query), rotary.turn(key), value).flatten(1))
+    def forward(self, hidden: Tensor, rotary: Rotary, attend: Attend, scored: Scored | None = None) -> Tensor:
+        if scored is None:
+            fused = self.qkv_proj(hidden).unflatten(-1, (-1, self.head_size))
+            turned = rotary.turn(fused[:, : self.heads + self.kv_heads])
+            query, key = turned[:, : self.heads], turned[:, self.heads :]
+            mixed = attend(query, key, fused[:, self.heads + self.kv_heads :])
+        else:
+            split = self.heads * self.head_size
+            query = self.qkv_proj.rows(hidden[scored.at], slice(split)).view(-1, self.heads, self.head_size)
+            fused = self.qkv_proj.rows(hidden, slice(split, None)).view(len(hidden), -1, self.head_size)
+            key, value = fused[:, : self.kv_heads], fused[:, self.kv_heads :]
+            mixed = scored.attend(rotary.at(scored.at).turn(query), rotary.turn(key), value)
+        out: Tensor = self.o_proj(mixed.flatten(1))
         return out
 
 
@@ -221,12 +240,12 @@ class FusedMlp(nn.Module):
 
     def __init__(self, config: Phi3Config) -> None:
         super().__init__()
-        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_up_proj = Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(hidden).chunk(2, dim=-1)
-        out: Tensor = self.down_proj(up * functional.silu(gate))
+        out: Tensor = self.down_proj(gated(gate, up))
         return out
 
 
@@ -242,15 +261,16 @@ class VisionEmbedding(nn.Module):
         self.sub_GN = nn.Parameter(torch.empty(1, 1, 1, wide))
         self.img_processor = nn.ModuleDict({"vision_model": ClipVision(config.tower)})
         self.img_projection = nn.Sequential(
-            nn.Linear(wide, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size)
+            Linear(wide, config.hidden_size), nn.GELU(), Linear(config.hidden_size, config.hidden_size)
         )
 
     def forward(self, pictures: Sequence[Crops]) -> list[Tensor]:
         """For each picture [tokens, hidden], as many tokens as hd_transform.tokens says."""
-        pixels = torch.cat([picture.pixels.to(self.glb_GN) for picture in pictures])
+        pixels = torch.cat([picture.on(self.glb_GN.device).to(self.glb_GN) for picture in pictures])
         tower = self.img_processor["vision_model"]
-        features = torch.cat([self._merge(tower(part)) for part in torch.split(pixels, CROPS_AT_ONCE)])
-        parts = torch.split(features, [len(picture.pixels) for picture in pictures])
+        at_once = CROPS_AT_ONCE[self.glb_GN.device.type]
+        features = torch.cat([self._merge(tower(part)) for part in torch.split(pixels, at_once)])
+        parts = torch.split(features, [len(picture) for picture in pictures])
         rows = [self._arrange(part, picture) for part, picture in zip(parts, pictures, strict=True)]
         projected: Tensor = self.img_projection(torch.cat(rows))
         return list(torch.split(projected, [len(row) for row in rows]))
@@ -280,7 +300,9 @@ class Backbone(Decoder):
             Block(FusedAttention(config), FusedMlp(config), config.hidden_size, config.rms_norm_eps)
             for _ in range(config.num_hidden_layers)
         )
-        super().__init__(config.vocab_size, config.hidden_size, blocks, config.rms_norm_eps)
+        super().__init__(
+            config.vocab_size, config.hidden_size, blocks, RMSNorm(config.hidden_size, config.rms_norm_eps)
+        )
         self.vision_embed_tokens = VisionEmbedding(config)
 
 
@@ -291,14 +313,17 @@ class Phi3Network(nn.Module):
         super().__init__()
         self.config = config
         self.model = Backbone(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.compiled: Compiled | None = None
 
     @property
     def device(self) -> torch.device:
         return self.lm_head.weight.device
 
-    def forward(self, packed: Packed, pictures: Sequence[Tensor], long: Sequence[bool]) -> Tensor:
-        """Hidden states [tokens, hidden] before the last norm.
+    def forward(
+        self, packed: Packed, pictures: Sequence[Tensor], long: Sequence[bool], *, only_scored: bool = False
+    ) -> Tensor:
+        """Hidden states before the last norm, [tokens, hidden]; only_scored: those of packed.scored, [scored, hidden].
 
         pictures: the features of `see`, in the order of their slots, which are the ids below zero. long: see LongRope.
         """
@@ -306,8 +331,15 @@ class Phi3Network(nn.Module):
         if pictures:
             hidden[packed.ids < 0] = torch.cat(list(pictures))
         rotary = LongRope.of(self.config, self.device).at(packed, long, hidden.dtype)
-        out: Tensor = self.model(hidden, rotary, tree.attention(packed))
+        scored = Scored(packed.scored, tree.attention_of_scored(packed)) if only_scored else None
+        if self.compiled is not None:
+            return self.compiled(hidden, rotary, self.compiled.attention(packed), scored)
+        out: Tensor = self.model(hidden, rotary, tree.attention(packed), scored)
         return out
+
+    def rounded(self, tokens: int) -> int:
+        """Tokens that a pass of so many is padded to."""
+        return tokens if self.compiled is None else compiled.rounded(tokens)
 
     def see(self, pictures: Sequence[Crops]) -> list[Tensor]:
         """The features of pictures, [tokens, hidden] each."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 
-import torch
+import PIL.Image
+import structlog
 from PIL.Image import Image as Picture
 
 from moderation import prompts
-from moderation.errors import ConfigError, DeviceError, PostError
-from moderation.models import Encoded, checkpoint, hd_transform, phi3_network, tree
+from moderation.errors import ConfigError, PostError
+from moderation.models import Encoded, checkpoint, device, fp8, hd_transform, phi3_network
+from moderation.models.compiled import Compiled
+from moderation.models.engine import Engine, Part
 from moderation.models.hd_transform import Crops
 from moderation.models.phi3_network import Phi3Network, PreprocessorConfig
 from moderation.models.tokenizer import TOKENIZER, Tokenizer
@@ -27,6 +29,8 @@ CLOSE = "<|end|>\n<|assistant|>\n"
 
 LONGEST_BRANCH = 1024  # tokens of a question
 
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
@@ -38,10 +42,11 @@ class Window:
     tree: Tree
     pictures: tuple[Crops, ...]
     context: int  # positions beyond which a prompt takes the long rope factors
+    seeing: int = 0  # what the tower takes for the pictures, in tokens of the decoder; of a post's windows, the first's
 
     @property
     def tokens(self) -> int:
-        return sum(part.tree.tokens for part in self.parts)
+        return sum(part.tree.tokens for part in self.parts) + self.seeing
 
     @property
     def parts(self) -> list[Part]:
@@ -61,17 +66,8 @@ class Window:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Questions of a window that share their rope factors."""
-
-    tree: Tree
-    questions: list[int]  # where they stand among the window's
-    long: bool
-
-
 class Phi3Vision:
-    """A Classifier. `encode` may run on several threads at once; `score` belongs to one."""
+    """A Classifier. `encode` may run on several threads at once; `score` and `look_ahead` belong to one."""
 
     def __init__(
         self,
@@ -86,7 +82,9 @@ class Phi3Vision:
         self.tokenizer = tokenizer
         self._preprocessor = preprocessor
         self._settings = settings
-        self._yes, self._no = tokenizer.word("Yes"), tokenizer.word("No")
+        self.engine = Engine(
+            network, tokenizer.word("Yes"), tokenizer.word("No"), feature_bytes=settings.feature_cache_bytes
+        )
         self._branch = lru_cache(maxsize=4096)(self._encode_branch)  # a policy's words are the same for every post
 
     def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Window]:
@@ -111,27 +109,19 @@ class Phi3Vision:
                     f"{len(pictures)} images and the text take {len(window.shared)} of {room} positions",
                 )
         context = self.network.config.original_max_position_embeddings
-        return [Window(window, pictures, context) for window in windows]
+        seeing = sum(map(len, pictures)) * self.network.config.crop_work
+        return [Window(each, pictures, context, 0 if place else seeing) for place, each in enumerate(windows)]
 
     def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
         """One forward pass over all windows of the batch with all their questions."""
         windows = [item for item in batch if isinstance(item, Window)]
         if len(windows) < len(batch):
             raise TypeError("the batch holds an item that another model has encoded")
-        with _device_faults(), torch.inference_mode():
-            return self._forward(windows)
+        return self.engine.score(windows)
 
-    def _forward(self, windows: Sequence[Window]) -> list[list[Score]]:
-        parts = [(window, part) for window in windows for part in window.parts]
-        packed = tree.pack([part.tree for _, part in parts], self.network.device)
-        unique = {id(picture): picture for window in windows for picture in window.pictures}
-        features = dict(zip(unique, self.network.see(list(unique.values())), strict=True))
-        seen = [features[id(picture)] for window, _ in parts for picture in window.pictures]
-        hidden = self.network(packed, seen, [part.long for _, part in parts])
-        logits = self.network.logits(hidden[packed.scored], exact=(self._yes, self._no))
-        answers = iter(tree.answers(logits, self._yes, self._no))
-        found = {(id(window), question): next(answers) for window, part in parts for question in part.questions}
-        return [[found[id(window), each] for each in range(len(window.tree.branches))] for window in windows]
+    def look_ahead(self, items: Sequence[Encoded]) -> None:
+        """See LooksAhead."""
+        self.engine.look_ahead([item for item in items if isinstance(item, Window)])
 
     def _crops(self, picture: Picture) -> Crops:
         return hd_transform.crops(
@@ -196,12 +186,12 @@ class Phi3Vision:
 
 def load(settings: ModelSettings) -> Phi3Vision:
     """The model of the settings on its device. Raises ConfigError naming what in its folder is wrong."""
-    device, dtype = _place(settings)
+    where, dtype = device.place(settings)
     folder, revision = checkpoint.locate(settings.name, settings.revision)
     preprocessor = checkpoint.parse(folder / phi3_network.PREPROCESSOR, PreprocessorConfig)
     tokenizer = Tokenizer(folder)
-    with _device_faults():
-        network = phi3_network.read(folder, dtype=dtype, device=device)
+    with device.faults():
+        network = phi3_network.read(folder, dtype=dtype, device=where)
     if tokenizer.size > network.config.vocab_size:
         raise ConfigError(
             f"{folder}: {TOKENIZER} has {tokenizer.size} tokens and config.json a vocab_size of "
@@ -214,24 +204,38 @@ def load(settings: ModelSettings) -> Phi3Vision:
         "template": [OPEN, CLOSE],
         "window_overlap": settings.window_overlap,
         "window_tokens": settings.window_tokens,
-    }
+    } | ({"fp8": True} if settings.fp8 else {})
     named = (checkpoint.CONFIG, phi3_network.PREPROCESSOR, TOKENIZER)
     info = ModelInfo(
         name=settings.name if revision else folder.resolve().name,
         revision=revision,
         digest=checkpoint.digest([*(folder / name for name in named), *checkpoint.weight_files(folder)], decisive),
     )
-    return Phi3Vision(info, network, tokenizer, preprocessor, settings)
+    model = Phi3Vision(info, network, tokenizer, preprocessor, settings)
+    if settings.fp8:
+        _round(model)
+    if settings.compile:
+        network.compiled = Compiled(network.model)
+        model.engine.warm_up()
+    if where.type == "cuda":
+        _warm_up(model)
+    return model
 
 
-def _place(settings: ModelSettings) -> tuple[torch.device, torch.dtype]:
-    there = torch.cuda.is_available()
-    if settings.device == "cuda" and not there:
-        raise ConfigError("MODERATION_MODEL__DEVICE=cuda: torch sees no CUDA device; use auto or cpu")
-    device = torch.device("cuda" if there and settings.device != "cpu" else "cpu")
-    if settings.dtype == "auto":
-        return device, torch.bfloat16 if device.type == "cuda" else torch.float32
-    return device, {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
+def _warm_up(model: Phi3Vision) -> None:
+    """Whatever a device makes at its first use, for pictures too, is made before we are ready."""
+    blank = Content("Good morning!", (PIL.Image.new("RGB", (8, 8), "white"),), "")
+    model.score(model.encode(blank, [Question("warm-up", "Is this a post?"), Question("again", "Is it?")]))
+
+
+def _round(model: Phi3Vision) -> None:
+    """To eight bits, and says what that does to scores."""
+    if not fp8.available(model.network.device):
+        raise ConfigError("MODERATION_MODEL__FP8: it needs a GPU of compute capability 8.9 or more")
+    exact = model.engine.sample()
+    count = fp8.use(model.network.model.layers)
+    moved = [abs(before - after) for before, after in zip(exact, model.engine.sample(), strict=True)]
+    log.info("fp8_in_use", matrices=count, questions=len(moved), mean_move=sum(moved) / len(moved), most=max(moved))
 
 
 def cut(ids: list[int], size: int, overlap: int) -> Iterator[list[int]]:
@@ -248,19 +252,3 @@ def _check_slots(shared: Sequence[int], slots: Sequence[int]) -> None:
     runs = [(-id - 1, sum(1 for _ in run)) for id, run in groupby(id for id in shared if id < 0)]
     if runs != list(enumerate(slots)):
         raise PostError(Reason.MODEL_FAILED, f"the prompt has image slots {runs} for pictures of {list(slots)} tokens")
-
-
-@contextmanager
-def _device_faults() -> Iterator[None]:
-    """Tells a device that has failed from a batch that is too large for it."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        text = str(error).partition("\n")[0]
-        if not isinstance(error, torch.AcceleratorError) and not text.startswith(("CUDA error", "cuDNN error")):
-            raise
-        if "out of memory" in text or "ALLOC_FAILED" in text:
-            raise torch.OutOfMemoryError(text) from error
-        raise DeviceError(f"the device has failed: {text}") from error

@@ -27,9 +27,9 @@ from rich.table import Table
 
 from tests.chaos.faults import BROKERS, ROWS
 from tests.chaos.field import Cluster, Result, Scenario, cluster, play
-from tests.chaos.worker import AS_BUILT, PRODUCER_PER_WORKER
+from tests.chaos.worker import AS_BUILT, NO_RESEEK, PRODUCER_PER_WORKER
 
-MUTATIONS = (("2w", PRODUCER_PER_WORKER),)  # NO_RESEEK in row 2z is caught now and then only
+MUTATIONS = (("2w", PRODUCER_PER_WORKER), ("2z", NO_RESEEK))
 COLUMNS = ("missing", "duplicated", "contradictory", "out_of_order")
 
 

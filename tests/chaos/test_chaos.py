@@ -15,7 +15,7 @@ import pytest
 
 from tests.chaos.faults import BROKERS, ROWS
 from tests.chaos.field import Cluster, Result, Scenario, play
-from tests.chaos.worker import PRODUCER_PER_WORKER
+from tests.chaos.worker import NO_RESEEK, PRODUCER_PER_WORKER
 from tests.conftest import run_apart
 
 SEED = int(os.environ.get("MODERATION_TEST_SEED", "20"))
@@ -59,7 +59,7 @@ async def test_a_broker_that_dies_takes_nothing_with_it(three_brokers: Cluster, 
     assert result.struck["broker killed"] == 3
 
 
-@pytest.mark.parametrize(("row", "design"), [("2w", PRODUCER_PER_WORKER)])
+@pytest.mark.parametrize(("row", "design"), [("2w", PRODUCER_PER_WORKER), ("2z", NO_RESEEK)])
 async def test_the_checker_catches_a_worker_that_lacks_a_safeguard(
     one_broker: Cluster, row: str, design: str, tmp_path: Path
 ) -> None:

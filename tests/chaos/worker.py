@@ -1,7 +1,7 @@
 """A real worker with a plan for its own misfortune: `python -m tests.chaos.worker '{"kill": "after_send", "pass": 3}'`.
 
 kill, stop, stall    at this step, SIGKILL or SIGSTOP itself, or block the event loop for `seconds`
-pass                 the how manieth time it comes by that step
+pass                 the how manieth time it comes by that step; after_model waits for SIGUSR1 instead
 sick                 the model's how manieth step raises DeviceError
 clock                seconds by which its clock jumps at `pass` of `step`, and jumps back at three times `pass`
 slow_fence           seconds between an assignment and its fence
@@ -28,6 +28,8 @@ from moderation.models.fake import Fake
 from moderation.publisher import Publisher
 
 IN_MODEL = "in_model"
+AFTER_MODEL = "after_model"  # the outcomes of a step are on their way to the event loop; all earlier are committed
+QUIET_S = 0.3  # without a transaction: there is none to come
 COMMIT_STEPS = (
     "before_begin",
     "after_first_send",
@@ -49,6 +51,8 @@ class Plan:
         self.plan = plan
         self.passes: Counter[str] = Counter()
         self.clock = 0.0
+        self.open = 0  # transactions under way
+        self.told = False
 
     def at(self, step: str) -> None:
         self.passes[step] += 1
@@ -70,6 +74,18 @@ class Plan:
             self._tell(step)
             time.sleep(plan["seconds"])  # the event loop is what stands still
 
+    def after_model(self) -> None:
+        """Strikes once it was told to (SIGUSR1), and between transactions: one that is cut short would fence its
+        producer, and hide what it wakes to."""
+        if self.plan.get("stop") != AFTER_MODEL or not self.told:
+            return
+        self.told, quiet = False, time.monotonic()
+        while time.monotonic() - quiet < QUIET_S:
+            time.sleep(QUIET_S / 30)
+            quiet = time.monotonic() if self.open else quiet
+        self._tell(AFTER_MODEL)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
     def _tell(self, step: str) -> None:
         """The harness counts these lines: a fault that never struck proves nothing."""
         print(json.dumps({"event": "struck", "step": step, "plan": self.plan}), file=sys.stderr, flush=True)
@@ -81,7 +97,11 @@ def arm(plan: Plan) -> None:
 
     async def transact_wrapped(self: Publisher, *arguments: Any) -> Any:
         plan.at("before_begin")
-        return await transact(self, *arguments)
+        plan.open += 1
+        try:
+            return await transact(self, *arguments)
+        finally:
+            plan.open -= 1
 
     async def send_wrapped(self: Publisher, *arguments: Any) -> Any:
         sent = await send(self, *arguments)
@@ -106,7 +126,9 @@ def arm(plan: Plan) -> None:
         if plan.passes[IN_MODEL] == plan.plan.get("sick"):
             plan._tell(IN_MODEL)
             raise DeviceError("the fake's device has failed, as the plan asked")
-        return score(self, batch)
+        scores = score(self, batch)
+        plan.after_model()
+        return scores
 
     setattr(Fake, "score", score_wrapped)  # noqa: B010
 
@@ -161,6 +183,7 @@ def main() -> int:
     os.nice(10)  # the harness strikes in time, whatever the workers do
     given = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
     plan = Plan(given)
+    signal.signal(signal.SIGUSR1, lambda *_: setattr(plan, "told", True))
     arm(plan)
     mutate(given.get("design", AS_BUILT))
     if given.get("clock"):

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from moderation.batcher import Answers, Batcher
+from moderation.batcher import Answers, Batcher, Step
 from moderation.errors import ConfigError, DeviceError, ModerationError, PostError
 from moderation.models import Encoded
 from moderation.models.fake import Fake, FakeEncoded
@@ -61,10 +61,10 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def behind_a_busy_device(
-    model: Watched, *texts: str, **settings: int
+    model: Watched, *texts: str, **settings: float
 ) -> AsyncIterator[tuple[Batcher, list[asyncio.Task[Answers]]]]:
     """The posts, queued in this order behind a step of the post `first` that has begun and waits at the gate."""
-    async with Batcher(model, WorkerSettings(**{"encode_threads": 1} | settings)) as batcher:
+    async with Batcher(model, WorkerSettings.model_validate({"encode_threads": 1} | settings)) as batcher:
         tasks = [asyncio.create_task(batcher.score(a_content("first"), [SPAM]))]
         await model.begun()
         tasks += [asyncio.create_task(batcher.score(a_content(text), [SPAM])) for text in texts]
@@ -100,6 +100,70 @@ async def test_a_batch_is_filled_up_to_the_budget_and_no_post_overtakes() -> Non
         model.let()
         await asyncio.gather(*tasks)
     assert model.steps == [["first"], ["a a a", "b b b"], ["c c c c c c c c c"], ["d"]]  # c is above the budget, alone
+
+
+async def test_a_post_that_waited_in_its_topic_goes_first_but_overtakes_within_bounds() -> None:
+    model = Watched()
+    async with behind_a_busy_device(model, "a", "b") as (batcher, tasks):
+        for text, age in (("old", 5.0), ("older", 9.0), ("ancient", 1e9), ("from the future", -60.0)):
+            tasks.append(asyncio.create_task(batcher.score(a_content(text), [SPAM], age)))
+            await until(lambda: batcher.waiting == len(tasks) - 1)
+        model.let()
+        await asyncio.gather(*tasks)
+    assert model.steps == [["first"], ["ancient", "older", "old", "a", "b", "from the future"]]
+
+
+async def test_no_post_is_overtaken_without_end() -> None:
+    model = Watched()
+    async with behind_a_busy_device(model, "a", overtake_s=0.0) as (batcher, tasks):
+        tasks.append(asyncio.create_task(batcher.score(a_content("ancient"), [SPAM], 1e9)))
+        await until(lambda: batcher.waiting == 2)
+        model.let()
+        await asyncio.gather(*tasks)
+    assert model.steps == [["first"], ["a", "ancient"]]
+
+
+async def test_every_step_is_reported() -> None:
+    steps: list[Step] = []
+    model = Watched(open=True, window_words=2)
+    async with Batcher(model, WorkerSettings(batch_tokens=6), steps.append) as batcher:
+        await batcher.score(a_content("a b c d"), [SPAM])
+    (step,) = steps
+    assert (step.posts, step.items, step.tokens, step.waiting) == (1, 2, 6, 0)
+    assert step.seconds > 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_model_is_shown_what_comes_next(fails: bool) -> None:
+    class Foresighted(Watched):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ahead: list[list[str]] = []
+
+        def look_ahead(self, items: Sequence[Encoded]) -> None:
+            self.ahead.append([item.text for item in items if isinstance(item, FakeEncoded)])
+            if fails:
+                raise RuntimeError("the step itself will say which post it is")
+
+    model = Foresighted()
+    async with behind_a_busy_device(model, "a a a", "b b b", "c c c", "d", batch_tokens=8) as (_, tasks):
+        model.let()
+        answers = await asyncio.gather(*tasks)
+    assert model.steps == [["first"], ["a a a", "b b b"], ["c c c", "d"]]
+    assert model.ahead == [["c c c", "d"]], "at the first step nothing was queued yet, at the last nothing any more"
+    assert len(answers) == 5
+
+
+async def test_a_device_that_fails_while_it_looks_ahead_is_sick() -> None:
+    class Dying(Watched):
+        def look_ahead(self, items: Sequence[Encoded]) -> None:
+            raise DeviceError("gone")
+
+    model = Dying()
+    async with behind_a_busy_device(model, "a", "b b b", batch_tokens=4) as (_, tasks):
+        model.let()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Answers, DeviceError, DeviceError]
 
 
 async def test_windows_of_a_post_go_together_where_they_fit() -> None:

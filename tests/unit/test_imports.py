@@ -17,10 +17,10 @@ PACKAGE = Path(moderation.__file__).parent
 
 # A row imports rows below it.
 ROWS = [
-    "__main__ cli demo bench",
+    "__main__ cli bench demo",
     "runtime worker lane recall publisher api service watching ledger guard posts verdicts kafka client show",
     "moderator wire requests answers recent stores",
-    "memory fastjson tokens refusals keys",
+    "memory verdict_json fastjson tokens refusals keys",
     "batcher models",
     "prompts policies media",
     "types errors settings telemetry metrics room v1",
@@ -51,7 +51,7 @@ SIDEWAYS = {
 }
 # Only these import them.
 LIBRARIES = {
-    "aiokafka": "kafka worker publisher recall posts verdicts demo",
+    "aiokafka": "kafka worker publisher recall posts verdicts bench demo",
     "grpc": "api service ledger guard refusals client demo bench v1",
     "grpc_health": "api demo",
     "grpc_reflection": "api",
@@ -60,8 +60,8 @@ LIBRARIES = {
     "prometheus_client": "metrics",
     "sqlite3": "stores",
     "asyncpg": "stores",
-    "torch": "models demo",
-    "transformers": "models demo",
+    "torch": "models demo bench",
+    "transformers": "models demo bench",
 }
 
 ROW_OF = {part: index for index, row in enumerate(ROWS) for part in row.split()}

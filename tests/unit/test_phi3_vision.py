@@ -68,6 +68,16 @@ def test_a_pictures_features_are_computed_once_for_all_its_windows() -> None:
         assert max(abs(a.margin - b.margin) for a, b in zip(own, row, strict=True)) < 1e-4
 
 
+def test_a_step_is_filled_by_what_pictures_take_too() -> None:
+    model = a_model(window_tokens=64, window_overlap=16)
+    (text,) = model.encode(a_content(WORDS), questions(2))
+    assert text.tokens == text.tree.tokens
+    first, *others = model.encode(a_content(WORDS + " click the link" * 40, a_picture(300, 200)), questions(2))
+    work = len(first.pictures[0]) * model.network.config.crop_work
+    assert first.tokens == first.tree.tokens + work > first.tree.tokens
+    assert all(window.tokens == window.tree.tokens for window in others), "a post's pictures are seen once"
+
+
 def test_the_layer_whose_output_is_dropped_is_not_loaded() -> None:
     names = a_model().network.state_dict().keys()
     layers = {name.split(".layers.")[1].split(".")[0] for name in names if "vision_model.encoder.layers." in name}

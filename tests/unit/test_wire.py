@@ -321,6 +321,15 @@ def test_a_verdict_comes_back_as_it_went(verdict: Verdict, format: wire.Format) 
     assert wire.verdict_type(message) == verdict
 
 
+@given(verdicts | verdicts.map(lambda verdict: replace(verdict, timings=Timings(queue=float("nan")))))
+def test_a_verdict_is_written_as_the_json_of_its_message(verdict: Verdict) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    value, _ = wire.verdict_record(verdict, "json", [("traceparent", f"00-{trace}-00f067aa0ba902b7-01".encode())])
+    message = wire.verdict(verdict, trace)
+    expected = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
+    assert json.loads(value) == expected
+
+
 @given(st.integers(-(2**63), 2**63 - 1), formats)
 def test_any_timestamp_of_a_producer_can_be_written(timestamp_ms: int, format: wire.Format) -> None:
     verdict = a_verdict(source=Source("posts", 0, 0, timestamp_ms))

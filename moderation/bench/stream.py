@@ -1,8 +1,8 @@
 """How much of Kafka's own speed the worker keeps: posts a second from topic to topic, all measured in this run.
 
-    python -m tests.bench.stream                       speed, without a model and with one of 100 ms a step
-    python -m tests.bench.stream --memory 200000       memory over so many posts, too
-    python -m tests.bench.stream --delivery at_least_once
+    moderation bench stream                        speed, without a model and with one of 100 ms a step
+    moderation bench stream --memory 200000        memory over so many posts, too
+    moderation bench stream --delivery at_least_once
 
 plain   the least that promises the same delivery: one process, one aiokafka consumer of the group, getmany of up to 500
         records, for each a send of as many bytes as our verdict has, keyed by the record's key; nothing is decoded and
@@ -18,7 +18,6 @@ timestamps, from the first tenth of them to the last. Ways take turns, round by 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -29,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,14 +41,12 @@ from aiokafka.structs import OffsetAndMetadata
 from moderation.demo.kafka import LocalKafka, create_topics
 from moderation.models.fake import Fake
 from moderation.policies import PolicySet
-from moderation.settings import KafkaSettings
 from moderation.types import Content
 
 PARTITIONS = 6
 SIZES = (1024, 4096)
 STEP_MS = 100.0
 STEP_POSTS = 16
-POLICIES = Path(__file__).parents[2] / "policies"
 WIDE = {
     "MODERATION_WORKER__MAX_IN_FLIGHT": "1024",
     "MODERATION_WORKER__MAX_PARTITION_IN_FLIGHT": "256",
@@ -56,10 +54,23 @@ WIDE = {
 }
 
 
-@dataclass
-class Field:
-    kafka: str
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured, and how often."""
+
+    policies: Path
     delivery: str
+    posts: int
+    rounds: int
+    memory: int  # posts to watch memory over; 0: none
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Posts that lie ready on a topic."""
+
+    kafka: str
+    plan: Plan
     posts: str  # topic
     count: int
 
@@ -83,14 +94,14 @@ class Field:
 
 def _environment(field: Field, verdicts: str, group: str, extra: Mapping[str, str]) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")}
-    delivery = {} if field.delivery == "exactly_once" else {"MODERATION_KAFKA__DELIVERY": field.delivery}
+    delivery = {} if field.plan.delivery == "exactly_once" else {"MODERATION_KAFKA__DELIVERY": field.plan.delivery}
     return inherited | {
         "MODERATION_KAFKA__BOOTSTRAP": field.kafka,
         "MODERATION_KAFKA__POSTS_TOPIC": field.posts,
         "MODERATION_KAFKA__VERDICTS_TOPIC": verdicts,
         "MODERATION_KAFKA__GROUP": group,
         "MODERATION_MODEL": "fake",
-        "MODERATION_POLICIES": str(POLICIES),
+        "MODERATION_POLICIES": str(field.plan.policies),
         "MODERATION_LOG__LEVEL": "warning",
         **delivery,
         **extra,
@@ -103,8 +114,8 @@ def _worker(field: Field, verdicts: str, group: str, extra: Mapping[str, str]) -
 
 
 def _plain(field: Field, verdicts: str, group: str, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    told = [field.kafka, field.posts, verdicts, group, field.delivery, extra["size"]]
-    return subprocess.Popen([sys.executable, "-m", "tests.bench.stream", "--plain", *told])
+    told = [field.kafka, field.posts, verdicts, group, field.plan.delivery, extra["size"]]
+    return subprocess.Popen([sys.executable, "-m", "moderation.bench.stream", *told])
 
 
 async def plain(kafka: str, posts: str, verdicts: str, group: str, delivery: str, size: int) -> None:
@@ -181,7 +192,7 @@ def _rss_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
-async def fill(kafka: str, topic: str, count: int, size: int) -> None:
+async def _fill(kafka: str, topic: str, count: int, size: int) -> None:
     """Posts of so many bytes each, in words."""
     await create_topics(kafka, topic, partitions=PARTITIONS)
     async with AIOKafkaProducer(bootstrap_servers=kafka, linger_ms=20, max_batch_size=1 << 18) as producer:
@@ -191,12 +202,12 @@ async def fill(kafka: str, topic: str, count: int, size: int) -> None:
             await producer.send(topic, value, f"author-{number % 97}".encode(), partition=number % PARTITIONS)
 
 
-async def speed(kafka: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+async def _speed(kafka: str, plan: Plan) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     print(f"{'posts':<8}{'way':<9}{'posts/s':>9}{'lowest':>9}{'highest':>9}{'of plain':>10}{'CPU ms/post':>13}")
     for size in SIZES:
-        field = Field(kafka, args.delivery, f"posts-{size}-{uuid4().hex[:6]}", args.posts)
-        await fill(kafka, field.posts, args.posts, size)
+        field = Field(kafka, plan, f"posts-{size}-{uuid4().hex[:6]}", plan.posts)
+        await _fill(kafka, field.posts, plan.posts, size)
         _, _, verdict_bytes = await field.measure("worker", {})  # warms the broker up, too
         ways: dict[str, dict[str, str]] = {
             "plain": {"size": str(verdict_bytes)},
@@ -205,7 +216,7 @@ async def speed(kafka: str, args: argparse.Namespace) -> list[dict[str, Any]]:
             "proto": WIDE | {"MODERATION_KAFKA__VERDICT_FORMAT": "protobuf"},
         }
         found: dict[str, list[tuple[float, float, int]]] = {way: [] for way in ways}
-        for _ in range(args.rounds):
+        for _ in range(plan.rounds):
             for way, extra in ways.items():
                 found[way].append(await field.measure(way, extra))
         base = statistics.median(rate for rate, _, _ in found["plain"])
@@ -223,9 +234,9 @@ async def speed(kafka: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-async def with_model(kafka: str, args: argparse.Namespace) -> dict[str, Any]:
+async def _with_model(kafka: str, plan: Plan) -> dict[str, Any]:
     """A model of 100 ms a step: what of its own throughput is left."""
-    policies = PolicySet.load(POLICIES)
+    policies = PolicySet.load(plan.policies)
     fake = Fake(step_ms=STEP_MS)
     text = ("a word " * 1024)[: 1024 - len(json.dumps({"id": f"post-{0:09}", "text": ""}))]
     questions = [policy.question_for_model() for policy in policies.policies if policy.asked]
@@ -234,10 +245,10 @@ async def with_model(kafka: str, args: argparse.Namespace) -> dict[str, Any]:
         "MODERATION_MODEL": f"fake?step_ms={STEP_MS}",
         "MODERATION_WORKER__BATCH_TOKENS": str(item.tokens * STEP_POSTS),
     }
-    field = Field(kafka, args.delivery, f"posts-model-{uuid4().hex[:6]}", STEP_POSTS * 80)
-    await fill(kafka, field.posts, field.count, 1024)
+    field = Field(kafka, plan, f"posts-model-{uuid4().hex[:6]}", STEP_POSTS * 80)
+    await _fill(kafka, field.posts, field.count, 1024)
     own, kept = [], []
-    for _ in range(args.rounds):
+    for _ in range(plan.rounds):
         begun = time.perf_counter()
         for _ in range(20):
             fake.score([item] * STEP_POSTS)
@@ -251,12 +262,12 @@ async def with_model(kafka: str, args: argparse.Namespace) -> dict[str, Any]:
     return {"own": own, "kept": kept, "ratio": round(ratio, 4)}
 
 
-async def memory(kafka: str, args: argparse.Namespace) -> dict[str, Any]:
+async def _memory(kafka: str, plan: Plan) -> dict[str, Any]:
     """Resident memory of a worker while it answers many posts; the slope is that of the second half."""
-    field = Field(kafka, args.delivery, f"posts-memory-{uuid4().hex[:6]}", args.memory)
+    field = Field(kafka, plan, f"posts-memory-{uuid4().hex[:6]}", plan.memory)
     verdicts, group = f"verdicts-{uuid4().hex[:8]}", f"group-{uuid4().hex[:8]}"
     await create_topics(kafka, verdicts, f"{field.posts}.{group}.dlq", partitions=PARTITIONS)
-    await fill(kafka, field.posts, field.count, 1024)
+    await _fill(kafka, field.posts, field.count, 1024)
     process = _worker(field, verdicts, group, {})
     samples: list[tuple[int, float]] = []
     partitions = [TopicPartition(field.posts, number) for number in range(PARTITIONS)]
@@ -278,38 +289,33 @@ async def memory(kafka: str, args: argparse.Namespace) -> dict[str, Any]:
     return {"posts": field.count, "first_mb": first, "last_mb": samples[-1][1], "slope_mb_100k": round(slope, 3)}
 
 
-async def run(args: argparse.Namespace) -> dict[str, Any]:
-    async with LocalKafka(heap_mb=512) as kafka:
-        facts: dict[str, Any] = {"delivery": args.delivery, "speed": await speed(kafka.bootstrap, args)}
-        facts["model"] = await with_model(kafka.bootstrap, args)
-        if args.memory:
-            facts["memory"] = await memory(kafka.bootstrap, args)
+async def _run(plan: Plan) -> dict[str, Any]:
+    async with AsyncExitStack() as stack:
+        bootstrap = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+        if not bootstrap:
+            bootstrap = (await stack.enter_async_context(LocalKafka(heap_mb=512))).bootstrap
+        facts: dict[str, Any] = {"speed": await _speed(bootstrap, plan), "model": await _with_model(bootstrap, plan)}
+        if plan.memory:
+            facts["memory"] = await _memory(bootstrap, plan)
     return facts
 
 
-def main() -> int:
-    if sys.argv[1:2] == ["--plain"]:
-        kafka, posts, verdicts, group, delivery, size = sys.argv[2:]
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-        asyncio.run(plain(kafka, posts, verdicts, group, delivery, int(size)))
-        return 0
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.stream", description=__doc__)
-    parser.add_argument("--posts", type=int, default=6000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", type=int, default=0, help="how many posts to watch memory over; 0: none")
-    parser.add_argument("--json", type=Path)
-    choices = ["exactly_once", *(["at_least_once"] if "delivery" in KafkaSettings.model_fields else [])]
-    parser.add_argument("--delivery", choices=choices, default="exactly_once")
-    args = parser.parse_args()
-    cores = os.cpu_count()
-    print(f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, aiokafka {version('aiokafka')}")
-    print(f"{args.delivery}, {args.posts} posts, {PARTITIONS} partitions, {args.rounds} rounds; load {os.getloadavg()}")
-    facts = asyncio.run(run(args))
-    if args.json:
-        facts["command"] = "python -m tests.bench.stream " + " ".join(sys.argv[1:])
-        args.json.write_text(json.dumps(facts, indent=1) + "\n")
-    return 0
+def run(plan: Plan, results: Path | None) -> None:
+    """Measures, prints, and writes `results` as JSON."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    print(f"{machine}, aiokafka {version('aiokafka')}; {plan.delivery}, {plan.posts} posts, {PARTITIONS} partitions")
+    facts: dict[str, Any] = {
+        "command": f"moderation {' '.join(sys.argv[1:])}",
+        "machine": machine,
+        "versions": {name: version(name) for name in ("moderation", "aiokafka", "protobuf")},
+        "load": os.getloadavg(),
+    }
+    facts |= asyncio.run(_run(plan))
+    if results:
+        results.write_text(json.dumps(facts, indent=1) + "\n")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # the plain way, in a process of its own as the worker is
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    bootstrap, posts, verdicts, group, delivery, size = sys.argv[1:]
+    asyncio.run(plain(bootstrap, posts, verdicts, group, delivery, int(size)))

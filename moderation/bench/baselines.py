@@ -1,0 +1,162 @@
+"""The same posts the ways that others score them, on transformers' own modules with our network's weights.
+
+original   one full prompt a policy, batch 1, as the published code runs it: pictures seen anew for each, padded crops
+           and the tower's last layer included, logits over the vocabulary at every position
+lean       the same, with what any careful caller leaves out: real crops only, logits at the last position only
+padded     pictures seen once, the prompts of a post as one padded batch, logits at the last position
+prefix     pictures seen once, the content's keys and values kept, each policy continues from them
+
+Nothing of moderation.models computes here but the crops. The tower's last layer, which our network lacks, is drawn.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moderation.models.hd_transform import Crops
+from moderation.models.phi3_network import TOWER, Phi3Network
+from moderation.models.phi3_vision import Window
+
+WAYS = ("original", "lean", "padded", "prefix")
+EMBEDDING = "model.vision_embed_tokens."
+MOST_PROMPTS = 1  # that a measurement of `original` and `lean` runs: prompts of one length cost the same
+
+
+class Stock:
+    """transformers' Phi3ForCausalLM and CLIPVisionModel, put together as the published code puts its own together."""
+
+    def __init__(self, network: Phi3Network, budget: int) -> None:
+        """budget: crops that `original` pads a picture to, the global one not counted."""
+        transformers: Any = importlib.import_module("transformers")  # slow to import, and its types are loose
+        transformers.logging.set_verbosity_error()
+        config, weights = network.config, network.state_dict()
+        dtype = network.lm_head.weight.dtype
+        self.budget = budget
+        self.side = config.crop_side
+        self.device = network.device
+        language = transformers.Phi3Config(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            num_key_value_heads=config.kv_heads,
+            rms_norm_eps=config.rms_norm_eps,
+            max_position_embeddings=config.max_position_embeddings,
+            original_max_position_embeddings=config.original_max_position_embeddings,
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": config.rope_theta,
+                "original_max_position_embeddings": config.original_max_position_embeddings,
+                "short_factor": config.rope_scaling.short_factor,
+                "long_factor": config.rope_scaling.long_factor,
+            },
+            pad_token_id=0,
+            attn_implementation="sdpa",
+        )
+        vision = transformers.CLIPVisionConfig(
+            **config.img_processor.vision_config.model_dump(), attn_implementation="sdpa"
+        )
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            with self.device:
+                self.language = transformers.Phi3ForCausalLM(language).eval().requires_grad_(False)
+                self.tower = transformers.CLIPVisionModel(vision).eval().requires_grad_(False)
+                wide, size = 4 * config.tower.hidden, config.hidden_size
+                self.projection = nn.Sequential(nn.Linear(wide, size), nn.GELU(), nn.Linear(size, size))
+        finally:
+            torch.set_default_dtype(before)
+        self.language.load_state_dict(_below("", weights, but=EMBEDDING), assign=True)
+        own = self.tower.load_state_dict(_below(TOWER, weights), strict=False, assign=True)
+        if own.unexpected_keys:
+            raise ValueError(f"transformers' tower lacks {own.unexpected_keys}")
+        self.projection.load_state_dict(_below(EMBEDDING + "img_projection.", weights), assign=True)
+        self.row_end = weights[EMBEDDING + "sub_GN"].flatten()
+        self.picture_end = weights[EMBEDDING + "glb_GN"].flatten()
+
+    @torch.inference_mode()
+    def original(self, window: Window, prompts: int | None = None, *, lean: bool = False) -> Tensor:
+        """Logits of the first `prompts` policies, [prompts, vocabulary]."""
+        rows = []
+        for branch in window.tree.branches[:prompts]:
+            features = [self._see(picture, 0 if lean else 1 + self.budget) for picture in window.pictures]
+            embeds = self._embeds(window.tree.shared + branch, features)[None]
+            out = self.language(inputs_embeds=embeds, use_cache=False, logits_to_keep=int(lean))
+            rows.append(out.logits[0, -1].float())
+        return torch.stack(rows)
+
+    @torch.inference_mode()
+    def padded(self, window: Window) -> Tensor:
+        """Logits of all policies. Prompts are padded on the left, so that all answers stand last."""
+        features = [self._see(picture) for picture in window.pictures]
+        prompts = [self._embeds(window.tree.shared + branch, features) for branch in window.tree.branches]
+        longest = max(map(len, prompts))
+        embeds = torch.stack([nn.functional.pad(one, (0, 0, longest - len(one), 0)) for one in prompts])
+        mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in prompts], device=self.device)
+        places = (mask.cumsum(-1) - 1).clamp(min=0)
+        full = None if bool(mask.all()) else mask  # as a careful caller would: SDPA is faster without
+        out = self.language(
+            inputs_embeds=embeds, attention_mask=full, position_ids=places, use_cache=False, logits_to_keep=1
+        )
+        logits: Tensor = out.logits[:, -1].float()
+        return logits
+
+    @torch.inference_mode()
+    def prefix(self, window: Window) -> Tensor:
+        """Logits of all policies, one after the other behind the same keys and values."""
+        features = [self._see(picture) for picture in window.pictures]
+        shared = self._embeds(window.tree.shared, features)[None]
+        cache = self.language(inputs_embeds=shared, use_cache=True, logits_to_keep=1).past_key_values
+        rows = []
+        for branch in window.tree.branches:
+            places = torch.arange(shared.shape[1], shared.shape[1] + len(branch), device=self.device)[None]
+            embeds = self._embeds(branch, [])[None]
+            out = self.language(
+                inputs_embeds=embeds, past_key_values=cache, position_ids=places, use_cache=True, logits_to_keep=1
+            )
+            rows.append(out.logits[0, -1].float())
+            cache.crop(-len(branch))
+        return torch.stack(rows)
+
+    def _embeds(self, ids: Sequence[int], features: Sequence[Tensor]) -> Tensor:
+        places = torch.tensor(ids, device=self.device)
+        embeds: Tensor = self.language.get_input_embeddings()(places.clamp(min=0))
+        if features:
+            embeds[places < 0] = torch.cat(list(features))
+        return embeds
+
+    def _see(self, picture: Crops, crops: int = 0) -> Tensor:
+        """Features [tokens, hidden]; padded with black crops to so many."""
+        pixels = picture.on(self.device).to(self.row_end.dtype)
+        if crops > len(pixels):
+            pixels = torch.cat([pixels, pixels.new_zeros(crops - len(pixels), *pixels.shape[1:])])
+        states = self.tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+        side = self.side
+        grid = (
+            states.reshape(len(states), side, 2, side, 2, -1)
+            .permute(0, 1, 3, 2, 4, 5)
+            .reshape(-1, side, side, 4 * states.shape[-1])
+        )
+        tiles = grid[1 : len(picture)].reshape(picture.rows, picture.cols, side, side, -1).permute(0, 2, 1, 3, 4)
+        local = tiles.reshape(picture.rows * side, picture.cols * side, -1)
+        rows = [self._rows(local), self.picture_end[None], self._rows(grid[0])]
+        out: Tensor = self.projection(torch.cat(rows))
+        return out
+
+    def _rows(self, grid: Tensor) -> Tensor:
+        ends = self.row_end.expand(len(grid), 1, -1)
+        return torch.cat([grid, ends], dim=1).flatten(0, 1)
+
+
+def _below(prefix: str, weights: dict[str, Tensor], but: str | None = None) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in weights.items()
+        if name.startswith(prefix) and not (but and name.startswith(but))
+    }

@@ -1,0 +1,45 @@
+"""What a run of `bench engine` finds."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One kind of post at one number of policies."""
+
+    kind: str
+    policies: int
+    tokens: int  # of a post
+    padding: float  # tokens computed / unique tokens
+    posts: int  # in a step of `tree`
+    gflop: float  # that the engine computes for a post
+    plain_gflop: float  # that separate prompts take at least
+    seconds: dict[str, list[float]]  # a way -> of a post, round by round
+    apart: dict[str, float]  # a way -> largest difference from `tree1`, log-odds
+
+    def ratio(self, way: str, to: str) -> tuple[float, float, float]:
+        """(median, least, most) over the rounds: how many times faster a way is."""
+        ratios = [theirs / ours for ours, theirs in zip(self.seconds[way], self.seconds[to], strict=True)]
+        return statistics.median(ratios), min(ratios), max(ratios)
+
+    def rate(self, way: str) -> float:
+        """Posts a second."""
+        return 1 / statistics.median(self.seconds[way])
+
+
+@dataclass(slots=True)
+class Run:
+    """All that a run has found."""
+
+    command: str
+    machine: dict[str, str]
+    size: dict[str, object]
+    matmul_gflops: dict[str, float]
+    encode_ms: dict[str, float]
+    peak_mb: (
+        float  # of the process (on CUDA: of the device) once the engine has run the largest step, before the others
+    )
+    cells: list[Cell] = field(default_factory=list)

@@ -1,0 +1,66 @@
+"""What a step costs, counted from shapes: multiply-adds as two, of matrices and attention; all else is a per cent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from moderation.models.phi3_network import Phi3Config
+from moderation.models.phi3_vision import Window
+from moderation.models.tree import Tree
+
+
+def token(config: Phi3Config) -> int:
+    """Of all decoder layers, for one token, without attention."""
+    return config.num_hidden_layers * (_keys(config) + _rest(config))
+
+
+def crop(config: Phi3Config) -> int:
+    """Of the tower, for one crop."""
+    tower = config.tower
+    tokens = tower.grid**2 + 1
+    layer = 2 * tokens * tower.hidden * (4 * tower.hidden + 2 * tower.intermediate) + 4 * tokens**2 * tower.hidden
+    patches = 2 * tower.grid**2 * 3 * tower.patch**2 * tower.hidden
+    return patches + tower.layers * layer
+
+
+def step(windows: Iterable[Window], config: Phi3Config) -> int:
+    """What one forward pass over these posts computes: the last layer at the scored tokens alone."""
+    total = 0
+    width = config.num_attention_heads * config.head_size
+    for window in windows:
+        for part in window.parts:
+            shared, branches = len(part.tree.shared), [len(branch) for branch in part.tree.branches]
+            tokens, scored = shared + sum(branches), len(branches)
+            pairs = _causal(shared) + sum(shared * branch + _causal(branch) for branch in branches)
+            last = sum(shared + branch for branch in branches)
+            total += (config.num_hidden_layers - 1) * (tokens * (_keys(config) + _rest(config)) + 4 * width * pairs)
+            total += tokens * _keys(config) + scored * _rest(config) + 4 * width * last
+            total += 2 * scored * config.hidden_size * config.vocab_size
+        total += sum(_picture(len(one), one.rows, one.cols, config) for one in window.pictures)
+    return total
+
+
+def plain(window: Window, config: Phi3Config) -> int:
+    """What separate prompts take at least: the content and its pictures anew for each policy, nothing in vain."""
+    shared, context = window.tree.shared, window.context
+    return step((Window(Tree(shared, (one,)), window.pictures, context) for one in window.tree.branches), config)
+
+
+def _keys(config: Phi3Config) -> int:
+    return 2 * config.hidden_size * 2 * config.kv_heads * config.head_size
+
+
+def _rest(config: Phi3Config) -> int:
+    width = config.num_attention_heads * config.head_size
+    return 2 * config.hidden_size * (2 * width + 3 * config.intermediate_size)
+
+
+def _causal(tokens: int) -> int:
+    return tokens * (tokens + 1) // 2
+
+
+def _picture(crops: int, rows: int, cols: int, config: Phi3Config) -> int:
+    side = config.crop_side
+    tokens = rows * side * (cols * side + 1) + 1 + side * (side + 1)
+    projector = 2 * tokens * (4 * config.tower.hidden + config.hidden_size) * config.hidden_size
+    return crops * crop(config) + projector
