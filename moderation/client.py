@@ -1,68 +1,240 @@
-"""A typed client of the API, as small as the command line needs it."""
+"""A typed client of the API.
+
+    async with Client("api.internal:50051", ca=Path("ca.pem"), token=read_token) as client:
+        found = await client.get("42")
+
+It tries again where the status is UNAVAILABLE, and nowhere else: gRPC's own retries, with backoff, within the call's
+deadline. Lookups of one post that come while a call is under way go out together, as one batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
-from moderation.errors import ModerationError
+from moderation.errors import ConfigError, ModerationError
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1 import moderation_service_pb2_grpc as pb_grpc
 from moderation.v1.post_pb2 import Post
+from moderation.v1.verdict_pb2 import Outcome, Verdict
 
 TIMEOUT_S = 10.0
 BATCH = 1_000
+RECONNECT_S = 1.0  # before a watch goes on somewhere else
+KEEPALIVE_MS = 60_000
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ModerationService"].full_name
+RETRIES = {
+    "methodConfig": [
+        {
+            "name": [{"service": SERVICE}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
 
 
 class CallError(ModerationError):
-    """The API cannot be reached, or says no."""
+    """The API cannot be reached, or says no: `code` says what, and `reason` (an ErrorReason) why."""
+
+    def __init__(self, text: str, code: grpc.StatusCode, reason: str = "", retry_s: float | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+        self.reason = reason
+        self.retry_s = retry_s  # when to try again, if the API says so
 
 
 class Client:
     """Calls one API. Every method raises CallError."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        tenant: str | None = None,
+        token: Callable[[], str] | None = None,
+        ca: Path | None = None,
+        certificate: tuple[Path, Path] | None = None,
+        timeout: float = TIMEOUT_S,
+    ) -> None:
+        """`ca` or `certificate` (chain and key): TLS. `token` is asked for each call, so that it may change.
+
+        Raises ConfigError when a file cannot be read, or a token would go out in the clear.
+        """
         self._address = address
-        # No limits of our own: a batch of verdicts or a post with images may be larger than gRPC's 4 MiB.
-        unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        self._channel = grpc.aio.insecure_channel(address, options=unlimited)
-        self._stub = pb_grpc.ModerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._tenant = tenant
+        self._token = token
+        self._timeout = timeout
+        self._asked: dict[str, asyncio.Future[pb.LookupResult]] = {}  # to go out with the next batch
+        self._asking: asyncio.Task[None] | None = None
+        options: list[tuple[str, Any]] = [
+            # No limits of our own: a batch of verdicts or a post with images may be larger than gRPC's 4 MiB.
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.service_config", json.dumps(RETRIES)),
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ]
+        if ca or certificate:
+            self._channel = grpc.aio.secure_channel(address, _credentials(ca, certificate), options=options)
+        elif token and not address.startswith(("127.", "localhost:", "[::1]", "unix:")):
+            raise ConfigError("a token goes over TLS only: name the CA")
+        else:
+            self._channel = grpc.aio.insecure_channel(address, options=options)
+        self._stub: Any = pb_grpc.ModerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
         await self._channel.close()
 
-    async def get(self, post_id: str) -> pb.LookupResult:
-        """What is known of one post."""
-        (result,) = await self.get_many([post_id])
-        return result
+    async def get(self, post_id: str, *, after: bytes = b"") -> pb.LookupResult:
+        """What is known of one post; `after` is a consistency token that the answer must not be older than."""
+        if after:
+            (result,) = await self.get_many([post_id], after=after)
+            return result
+        asked = self._asked.get(post_id)
+        if asked is None:
+            asked = self._asked[post_id] = asyncio.get_running_loop().create_future()
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        return await asyncio.shield(asked)
 
-    async def get_many(self, post_ids: Sequence[str]) -> list[pb.LookupResult]:
+    async def get_many(self, post_ids: Sequence[str], *, after: bytes = b"") -> list[pb.LookupResult]:
         """What is known of each post, in the order asked."""
         results: list[pb.LookupResult] = []
-        with self._explained():
-            for start in range(0, len(post_ids), BATCH):
-                request = pb.BatchGetVerdictsRequest(post_ids=post_ids[start : start + BATCH])
-                answer = await self._stub.BatchGetVerdicts(request, timeout=TIMEOUT_S)
-                results += answer.results
+        for start in range(0, len(post_ids), BATCH):
+            ids = post_ids[start : start + BATCH]
+            request = pb.BatchGetVerdictsRequest(post_ids=ids, consistency_token=after, tenant=self._tenant)
+            results += (await self._call(self._stub.BatchGetVerdicts, request, self._timeout)).results
         return results
 
+    async def wait(self, post_id: str, timeout: float, *, after: bytes = b"") -> pb.WaitVerdictResponse:
+        """The verdict for a post as soon as there is one; what is known then when there is none within `timeout`."""
+        request = pb.WaitVerdictRequest(post_id=post_id, consistency_token=after, tenant=self._tenant)
+        answer: pb.WaitVerdictResponse = await self._call(self._stub.WaitVerdict, request, timeout)
+        return answer
+
     async def moderate(self, post: Post, timeout: float) -> pb.ModeratePostResponse:
-        """The verdict for a post, or PENDING when there is none within `timeout` seconds."""
-        with self._explained():
-            answer: pb.ModeratePostResponse = await self._stub.ModeratePost(
-                pb.ModeratePostRequest(post=post), timeout=timeout
+        """The verdict for a post, or PENDING when there is none within `timeout` seconds. Put on the topic once."""
+        request = pb.ModeratePostRequest(post=post, request_id=str(uuid.uuid4()))
+        answer: pb.ModeratePostResponse = await self._call(self._stub.ModeratePost, request, timeout)
+        return answer
+
+    async def watch(
+        self,
+        *,
+        outcomes: Sequence[Outcome] = (),
+        policy_ids: Sequence[str] = (),
+        after: bytes = b"",
+    ) -> AsyncGenerator[pb.WatchVerdictsResponse, None]:
+        """Changes as they come, from now or after a token; the stream is opened anew where it ends, without a gap.
+
+        The first message says, without changes, that the watch stands.
+        """
+        while True:
+            request = pb.WatchVerdictsRequest(
+                outcomes=outcomes, policy_ids=policy_ids, consistency_token=after, tenant=self._tenant
             )
-            return answer
+            try:
+                with self._explained():
+                    async for message in self._stub.WatchVerdicts(request, metadata=self._metadata()):
+                        after = message.consistency_token
+                        yield message
+            except CallError as error:
+                # A reader that was shed has not lost its place; without one we have never been in.
+                if not after or not (error.code is grpc.StatusCode.UNAVAILABLE or error.reason == "SLOW_READER"):
+                    raise
+            await asyncio.sleep(RECONNECT_S)
+
+    async def list(self, *, outcomes: Sequence[Outcome] = (), policy_ids: Sequence[str] = ()) -> AsyncIterator[Verdict]:
+        """All verdicts that the API holds, latest decision first."""
+        request = pb.ListVerdictsRequest(page_size=BATCH, outcomes=outcomes, policy_ids=policy_ids, tenant=self._tenant)
+        while True:
+            page = await self._call(self._stub.ListVerdicts, request, self._timeout)
+            for verdict in page.verdicts:
+                yield verdict
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return
+
+    async def policies(self) -> pb.ListPoliciesResponse:
+        """The policies that the API's deployment judges by."""
+        answer: pb.ListPoliciesResponse = await self._call(
+            self._stub.ListPolicies, pb.ListPoliciesRequest(), self._timeout
+        )
+        return answer
+
+    async def _ask(self) -> None:
+        """Batches of what was asked for while the last one was under way."""
+        while self._asked:
+            asked, self._asked = self._asked, {}
+            ids = list(asked)
+            try:
+                for post_id, result in zip(ids, await self.get_many(ids), strict=True):
+                    if not asked[post_id].done():
+                        asked[post_id].set_result(result)
+            except ModerationError as error:
+                for future in asked.values():
+                    if not future.done():
+                        future.set_exception(error)
+                        future.exception()  # whoever asked may have left
+            finally:
+                for future in asked.values():
+                    future.cancel()
+
+    async def _call(self, method: Any, request: Any, timeout: float) -> Any:
+        with self._explained():
+            return await method(request, timeout=timeout, metadata=self._metadata())
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Bearer {self._token()}"),) if self._token else ()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except grpc.aio.AioRpcError as error:
-            raise CallError(f"{self._address}: {error.code().name}: {error.details()}") from None
+            reason, retry_s = _details(error)
+            code = error.code()
+            text = f"{self._address}: {code.name}: {error.details()}"
+            raise CallError(text, code, reason, retry_s) from None
+
+
+def _details(error: grpc.aio.AioRpcError) -> tuple[str, float | None]:
+    """ErrorInfo's reason and RetryInfo's delay, where the status has them."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # has all of a Call that is read
+    reason, retry_s = "", None
+    for detail in status.details if status is not None else ():
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            reason = info.reason
+        elif detail.Unpack(retry):
+            retry_s = retry.retry_delay.ToTimedelta().total_seconds()
+    return reason, retry_s
+
+
+def _credentials(ca: Path | None, certificate: tuple[Path, Path] | None) -> grpc.ChannelCredentials:
+    try:
+        chain, key = (path.read_bytes() for path in certificate) if certificate else (None, None)
+        return grpc.ssl_channel_credentials(ca.read_bytes() if ca else None, key, chain)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from None

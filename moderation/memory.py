@@ -22,6 +22,7 @@ FINDING_BYTES = 450
 class _Known:
     """A verdict, or how to read it. Most that are recalled are never asked for, so they are kept as they came."""
 
+    post_id: str
     verdict: Verdict | Callable[[], Verdict | None]
     bytes: int
 
@@ -34,7 +35,7 @@ class Memory:
         self._most_bytes = most_bytes
         self._known: OrderedDict[str, _Known] = OrderedDict()  # by identity digest; the latest last
         self._bytes = 0
-        self._turns: dict[str, asyncio.Future[Verdict | None]] = {}  # being decided
+        self._turns: dict[str, tuple[str, asyncio.Future[Verdict | None]]] = {}  # being decided: post id, and what came
 
     def __len__(self) -> int:
         return len(self._known)
@@ -54,31 +55,41 @@ class Memory:
         while True:
             if known := self._find(identity, digest):
                 return replace(known, stage=Stage.CACHE)
-            turn = self._turns.get(digest)
-            if turn is None:
+            if digest not in self._turns:
                 break
+            _, turn = self._turns[digest]
             await asyncio.wait([turn])  # which does not cancel it when we are cancelled
             if verdict := turn.result():
                 return replace(verdict, stage=Stage.CACHE)
-        turn = self._turns[digest] = asyncio.get_running_loop().create_future()
+        mine = self._turns[digest] = identity.post_id, asyncio.get_running_loop().create_future()
         verdict = None
         try:
             verdict = await decide()
         finally:
-            del self._turns[digest]
-            turn.set_result(verdict if verdict and verdict.stands else None)
-        self.remember(verdict)
+            stands = self._turns.get(digest) is mine  # else the post was erased meanwhile
+            if stands:
+                del self._turns[digest]
+            mine[1].set_result(verdict if verdict and verdict.stands else None)
+        if stands:
+            self.remember(verdict)
         return verdict
 
     def remember(self, verdict: Verdict) -> None:
         """A verdict of now; one that does not stand is no answer to anything later."""
         if verdict.stands:
             size = VERDICT_BYTES + FINDING_BYTES * len(verdict.findings) + 4 * len(verdict.post_id)
-            self._put(verdict.identity.digest, _Known(verdict, size))
+            self._put(verdict.identity.digest, _Known(verdict.post_id, verdict, size))
             while len(self._known) > self.most or self._bytes > self._most_bytes:
                 self._bytes -= self._known.popitem(last=False)[1].bytes
 
-    def recall(self, digest: str, read: Callable[[], Verdict | None], size: int) -> bool:
+    def forget(self, post_id: str) -> None:
+        """The post is erased: it is judged anew, should it come again."""
+        for digest in [digest for digest, known in self._known.items() if known.post_id == post_id]:
+            self._bytes -= self._known.pop(digest).bytes
+        for digest in [digest for digest, (of, _) in self._turns.items() if of == post_id]:
+            del self._turns[digest]  # who waits for it came before the erasure
+
+    def recall(self, digest: str, post_id: str, read: Callable[[], Verdict | None], size: int) -> bool:
         """A verdict that was published before all that is known. False: there is no room for it, nor for earlier ones.
 
         `read` gives it, or None if it cannot be read; `size` is what `read` holds, in bytes.
@@ -87,7 +98,7 @@ class Memory:
             return True
         if len(self._known) >= self.most or self._bytes + size > self._most_bytes:
             return False
-        self._put(digest, _Known(read, size))
+        self._put(digest, _Known(post_id, read, size))
         self._known.move_to_end(digest, last=False)
         return True
 

@@ -37,14 +37,16 @@ class Message:
 
     topic: str
     key: bytes | None
-    value: bytes
+    value: bytes | None
     headers: Sequence[tuple[str, bytes | None]]
     cut: Callable[[], Message] | None = None
 
     @property
     def size(self) -> int:
         return (
-            len(self.key or b"") + len(self.value) + sum(len(name) + len(value or b"") for name, value in self.headers)
+            len(self.key or b"")
+            + len(self.value or b"")
+            + sum(len(name) + len(value or b"") for name, value in self.headers)
         )
 
 
@@ -56,6 +58,11 @@ def verdict(of: Verdict, headers: wire.Headers, settings: KafkaSettings) -> Mess
         return replace(verdict(replace(of, findings=()), (), settings), cut=None)
 
     return Message(settings.verdicts_topic, of.post_id.encode(), value, carried, cut)
+
+
+def erasure(post_id: str, by: Source, settings: KafkaSettings) -> Message:
+    """A tombstone: the post's verdict is gone from the topic, and from every view of it."""
+    return Message(settings.verdicts_topic, post_id.encode(), None, wire.erasure_headers(by))
 
 
 def dead_letter(

@@ -54,13 +54,17 @@ async def _fill(memory: Memory, consumer: AIOKafkaConsumer, verdicts: TopicParti
     end: int = (await consumer.end_offsets([verdicts]))[verdicts]  # of what is committed: the last stable offset
     begin: int = (await consumer.beginning_offsets([verdicts]))[verdicts]
     begin = max(begin, end - 2 * memory.most)
+    erased: set[str] = set()
     while begin < end:
         start = max(begin, end - STEP)
         for record in reversed(await _between(consumer, verdicts, start, end)):
             digest = next((value for name, value in record.headers if name == wire.IDENTITY), None)
-            if digest and record.value is not None:
+            post_id = (record.key or b"").decode("utf-8", "replace")
+            if record.value is None:
+                erased.add(post_id)
+            elif digest and post_id not in erased:
                 size = RECORD_BYTES + len(record.value)
-                if not memory.recall(digest.decode("ascii", "replace"), partial(_read, record), size):
+                if not memory.recall(digest.decode("ascii", "replace"), post_id, partial(_read, record), size):
                     return
         end = start
 

@@ -17,18 +17,20 @@ from moderation.telemetry import frames
 EXIT_GRACE_S = 10.0
 
 T = TypeVar("T")
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 log = structlog.get_logger()
 
 
-def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+def run(main: Callable[[asyncio.Event], Awaitable[None]], loop: LoopFactory | None = None) -> int:
     """Runs `main` to its end and returns the process's exit code: the caller must exit with it.
 
     SIGTERM or SIGINT sets the event: `main` should drain and return. A second signal kills at once; nothing is lost,
     since Kafka holds all state. When `main` has ended the process does too, by force after EXIT_GRACE_S: a thread
-    stuck on a sick device must not keep a dead worker in its pod.
+    stuck on a sick device must not keep a dead worker in its pod. `loop` makes another event loop than asyncio's own.
     """
-    code = asyncio.run(_supervise(main))
+    with asyncio.Runner(loop_factory=loop) as runner:
+        code = runner.run(_supervise(main))
     log.info("process_stopped", exit_code=code)
     return code
 

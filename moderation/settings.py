@@ -17,6 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from moderation.errors import ConfigError
 
 PREFIX = "MODERATION_"
+# With a symmetric one, whoever can check a token can make one.
+ASYMMETRIC = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"})
 NOT_OURS = "MODERATION_TEST_"  # what the tests read for themselves
 
 
@@ -148,12 +150,130 @@ class ApiSettings(_Group):
     """Lookups."""
 
     listen: str = Field("127.0.0.1:50051", description="host:port to serve gRPC on; port 0 picks one and logs it")
+    health_listen: str = Field(
+        "", description="host:port that answers health checks alone, in the clear: probes are then never shed"
+    )
+    metrics: str = Field("", description="host:port to serve Prometheus metrics on; empty: nowhere")
     view: Path = Field(
         Path("~/.local/state/moderation/verdicts.sqlite"), description="file of the view of the verdicts topic"
     )
-    max_wait_s: float = Field(60.0, gt=0, description="longest wait of a ModeratePost without a deadline of its own")
-    max_concurrent_calls: int = Field(1_000, ge=1, description="calls beyond it are refused with RESOURCE_EXHAUSTED")
-    drain_timeout_s: float = Field(10.0, gt=0, description="how long a stopping API finishes its calls")
+    view_database: SecretStr = Field(
+        SecretStr(""), description="postgresql://... of a database to keep the view in, in place of the file"
+    )
+    view_max_bytes: int = Field(
+        16 << 30, ge=0, description="of the file; beyond it the view forgets the oldest posts; 0: no bound"
+    )
+    memory_bytes: int = Field(128 << 20, ge=0, description="memory for the newest verdicts, in front of the view")
+    retention_days: float = Field(0.0, ge=0, description="age after which the view forgets a post; 0: never")
+    max_lag: int = Field(10_000, ge=0, description="records behind the topic at which health says NOT_SERVING")
+    max_wait_s: float = Field(60.0, gt=0, description="longest wait for a verdict in one call")
+    max_queued_calls: int = Field(
+        1_000, ge=1, description="calls that wait to be read: from there on some are shed, at twice as many all"
+    )
+    max_concurrent_calls: int = Field(256, ge=1, description="lookups at once; more are refused, RESOURCE_EXHAUSTED")
+    max_waits: int = Field(
+        4_000, ge=1, description="WaitVerdict and ModeratePost calls at once; more are refused, RESOURCE_EXHAUSTED"
+    )
+    max_watches: int = Field(200, ge=1, description="WatchVerdicts streams at once; as above")
+    calls_per_second: float = Field(
+        0.0, ge=0, description="of one caller, a batch counting for one each 100 ids; 0: no limit"
+    )
+    watch_buffer: int = Field(10_000, ge=1, description="changes held for a watch; a slower reader is shed")
+    watch_stall_s: float = Field(30.0, gt=0, description="a watch that takes no message for so long is shed")
+    watch_s: float = Field(3_600.0, gt=0, description="longest life of a watch; it then goes on from its last token")
+    max_pending_posts: int = Field(
+        10_000, ge=1, description="posts of ModeratePost without a verdict yet, at which more are refused"
+    )
+    max_put_bytes: int = Field(
+        256 << 20,
+        ge=1,
+        description="of posts on their way to the topic; beyond it they are refused, a larger one goes alone",
+    )
+    show_prompts: bool = Field(False, description="whether ListPolicies tells the text that the model reads")
+    reflection: Literal["auto", "on", "off"] = Field("auto", description="auto: on while the API needs no credentials")
+    keepalive_s: float = Field(60.0, gt=0, description="between pings on an idle connection; below a balancer's limit")
+    connection_age_s: float = Field(
+        600.0,
+        ge=0,
+        description="age at which clients are told to connect anew, so that balancers spread them; 0: never",
+    )
+    drain_delay_s: float = Field(
+        2.0, ge=0, description="from NOT_SERVING to refusing calls at a stop: balancers need time to hear of it"
+    )
+    drain_timeout_s: float = Field(
+        10.0, gt=0, description="how long a stopping API finishes its calls, after the delay"
+    )
+
+
+class GuardSettings(_Group):
+    """Who may call the API."""
+
+    tls_certificate: Path | None = Field(
+        None, description="PEM of the API's certificate chain; read anew when it changes"
+    )
+    tls_key: Path | None = Field(None, description="PEM of its key")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM of the CA that clients' certificates must be signed by (mTLS)"
+    )
+    tls_client_names: str = Field(
+        "", description="subject alternative names that may call, separated by commas; empty: all that the CA signs"
+    )
+    jwt_keys: str = Field("", description="file (PEM or JWKS) or https URL (JWKS) of the keys that sign bearer tokens")
+    jwt_algorithms: str = Field("RS256,ES256,EdDSA", description="what tokens may be signed with; asymmetric ones only")
+    jwt_audience: str = Field("", description="aud that a token must have; required with jwt_keys")
+    jwt_issuer: str = Field("", description="iss that a token must have; required with jwt_keys")
+    jwt_tenant_claim: str = Field("tenant", min_length=1, description="claim that binds a caller to one tenant")
+    jwt_refresh_s: float = Field(300.0, gt=0, description="between two readings of the keys")
+    tenant_required: bool = Field(False, description="whether a token without a tenant is refused")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        if self.tls_client_names and not self.tls_client_ca:
+            raise ValueError("tls_client_names needs tls_client_ca")
+        if self.jwt_keys and not (self.jwt_audience and self.jwt_issuer):
+            raise ValueError("jwt_keys needs jwt_audience and jwt_issuer: a token for another service is none for us")
+        if self.tenant_required and not self.jwt_keys:
+            raise ValueError("tenant_required needs jwt_keys: tenants come from tokens")
+        if self.jwt_keys.startswith("http:"):
+            raise ValueError("jwt_keys must not be an http URL: whoever is on the way could sign tokens")
+        if not self.algorithms or not set(self.algorithms) <= ASYMMETRIC:
+            raise ValueError(f"jwt_algorithms must be among {', '.join(sorted(ASYMMETRIC))}")
+        return self
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """What tokens may be signed with."""
+        return tuple(part.strip() for part in self.jwt_algorithms.split(",") if part.strip())
+
+    @property
+    def client_names(self) -> frozenset[str]:
+        """Who may call, of those that the CA signs; empty: all."""
+        return frozenset(part.strip() for part in self.tls_client_names.split(",") if part.strip())
+
+    @property
+    def open(self) -> bool:
+        """Whether anyone may call."""
+        return not (self.tls_client_ca or self.jwt_keys)
+
+
+class ClientSettings(_Group):
+    """How the commands that call the API reach it."""
+
+    ca: Path | None = Field(None, description="PEM of the CA that signed the API's certificate: TLS")
+    certificate: Path | None = Field(None, description="PEM of our certificate chain, for mTLS")
+    key: Path | None = Field(None, description="PEM of our key, for mTLS")
+    token_file: Path | None = Field(None, description="file with a bearer token; read for each call")
+    tenant: str | None = Field(None, description="whose posts; default: the token's tenant, or all")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together")
+        return self
 
 
 class LogSettings(_Group):
@@ -172,6 +292,8 @@ class Settings(_Group):
     media: MediaSettings = MediaSettings()
     worker: WorkerSettings = WorkerSettings()
     api: ApiSettings = ApiSettings()
+    guard: GuardSettings = GuardSettings()
+    client: ClientSettings = ClientSettings()
     log: LogSettings = LogSettings()
 
 

@@ -40,6 +40,19 @@ def verdict(console: Console, of: Verdict, *, as_json: bool = False) -> None:
     console.print(outcome(of), Text(" ".join(part for part in (status(of), why) if part) + f"; model {of.model.name}"))
 
 
+def changes(console: Console, of: service.WatchVerdictsResponse, *, as_json: bool = False) -> None:
+    """What has changed, a line for each; as JSON the whole message is one."""
+    if as_json:
+        console.print(json_format.MessageToJson(of, indent=None), highlight=False, markup=False)
+        return
+    for change in of.changes:
+        if change.HasField("verdict"):
+            why = change.verdict.reason or change.verdict.deciding_policy
+            console.print(outcome(change.verdict), Text(f"{change.post_id} {status(change.verdict)} {why}"))
+        else:
+            console.print(Text("ERASED", style="magenta"), Text(change.post_id))
+
+
 def answer(
     console: Console, post_id: str, of: service.LookupResult | service.ModeratePostResponse, *, as_json: bool = False
 ) -> None:

@@ -1,7 +1,7 @@
-"""The materialised view of the verdicts topic: the latest verdict of each post, in one SQLite file.
+"""The materialised view of the verdicts topic: what the newest record about each post says, for lookups.
 
-The topic is the truth, the file can always be rebuilt from it. Records and the positions they bring the view to are
-written in one transaction, so a killed process goes on where its file is. One thread writes, another reads.
+The topic is the truth, the store (stores/) can always be rebuilt from it. What is read is folded in batch by batch, and
+then told to those who wait for a post and to those who watch.
 
 A record that is no verdict (something else writes to the topic, or a newer version does) does not stop the view: one
 foreign record would stop every API at once. It is logged, and its post is answered UNREADABLE instead of with an
@@ -11,76 +11,159 @@ older verdict.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import functools
-import json
-import os
-import sqlite3
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, ParamSpec, TypeVar
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-import moderation
-from moderation import kafka, wire
-from moderation.errors import ConfigError, DeliveryError
+from moderation import kafka, metrics, stores, wire
+from moderation.errors import DeliveryError
+from moderation.recent import Recent
 from moderation.settings import Settings
-from moderation.v1 import moderation_service_pb2 as service
-from moderation.v1.verdict_pb2 import Source, Verdict
+from moderation.stores import ERASED_KEPT_S, Entry, Kind, Log, Progress, Row, Store, StoreUnavailableError
 
-SCHEMA = 1
-APPLICATION_ID = 0x6D6F6476  # in the file's header: so that we never take another program's database for ours
 BATCH = 500  # records in one transaction
-MAX_AWAY_S = 12 * 3600  # half of Kafka's default delete.retention.ms: a view that was away longer may miss erasures
-
-P = ParamSpec("P")
-T = TypeVar("T")
+RETRY_S = 1.0  # before a store that could not be written is tried again
+PRUNE_S = 10.0  # between two looks at what has to be forgotten
+WARM_BYTES = 4_000  # of memory for each verdict that is remembered at the start
+EVER_MS = 1 << 62
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one batch has changed, in order, and how far the view is after it."""
+
+    entries: Sequence[Entry]  # an erasure's has the tenant, where it is known
+    positions: Mapping[int, int]  # by partition of the verdicts topic: the next offset
+
+
+class Feed:
+    """Changes as they are folded in, for one watch. Holds so many entries; then it is lost."""
+
+    def __init__(self, most: int, positions: Mapping[int, int]) -> None:
+        self.positions = positions  # where it begins
+        self.lost = False  # the reader is too slow: changes are missing
+        self.ended = False  # there will be no more
+        self._most = most
+        self._held: deque[Changes] = deque()
+        self._count = 0
+        self._news = asyncio.Event()
+
+    def put(self, changes: Changes) -> None:
+        """Never waits: the view goes on, whatever its readers do."""
+        self._count += len(changes.entries) + 1
+        if self._count > self._most:
+            self.lost = True
+            self._held.clear()
+        elif not self.lost:
+            self._held.append(changes)
+        self._news.set()
+
+    def end(self) -> None:
+        """No more."""
+        self.ended = True
+        self._news.set()
+
+    async def get(self) -> Changes:
+        """The next ones; none when it is lost or has ended."""
+        while not (self._held or self.lost or self.ended):
+            self._news.clear()
+            await self._news.wait()
+        if self.lost or self.ended:
+            return Changes((), {})
+        changes = self._held.popleft()
+        self._count -= len(changes.entries) + 1
+        return changes
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """Who waits for news of one post."""
+
+    post_id: str
+    posts: Mapping[int, int]  # or for these positions of the posts topic
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class View:
     """Answers lookups while `follow` runs, from `caught_up` on. Made by `open_view`."""
 
-    def __init__(self, file: _File, consumer: AIOKafkaConsumer, topic: str, topics: kafka.Topics) -> None:
+    def __init__(self, settings: Settings, store: Store, consumer: AIOKafkaConsumer, topics: kafka.Topics) -> None:
         self.caught_up = asyncio.Event()  # set once all that was on the topic at the start is folded in
-        self._file = file
+        self.store = store
+        self.lag = 0  # records on the topic that are not folded in, as far as the brokers have said
+        self.judged: dict[int, int] = {}  # by partition of the posts topic: highest offset whose outcome is known
+        self._settings = settings
         self._consumer = consumer
-        self._topic = topic
+        self._topic = settings.kafka.verdicts_topic
         self._cluster_id = topics.cluster_id
         self._partitions = frozenset(range(topics.partitions))
-        self._writer = ThreadPoolExecutor(1, "view-writer")
-        self._reader = ThreadPoolExecutor(1, "view-reader")
-        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._progress: dict[int, Progress] = {}
+        self._recent = Recent(settings.api.memory_bytes)
+        self._prune_at = 0.0
+        self._waiters: set[Waiter] = set()
+        self._feeds: set[Feed] = set()
 
-    async def find(self, post_ids: Sequence[str]) -> list[service.LookupResult]:
-        """A result for each id, in the order asked."""
-        return await self._in(self._reader, self._file.find, post_ids)
+    @property
+    def positions(self) -> dict[int, int]:
+        """By partition of the verdicts topic: the next offset."""
+        return {number: at.next for number, at in self._progress.items()}
 
-    async def wait(self, post_id: str, source: Source) -> Verdict:
-        """The verdict of this very record of the posts topic, or of a later one of the same post. No deadline."""
-        woken = asyncio.Event()
-        self._waiting[post_id].add(woken)
+    async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
+        """What is known of each post; those of which nothing is are left out."""
+        found = {post_id: row for post_id in post_ids if (row := self._recent.find(post_id)) is not None}
+        if len(found) < len(post_ids) and (missing := [post_id for post_id in post_ids if post_id not in found]):
+            found |= await self.store.find(missing)
+        return found
+
+    def answers(self, post_ids: Sequence[str], tenant: str | None) -> list[bytes | None]:
+        """For each post its part of the answer to a batch, where its verdict is in memory."""
+        return self._recent.answers(post_ids, tenant)
+
+    def reached(self, posts: Mapping[int, int]) -> bool:
+        """Whether the outcomes of the posts topic's records up to these are folded in."""
+        return all(self.judged.get(number, -1) >= offset for number, offset in posts.items())
+
+    @contextmanager
+    def waiting(self, post_id: str, posts: Mapping[int, int]) -> Iterator[asyncio.Event]:
+        """The event is set whenever there is news of the post, or the positions are reached."""
+        waiter = Waiter(post_id, posts)
+        self._waiters.add(waiter)
         try:
-            while True:
-                woken.clear()  # before the look: what is folded from here on wakes us
-                (found,) = await self.find([post_id])
-                of = found.verdict.source  # empty unless found
-                if (of.topic, of.partition) == (source.topic, source.partition) and of.offset >= source.offset:
-                    return found.verdict
-                await woken.wait()
+            yield waiter.woken
         finally:
-            self._waiting[post_id].discard(woken)
-            if not self._waiting[post_id]:
-                del self._waiting[post_id]
+            self._waiters.discard(waiter)
+
+    @contextmanager
+    def feed(self, most: int) -> Iterator[Feed]:
+        """What is folded in from now on."""
+        feed = Feed(most, self.positions)
+        self._feeds.add(feed)
+        try:
+            yield feed
+        finally:
+            self._feeds.discard(feed)
+
+    def end_feeds(self) -> None:
+        """Whoever watches is to go."""
+        for feed in self._feeds:
+            feed.end()
+
+    async def replay(self, start: Mapping[int, int], end: Mapping[int, int]) -> AsyncIterator[Changes]:
+        """What the view keeps of the topic between these positions: the newest of each post."""
+        at = {number: start.get(number, 0) for number in end}
+        for number, limit in end.items():
+            while at[number] < limit:
+                entries = await self.store.since(number, at[number], limit, BATCH)
+                at[number] = entries[-1].offset + 1 if len(entries) == BATCH else limit
+                yield Changes(entries, dict(at))
 
     async def follow(self) -> None:
         """Folds the topic in until cancelled. Raises DeliveryError when it cannot be read any more."""
@@ -91,37 +174,129 @@ class View:
 
     async def _follow(self) -> None:
         started = time.monotonic()
-        ends = await self._consumer.end_offsets([self._partition(number) for number in self._partitions])
+        partitions = [self._partition(number) for number in self._partitions]
+        begins, ends = await self._consumer.beginning_offsets(partitions), await self._consumer.end_offsets(partitions)
         behind = {partition.partition: end for partition, end in ends.items()}
-        positions = await self._in(self._writer, self._file.open, self._cluster_id, self._topic, dict(behind))
-        self._assign(positions)
+        whole = Log(
+            self._cluster_id, self._topic, {one.partition: offset for one, offset in begins.items()}, dict(behind)
+        )
+        self._take(await self.store.open(whole))
+        await self._remember()
+        self._assign()
         while True:
             await self._take_new_partitions()
             batches = await self._consumer.getmany(timeout_ms=200, max_records=BATCH)
-            if batches:
-                await self._fold(batches)
-            if behind:
-                at = {number: await self._consumer.position(self._partition(number)) for number in behind}
+            await self._fold(batches)
+            if not self.caught_up.is_set():
+                at = self.positions
                 behind = {number: end for number, end in behind.items() if at[number] < end}
                 if not behind:
+                    await self._check_posts()
                     self.caught_up.set()
                     log.info("view_caught_up", topic=self._topic, seconds=round(time.monotonic() - started, 3))
+            elif time.monotonic() >= self._prune_at:
+                await self._prune()
+
+    async def _check_posts(self) -> None:
+        """A posts topic that was made anew begins at 0 again, and what was judged of the old one says nothing of it."""
+        topic = self._settings.kafka.posts_topic
+        if topic not in await self._consumer.topics():
+            return  # whoever puts posts has checked that it is there
+        posts = [TopicPartition(topic, number) for number in self._partitions]
+        for partition, end in (await self._consumer.end_offsets(posts)).items():
+            at = self._progress[partition.partition]
+            if at.judged >= end:
+                log.warning("posts_topic_is_another", partition=partition.partition, judged=at.judged, end=end)
+                self._take(self._progress | {partition.partition: at._replace(judged=-1)})
+
+    async def _remember(self) -> None:
+        """What the partitions end with, as after a fold."""
+        for number, at in self._progress.items():
+            start = max(0, at.next - self._settings.api.memory_bytes // WARM_BYTES // len(self._progress))
+            async for changes in self.replay({number: start}, {number: at.next}):
+                self._recent.put(changes.entries)
 
     async def _fold(self, batches: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
-        positions = {each.partition: await self._consumer.position(each) for each in batches}
+        """Also without records: transaction markers move a position, too."""
         records = [record for batch in batches.values() for record in batch]
-        for post_id in await self._in(self._writer, self._file.fold, records, positions):
-            for waiter in self._waiting.get(post_id, ()):
-                waiter.set()
+        entries = [entry for record in records if (entry := self._entry(record))]
+        before, after = dict(self._progress), {}
+        judged = {number: at.judged for number, at in before.items()}
+        for entry in entries:
+            if entry.source_partition in judged:
+                judged[entry.source_partition] = max(judged[entry.source_partition], entry.source_offset)
+        for number, at in before.items():
+            there = Progress(await self._consumer.position(self._partition(number)), judged[number])
+            if there != at:
+                after[number] = there
+        if after:
+            tenants = await self._written(entries, before, after)
+            self._take(before | after)
+            self._tell(entries, tenants)
+        metrics.FOLDED.inc(len(records))
+        self._measure(records[-1].timestamp if records else None)
+
+    async def _written(
+        self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
+    ) -> dict[str, str]:
+        """Tries until it is: what we have read is not to be had again without a restart."""
+        stalled = False
+        while True:
+            try:
+                tenants = await self.store.fold(entries, before, after)
+            except StoreUnavailableError as error:
+                if not stalled:
+                    log.error("view_stalled", reason=str(error))  # noqa: TRY400  it says which store, and why
+                    metrics.VIEW_STALLED.set(1)
+                stalled = True
+                self._measure(entries[0].ms if entries else None)
+                await asyncio.sleep(RETRY_S)
+            else:
+                if stalled:
+                    log.info("view_goes_on")
+                    metrics.VIEW_STALLED.set(0)
+                return tenants
+
+    def _take(self, progress: Mapping[int, Progress]) -> None:
+        self._progress = dict(progress)
+        self.judged = {number: at.judged for number, at in progress.items()}
+
+    def _tell(self, entries: Sequence[Entry], tenants: Mapping[str, str]) -> None:
+        if tenants:
+            entries = [
+                entry._replace(tenant=tenants.get(entry.post_id, "")) if entry.kind == Kind.ERASED else entry
+                for entry in entries
+            ]
+        self._recent.put(entries)
+        changes = Changes(entries, self.positions)
+        for feed in self._feeds:
+            feed.put(changes)
+        changed = {entry.post_id for entry in entries}
+        for waiter in self._waiters:
+            if waiter.post_id in changed or (waiter.posts and self.reached(waiter.posts)):
+                waiter.woken.set()
+
+    def _measure(self, last_ms: int | None) -> None:
+        """The lag, as of the brokers' last answers."""
+        lag = 0
+        for number, at in self._progress.items():
+            end = self._consumer.last_stable_offset(self._partition(number))
+            lag += max(0, (end or 0) - at.next)
+        self.lag = lag
+        metrics.VIEW_LAG.set(lag)
+        if not lag:
+            metrics.VIEW_AGE.set(0)
+        elif last_ms is not None:
+            metrics.VIEW_AGE.set(max(0.0, time.time() - last_ms / 1000))
 
     def _partition(self, number: int) -> TopicPartition:
         return TopicPartition(self._topic, number)
 
-    def _assign(self, positions: Mapping[int, int]) -> None:
-        """All partitions, from where the file is; one that the file does not know is read from its beginning."""
-        self._consumer.assign([self._partition(number) for number in self._partitions])
-        for number in self._partitions & positions.keys():
-            self._consumer.seek(self._partition(number), positions[number])
+    def _assign(self) -> None:
+        """All partitions, from where the store is."""
+        self._consumer.assign([self._partition(number) for number in self._progress])
+        for number, at in self._progress.items():
+            self._consumer.seek(self._partition(number), at.next)
 
     async def _take_new_partitions(self) -> None:
         """An operator may add partitions; the client's metadata tells within five minutes."""
@@ -129,21 +304,65 @@ class View:
         if not known > self._partitions:
             return
         log.info("partitions_added", topic=self._topic, partitions=len(known))
+        added = dict.fromkeys(known - self._partitions, 0)
+        await self.store.add(added)
         self._partitions = known
-        self._assign(await self._in(self._writer, self._file.positions))
+        self._take(self._progress | {number: Progress(begin, -1) for number, begin in added.items()})
+        self._assign()
 
-    async def close(self) -> None:
-        """After `follow` has ended, and with no lookup under way."""
+    async def _prune(self) -> None:
+        """Forgets some of what is too old, and some of the oldest when there is no room for more; then folds go on."""
+        settings, now = self._settings.api, int(time.time() * 1000)
+        before = now - int(settings.retention_days * 86_400_000) if settings.retention_days else -EVER_MS
         try:
-            await self._in(self._reader, self._file.close_reader)
-            await self._in(self._writer, self._file.close)
-        finally:
-            self._reader.shutdown()
-            self._writer.shutdown()
+            gone = await self.store.prune(before, now - ERASED_KEPT_S * 1000, BATCH)
+            size = await self.store.size()
+            if settings.view_max_bytes and size > settings.view_max_bytes:
+                log.warning("view_full", bytes=size, most=settings.view_max_bytes)
+                gone += await self.store.prune(EVER_MS, now, BATCH)
+        except StoreUnavailableError:
+            gone = 0  # the next fold says so
+        else:
+            metrics.VIEW_BYTES.set(size)
+            metrics.PRUNED.inc(gone)
+            self._recent.forget(before)
+        self._prune_at = time.monotonic() + (0 if gone else PRUNE_S)
 
-    async def _in(self, thread: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        call = functools.partial(self._file.explained, work, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(thread, call)
+    def _entry(self, record: ConsumerRecord) -> Entry | None:
+        """None: the record is about no post."""
+        position = {"partition": record.partition, "offset": record.offset, "ms": record.timestamp}
+        try:
+            post_id = (record.key or b"").decode()
+        except UnicodeDecodeError:
+            post_id = ""
+        if wire.id_problem(post_id):
+            log.error("verdict_unreadable", topic=record.topic, reason="its key is no post id", **position)
+            return None
+        kind = Kind.UNREADABLE
+        fields: tuple[int, int, str, int, str, int, bytes | None] = (-1, -1, "", 0, "", 0, None)
+        if record.value is None:
+            kind, fields = Kind.ERASED, (*self._source(wire.erased_source(record.headers)), "", 0, "", 0, None)
+        else:
+            try:
+                found = wire.read_verdict(record.value, record.headers)
+                if found.post_id == post_id:
+                    source = (found.source.topic, found.source.partition, found.source.offset)
+                    decided = found.decided_at.seconds * 1000 + found.decided_at.nanos // 1_000_000
+                    what = (found.tenant, int(found.outcome), found.deciding_policy, decided)
+                    kind, fields = Kind.VERDICT, (*self._source(source), *what, found.SerializeToString())
+                else:
+                    log.error(
+                        "verdict_unreadable", topic=record.topic, reason="its key is another post's id", **position
+                    )
+            except ValueError as error:
+                log.error("verdict_unreadable", topic=record.topic, reason=str(error), **position)  # noqa: TRY400
+        return Entry(post_id, kind, record.partition, record.offset, record.timestamp, *fields)
+
+    def _source(self, of: tuple[str, int, int] | None) -> tuple[int, int]:
+        """Partition and offset on our posts topic."""
+        if of is None or of[0] != self._settings.kafka.posts_topic:
+            return -1, -1
+        return of[1], of[2]
 
 
 @asynccontextmanager
@@ -153,246 +372,6 @@ async def open_view(settings: Settings, topics: kafka.Topics) -> AsyncIterator[V
         consumer = kafka.consumer(settings.kafka)
         stack.push_async_callback(kafka.stop, consumer)
         await kafka.connected(consumer.start, settings.kafka)
-        view = View(_File(settings.api.view), consumer, settings.kafka.verdicts_topic, topics)
-        stack.push_async_callback(view.close)
-        yield view
-
-
-class _File:
-    """The SQLite file. `find` and `close_reader` belong to one thread, everything else to another."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path.expanduser()
-        self._lock: IO[bytes] | None = None
-        self._written: sqlite3.Connection | None = None
-        self._read: sqlite3.Connection | None = None
-
-    def open(self, cluster_id: str, topic: str, ends: Mapping[int, int]) -> dict[int, int]:
-        """The positions to go on from. Rebuilt from nothing if the file is of another log, or broken."""
-        self._own()
-        identity = {"cluster_id": cluster_id, "topic": topic}
-        reason = self._unusable(identity, ends)
-        if reason:
-            self._remove(reason)
-        written = self._written = self._connect()
-        written.execute("PRAGMA journal_mode=WAL")  # stays with the file: we read while we write
-        with _transaction(written):
-            for statement in _CREATE if reason else ():
-                written.execute(statement)
-            _remember(written, identity | {"engine_version": moderation.__version__} | _seen())
-        positions = self.positions()
-        log.info("view_opened", path=str(self._path), topic=topic, resumed=bool(positions))
-        return positions
-
-    def positions(self) -> dict[int, int]:
-        """The offset to read next, for each partition that has been read."""
-        return dict(self._db().execute("SELECT number, next FROM partitions"))
-
-    def fold(self, records: Sequence[ConsumerRecord], positions: Mapping[int, int]) -> set[str]:
-        """Applies them all or none; returns the ids of the posts they are about."""
-        changes = [change for record in records if (change := _change(record))]
-        written = self._db()
-        with _transaction(written):
-            for change in changes:
-                written.execute(_ERASE if change.erases else _UPSERT, change.row)
-            written.executemany(_ADVANCE, positions.items())
-            _remember(written, _seen())
-        return {change.post_id for change in changes}
-
-    def find(self, post_ids: Sequence[str]) -> list[service.LookupResult]:
-        if self._read is None:
-            self._read = self._connect()
-        known = dict(self._read.execute(_FIND, (json.dumps(post_ids),)))
-        return [_result(post_id, post_id in known, known.get(post_id)) for post_id in post_ids]
-
-    def close_reader(self) -> None:
-        if self._read is not None:
-            self._read.close()
-
-    def close(self) -> None:
-        try:
-            if self._written is not None:
-                with closing(self._written) as written, _transaction(written):
-                    _remember(written, _seen())
-        finally:
-            if self._lock is not None:
-                self._lock.close()
-
-    def explained(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `work` returns. SQLite's errors become ours: broken, the file is rebuilt at the next start."""
-        try:
-            return work(*args, **kwargs)
-        except sqlite3.Error as error:
-            name = getattr(error, "sqlite_errorname", type(error).__name__)
-            if _is_corruption(error):
-                self._set_aside()
-                raise DeliveryError(
-                    f"the view {self._path} is broken ({name}); it is rebuilt at the next start"
-                ) from None
-            raise _unwritable(self._path, name) from None
-
-    def _own(self) -> None:
-        """Two processes on one file would bring each other's positions back."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = self._path.with_name(self._path.name + ".lock").open("ab")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"the view {self._path} is in use by another process: give each API its own MODERATION_API__VIEW"
-            ) from None
-        except OSError as error:
-            raise _unwritable(self._path, error.strerror or type(error).__name__) from None
-
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, isolation_level=None)
-        db.execute("PRAGMA synchronous=NORMAL")  # after a power cut the last transactions are gone: read again
-        return db
-
-    def _db(self) -> sqlite3.Connection:
-        if self._written is None:
-            raise RuntimeError("the file has not been opened")
-        return self._written
-
-    def _unusable(self, identity: Mapping[str, str], ends: Mapping[int, int]) -> str:
-        with closing(sqlite3.connect(self._path)) as db:
-            try:
-                return _unusable(db, identity, ends)
-            except sqlite3.DatabaseError as error:
-                if not _is_corruption(error):
-                    raise
-                return "corrupt"
-
-    def _remove(self, reason: str) -> None:
-        if reason != "new":
-            log.warning("view_rebuilt", path=str(self._path), reason=reason)
-        if reason == "corrupt":
-            self._set_aside()
-        for suffix in ("", "-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-
-    def _set_aside(self) -> None:
-        """It may be another program's: kept, one at most."""
-        if self._path.exists():
-            os.replace(self._path, self._path.with_name(self._path.name + ".corrupt"))
-
-
-def _unwritable(path: Path, why: str) -> ConfigError:
-    return ConfigError(f"MODERATION_API__VIEW: cannot use {path}: {why}")
-
-
-_CREATE = (
-    f"PRAGMA application_id={APPLICATION_ID}",
-    f"PRAGMA user_version={SCHEMA}",
-    "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    "CREATE TABLE partitions (number INTEGER PRIMARY KEY, next INTEGER NOT NULL)",
-    # verdict: the Protobuf; null where the record could not be read
-    """CREATE TABLE verdicts (
-        post_id TEXT PRIMARY KEY,
-        at_partition INTEGER NOT NULL, at_offset INTEGER NOT NULL, at_ms INTEGER NOT NULL,
-        verdict BLOB)""",
-)
-# Offsets order the records of a partition. After partitions were added a post may change its partition: then time does.
-_UPSERT = """
-    INSERT INTO verdicts VALUES (:post_id, :partition, :offset, :ms, :verdict)
-    ON CONFLICT (post_id) DO UPDATE
-    SET at_partition = excluded.at_partition, at_offset = excluded.at_offset, at_ms = excluded.at_ms,
-        verdict = excluded.verdict
-    WHERE CASE at_partition WHEN excluded.at_partition THEN at_offset < excluded.at_offset
-          ELSE at_ms < excluded.at_ms END"""
-_ERASE = """
-    DELETE FROM verdicts WHERE post_id = :post_id
-    AND CASE at_partition WHEN :partition THEN at_offset < :offset ELSE at_ms < :ms END"""
-_ADVANCE = "INSERT INTO partitions VALUES (?, ?) ON CONFLICT (number) DO UPDATE SET next = excluded.next"
-_FIND = "SELECT post_id, verdict FROM verdicts WHERE post_id IN (SELECT value FROM json_each(?))"
-
-
-def _unusable(db: sqlite3.Connection, identity: Mapping[str, str], ends: Mapping[int, int]) -> str:
-    """Why the file cannot be gone on with, or the empty string. Raises ConfigError if it is not ours at all."""
-    if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        return "new"
-    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        path = db.execute("PRAGMA database_list").fetchone()[2]
-        raise ConfigError(f"MODERATION_API__VIEW: {path} is another program's database: name another file")
-    if db.execute("PRAGMA user_version").fetchone()[0] != SCHEMA:
-        return "another schema"
-    facts = dict(db.execute("SELECT name, value FROM facts"))
-    for name, value in identity.items():
-        if facts.get(name) != value:
-            return f"another {name}"
-    if any(position > ends.get(number, 0) for number, position in db.execute("SELECT number, next FROM partitions")):
-        return "the log ends before our position"  # the topic was made anew. A longer one passes for the old one
-    if time.time() - float(facts.get("seen", 0)) > MAX_AWAY_S:
-        return "erasures may have been missed"
-    unreadable = db.execute("SELECT count(*) FROM verdicts WHERE verdict IS NULL").fetchone()[0]
-    if unreadable and facts["engine_version"] != moderation.__version__:
-        return "this version may read what the last one could not"
-    return ""
-
-
-def _remember(db: sqlite3.Connection, facts: Mapping[str, str]) -> None:
-    db.executemany(
-        "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", facts.items()
-    )
-
-
-def _seen() -> dict[str, str]:
-    return {"seen": str(int(time.time()))}
-
-
-def _is_corruption(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        if db.in_transaction:  # SQLite has rolled back by itself when the disk is full
-            db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """What a record does to the view."""
-
-    post_id: str
-    erases: bool
-    row: dict[str, Any]
-
-
-def _change(record: ConsumerRecord) -> _Change | None:
-    """None: the record is about no post."""
-    position = {"partition": record.partition, "offset": record.offset, "ms": record.timestamp}
-    try:
-        post_id = (record.key or b"").decode()
-    except UnicodeDecodeError:
-        post_id = ""
-    if wire.id_problem(post_id):
-        log.error("verdict_unreadable", topic=record.topic, reason="its key is no post id", **position)
-        return None
-    if record.value is None:
-        return _Change(post_id, erases=True, row={"post_id": post_id} | position)
-    verdict: bytes | None = None
-    try:
-        message = wire.read_verdict(record.value, record.headers)
-        if message.post_id == post_id:
-            verdict = message.SerializeToString()
-        else:
-            log.error("verdict_unreadable", topic=record.topic, reason="its key is another post's id", **position)
-    except ValueError as error:
-        log.error("verdict_unreadable", topic=record.topic, reason=str(error), **position)  # noqa: TRY400
-    return _Change(post_id, erases=False, row={"post_id": post_id, "verdict": verdict} | position)
-
-
-def _result(post_id: str, known: bool, verdict: bytes | None) -> service.LookupResult:
-    if not known:
-        return service.LookupResult(post_id=post_id, state=service.LOOKUP_STATE_NOT_FOUND)
-    if verdict is None:
-        return service.LookupResult(post_id=post_id, state=service.LOOKUP_STATE_UNREADABLE)
-    found = Verdict.FromString(verdict)
-    return service.LookupResult(post_id=post_id, state=service.LOOKUP_STATE_FOUND, verdict=found)
+        store = stores.open_store(settings.api)
+        stack.push_async_callback(store.close)
+        yield View(settings, store, consumer, topics)

@@ -18,7 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 import moderation
-from moderation import verdict_json
+from moderation import fastjson, verdict_json
 from moderation.errors import PostError
 from moderation.settings import MediaSettings
 from moderation.types import (
@@ -43,6 +43,7 @@ Headers = Iterable[tuple[str, bytes | None]]  # as Kafka has them: a name may re
 Format = Literal["json", "protobuf"]
 
 IDENTITY = "verdict-identity"  # header of a verdict that stands: the digest of its identity
+ERASED_BY = "erased-by"  # header of an erasure: the record on the posts topic that asked for it, TOPIC/PARTITION/OFFSET
 CONTENT_TYPES: dict[Format, bytes] = {"json": b"application/json", "protobuf": b"application/x-protobuf"}
 MAX_ID_BYTES = 512
 MAX_LABEL_BYTES = 128  # tenant, language, surface
@@ -56,6 +57,7 @@ _FORMATS: dict[str, Format] = {
 _TEXTS = frozenset(field.name for field in post_pb2.Post.DESCRIPTOR.fields if field.message_type is None)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_PLACE = re.compile(rb"([A-Za-z0-9._-]{1,249})/([0-9]{1,9})/([0-9]{1,18})")
 
 
 # Posts
@@ -120,9 +122,37 @@ def post_id_for(key: bytes | None, source: Source) -> str:
     return f"kafka:{source.topic}/{source.partition}/{source.offset}" if id_problem(id) else id
 
 
+def erased_id(key: bytes | None, value: bytes | None) -> str | None:
+    """The id of the post that a record of the posts topic says to erase: one without a value, keyed by it."""
+    if value is not None or not key:
+        return None
+    try:
+        id = key.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if id_problem(id) else id
+
+
+def erasure_headers(by: Source) -> list[tuple[str, bytes]]:
+    """Of the erasure on the verdicts topic that answers a record of the posts topic."""
+    return [(ERASED_BY, f"{by.topic}/{by.partition}/{by.offset}".encode())]
+
+
+def erased_source(headers: Headers) -> tuple[str, int, int] | None:
+    """Topic, partition and offset of the record that asked for an erasure; None: nobody says."""
+    told = next((value for name, value in headers if name == ERASED_BY and value), None)
+    found = _PLACE.fullmatch(told) if told else None
+    return (found[1].decode(), int(found[2]), int(found[3])) if found else None
+
+
 def id_problem(id: str) -> str:
     """Why a string cannot be a post id, or the empty string."""
     return "is empty" if not id else _string_problem(id, MAX_ID_BYTES)
+
+
+def label_problem(value: str) -> str:
+    """Why a string cannot be a tenant, a language, a surface or a policy id, or the empty string."""
+    return _string_problem(value, MAX_LABEL_BYTES)
 
 
 def _string_problem(value: str, max_bytes: int) -> str:
@@ -217,11 +247,11 @@ def verdict(of: Verdict, trace_id: str = "") -> verdict_pb2.Verdict:
         policy_set=verdict_pb2.PolicySet(digest=of.policy_set_digest),
         model=verdict_pb2.Model(name=of.model.name, revision=of.model.revision, digest=of.model.digest),
         engine_version=moderation.__version__,
-        outcome=_number(of.outcome),
-        status=_number(of.status),
-        stage=_number(of.stage),
+        outcome=number(of.outcome),
+        status=number(of.status),
+        stage=number(of.stage),
         deciding_policy=of.deciding_policy,
-        severity=_number(of.severity),
+        severity=number(of.severity),
         findings=[_finding(finding) for finding in of.findings],
         reason=of.reason or "",
         source=source(of.source) if of.source else None,
@@ -250,12 +280,12 @@ def _finding(of: Finding) -> verdict_pb2.Finding:
         policy_id=of.policy_id,
         policy_version=of.policy_version,
         thresholds=verdict_pb2.Thresholds(review=limits.review, remove=limits.remove, mass=limits.mass),
-        outcome=_number(of.outcome),
+        outcome=number(of.outcome),
         status=verdict_pb2.STATUS_UNDETERMINED if of.reason else verdict_pb2.STATUS_FINAL,
         reason=of.reason or "",
         windows_scored=of.windows,
         mode=verdict_pb2.MODE_LIVE if of.counts else verdict_pb2.MODE_SHADOW,
-        severity=_number(of.severity),
+        severity=number(of.severity),
     )
     if of.score is not None:
         message.probability, message.margin, message.mass = of.score.probability, of.score.margin, of.score.mass
@@ -334,7 +364,10 @@ def read_verdict(value: bytes, headers: Headers) -> verdict_pb2.Verdict:
 
 def _verdict_message(value: bytes, format: Format | None) -> verdict_pb2.Verdict:
     if format == "json":
-        return json_format.Parse(value, verdict_pb2.Verdict(), ignore_unknown_fields=True)
+        try:
+            return fastjson.parse(value, verdict_pb2.Verdict)
+        except ValueError:
+            return json_format.Parse(value, verdict_pb2.Verdict(), ignore_unknown_fields=True)
     if format == "protobuf":
         return verdict_pb2.Verdict.FromString(value)
     raise ValueError
@@ -355,8 +388,8 @@ def dead_letter_headers(source: Source, headers: Headers, reason: Reason, group:
     return [*carried, *((name, value.encode()) for name, value in told.items())]
 
 
-def _number(member: Outcome | Status | Stage | Severity) -> Any:
-    """A generated enum's type is known to the type checker only: at run time it is the number."""
+def number(member: Outcome | Status | Stage | Severity) -> Any:
+    """Of the message. A generated enum's type is known to the type checker only: at run time it is the number."""
     return int(member)
 
 

@@ -22,33 +22,67 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from moderation.v1 import policy_pb2 as moderation_dot_v1_dot_policy__pb2
 from moderation.v1 import post_pb2 as moderation_dot_v1_dot_post__pb2
 from moderation.v1 import verdict_pb2 as moderation_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&moderation/v1/moderation_service.proto\x12\rmoderation.v1\x1a\x18moderation/v1/post.proto\x1a\x1bmoderation/v1/verdict.proto\"*\n\x11GetVerdictRequest\x12\x0f\n\x07post_id\x18\x01 \x01(\tJ\x04\x08\x02\x10\x08\"n\n\x12GetVerdictResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.moderation.v1.LookupState\x12\'\n\x07verdict\x18\x02 \x01(\x0b\x32\x16.moderation.v1.VerdictJ\x04\x08\x03\x10\x08\"1\n\x17\x42\x61tchGetVerdictsRequest\x12\x10\n\x08post_ids\x18\x01 \x03(\tJ\x04\x08\x02\x10\x08\"N\n\x18\x42\x61tchGetVerdictsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.moderation.v1.LookupResultJ\x04\x08\x02\x10\x08\"s\n\x0cLookupResult\x12\x0f\n\x07post_id\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.moderation.v1.LookupState\x12\'\n\x07verdict\x18\x03 \x01(\x0b\x32\x16.moderation.v1.Verdict\">\n\x13ModeratePostRequest\x12!\n\x04post\x18\x01 \x01(\x0b\x32\x13.moderation.v1.PostJ\x04\x08\x02\x10\x08\"\x97\x01\n\x14ModeratePostResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.moderation.v1.LookupState\x12\'\n\x07verdict\x18\x02 \x01(\x0b\x32\x16.moderation.v1.Verdict\x12%\n\x06source\x18\x03 \x01(\x0b\x32\x15.moderation.v1.SourceJ\x04\x08\x04\x10\x08*\x96\x01\n\x0bLookupState\x12\x1c\n\x18LOOKUP_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12LOOKUP_STATE_FOUND\x10\x01\x12\x18\n\x14LOOKUP_STATE_PENDING\x10\x02\x12\x1a\n\x16LOOKUP_STATE_NOT_FOUND\x10\x03\x12\x1b\n\x17LOOKUP_STATE_UNREADABLE\x10\x04\x32\xa4\x02\n\x11ModerationService\x12Q\n\nGetVerdict\x12 .moderation.v1.GetVerdictRequest\x1a!.moderation.v1.GetVerdictResponse\x12\x63\n\x10\x42\x61tchGetVerdicts\x12&.moderation.v1.BatchGetVerdictsRequest\x1a\'.moderation.v1.BatchGetVerdictsResponse\x12W\n\x0cModeratePost\x12\".moderation.v1.ModeratePostRequest\x1a#.moderation.v1.ModeratePostResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&moderation/v1/moderation_service.proto\x12\rmoderation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amoderation/v1/policy.proto\x1a\x18moderation/v1/post.proto\x1a\x1bmoderation/v1/verdict.proto\"w\n\x11GetVerdictRequest\x12\x0f\n\x07post_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontent_digest\x18\x02 \x01(\t\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\x0c\x12\x13\n\x06tenant\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_tenant\"n\n\x12GetVerdictResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.moderation.v1.LookupState\x12\'\n\x07verdict\x18\x02 \x01(\x0b\x32\x16.moderation.v1.VerdictJ\x04\x08\x03\x10\x08\"f\n\x17\x42\x61tchGetVerdictsRequest\x12\x10\n\x08post_ids\x18\x01 \x03(\t\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\x0c\x12\x13\n\x06tenant\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_tenant\"N\n\x18\x42\x61tchGetVerdictsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.moderation.v1.LookupResultJ\x04\x08\x02\x10\x08\"s\n\x0cLookupResult\x12\x0f\n\x07post_id\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.moderation.v1.LookupState\x12\'\n\x07verdict\x18\x03 \x01(\x0b\x32\x16.moderation.v1.Verdict\"x\n\x12WaitVerdictRequest\x12\x0f\n\x07post_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontent_digest\x18\x02 \x01(\t\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\x0c\x12\x13\n\x06tenant\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_tenant\"i\n\x13WaitVerdictResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.moderation.v1.LookupState\x12\'\n\x07verdict\x18\x02 \x01(\x0b\x32\x16.moderation.v1.Verdict\"\x8f\x01\n\x14WatchVerdictsRequest\x12(\n\x08outcomes\x18\x01 \x03(\x0e\x32\x16.moderation.v1.Outcome\x12\x12\n\npolicy_ids\x18\x02 \x03(\t\x12\x19\n\x11\x63onsistency_token\x18\x03 \x01(\x0c\x12\x13\n\x06tenant\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_tenant\"Z\n\x15WatchVerdictsResponse\x12&\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x15.moderation.v1.Change\x12\x19\n\x11\x63onsistency_token\x18\x02 \x01(\x0c\"y\n\x06\x43hange\x12\x0f\n\x07post_id\x18\x01 \x01(\t\x12)\n\x07verdict\x18\x02 \x01(\x0b\x32\x16.moderation.v1.VerdictH\x00\x12)\n\x07\x65rasure\x18\x03 \x01(\x0b\x32\x16.moderation.v1.ErasureH\x00\x42\x08\n\x06\x63hange\"\t\n\x07\x45rasure\"\x80\x02\n\x13ListVerdictsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12(\n\x08outcomes\x18\x03 \x03(\x0e\x32\x16.moderation.v1.Outcome\x12\x12\n\npolicy_ids\x18\x04 \x03(\t\x12\x30\n\x0c\x64\x65\x63ided_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x64\x65\x63ided_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x06tenant\x18\x07 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_tenant\"Y\n\x14ListVerdictsResponse\x12(\n\x08verdicts\x18\x01 \x03(\x0b\x32\x16.moderation.v1.Verdict\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x13ModeratePostRequest\x12!\n\x04post\x18\x01 \x01(\x0b\x32\x13.moderation.v1.Post\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\xac\x01\n\x14ModeratePostResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.moderation.v1.LookupState\x12\'\n\x07verdict\x18\x02 \x01(\x0b\x32\x16.moderation.v1.Verdict\x12%\n\x06source\x18\x03 \x01(\x0b\x32\x15.moderation.v1.Source\x12\x19\n\x11\x63onsistency_token\x18\x04 \x01(\x0c\"\x15\n\x13ListPoliciesRequest\"O\n\x14ListPoliciesResponse\x12\'\n\x08policies\x18\x01 \x03(\x0b\x32\x15.moderation.v1.Policy\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"\xd5\x01\n\x08Position\x12\x31\n\x05posts\x18\x01 \x03(\x0b\x32\".moderation.v1.Position.PostsEntry\x12\x37\n\x08verdicts\x18\x02 \x03(\x0b\x32%.moderation.v1.Position.VerdictsEntry\x1a,\n\nPostsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a/\n\rVerdictsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01*\x96\x01\n\x0bLookupState\x12\x1c\n\x18LOOKUP_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12LOOKUP_STATE_FOUND\x10\x01\x12\x18\n\x14LOOKUP_STATE_PENDING\x10\x02\x12\x1a\n\x16LOOKUP_STATE_NOT_FOUND\x10\x03\x12\x1b\n\x17LOOKUP_STATE_UNREADABLE\x10\x04*\xbb\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\x1d\n\x19\x45RROR_REASON_INVALID_POST\x10\x02\x12\x1e\n\x1a\x45RROR_REASON_INVALID_TOKEN\x10\x03\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x04\x12\x1e\n\x1a\x45RROR_REASON_MISSING_SCOPE\x10\x05\x12\x1d\n\x19\x45RROR_REASON_OTHER_TENANT\x10\x06\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x07\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\x08\x12\x1d\n\x19\x45RROR_REASON_BACKLOG_FULL\x10\t\x12\x1c\n\x18\x45RROR_REASON_SLOW_READER\x10\n\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x0b\x12\x1a\n\x16\x45RROR_REASON_NOT_READY\x10\x0c\x12\x19\n\x15\x45RROR_REASON_STOPPING\x10\r\x12\x1d\n\x19\x45RROR_REASON_NOT_ACCEPTED\x10\x0e\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\x0f\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x10\x12\x1c\n\x18\x45RROR_REASON_NO_POLICIES\x10\x11\x32\x8a\x05\n\x11ModerationService\x12Q\n\nGetVerdict\x12 .moderation.v1.GetVerdictRequest\x1a!.moderation.v1.GetVerdictResponse\x12\x63\n\x10\x42\x61tchGetVerdicts\x12&.moderation.v1.BatchGetVerdictsRequest\x1a\'.moderation.v1.BatchGetVerdictsResponse\x12T\n\x0bWaitVerdict\x12!.moderation.v1.WaitVerdictRequest\x1a\".moderation.v1.WaitVerdictResponse\x12\\\n\rWatchVerdicts\x12#.moderation.v1.WatchVerdictsRequest\x1a$.moderation.v1.WatchVerdictsResponse0\x01\x12W\n\x0cListVerdicts\x12\".moderation.v1.ListVerdictsRequest\x1a#.moderation.v1.ListVerdictsResponse\x12W\n\x0cModeratePost\x12\".moderation.v1.ModeratePostRequest\x1a#.moderation.v1.ModeratePostResponse\x12W\n\x0cListPolicies\x12\".moderation.v1.ListPoliciesRequest\x1a#.moderation.v1.ListPoliciesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moderation.v1.moderation_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOOKUPSTATE']._serialized_start=735
-  _globals['_LOOKUPSTATE']._serialized_end=885
-  _globals['_GETVERDICTREQUEST']._serialized_start=112
-  _globals['_GETVERDICTREQUEST']._serialized_end=154
-  _globals['_GETVERDICTRESPONSE']._serialized_start=156
-  _globals['_GETVERDICTRESPONSE']._serialized_end=266
-  _globals['_BATCHGETVERDICTSREQUEST']._serialized_start=268
-  _globals['_BATCHGETVERDICTSREQUEST']._serialized_end=317
-  _globals['_BATCHGETVERDICTSRESPONSE']._serialized_start=319
-  _globals['_BATCHGETVERDICTSRESPONSE']._serialized_end=397
-  _globals['_LOOKUPRESULT']._serialized_start=399
-  _globals['_LOOKUPRESULT']._serialized_end=514
-  _globals['_MODERATEPOSTREQUEST']._serialized_start=516
-  _globals['_MODERATEPOSTREQUEST']._serialized_end=578
-  _globals['_MODERATEPOSTRESPONSE']._serialized_start=581
-  _globals['_MODERATEPOSTRESPONSE']._serialized_end=732
-  _globals['_MODERATIONSERVICE']._serialized_start=888
-  _globals['_MODERATIONSERVICE']._serialized_end=1180
+  _globals['_POSITION_POSTSENTRY']._loaded_options = None
+  _globals['_POSITION_POSTSENTRY']._serialized_options = b'8\001'
+  _globals['_POSITION_VERDICTSENTRY']._loaded_options = None
+  _globals['_POSITION_VERDICTSENTRY']._serialized_options = b'8\001'
+  _globals['_LOOKUPSTATE']._serialized_start=2232
+  _globals['_LOOKUPSTATE']._serialized_end=2382
+  _globals['_ERRORREASON']._serialized_start=2385
+  _globals['_ERRORREASON']._serialized_end=2956
+  _globals['_GETVERDICTREQUEST']._serialized_start=173
+  _globals['_GETVERDICTREQUEST']._serialized_end=292
+  _globals['_GETVERDICTRESPONSE']._serialized_start=294
+  _globals['_GETVERDICTRESPONSE']._serialized_end=404
+  _globals['_BATCHGETVERDICTSREQUEST']._serialized_start=406
+  _globals['_BATCHGETVERDICTSREQUEST']._serialized_end=508
+  _globals['_BATCHGETVERDICTSRESPONSE']._serialized_start=510
+  _globals['_BATCHGETVERDICTSRESPONSE']._serialized_end=588
+  _globals['_LOOKUPRESULT']._serialized_start=590
+  _globals['_LOOKUPRESULT']._serialized_end=705
+  _globals['_WAITVERDICTREQUEST']._serialized_start=707
+  _globals['_WAITVERDICTREQUEST']._serialized_end=827
+  _globals['_WAITVERDICTRESPONSE']._serialized_start=829
+  _globals['_WAITVERDICTRESPONSE']._serialized_end=934
+  _globals['_WATCHVERDICTSREQUEST']._serialized_start=937
+  _globals['_WATCHVERDICTSREQUEST']._serialized_end=1080
+  _globals['_WATCHVERDICTSRESPONSE']._serialized_start=1082
+  _globals['_WATCHVERDICTSRESPONSE']._serialized_end=1172
+  _globals['_CHANGE']._serialized_start=1174
+  _globals['_CHANGE']._serialized_end=1295
+  _globals['_ERASURE']._serialized_start=1297
+  _globals['_ERASURE']._serialized_end=1306
+  _globals['_LISTVERDICTSREQUEST']._serialized_start=1309
+  _globals['_LISTVERDICTSREQUEST']._serialized_end=1565
+  _globals['_LISTVERDICTSRESPONSE']._serialized_start=1567
+  _globals['_LISTVERDICTSRESPONSE']._serialized_end=1656
+  _globals['_MODERATEPOSTREQUEST']._serialized_start=1658
+  _globals['_MODERATEPOSTREQUEST']._serialized_end=1734
+  _globals['_MODERATEPOSTRESPONSE']._serialized_start=1737
+  _globals['_MODERATEPOSTRESPONSE']._serialized_end=1909
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=1911
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=1932
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=1934
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=2013
+  _globals['_POSITION']._serialized_start=2016
+  _globals['_POSITION']._serialized_end=2229
+  _globals['_POSITION_POSTSENTRY']._serialized_start=2136
+  _globals['_POSITION_POSTSENTRY']._serialized_end=2180
+  _globals['_POSITION_VERDICTSENTRY']._serialized_start=2182
+  _globals['_POSITION_VERDICTSENTRY']._serialized_end=2229
+  _globals['_MODERATIONSERVICE']._serialized_start=2959
+  _globals['_MODERATIONSERVICE']._serialized_end=3609
 # @@protoc_insertion_point(module_scope)

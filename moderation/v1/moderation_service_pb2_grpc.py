@@ -28,7 +28,29 @@ if _version_not_supported:
 class ModerationServiceStub:
     """Lookups of verdicts, and one call that submits a post and waits for its verdict.
 
-    Errors are gRPC statuses with a fixed text; no status ever holds content of a post.
+    What is known of a post. FOUND: the view of the verdicts topic holds its verdict. PENDING: the post is accepted and
+    not judged yet. NOT_FOUND: neither. An API does not read the posts topic, so it knows of an accepted post in two ways:
+    by a consistency token that reaches past what is judged, at every replica; and without a token only where it put the
+    post itself (ModeratePost), as long as that process lives. With a token that is reached, NOT_FOUND is certain.
+
+    Consistency tokens. Opaque bytes, which are the serialization of a Position. ModeratePost returns one; who produces
+    posts to Kafka makes one of the produce acknowledgement: Position{posts: {partition: offset}}. GetVerdict and
+    BatchGetVerdicts answer PENDING, and never an older verdict, until the view has reached the token; WaitVerdict waits
+    for it. Tokens of several posts may be merged: the highest offset of each partition. WatchVerdicts takes the tokens
+    that it gave to go on from there.
+
+    Tenants. Ids of posts are one namespace. A caller whose credentials name a tenant sees that tenant's posts alone:
+    those of others are NOT_FOUND, and are in no list and no watch. It may name no other tenant (PERMISSION_DENIED).
+
+    Errors are gRPC statuses with a fixed text; no status ever holds content of a post. Each carries a google.rpc.Status
+    with an ErrorInfo (domain "moderation.v1", reason one of ErrorReason without its prefix), INVALID_ARGUMENT also a
+    BadRequest with the field, RESOURCE_EXHAUSTED and UNAVAILABLE also a RetryInfo. UNAVAILABLE is safe to try again, for
+    every method. Every method may answer
+    UNAUTHENTICATED: credentials are missing, wrong or expired;
+    PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
+    RESOURCE_EXHAUSTED: too many calls at once, or of this caller in a second; try again after RetryInfo;
+    UNAVAILABLE: the view is still being built, or the API is on its way out;
+    CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
     """
 
     def __init__(self, channel):
@@ -47,43 +69,133 @@ class ModerationServiceStub:
                 request_serializer=moderation_dot_v1_dot_moderation__service__pb2.BatchGetVerdictsRequest.SerializeToString,
                 response_deserializer=moderation_dot_v1_dot_moderation__service__pb2.BatchGetVerdictsResponse.FromString,
                 _registered_method=True)
+        self.WaitVerdict = channel.unary_unary(
+                '/moderation.v1.ModerationService/WaitVerdict',
+                request_serializer=moderation_dot_v1_dot_moderation__service__pb2.WaitVerdictRequest.SerializeToString,
+                response_deserializer=moderation_dot_v1_dot_moderation__service__pb2.WaitVerdictResponse.FromString,
+                _registered_method=True)
+        self.WatchVerdicts = channel.unary_stream(
+                '/moderation.v1.ModerationService/WatchVerdicts',
+                request_serializer=moderation_dot_v1_dot_moderation__service__pb2.WatchVerdictsRequest.SerializeToString,
+                response_deserializer=moderation_dot_v1_dot_moderation__service__pb2.WatchVerdictsResponse.FromString,
+                _registered_method=True)
+        self.ListVerdicts = channel.unary_unary(
+                '/moderation.v1.ModerationService/ListVerdicts',
+                request_serializer=moderation_dot_v1_dot_moderation__service__pb2.ListVerdictsRequest.SerializeToString,
+                response_deserializer=moderation_dot_v1_dot_moderation__service__pb2.ListVerdictsResponse.FromString,
+                _registered_method=True)
         self.ModeratePost = channel.unary_unary(
                 '/moderation.v1.ModerationService/ModeratePost',
                 request_serializer=moderation_dot_v1_dot_moderation__service__pb2.ModeratePostRequest.SerializeToString,
                 response_deserializer=moderation_dot_v1_dot_moderation__service__pb2.ModeratePostResponse.FromString,
+                _registered_method=True)
+        self.ListPolicies = channel.unary_unary(
+                '/moderation.v1.ModerationService/ListPolicies',
+                request_serializer=moderation_dot_v1_dot_moderation__service__pb2.ListPoliciesRequest.SerializeToString,
+                response_deserializer=moderation_dot_v1_dot_moderation__service__pb2.ListPoliciesResponse.FromString,
                 _registered_method=True)
 
 
 class ModerationServiceServicer:
     """Lookups of verdicts, and one call that submits a post and waits for its verdict.
 
-    Errors are gRPC statuses with a fixed text; no status ever holds content of a post.
+    What is known of a post. FOUND: the view of the verdicts topic holds its verdict. PENDING: the post is accepted and
+    not judged yet. NOT_FOUND: neither. An API does not read the posts topic, so it knows of an accepted post in two ways:
+    by a consistency token that reaches past what is judged, at every replica; and without a token only where it put the
+    post itself (ModeratePost), as long as that process lives. With a token that is reached, NOT_FOUND is certain.
+
+    Consistency tokens. Opaque bytes, which are the serialization of a Position. ModeratePost returns one; who produces
+    posts to Kafka makes one of the produce acknowledgement: Position{posts: {partition: offset}}. GetVerdict and
+    BatchGetVerdicts answer PENDING, and never an older verdict, until the view has reached the token; WaitVerdict waits
+    for it. Tokens of several posts may be merged: the highest offset of each partition. WatchVerdicts takes the tokens
+    that it gave to go on from there.
+
+    Tenants. Ids of posts are one namespace. A caller whose credentials name a tenant sees that tenant's posts alone:
+    those of others are NOT_FOUND, and are in no list and no watch. It may name no other tenant (PERMISSION_DENIED).
+
+    Errors are gRPC statuses with a fixed text; no status ever holds content of a post. Each carries a google.rpc.Status
+    with an ErrorInfo (domain "moderation.v1", reason one of ErrorReason without its prefix), INVALID_ARGUMENT also a
+    BadRequest with the field, RESOURCE_EXHAUSTED and UNAVAILABLE also a RetryInfo. UNAVAILABLE is safe to try again, for
+    every method. Every method may answer
+    UNAUTHENTICATED: credentials are missing, wrong or expired;
+    PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
+    RESOURCE_EXHAUSTED: too many calls at once, or of this caller in a second; try again after RetryInfo;
+    UNAVAILABLE: the view is still being built, or the API is on its way out;
+    CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
     """
 
     def GetVerdict(self, request, context):
-        """The verdict for one post id. Never waits.
+        """The verdict for one post id. Never waits. Scope verdicts:read.
 
-        INVALID_ARGUMENT: the id is empty or too long. UNAVAILABLE: the view of the verdicts topic is still being built.
+        INVALID_ARGUMENT: a field breaks its rule.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetVerdicts(self, request, context):
-        """The verdicts for up to 1,000 post ids in one call; each id has its own state, so one unknown id is no error.
+        """The verdicts for up to 1,000 post ids in one call. Not all or nothing: each id has its own state, so one unknown id
+        is no error. By far the cheapest way to many verdicts. Never waits. Scope verdicts:read.
 
-        INVALID_ARGUMENT: no id, too many, or one that is empty or too long. UNAVAILABLE: as above.
+        INVALID_ARGUMENT: no id, too many, or one that is empty or too long; the field is post_ids[INDEX].
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WaitVerdict(self, request, context):
+        """The verdict for one post id, as soon as there is one. Ends a little before the caller's deadline, or after the
+        API's own limit (60 s by default), with what is known then: PENDING or NOT_FOUND. Scope verdicts:read.
+
+        INVALID_ARGUMENT: a field breaks its rule.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchVerdicts(self, request, context):
+        """Verdicts and erasures as they come, from now or from a position on. Scope verdicts:read.
+
+        Each message has the changes since the last one, possibly none, and the token to go on from after them. The first
+        one comes at once. Changes of one post come in order. After a position, of several verdicts of a post only the
+        latest may come, and nothing older than what the view keeps. A stream does not live for ever: go on from the last token.
+
+        INVALID_ARGUMENT: a field breaks its rule. RESOURCE_EXHAUSTED with reason SLOW_READER: the reader did not keep up
+        and would have missed changes; go on from the last token. UNAVAILABLE: the API is on its way out, or the stream has
+        lived long enough; go on from the last token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListVerdicts(self, request, context):
+        """The verdicts that the view holds, latest decision first, in pages. A page may have fewer verdicts than asked for, or
+        none, and not be the last: only an empty next_page_token says that. Verdicts that come while one reads the pages
+        may be missing in them; none comes twice, unless it was decided anew. Scope verdicts:list.
+
+        INVALID_ARGUMENT: a field breaks its rule, or the token is of another query.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModeratePost(self, request, context):
-        """Puts the post on the posts topic and waits for its verdict within the caller's deadline.
+        """Puts the post on the posts topic and waits for its verdict, within the caller's deadline. Scope posts:write.
 
         When the deadline comes first, the answer is PENDING with the post's position: the post is accepted and will be
-        judged; look it up later. INVALID_ARGUMENT: the post breaks a rule, or is larger than the topic takes.
-        UNAVAILABLE: the post may not have been accepted; the same call again is safe.
+        judged; look it up later, with the token. INVALID_ARGUMENT: the post breaks a rule, or is larger than the topic
+        takes. ALREADY_EXISTS: the request id came before with another post. PERMISSION_DENIED: the id has a verdict of
+        another tenant. RESOURCE_EXHAUSTED with reason BACKLOG_FULL: too many posts wait for their verdicts; nothing was put
+        on the topic. UNAVAILABLE: the post may not have been accepted; the same call again, request id included, is safe.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicies(self, request, context):
+        """The policies that this deployment judges by. Scope policies:read.
+
+        FAILED_PRECONDITION: this API was started without them (MODERATION_POLICIES names no folder).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,10 +214,30 @@ def add_ModerationServiceServicer_to_server(servicer, server):
                     request_deserializer=moderation_dot_v1_dot_moderation__service__pb2.BatchGetVerdictsRequest.FromString,
                     response_serializer=moderation_dot_v1_dot_moderation__service__pb2.BatchGetVerdictsResponse.SerializeToString,
             ),
+            'WaitVerdict': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitVerdict,
+                    request_deserializer=moderation_dot_v1_dot_moderation__service__pb2.WaitVerdictRequest.FromString,
+                    response_serializer=moderation_dot_v1_dot_moderation__service__pb2.WaitVerdictResponse.SerializeToString,
+            ),
+            'WatchVerdicts': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchVerdicts,
+                    request_deserializer=moderation_dot_v1_dot_moderation__service__pb2.WatchVerdictsRequest.FromString,
+                    response_serializer=moderation_dot_v1_dot_moderation__service__pb2.WatchVerdictsResponse.SerializeToString,
+            ),
+            'ListVerdicts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVerdicts,
+                    request_deserializer=moderation_dot_v1_dot_moderation__service__pb2.ListVerdictsRequest.FromString,
+                    response_serializer=moderation_dot_v1_dot_moderation__service__pb2.ListVerdictsResponse.SerializeToString,
+            ),
             'ModeratePost': grpc.unary_unary_rpc_method_handler(
                     servicer.ModeratePost,
                     request_deserializer=moderation_dot_v1_dot_moderation__service__pb2.ModeratePostRequest.FromString,
                     response_serializer=moderation_dot_v1_dot_moderation__service__pb2.ModeratePostResponse.SerializeToString,
+            ),
+            'ListPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicies,
+                    request_deserializer=moderation_dot_v1_dot_moderation__service__pb2.ListPoliciesRequest.FromString,
+                    response_serializer=moderation_dot_v1_dot_moderation__service__pb2.ListPoliciesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -118,7 +250,29 @@ def add_ModerationServiceServicer_to_server(servicer, server):
 class ModerationService:
     """Lookups of verdicts, and one call that submits a post and waits for its verdict.
 
-    Errors are gRPC statuses with a fixed text; no status ever holds content of a post.
+    What is known of a post. FOUND: the view of the verdicts topic holds its verdict. PENDING: the post is accepted and
+    not judged yet. NOT_FOUND: neither. An API does not read the posts topic, so it knows of an accepted post in two ways:
+    by a consistency token that reaches past what is judged, at every replica; and without a token only where it put the
+    post itself (ModeratePost), as long as that process lives. With a token that is reached, NOT_FOUND is certain.
+
+    Consistency tokens. Opaque bytes, which are the serialization of a Position. ModeratePost returns one; who produces
+    posts to Kafka makes one of the produce acknowledgement: Position{posts: {partition: offset}}. GetVerdict and
+    BatchGetVerdicts answer PENDING, and never an older verdict, until the view has reached the token; WaitVerdict waits
+    for it. Tokens of several posts may be merged: the highest offset of each partition. WatchVerdicts takes the tokens
+    that it gave to go on from there.
+
+    Tenants. Ids of posts are one namespace. A caller whose credentials name a tenant sees that tenant's posts alone:
+    those of others are NOT_FOUND, and are in no list and no watch. It may name no other tenant (PERMISSION_DENIED).
+
+    Errors are gRPC statuses with a fixed text; no status ever holds content of a post. Each carries a google.rpc.Status
+    with an ErrorInfo (domain "moderation.v1", reason one of ErrorReason without its prefix), INVALID_ARGUMENT also a
+    BadRequest with the field, RESOURCE_EXHAUSTED and UNAVAILABLE also a RetryInfo. UNAVAILABLE is safe to try again, for
+    every method. Every method may answer
+    UNAUTHENTICATED: credentials are missing, wrong or expired;
+    PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
+    RESOURCE_EXHAUSTED: too many calls at once, or of this caller in a second; try again after RetryInfo;
+    UNAVAILABLE: the view is still being built, or the API is on its way out;
+    CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
     """
 
     @staticmethod
@@ -176,6 +330,87 @@ class ModerationService:
             _registered_method=True)
 
     @staticmethod
+    def WaitVerdict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moderation.v1.ModerationService/WaitVerdict',
+            moderation_dot_v1_dot_moderation__service__pb2.WaitVerdictRequest.SerializeToString,
+            moderation_dot_v1_dot_moderation__service__pb2.WaitVerdictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchVerdicts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/moderation.v1.ModerationService/WatchVerdicts',
+            moderation_dot_v1_dot_moderation__service__pb2.WatchVerdictsRequest.SerializeToString,
+            moderation_dot_v1_dot_moderation__service__pb2.WatchVerdictsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVerdicts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moderation.v1.ModerationService/ListVerdicts',
+            moderation_dot_v1_dot_moderation__service__pb2.ListVerdictsRequest.SerializeToString,
+            moderation_dot_v1_dot_moderation__service__pb2.ListVerdictsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ModeratePost(request,
             target,
             options=(),
@@ -192,6 +427,33 @@ class ModerationService:
             '/moderation.v1.ModerationService/ModeratePost',
             moderation_dot_v1_dot_moderation__service__pb2.ModeratePostRequest.SerializeToString,
             moderation_dot_v1_dot_moderation__service__pb2.ModeratePostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moderation.v1.ModerationService/ListPolicies',
+            moderation_dot_v1_dot_moderation__service__pb2.ListPoliciesRequest.SerializeToString,
+            moderation_dot_v1_dot_moderation__service__pb2.ListPoliciesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,6 +13,9 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 Place = tuple[int, int]  # partition and offset on the posts topic
 
 
+ERASED = "ERASED"  # what must become of a null under a post's id: a null on the verdicts topic
+
+
 @dataclass(frozen=True)
 class Sent:
     """A record that was put on the posts topic, and what must become of it."""
@@ -20,7 +23,7 @@ class Sent:
     place: Place
     key: bytes | None
     id: str  # of the post; empty: nobody can read it
-    reason: str = ""  # of the dead letter it must become; empty: it must be judged
+    reason: str = ""  # of the dead letter it must become; ERASED; empty: it must be judged
 
 
 @dataclass
@@ -53,7 +56,7 @@ def check(sent: Sequence[Sent], verdicts: Sequence[ConsumerRecord], letters: Seq
     answers: dict[Place, list[dict[str, Any]]] = defaultdict(list)
     order: dict[object, list[Place]] = defaultdict(list)
     for record in verdicts:
-        answer = json.loads(record.value)
+        answer = _answer(record)
         source = answer["source"]
         place = source.get("partition", 0), int(source.get("offset", 0))
         post = known.get(place)
@@ -81,6 +84,16 @@ def check(sent: Sequence[Sent], verdicts: Sequence[ConsumerRecord], letters: Seq
     return found
 
 
+def _answer(record: ConsumerRecord) -> dict[str, Any]:
+    """The verdict; of a null, which names the record that it answers in its header, as much as there is."""
+    if record.value is not None:
+        return dict(json.loads(record.value))
+    told = next(value.decode() for name, value in record.headers if name == "erased-by")
+    _, partition, offset = told.split("/")
+    source = {"partition": int(partition), "offset": offset}
+    return {"postId": record.key.decode(), "source": source, "reason": ERASED}
+
+
 def _decision(answer: Mapping[str, Any]) -> str:
     """What two verdicts on one record must agree in; the nonce of the fake's mass is part of it."""
     return json.dumps([answer.get(name) for name in ("outcome", "status", "reason", "findings")])
@@ -92,7 +105,7 @@ def _check_letters(found: Findings, known: Mapping[Place, Sent], letters: Iterab
         headers = {name: value.decode("utf-8", "replace") for name, value in letter.headers if value is not None}
         place = int(headers["dlq.original.partition"]), int(headers["dlq.original.offset"])
         told[place].append(headers["dlq.error.code"])
-    expected = {place: [post.reason] for place, post in known.items() if post.reason}
+    expected = {place: [post.reason] for place, post in known.items() if post.reason not in ("", ERASED)}
     for place in told.keys() | expected.keys():
         if told[place] != expected.get(place, []):
             found.wrong_dead_letters += 1

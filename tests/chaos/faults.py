@@ -21,6 +21,7 @@ from aiokafka.errors import (
 
 from moderation.errors import DeviceError
 from tests.chaos import proxy
+from tests.chaos.checker import ERASED
 from tests.chaos.field import REBALANCE_S, SESSION_S, Misfit, Run, Scenario
 from tests.chaos.proxy import Rule
 from tests.chaos.worker import AFTER_MODEL, COMMIT_STEPS, IN_MODEL
@@ -301,7 +302,7 @@ def misfits(times: int = 2) -> list[Misfit]:
     for turn in range(times):
         found += [
             (b"k-1", b'{"id": "broken', (), "k-1", "NOT_DECODABLE"),
-            (b"k-2", None, (), "k-2", "NULL_VALUE"),
+            (b"k-2", None, (), "k-2", ERASED),
             (b"", None, (), "", "NULL_VALUE"),
             (None, b"\x00\xff\xfe", (), "", "NOT_DECODABLE"),
             (b"k-3", post("x"), [("content-type", b"text/csv")], "k-3", "UNKNOWN_CONTENT_TYPE"),

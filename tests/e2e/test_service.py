@@ -54,7 +54,6 @@ def bad_records(folder: Path) -> dict[str, tuple[Record, str]]:
 
     return {
         "key-of-broken": ((b"key-of-broken", b'{"id": "' + MARK.encode(), ()), "NOT_DECODABLE"),
-        "key-of-null": ((b"key-of-null", None, ()), "NULL_VALUE"),
         "cut": ((b"author-1", post("cut", images=[{"data": cut}]), ()), "IMAGE_CORRUPT"),
         "outside": ((b"author-2", post("outside", images=[{"uri": "file:///etc/passwd"}]), ()), "IMAGE_FORBIDDEN"),
         "missing": ((b"author-3", post("missing", images=[{"uri": f"file://{folder}/no"}]), ()), "IMAGE_NOT_FOUND"),

@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from moderation import models
 from moderation.settings import KafkaSettings, MediaSettings, ModelSettings, Settings, WorkerSettings
 from tests.conftest import make_topics
+from tests.integration import postgres
 from tests.integration.field import PARTITIONS, POLICY, Fickle, Field
+from tests.integration.lookups import Api
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a real PostgreSQL for the whole run."""
+    with postgres.running() as url:
+        yield url
+
+
+@pytest.fixture
+async def database(postgres_server: str) -> str:
+    """URL of a database that no other test has."""
+    name = f"d{uuid4().hex}"
+    connection = await asyncpg.connect(f"{postgres_server}/postgres")
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+    finally:
+        await connection.close()
+    return f"{postgres_server}/{name}"
+
+
+@pytest.fixture
+async def running_api(kafka: str, names: Callable[[str], str], tmp_path: Path) -> Api:
+    posts, verdicts = names("posts"), names("verdicts")
+    await make_topics(kafka, posts, verdicts, partitions=3, max_message_bytes="200000")
+    return Api(kafka, posts, verdicts, tmp_path)
 
 
 @pytest.fixture

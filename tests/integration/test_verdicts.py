@@ -6,6 +6,7 @@ import asyncio
 import json
 import sqlite3
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -20,12 +21,13 @@ from moderation import kafka as connections
 from moderation import verdicts, wire
 from moderation.errors import ConfigError, DeliveryError
 from moderation.settings import ApiSettings, KafkaSettings, Settings
+from moderation.stores import Kind
 from moderation.types import Outcome, Source
-from moderation.v1 import moderation_service_pb2 as pb
+from moderation.v1.verdict_pb2 import Verdict
 from tests.builders import a_verdict
 from tests.conftest import make_topics
 
-FOUND, NOT_FOUND, UNREADABLE = pb.LOOKUP_STATE_FOUND, pb.LOOKUP_STATE_NOT_FOUND, pb.LOOKUP_STATE_UNREADABLE
+FOUND, UNREADABLE, NOT_FOUND = Kind.VERDICT, Kind.UNREADABLE, None
 
 
 class Topic:
@@ -43,6 +45,9 @@ class Topic:
     def file(self) -> Path:
         return self.settings.api.view
 
+    def set(self, **api: Any) -> None:
+        self.settings = self.settings.model_copy(update={"api": self.settings.api.model_copy(update=api)})
+
     @asynccontextmanager
     async def writer(self, **options: Any) -> AsyncIterator[AIOKafkaProducer]:
         async with AIOKafkaProducer(bootstrap_servers=self.bootstrap, acks="all", **options) as producer:
@@ -54,9 +59,9 @@ class Topic:
                 value, headers = wire.verdict_record(one, format)
                 await producer.send_and_wait(self.name, value, key=one.post_id.encode(), headers=headers)
 
-    async def put_raw(self, key: bytes, value: bytes | None) -> None:
+    async def put_raw(self, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         async with self.writer() as producer:
-            await producer.send_and_wait(self.name, value, key=key)
+            await producer.send_and_wait(self.name, value, key=key, headers=list(headers))
 
     @asynccontextmanager
     async def view(self, *, cluster_id: str = "") -> AsyncIterator[verdicts.View]:
@@ -78,13 +83,20 @@ class Topic:
                 caught_up.cancel()
                 await asyncio.wait((following, caught_up))
 
-    async def states(self, *post_ids: str) -> list[int]:
+    async def states(self, *post_ids: str) -> list[int | None]:
         async with self.view() as view:
             return await states(view, *post_ids)
 
 
-async def states(view: verdicts.View, *post_ids: str) -> list[int]:
-    return [found.state for found in await view.find(post_ids)]
+async def states(view: verdicts.View, *post_ids: str) -> list[int | None]:
+    """What the newest record about each post is; None: nothing is known, or it was erased."""
+    rows = await view.store.find(post_ids)
+    kinds = [rows[post_id][0] if post_id in rows else None for post_id in post_ids]
+    return [None if kind == Kind.ERASED else kind for kind in kinds]
+
+
+async def verdict_of(view: verdicts.View, post_id: str) -> Verdict:
+    return Verdict.FromString((await view.store.find([post_id]))[post_id][-1] or b"")
 
 
 @pytest.fixture
@@ -98,14 +110,13 @@ def events(logged: Sequence[Any], name: str) -> list[Any]:
     return [event for event in logged if event["event"] == name]
 
 
-async def until_answered(view: verdicts.View, post_id: str, state: int) -> pb.LookupResult:
-    """Folds come on their own: asks again until this one has."""
+async def until_answered(view: verdicts.View, post_id: str, state: int | None) -> None:
+    """Folds come on their own: looks again until this one has."""
     async with asyncio.timeout(30):
-        while True:
-            (found,) = await view.find([post_id])
-            if found.state == state:
-                return found
-            await asyncio.sleep(0.02)
+        with view.waiting(post_id, {}) as woken:
+            while await states(view, post_id) != [state]:
+                await woken.wait()
+                woken.clear()
 
 
 @pytest.mark.parametrize("format", ["json", "protobuf"])
@@ -113,10 +124,8 @@ async def test_the_latest_verdict_of_each_post_is_found(topic: Topic, format: wi
     old, new = a_verdict("a", outcome=Outcome.REMOVE), a_verdict("a", outcome=Outcome.ALLOW)
     await topic.put(old, a_verdict("b"), new, format=format)
     async with topic.view() as view:
-        results = await view.find(["b", "missing", "a", "b"])
-        assert [found.post_id for found in results] == ["b", "missing", "a", "b"]
-        assert [found.state for found in results] == [FOUND, NOT_FOUND, FOUND, FOUND]
-        assert results[2].verdict == wire.verdict(new)
+        assert await states(view, "b", "missing", "a") == [FOUND, NOT_FOUND, FOUND]
+        assert await verdict_of(view, "a") == wire.verdict(new)
         await topic.put(a_verdict("late"))
         await until_answered(view, "late", FOUND)
 
@@ -187,7 +196,7 @@ CHANGED = {
     "another cluster_id": "UPDATE facts SET value = 'other' WHERE name = 'cluster_id'",
     "another topic": "UPDATE facts SET value = 'other' WHERE name = 'topic'",
     "another schema": "PRAGMA user_version = 99",
-    "the log ends before our position": "INSERT OR REPLACE INTO partitions VALUES (0, 1000000)",
+    "the log ends before our position": "UPDATE partitions SET next = 1000000 WHERE number = 0",
     "erasures may have been missed": "UPDATE facts SET value = '1000' WHERE name = 'seen'",
     "this version may read what the last one could not": "UPDATE facts SET value = '0' WHERE name = 'engine_version'",
 }
@@ -237,7 +246,7 @@ async def test_a_file_that_breaks_under_way_ends_the_process_and_is_rebuilt(topi
                 pages = topic.file.stat().st_size // 4096
                 file.seek(4096)  # the first page stays: it is a database still
                 file.write(b"\xa5" * 4096 * (pages - 1))
-            await view.find(posts)
+            await view.store.find(posts)
 
     with pytest.raises(DeliveryError, match="rebuilt at the next start"):
         await break_it()
@@ -284,26 +293,80 @@ async def test_partitions_that_are_added_are_read(topic: Topic) -> None:
     assert await topic.states("post-0") == [FOUND]
 
 
-async def test_wait_is_for_this_record_or_a_later_one(topic: Topic) -> None:
-    def answer(partition: int, offset: int, topic: str = "posts") -> Any:
-        return a_verdict("a", source=Source(topic, partition, offset, 0))
+async def test_the_view_knows_how_far_posts_are_judged_and_wakes_who_waits_for_it(topic: Topic) -> None:
+    def answer(post_id: str, partition: int, offset: int, topic: str = "posts") -> Any:
+        return a_verdict(post_id, source=Source(topic, partition, offset, 0))
 
-    def waiting(view: verdicts.View, offset: int) -> asyncio.Task[Any]:
-        return asyncio.create_task(view.wait("a", wire.source(Source("posts", 1, offset, 0))))
-
-    await topic.put(answer(1, 4))
+    await topic.put(answer("a", 1, 4))
     async with topic.view() as view:
-        assert (await waiting(view, 3)).source.offset == 4
-        assert (await waiting(view, 4)).source.offset == 4
-        fifth, seventh, gone = waiting(view, 5), waiting(view, 7), waiting(view, 5)
-        await asyncio.sleep(0)
-        gone.cancel()
-        await topic.put(answer(0, 9), answer(1, 9, "other"), answer(1, 6))
-        assert (await asyncio.wait_for(fifth, 30)).source.offset == 6
-        assert not seventh.done()
-        await topic.put(answer(1, 8))
-        assert (await asyncio.wait_for(seventh, 30)).source.offset == 8
-        assert not view._waiting
+        assert view.reached({1: 4})
+        assert not view.reached({1: 5})
+        assert not view.reached({0: 0})
+        with view.waiting("a", {}) as news_of_a, view.waiting("elsewhere", {1: 6}) as sixth:
+            await topic.put(answer("b", 0, 9), answer("c", 1, 9, "other"), answer("d", 1, 6))
+            await asyncio.wait_for(sixth.wait(), 30)
+            assert view.judged == {0: 9, 1: 6, 2: -1}
+            assert not news_of_a.is_set()
+            await topic.put_raw(b"a", None, [(wire.ERASED_BY, b"posts/1/8")])
+            await asyncio.wait_for(news_of_a.wait(), 30)
+            assert view.judged[1] == 8
+        assert not view._waiters
+    async with topic.view() as view:
+        assert view.judged == {0: 9, 1: 8, 2: -1}
+
+
+async def test_what_is_too_old_is_forgotten(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "PRUNE_S", 0.1)
+    topic.set(retention_days=2.0)
+    now = int(time.time() * 1000)
+    async with topic.writer() as producer:
+        for post_id, days in (("old", 3), ("new", 1)):
+            value, headers = wire.verdict_record(a_verdict(post_id), "json")
+            at = now - days * 86_400_000
+            await producer.send_and_wait(topic.name, value, key=post_id.encode(), headers=headers, timestamp_ms=at)
+    async with topic.view() as view, asyncio.timeout(30):
+        while await states(view, "old", "new") != [NOT_FOUND, FOUND]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # nobody is told when something is forgotten
+
+
+async def test_the_file_has_a_bound_and_the_oldest_make_room(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "PRUNE_S", 0.1)
+    monkeypatch.setattr(verdicts, "BATCH", 100)
+    topic.set(view_max_bytes=300_000)
+    posts = [f"post-{number}" for number in range(1_500)]
+    async with topic.writer() as producer:
+        for post_id in posts:
+            value, headers = wire.verdict_record(a_verdict(post_id), "protobuf")
+            await producer.send(topic.name, value, key=post_id.encode(), partition=0, headers=headers)
+    with capture_logs() as logged:
+        async with topic.view() as view, asyncio.timeout(30):
+            while (size := await view.store.size()) > 300_000 or not events(logged, "view_full"):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            found = await view.store.find(posts)
+            assert posts[0] not in found
+            assert posts[-1] in found
+            assert size > 100_000
+            await topic.put(a_verdict("later"))
+            await until_answered(view, "later", FOUND)
+
+
+async def test_what_is_folded_in_is_fed_to_who_reads_it_and_a_slow_reader_loses_it(topic: Topic) -> None:
+    await topic.put(a_verdict("before"))
+    async with topic.view() as view:
+        with view.feed(100) as feed, view.feed(2) as small:
+            await topic.put(a_verdict("a", tenant="t"))
+            await topic.put_raw(b"a", None)
+            seen: list[tuple[str, int, str]] = []
+            async with asyncio.timeout(30):
+                while len(seen) < 2:
+                    seen += [(one.post_id, one.kind, one.tenant) for one in (await feed.get()).entries]
+                while not small.lost:
+                    await topic.put(a_verdict("more"))
+            assert seen == [("a", FOUND, "t"), ("a", Kind.ERASED, "t")]
+        start = dict.fromkeys(feed.positions, 0)
+        replayed = {one.post_id async for changes in view.replay(start, view.positions) for one in changes.entries}
+        assert {"before", "a"} <= replayed
+        assert not view._feeds
 
 
 async def test_a_view_that_is_killed_goes_on_where_its_file_is(topic: Topic) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from moderation import kafka, models, worker
+from moderation import kafka, models, wire, worker
 from moderation.errors import ConfigError, DeliveryError, DeviceError
 from tests.builders import a_file
 from tests.conftest import make_topics
@@ -49,7 +49,7 @@ async def test_what_cannot_be_judged_becomes_a_dead_letter_and_an_undetermined_v
     truncated = whole[: len(whole) // 2]
     bad: dict[str, tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]] = {
         "NOT_DECODABLE": (b"key-1", b'{"id": "broken', []),
-        "NULL_VALUE": (b"key-2", None, []),
+        "NULL_VALUE": (b"key\n2", None, []),  # a null under a key that is an id erases
         "UNKNOWN_CONTENT_TYPE": (b"key-3", a_value("x"), [("content-type", b"text/csv"), ("mine", b"1")]),
         "INVALID_POST": (None, json.dumps({"id": "", "text": "no id"}).encode(), []),
         "IMAGE_CORRUPT": (b"key-4", a_value("torn", images=[{"data": base64.b64encode(truncated).decode()}]), []),
@@ -68,7 +68,8 @@ async def test_what_cannot_be_judged_becomes_a_dead_letter_and_an_undetermined_v
     undetermined = [one for one in verdicts if one["status"] != "STATUS_FINAL"]
     assert [(one["status"], one["outcome"]) for one in undetermined] == [("STATUS_UNDETERMINED", "OUTCOME_REVIEW")] * 7
     assert [one["reason"] for one in undetermined] == list(bad)
-    ids = ["key-1", "key-2", "key-3", f"kafka:{field.topics[0]}/2/7", "post-torn", "post-far", "post-sick"]
+    places = [f"kafka:{field.topics[0]}/2/{offset}" for offset in (3, 7)]
+    ids = ["key-1", places[0], "key-3", places[1], "post-torn", "post-far", "post-sick"]
     assert [one["postId"] for one in undetermined] == ids
     for letter, (reason, (key, value, headers)) in zip(letters, bad.items(), strict=True):
         told = dict(letter.headers)
@@ -77,6 +78,32 @@ async def test_what_cannot_be_judged_becomes_a_dead_letter_and_an_undetermined_v
         assert told["dlq.original.offset"] == str(2 * list(bad).index(reason) + 1).encode()
         assert ("dlq.value.null" in told) == (value is None)
         assert set(headers) <= set(letter.headers)
+
+
+@pytest.mark.usefixtures("fickle")
+async def test_a_null_under_a_post_id_erases_its_verdict_and_it_is_judged_anew(field: Field) -> None:
+    async with running(field):
+        await field.produce((1, b"post-1", a_value(1), []), (1, b"post-2", a_value(2), []))
+        await field.produce((1, b"post-1", None, []), (1, b"post-1", a_value(1), []), (1, b"post-2", a_value(2), []))
+        records = await field.read(field.topics[1], 5)
+    assert [(record.partition, record.key, record.value is None) for record in records] == [
+        (1, b"post-1", False),
+        (1, b"post-2", False),
+        (1, b"post-1", True),
+        (1, b"post-1", False),
+        (1, b"post-2", False),
+    ]
+    assert wire.erased_source(records[2].headers) == (field.topics[0], 1, 2)
+    stages = [json.loads(record.value)["stage"] for record in records if record.value]
+    assert stages == ["STAGE_MODEL", "STAGE_MODEL", "STAGE_MODEL", "STAGE_CACHE"]
+    async with running(field):  # what a worker reads back of the topic, too
+        await field.produce((1, b"post-1", None, []))
+        await field.read(field.topics[1], 6)
+    async with running(field):
+        await field.produce((1, b"post-1", a_value(1), []))
+        last = (await field.read(field.topics[1], 7))[-1]
+    assert json.loads(last.value)["stage"] == "STAGE_MODEL"
+    assert not await field.dead_letters(0)
 
 
 async def test_a_record_without_key_and_value_is_a_dead_letter_like_any_other(field: Field) -> None:

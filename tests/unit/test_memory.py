@@ -125,7 +125,7 @@ async def test_a_record_that_is_not_what_its_header_says_answers_nothing() -> No
     judge.open.set()
     for unreadable in (lambda: None, lambda: standing("post-2")):
         memory = Memory(10, ROOM)
-        assert memory.recall(standing().identity.digest, unreadable, 100)
+        assert memory.recall(standing().identity.digest, "post-1", unreadable, 100)
         assert (await memory.decided(standing().identity, judge)).stage is Stage.MODEL
         assert memory.bytes < 100 + 2 * VERDICT_BYTES
     assert judge.calls == 2
@@ -154,7 +154,7 @@ def test_recalled_it_knows_what_it_knew_before_the_restart(most: int, before: li
     for post_id in before:
         lived.remember(standing(post_id))
     for post_id in reversed(before):
-        if not restarted.recall(standing(post_id).identity.digest, lambda id=post_id: standing(id), 100):  # type: ignore[misc]
+        if not restarted.recall(standing(post_id).identity.digest, post_id, lambda id=post_id: standing(id), 100):  # type: ignore[misc]
             break
     for post_id in after:
         assert knows(lived) == knows(restarted)
@@ -202,3 +202,17 @@ def knows(memory: Memory) -> list[str]:
     """Ids of the posts that it has verdicts of, the latest last."""
     digests = {standing(f"post-{number}").identity.digest: f"post-{number}" for number in range(13)}
     return [digests[digest] for digest in memory._known]
+
+
+async def test_what_is_erased_is_judged_anew() -> None:
+    memory, judge = Memory(10, ROOM), Judge(standing())
+    judge.open.set()
+    await memory.decided(standing().identity, judge)
+    memory.remember(standing("post-2"))
+    memory.forget("post-1")
+    assert len(memory) == 1
+    await memory.decided(standing().identity, judge)
+    assert judge.calls == 2
+    memory.forget("post-1")
+    memory.forget("post-2")
+    assert (len(memory), memory.bytes) == (0, 0)

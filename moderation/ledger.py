@@ -1,0 +1,122 @@
+"""The posts that this API has put on their topic: which of them wait for a verdict, and under which request ids."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from moderation import metrics
+from moderation.errors import DeliveryError, ModerationError
+from moderation.posts import Posts
+from moderation.refusals import RefusedError, exhausted
+from moderation.settings import ApiSettings
+from moderation.types import Source
+from moderation.v1.post_pb2 import Post
+
+REQUEST_S = 15 * 60  # how long a request id is remembered
+REQUESTS = 50_000  # how many of them
+RETRY_S = 2.0  # after which a full backlog may have moved
+
+
+@dataclass(slots=True)
+class _Request:
+    digest: bytes
+    putting: asyncio.Future[Source]
+    at: float
+
+
+class Ledger:
+    """Puts posts, once for each request id, within bounds."""
+
+    def __init__(self, settings: ApiSettings, posts: Posts, broken: Callable[[ModerationError], None]) -> None:
+        """`broken`: is told what the process must end for."""
+        self._settings = settings
+        self._posts = posts
+        self._broken = broken
+        self._requests: OrderedDict[tuple[str, str], _Request] = OrderedDict()
+        self._putting: set[asyncio.Task[Source]] = set()
+        self._bytes = 0  # of posts on their way
+        self._waiting: defaultdict[int, deque[tuple[int, str]]] = defaultdict(deque)  # by partition: offset, post id
+        self._latest: dict[str, tuple[int, int, str]] = {}  # by post id: partition, offset, tenant
+
+    def __len__(self) -> int:
+        """Posts without a verdict: on the topic, or on their way to it."""
+        return sum(map(len, self._waiting.values())) + len(self._putting)
+
+    def pending(self, post_id: str, tenant: str | None, judged: Mapping[int, int]) -> bool:
+        """Whether the post is accepted and, as far as is judged, has no outcome."""
+        known = self._latest.get(post_id)
+        return known is not None and known[1] > judged.get(known[0], -1) and tenant in (None, known[2])
+
+    def settle(self, judged: Mapping[int, int]) -> None:
+        """The outcomes of the posts topic's records up to these are known."""
+        for partition, waiting in self._waiting.items():
+            limit = judged.get(partition, -1)
+            while waiting and waiting[0][0] <= limit:
+                offset, post_id = waiting.popleft()
+                if self._latest.get(post_id, (0, 0))[:2] == (partition, offset):
+                    del self._latest[post_id]
+        metrics.PENDING.set(len(self))
+
+    async def put(self, post: Post, request_id: str, trace: Sequence[tuple[str, bytes]], until: float) -> Source:
+        """Where the post is on its topic. Raises RefusedError, and what Posts.put raises.
+
+        A caller who leaves does not take the post back: it is put all the same, or the same call again would not know.
+        """
+        if request_id:
+            return await asyncio.shield(self._of_request(post, request_id, trace, until))
+        return await asyncio.shield(self._start(post, trace, until))
+
+    def _of_request(
+        self, post: Post, request_id: str, trace: Sequence[tuple[str, bytes]], until: float
+    ) -> asyncio.Future[Source]:
+        now = time.monotonic()
+        while self._requests and next(iter(self._requests.values())).at < now - REQUEST_S:
+            self._requests.popitem(last=False)
+        name = post.tenant, request_id
+        digest = hashlib.sha256(post.SerializeToString(deterministic=True)).digest()
+        known = self._requests.get(name)
+        if known is None or _failed(known.putting):  # what failed may be there or not; it is put again
+            known = self._requests[name] = _Request(digest, self._start(post, trace, until), now)
+            self._requests.move_to_end(name)
+            if len(self._requests) > REQUESTS:
+                self._requests.popitem(last=False)
+        elif known.digest != digest:
+            text = "the request id came before with another post"
+            raise RefusedError(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED", text, field="request_id")
+        return known.putting
+
+    def _start(self, post: Post, trace: Sequence[tuple[str, bytes]], until: float) -> asyncio.Task[Source]:
+        size = post.ByteSize()
+        full = self._bytes and self._bytes + size > self._settings.max_put_bytes
+        if full or len(self) >= self._settings.max_pending_posts:
+            raise exhausted("BACKLOG_FULL", "too many posts wait for their verdicts; try again later", RETRY_S)
+        self._bytes += size
+        task = asyncio.create_task(self._posts.put(post, trace, until))
+        self._putting.add(task)
+
+        def ended(_: object) -> None:
+            self._bytes -= size
+            self._putting.discard(task)
+            if task.cancelled():
+                return
+            error = task.exception()
+            if isinstance(error, DeliveryError):
+                self._broken(error)
+            elif error is None:
+                source = task.result()
+                self._waiting[source.partition].append((source.offset, post.id))
+                self._latest[post.id] = source.partition, source.offset, post.tenant
+
+        task.add_done_callback(ended)
+        return task
+
+
+def _failed(putting: asyncio.Future[Source]) -> bool:
+    return putting.done() and (putting.cancelled() or putting.exception() is not None)

@@ -1,0 +1,323 @@
+"""moderation.v1.ModerationService: each method's contract stands in the proto. Lookups come from the view; ModeratePost
+goes the way of every post: through Kafka.
+
+Errors are statuses with fixed texts that name fields, never content. What breaks the process (the view's file, the
+producer) ends it: Kafka holds all state, and a fresh start is the way back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+
+from moderation import answers, metrics, posts, requests, tokens, wire
+from moderation.answers import Found
+from moderation.errors import ModerationError, PostError
+from moderation.guard import Caller, Context, Guard
+from moderation.ledger import Ledger
+from moderation.policies import Policy, PolicySet, digest_of
+from moderation.refusals import RefusedError, exhausted, unavailable
+from moderation.requests import Look
+from moderation.settings import Settings
+from moderation.stores import Kind, Row, StoreUnavailableError
+from moderation.types import Outcome, Severity
+from moderation.v1 import moderation_service_pb2 as pb
+from moderation.v1 import policy_pb2, verdict_pb2
+from moderation.verdicts import View
+from moderation.watching import Watching
+
+OVERLOAD_S = 0.5  # after which a call that found no room may be tried again
+
+Request = TypeVar("Request", bound=Message)
+Answer = TypeVar("Answer")
+Method = Callable[["Service", Request, Caller, Context], Awaitable[Answer]]
+Handler = Callable[["Service", Request, Context], Awaitable[Answer]]
+
+log = structlog.get_logger()
+
+
+def _answered(kind: str) -> Callable[[Method[Request, Answer]], Handler[Request, Answer]]:
+    """Admits a caller to a method within the bounds of its kind; what the method raises becomes a status."""
+
+    def wrap(method: Method[Request, Answer]) -> Handler[Request, Answer]:
+        name = method.__name__
+        answered = metrics.CALLS.labels(name, "OK")
+
+        @functools.wraps(method)
+        async def call(self: Service, request: Request, context: Context) -> Answer:
+            room = self.room
+            room[kind] -= 1
+            try:
+                self.check_room(kind)
+                cost = len(getattr(request, "post_ids", ())) / 100
+                answer = await method(self, request, self.guard.admit(context, name, max(1.0, cost)), context)
+            except Exception as error:  # noqa: BLE001  every error of a call ends here
+                refused = self.refusal(error, name)
+                metrics.CALLS.labels(name, refused.code.name).inc()
+                status = refused.status()
+                await context.abort(status.code, status.details, status.trailing_metadata)
+            finally:
+                room[kind] += 1
+            answered.inc()
+            return answer
+
+        return call
+
+    return wrap
+
+
+class Service:
+    """The methods, by their names in the proto. An answer is a message, or the bytes of one."""
+
+    name = pb.DESCRIPTOR.services_by_name["ModerationService"].full_name
+
+    def __init__(
+        self, settings: Settings, view: View, inbox: posts.Posts, guard: Guard, policies: PolicySet | None
+    ) -> None:
+        self.guard = guard
+        self.room = {  # for so many more calls
+            "lookup": settings.api.max_concurrent_calls,
+            "wait": settings.api.max_waits,
+            "watch": settings.api.max_watches,
+        }
+        self.stopping = False  # calls are taken no more
+        self.late = 0  # those that came all the same
+        self._settings = settings
+        self._view = view
+        self._policies = policies
+        self._ledger = Ledger(settings.api, inbox, self.broken)
+        self._draining = asyncio.Event()
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """What a server is given."""
+        found = {}
+        for method in pb.DESCRIPTOR.services_by_name["ModerationService"].methods:
+            streams = method.server_streaming
+            kind = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+            read = getattr(pb, method.input_type.name).FromString
+            found[method.name] = kind(getattr(self, method.name), read, _bytes)
+        return grpc.method_handlers_generic_handler(self.name, found)
+
+    # Lookups
+
+    @_answered("lookup")
+    async def GetVerdict(self, request: pb.GetVerdictRequest, caller: Caller, context: Context) -> bytes:
+        (found,) = await self._find(requests.one(request, caller.tenant_of(_tenant(request))))
+        return answers.one(found)
+
+    @_answered("lookup")
+    async def BatchGetVerdicts(self, request: pb.BatchGetVerdictsRequest, caller: Caller, context: Context) -> bytes:
+        look = requests.many(request, caller.tenant_of(_tenant(request)))
+        self._check_ready()
+        written: list[bytes | None] = [None] * len(look.post_ids)
+        if look.posts is None or self._view.reached(look.posts):
+            written = self._view.answers(look.post_ids, look.tenant)
+        if None in written:
+            rest = [index for index, part in enumerate(written) if part is None]
+            ids = [requests.check_id(look.post_ids[index], index) for index in rest]
+            found = await self._find(replace(look, post_ids=ids))
+            for index, post_id, one in zip(rest, ids, found, strict=True):
+                written[index] = answers.result(post_id, one)
+        return b"".join(written)  # type: ignore[arg-type]  # none of them is None any more
+
+    @_answered("lookup")
+    async def ListVerdicts(self, request: pb.ListVerdictsRequest, caller: Caller, context: Context) -> bytes:
+        query, common = requests.listing(request, caller.tenant_of(_tenant(request)))
+        self._check_ready()
+        page = await self._view.store.page(query)
+        return answers.page(page.verdicts, tokens.of_page(common, page.after) if page.after else "")
+
+    @_answered("wait")
+    async def WaitVerdict(self, request: pb.WaitVerdictRequest, caller: Caller, context: Context) -> bytes:
+        look = requests.one(request, caller.tenant_of(_tenant(request)))
+        return answers.one(await self._wait(look, self._until(context)))
+
+    @_answered("watch")
+    async def WatchVerdicts(self, request: pb.WatchVerdictsRequest, caller: Caller, context: Context) -> None:
+        watch = requests.watch(request, caller.tenant_of(_tenant(request)))
+        self._check_ready()
+        await Watching(self._settings.api, self._view, watch, context).run()
+
+    @_answered("lookup")
+    async def ListPolicies(
+        self, request: pb.ListPoliciesRequest, caller: Caller, context: Context
+    ) -> pb.ListPoliciesResponse:
+        if self._policies is None:
+            text = "this API was started without policies"
+            raise RefusedError(grpc.StatusCode.FAILED_PRECONDITION, "NO_POLICIES", text)
+        shown = [_policy(policy, prompt=self._settings.api.show_prompts) for policy in self._policies.policies]
+        return pb.ListPoliciesResponse(policies=shown, digest=self._policies.digest)
+
+    async def _find(self, look: Look) -> list[Found]:
+        """What is known of each post."""
+        self._check_ready()
+        rows = await self._view.find(look.post_ids)
+        reached = look.posts is None or self._view.reached(look.posts)
+        return [self._found(look, post_id, rows.get(post_id), reached) for post_id in look.post_ids]
+
+    def _found(self, look: Look, post_id: str, row: Row | None, reached: bool) -> Found:
+        if row is not None:
+            kind, tenant, partition, offset, verdict = row
+            fresh = reached or offset >= (look.posts or {}).get(partition, 1 << 62)
+            if kind == Kind.VERDICT and fresh and look.tenant in (None, tenant) and _is_of(verdict, look.digest):
+                return pb.LOOKUP_STATE_FOUND, verdict
+            if kind == Kind.UNREADABLE and fresh and look.tenant is None:
+                return pb.LOOKUP_STATE_UNREADABLE, None
+        if not reached or self._ledger.pending(post_id, look.tenant, self._view.judged):
+            return pb.LOOKUP_STATE_PENDING, None
+        return pb.LOOKUP_STATE_NOT_FOUND, None
+
+    async def _wait(self, look: Look, until: float) -> Found:
+        """What is known once there is a verdict or will be none, time is up, or the service has to go."""
+        with self._view.waiting(look.post_ids[0], look.posts or {}) as woken:
+            while True:
+                woken.clear()  # before the look: what is folded in from here on wakes us
+                (found,) = await self._find(look)
+                certain = found[0] == pb.LOOKUP_STATE_NOT_FOUND and look.posts is not None
+                if certain or found[0] in (pb.LOOKUP_STATE_FOUND, pb.LOOKUP_STATE_UNREADABLE):
+                    return found
+                if not await self._news(woken, until):
+                    return found
+
+    async def _news(self, woken: asyncio.Event, until: float) -> bool:
+        """Waits; False: time is up, or the service has to go."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (woken, self._draining)]
+        try:
+            seconds = until - asyncio.get_running_loop().time()
+            await asyncio.wait(waits, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+            return woken.is_set()
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _until(self, context: Context) -> float:
+        """When to answer at the latest, by the loop's clock: gRPC cancels us at the caller's deadline."""
+        seconds, remaining = self._settings.api.max_wait_s, context.time_remaining()
+        if remaining is not None:
+            seconds = min(seconds, remaining - min(0.25, remaining / 4))
+        return asyncio.get_running_loop().time() + seconds
+
+    def _check_ready(self) -> None:
+        if not self._view.caught_up.is_set():
+            raise unavailable("NOT_READY", "the view of the verdicts topic is still being built; try again later")
+
+    # Posts
+
+    @_answered("wait")
+    async def ModeratePost(
+        self, request: pb.ModeratePostRequest, caller: Caller, context: Context
+    ) -> pb.ModeratePostResponse:
+        post, request_id = request.post, requests.request_id(request)
+        post.tenant = caller.tenant_of(post.tenant or None) or ""
+        wire.post(post, self._settings.media)
+        self._check_ready()
+        if caller.tenant is not None:
+            await self._check_id_is_free(post.id, caller.tenant)
+        until = self._until(context)
+        self._ledger.settle(self._view.judged)
+        record = await self._ledger.put(post, request_id, _trace(context), until)
+        look = Look((post.id,), post.tenant, posts={record.partition: record.offset})
+        state, verdict = await self._wait(look, until)
+        return pb.ModeratePostResponse(
+            state=state,
+            verdict=verdict_pb2.Verdict.FromString(verdict) if verdict is not None else None,
+            source=wire.source(record),
+            consistency_token=tokens.of_record(record.partition, record.offset),
+        )
+
+    async def _check_id_is_free(self, post_id: str, tenant: str) -> None:
+        """A verdict supersedes that of the same id: no tenant may take another's away."""
+        row = (await self._view.find((post_id,))).get(post_id)
+        if row and row[0] == Kind.VERDICT and row[1] != tenant:
+            text = "the post's id belongs to another tenant"
+            raise RefusedError(grpc.StatusCode.PERMISSION_DENIED, "OTHER_TENANT", text, field="post.id")
+
+    # The life of a call, and of the service
+
+    def check_room(self, kind: str) -> None:
+        """Raises RefusedError when this call of its kind is one too many, or comes too late."""
+        if self.stopping:
+            self.late += 1
+            raise unavailable("STOPPING", "the service is stopping; try again elsewhere", 0.0)
+        if self.room[kind] < 0:
+            raise exhausted("OVERLOADED", "too many calls at once; try again later", OVERLOAD_S)
+
+    def refusal(self, error: Exception, method: str) -> RefusedError:
+        """The status that a call ends with for this error; what breaks the process ends it."""
+        if isinstance(error, RefusedError):
+            return error
+        if isinstance(error, PostError):
+            text, code = f"{error.reason}: {error}", grpc.StatusCode.INVALID_ARGUMENT
+            return RefusedError(code, "INVALID_POST", text, field="post", post_reason=str(error.reason))
+        if isinstance(error, posts.NotAcceptedError):
+            return unavailable("NOT_ACCEPTED", "the post may not have been accepted; the same call again is safe")
+        if isinstance(error, StoreUnavailableError):
+            return unavailable("STORE_UNAVAILABLE", "the view cannot be read at the moment; try again later")
+        if isinstance(error, ModerationError):
+            self.broken(error)
+            return unavailable("STOPPING", "the service is restarting; try again later")
+        log.error("call_failed", method=method, exc_info=error)
+        return RefusedError(grpc.StatusCode.INTERNAL, "INTERNAL", "internal error")
+
+    def broken(self, error: ModerationError) -> None:
+        """Ends the process: `fail` raises the error."""
+        if not self._failure.done():
+            self._failure.set_exception(error)
+
+    async def fail(self) -> None:
+        """Waits for what breaks the process, and raises it."""
+        await self._failure
+
+    def end_watches(self) -> None:
+        """They go on elsewhere, from their tokens."""
+        self._view.end_feeds()
+
+    def end_waits(self) -> None:
+        """They are answered with what is known."""
+        self._draining.set()
+
+
+def _bytes(answer: Message | bytes) -> bytes:
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()
+
+
+def _tenant(request: Any) -> str | None:
+    return request.tenant if request.HasField("tenant") else None
+
+
+def _is_of(verdict: bytes | None, digest: str) -> bool:
+    """Whether it is on this content; any will do where none is named."""
+    return not digest or verdict_pb2.Verdict.FromString(verdict or b"").content_digest == digest
+
+
+def _policy(policy: Policy, *, prompt: bool) -> policy_pb2.Policy:
+    limits = policy.thresholds
+    return policy_pb2.Policy(
+        id=policy.id,
+        version=policy.version,
+        digest=digest_of([policy]),
+        title=policy.title,
+        status=f"POLICY_STATUS_{policy.status.name}",
+        severity=wire.number(Severity[policy.severity.upper()]),
+        thresholds=verdict_pb2.Thresholds(review=limits.review, remove=limits.remove, mass=limits.mass),
+        on_error=wire.number(Outcome[policy.on_error.upper()]),
+        prompt=policy.prose if prompt else "",
+    )
+
+
+def _trace(context: Context) -> list[tuple[str, bytes]]:
+    """The caller's trace, to go with the post and on to its verdict."""
+    metadata = context.invocation_metadata() or ()
+    return [
+        (key, value.encode())
+        for key, value in metadata
+        if key in ("traceparent", "tracestate") and isinstance(value, str)
+    ]

