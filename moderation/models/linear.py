@@ -22,10 +22,22 @@ class Linear(nn.Linear):
 
 
 def _product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if _ONEDNN and input.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if input.dtype in _ONEDNN and input.device.type == "cpu" and not _traced():
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], ""))
     return functional.linear(input, weight, bias)
 
 
-# What torch's own compiler calls for a linear layer; no promise of torch's, so it may be gone in another version.
-_ONEDNN = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def _traced() -> bool:
+    """For gradients or by the compiler, which both know torch's own product better."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+def _kinds() -> frozenset[torch.dtype]:
+    """What oneDNN multiplies here. The calls are torch's own compiler's, no promise: another version may lack them."""
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return frozenset()
+    half = hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return frozenset({torch.float32, torch.bfloat16} if half else {torch.float32})
+
+
+_ONEDNN = _kinds()

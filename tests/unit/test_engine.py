@@ -146,6 +146,11 @@ def test_warming_up_takes_the_way_of_a_post_with_a_picture() -> None:
     assert (model.engine.features.asked, model.engine.features.hits) == (1, 0)
 
 
+def test_a_batch_that_nobody_asks_about() -> None:
+    model = a_model()
+    assert model.score(model.encode(a_content("x", a_picture()), [])) == [[]]
+
+
 def test_looking_ahead_is_nothing_to_do_for_a_cpu() -> None:
     model = phi3_vision.load(settings())
     assert isinstance(model, LooksAhead)
