@@ -106,6 +106,7 @@ class Publisher:
         """
         try:
             await self._start()
+            await self._catch_up()
             self.position = await self._find_position()
         except BaseException:
             await self._stop()
@@ -209,6 +210,24 @@ class Publisher:
         await kafka.connected(self._producer.start, self._settings)
         self._suspect = False
 
+    async def _catch_up(self) -> None:
+        """Has the group's coordinator write something, which it says only when its replicas have it, and take it back.
+
+        After a crash of all brokers it tells offsets of some seconds ago until its replicas are back. Whoever went on
+        from there would answer anew what is answered; after a write it tells what is so.
+        """
+        partition = TopicPartition(self._settings.posts_topic, self._partition)
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout_s):
+                await self._producer.begin_transaction()
+                await self._producer.send_offsets_to_transaction(
+                    {partition: OffsetAndMetadata(0, "")}, self._settings.group
+                )
+                await self._producer.abort_transaction()
+        except Exception as error:  # aiokafka raises what it likes, asserts included
+            what = f"the group's coordinator takes no offset of {partition.topic}/{partition.partition}"
+            raise DeliveryError(f"{what}: {type(error).__name__}") from error
+
     async def _replace(self) -> None:
         """A late request of the old producer, an EndTxn above all, must find itself fenced (pre-KIP-890 protocol).
 
@@ -218,6 +237,7 @@ class Publisher:
         log.info("producer_replaced", partition=self._partition)
         await self._stop()
         await self._start()
+        await self._catch_up()
         if (found := await self._find_position()) != self.position:
             what = f"{self._settings.posts_topic}/{self._partition}"
             raise DeliveryError(f"{what} stands at offset {found}, not at our {self.position}: another worker has it")
@@ -275,6 +295,9 @@ class AtLeastOnce(Publisher):
             self._settings, enable_idempotence=False, acks="all", max_batch_size=BATCH_BYTES
         )
         await kafka.connected(self._producer.start, self._settings)
+
+    async def _catch_up(self) -> None:
+        """Without transactions there is nothing that could be taken back."""
 
 
 def _runs(messages: Sequence[Message]) -> Iterator[list[Message]]:

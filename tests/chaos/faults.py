@@ -453,6 +453,14 @@ BROKERS: dict[str, Scenario] = {
             patience=150,
             exits=UNREACHED,
         ),
-        Scenario("5a", "all brokers down for a minute", all_brokers_down, posts=1500, patience=240, exits=UNREACHED),
+        Scenario(
+            "5a",
+            "all brokers down for a minute",
+            all_brokers_down,
+            posts=1500,
+            patience=240,
+            exits=UNREACHED,
+            falls=True,
+        ),
     )
 }
