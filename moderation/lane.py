@@ -108,6 +108,7 @@ class Lane:
                 self._offsets.commit(prefix)
                 for offset, _ in prefix:
                     del self._sizes[offset]
+                self.memory.answered(prefix[-1][0])
                 self._moved.set()
 
     def take(self, offset: int, size: int) -> bool:

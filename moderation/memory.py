@@ -36,6 +36,7 @@ class Memory:
         self._known: OrderedDict[str, _Known] = OrderedDict()  # by identity digest; the latest last
         self._bytes = 0
         self._turns: dict[str, tuple[str, asyncio.Future[Verdict | None]]] = {}  # being decided: post id, and what came
+        self._erased: dict[str, int] = {}  # by post id: offset of an erasure that is not committed yet
 
     def __len__(self) -> int:
         return len(self._known)
@@ -45,12 +46,15 @@ class Memory:
         """What it holds, about."""
         return self._bytes
 
-    async def decided(self, identity: Identity, decide: Callable[[], Awaitable[Verdict]]) -> Verdict:
+    async def decided(self, identity: Identity, decide: Callable[[], Awaitable[Verdict]], offset: int) -> Verdict:
         """The verdict for it, of stage CACHE where it was there. Raises what `decide` does.
 
         It is decided once at a time: whoever comes meanwhile waits, and decides anew only if nothing came of it that
-        stands (a failure is its own post's, and may pass).
+        stands (a failure is its own post's, and may pass). `offset` is where the post stands on its topic: of one that
+        an erasure behind it has overtaken on its way here, nothing is kept.
         """
+        if offset < self._erased.get(identity.post_id, -1):
+            return await decide()
         digest = identity.digest
         while True:
             if known := self._find(identity, digest):
@@ -82,12 +86,18 @@ class Memory:
             while len(self._known) > self.most or self._bytes > self._most_bytes:
                 self._bytes -= self._known.popitem(last=False)[1].bytes
 
-    def forget(self, post_id: str) -> None:
-        """The post is erased: it is judged anew, should it come again."""
+    def forget(self, post_id: str, offset: int) -> None:
+        """The post is erased by the record at this offset: it is judged anew, should it come again."""
+        self._erased[post_id] = offset
         for digest in [digest for digest, known in self._known.items() if known.post_id == post_id]:
             self._bytes -= self._known.pop(digest).bytes
         for digest in [digest for digest, (of, _) in self._turns.items() if of == post_id]:
             del self._turns[digest]  # who waits for it came before the erasure
+
+    def answered(self, offset: int) -> None:
+        """All posts up to this offset are: there is nothing left for their erasures to overtake."""
+        for post_id in [post_id for post_id, at in self._erased.items() if at <= offset]:
+            del self._erased[post_id]
 
     def recall(self, digest: str, post_id: str, read: Callable[[], Verdict | None], size: int) -> bool:
         """A verdict that was published before all that is known. False: there is no room for it, nor for earlier ones.

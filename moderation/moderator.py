@@ -33,8 +33,8 @@ class Moderator:
             asked = self._policies.asked_of(post)
             age = started - source.timestamp_ms / 1000 if source and source.timestamp_ms > 0 else 0.0
             judge = partial(self._judge, post, read, asked, age)
-            if memory is not None and asked:
-                verdict = await memory.decided(self._identity(post, read, asked), judge)
+            if memory is not None and source is not None and asked:
+                verdict = await memory.decided(self._identity(post, read, asked), judge, source.offset)
             else:
                 verdict = await judge()
         spent = replace(

@@ -176,7 +176,7 @@ class Worker:
     async def _judge(self, lane: Lane, record: ConsumerRecord) -> None:
         source = Source(record.topic, record.partition, record.offset, record.timestamp)
         if (post_id := wire.erased_id(record.key, record.value)) is not None:
-            lane.memory.forget(post_id)
+            lane.memory.forget(post_id, record.offset)
             lane.settle(record.offset, [publisher.erasure(post_id, source, self._settings.kafka)])
             return
         post: Post | None = None

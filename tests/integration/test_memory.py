@@ -148,7 +148,7 @@ async def answer(memory: Memory, number: int) -> Verdict:
     async def decide() -> Verdict:
         return replace(standing(number), decided_at_ms=0)
 
-    return await memory.decided(standing(number).identity, decide)
+    return await memory.decided(standing(number).identity, decide, 0)
 
 
 async def test_the_latest_are_recalled_in_steps_and_no_more_than_there_is_room_for(

@@ -42,8 +42,8 @@ class Judge:
 async def test_what_was_decided_is_the_answer_to_the_same_question() -> None:
     memory, judge = Memory(10, ROOM), Judge(standing())
     judge.open.set()
-    first = await memory.decided(standing().identity, judge)
-    again = await memory.decided(standing().identity, judge)
+    first = await memory.decided(standing().identity, judge, 0)
+    again = await memory.decided(standing().identity, judge, 0)
     assert (first.stage, again.stage, judge.calls) == (Stage.MODEL, Stage.CACHE, 1)
     assert replace(again, stage=Stage.MODEL) == first
 
@@ -64,14 +64,14 @@ async def test_another_question_is_another_question(other: dict[str, object]) ->
     memory, judge = Memory(10, ROOM), Judge(asked)
     judge.open.set()
     memory.remember(standing())
-    assert (await memory.decided(asked.identity, judge)).stage is Stage.MODEL
+    assert (await memory.decided(asked.identity, judge, 0)).stage is Stage.MODEL
     assert judge.calls == 1
 
 
 async def test_who_comes_meanwhile_waits_and_gets_the_same() -> None:
     memory, judge = Memory(0, 0), Judge(standing())  # it needs no room for that
-    several = [asyncio.create_task(memory.decided(standing().identity, judge)) for _ in range(5)]
-    other = asyncio.create_task(memory.decided(standing("post-2").identity, Judge(standing("post-2"))))
+    several = [asyncio.create_task(memory.decided(standing().identity, judge, 0)) for _ in range(5)]
+    other = asyncio.create_task(memory.decided(standing("post-2").identity, Judge(standing("post-2")), 0))
     await judge.called.wait()
     judge.open.set()
     verdicts = await asyncio.gather(*several)
@@ -89,9 +89,9 @@ async def test_a_failure_is_nobody_elses_and_the_next_tries_anew() -> None:
         await judge.open.wait()
         raise PostError(Reason.MODEL_FAILED, "alone in its batch")
 
-    first = asyncio.create_task(memory.decided(standing().identity, fail))
-    cancelled = asyncio.create_task(memory.decided(standing().identity, judge))
-    third = asyncio.create_task(memory.decided(standing().identity, judge))
+    first = asyncio.create_task(memory.decided(standing().identity, fail, 0))
+    cancelled = asyncio.create_task(memory.decided(standing().identity, judge, 0))
+    third = asyncio.create_task(memory.decided(standing().identity, judge, 0))
     await asyncio.sleep(0)
     cancelled.cancel()
     await asyncio.wait([cancelled])
@@ -115,8 +115,8 @@ async def test_a_failure_is_nobody_elses_and_the_next_tries_anew() -> None:
 async def test_only_what_the_model_has_said_stands(verdict: Verdict, stands: bool) -> None:
     memory, judge = Memory(10, ROOM), Judge(verdict)
     judge.open.set()
-    await memory.decided(verdict.identity, judge)
-    await memory.decided(verdict.identity, judge)
+    await memory.decided(verdict.identity, judge, 0)
+    await memory.decided(verdict.identity, judge, 0)
     assert judge.calls == (1 if stands else 2)
 
 
@@ -126,7 +126,7 @@ async def test_a_record_that_is_not_what_its_header_says_answers_nothing() -> No
     for unreadable in (lambda: None, lambda: standing("post-2")):
         memory = Memory(10, ROOM)
         assert memory.recall(standing().identity.digest, "post-1", unreadable, 100)
-        assert (await memory.decided(standing().identity, judge)).stage is Stage.MODEL
+        assert (await memory.decided(standing().identity, judge, 0)).stage is Stage.MODEL
         assert memory.bytes < 100 + 2 * VERDICT_BYTES
     assert judge.calls == 2
 
@@ -207,12 +207,25 @@ def knows(memory: Memory) -> list[str]:
 async def test_what_is_erased_is_judged_anew() -> None:
     memory, judge = Memory(10, ROOM), Judge(standing())
     judge.open.set()
-    await memory.decided(standing().identity, judge)
+    await memory.decided(standing().identity, judge, 0)
     memory.remember(standing("post-2"))
-    memory.forget("post-1")
+    memory.forget("post-1", 1)
     assert len(memory) == 1
-    await memory.decided(standing().identity, judge)
+    await memory.decided(standing().identity, judge, 2)
     assert judge.calls == 2
-    memory.forget("post-1")
-    memory.forget("post-2")
+    memory.forget("post-1", 3)
+    memory.forget("post-2", 4)
     assert (len(memory), memory.bytes) == (0, 0)
+
+
+async def test_of_a_post_that_its_erasure_has_overtaken_nothing_is_kept() -> None:
+    memory, judge = Memory(10, ROOM), Judge(standing())
+    judge.open.set()
+    memory.forget("post-1", 5)  # while the post at 4 was still being read
+    await memory.decided(standing().identity, judge, 4)
+    assert (len(memory), judge.calls) == (0, 1)
+    await memory.decided(standing().identity, judge, 6)  # posted anew behind the erasure
+    await memory.decided(standing().identity, judge, 4)
+    assert (len(memory), judge.calls) == (1, 3)
+    memory.answered(5)
+    assert (await memory.decided(standing().identity, judge, 4)).stage is Stage.CACHE
