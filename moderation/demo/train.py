@@ -33,7 +33,7 @@ GROUND_BATCH, BATCH = 128, 24
 RATES = 3e-3, 2e-3  # of the two parts, for Muon; AdamW has two thirds
 MORE_PICTURES = 24, 64  # a step of answers looks at besides those of its posts, early and late
 RARE = 3.0  # weight of facts that are so
-LOOKED_AT = 192  # held-out posts
+SEEN, LOOKED_AT = 512, 192  # held-out pictures, and posts
 LOOKS = {
     "phrased as trained": lessons.HELD_OUT,
     "unseen phrasings": lessons.HELD_OUT_PHRASINGS,
@@ -228,7 +228,7 @@ def _answer(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan, *, late: boo
 def _look(pupil: Pupil, shelf: Shelf, *, answers: bool) -> None:
     """Says how a few held-out posts go. The figures of the model card are `evaluate`'s."""
     with torch.inference_mode(), _mixed(pupil):
-        features, labels = pupil.see(shelf, range(512))
+        features, labels = pupil.see(shelf, range(min(SEEN, len(shelf))))
         right = pupil.recognised(features, labels)
         _say(f"  grounding: loss {pupil.grounding(features, labels):.3f}, {right:.1%} of tokens")
         for name, course in LOOKS.items() if answers else ():

@@ -22,14 +22,14 @@ class Linear(nn.Linear):
 
 
 def _product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if input.dtype in _ONEDNN and input.device.type == "cpu" and not _traced():
+    if input.dtype is weight.dtype and input.dtype in _ONEDNN and input.device.type == "cpu" and not _traced():
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], ""))
     return functional.linear(input, weight, bias)
 
 
 def _traced() -> bool:
-    """For gradients or by the compiler, which both know torch's own product better."""
-    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+    """For gradients, by the compiler or in mixed precision, which all know torch's own product alone."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
 
 
 def _kinds() -> frozenset[torch.dtype]:
