@@ -28,9 +28,7 @@ class Stopped(Exception):
 
 
 def a_plan(folder: Path, out: str) -> Plan:
-    shutil.copytree(
-        SHIPPED["demo"], folder / out, ignore=shutil.ignore_patterns("*.safetensors")
-    )
+    shutil.copytree(SHIPPED["demo"], folder / out, ignore=shutil.ignore_patterns("*.safetensors"))
     return Plan(folder / out, folder / out, seed=1, pictures=PICTURES, grounding=1, answers=2, every=1, workers=1)
 
 
