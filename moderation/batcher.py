@@ -131,11 +131,12 @@ class Batcher:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Whoever still waits gets an exception. A step under way is not waited for: a sick device may never end it."""
-        self._refuse(ModerationError("the batcher has been closed"))
+        closed = ModerationError("the batcher has been closed")
+        self._refuse(closed)
         if self._pump:
             self._pump.cancel()
             await asyncio.wait([self._pump])
-        self._encoders.close()
+        self._encoders.close(closed)
         self._device.shutdown(wait=False, cancel_futures=True)
 
     @property

@@ -1,14 +1,19 @@
 """Threads that prepare posts for the model, with a deadline for each: no post holds up what is behind it.
 
-A thread cannot be stopped. One that is late keeps its place until it ends; when all of them are late, the process is
-at fault and not the posts.
+A free thread takes what waits for one: one post, or a row of small ones, whose preparation is a trifle beside the way
+to a thread and back. A thread cannot be stopped. One that is late keeps its place until it ends, and the rest of its
+row goes to others; when all of them are late, the process is at fault and not the posts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -18,7 +23,33 @@ from moderation.settings import WorkerSettings
 from moderation.telemetry import frames
 from moderation.types import Content, Question, Reason
 
+SMALL_CHARS = 4 << 10  # longest text of a small post, which has no pictures
+ROW = 32  # small posts that a thread takes at most
+
 log = structlog.get_logger()
+
+
+@dataclass(eq=False, slots=True)
+class _Post:
+    content: Content
+    questions: Sequence[Question]
+    windows: asyncio.Future[Sequence[Encoded]]  # done early: the caller left
+
+    @property
+    def small(self) -> bool:
+        return not self.content.pictures and len(self.content.text) <= SMALL_CHARS
+
+
+@dataclass(eq=False, slots=True)
+class _Row:
+    """What a thread is at."""
+
+    posts: list[_Post]
+    found: list[Sequence[Encoded] | ModerationError] = field(
+        default_factory=list
+    )  # the thread adds to it, post by post
+    begun: float = field(default_factory=time.monotonic)  # with the post that it is at
+    late: bool = False
 
 
 class Encoders:
@@ -30,47 +61,106 @@ class Encoders:
         self._check = check
         self._timeout_s = settings.encode_timeout_s
         self._pool = ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode")
-        self._free = asyncio.Semaphore(settings.encode_threads)
+        self._free = settings.encode_threads
         self._on_time = settings.encode_threads  # threads that are idle, or not late yet
+        self._waiting: deque[_Post] = deque()
 
     async def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:
         """The post's windows. The clock of a post stands while it waits for a thread.
 
         Raises PostError when this post cannot be encoded or not in time, DeviceError when no thread is left for others.
         """
-        await self._free.acquire()
+        post = _Post(content, questions, asyncio.get_running_loop().create_future())
+        self._waiting.append(post)
+        self._begin()
+        return await post.windows
+
+    def close(self, error: ModerationError) -> None:
+        """Does not wait for threads; whoever waits for one gets the error."""
+        self._pool.shutdown(wait=False)
+        self._fail(error)
+
+    # On the event loop
+
+    def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._free and (posts := self._take()):
+            self._free -= 1
+            row = _Row(posts)
+            watch = loop.call_later(self._timeout_s, self._look, row)
+            loop.run_in_executor(self._pool, self._encode, row).add_done_callback(partial(self._end, row, watch))
+
+    def _take(self) -> list[_Post]:
+        posts: list[_Post] = []
+        while self._waiting and len(posts) < ROW and (not posts or (posts[0].small and self._waiting[0].small)):
+            post = self._waiting.popleft()
+            if not post.windows.done():
+                posts.append(post)
+        return posts
+
+    def _look(self, row: _Row) -> None:
+        """Its time is up, unless its thread has gone on to another post since."""
+        late = len(row.found)  # before the time is read: should the thread go on meanwhile, that is later
+        if late >= len(row.posts):
+            return
+        if (left := row.begun + self._timeout_s - time.monotonic()) > 0:
+            asyncio.get_running_loop().call_later(left, self._look, row)
+            return
+        row.late = True
+        self._on_time -= 1
+        self._waiting.extendleft(reversed(row.posts[late + 1 :]))
+        row.posts = row.posts[: late + 1]
+        self._answer(row)
+        if self._on_time:
+            what = f"the post could not be encoded in {self._timeout_s:g} s"
+            _set(row.posts[late], PostError(Reason.DEADLINE_EXCEEDED, what))
+            self._begin()
+        else:
+            what = f"no post is encoded any more: all threads have been at one for {self._timeout_s:g} s"
+            _set(row.posts[late], DeviceError(what))
+            self._fail(DeviceError(what))
+
+    def _end(self, row: _Row, watch: asyncio.TimerHandle, thread: asyncio.Future[None]) -> None:
+        watch.cancel()
+        self._free += 1
+        self._on_time += row.late
+        self._answer(row)
+        if not thread.cancelled():
+            thread.result()  # it has nothing to raise
+            self._begin()
+
+    def _answer(self, row: _Row) -> None:
+        for post, found in zip(row.posts, row.found, strict=False):
+            _set(post, found)
+
+    def _fail(self, error: ModerationError) -> None:
+        while self._waiting:
+            _set(self._waiting.popleft(), type(error)(*error.args))
+
+    # On a thread
+
+    def _encode(self, row: _Row) -> None:
+        for post in tuple(row.posts):
+            if row.late:
+                return
+            row.begun = time.monotonic()
+            row.found.append(self._windows(post))
+
+    def _windows(self, post: _Post) -> Sequence[Encoded] | ModerationError:
         try:
             self._check()
-        except BaseException:
-            self._free.release()
-            raise
-        working = asyncio.get_running_loop().run_in_executor(self._pool, self._encode, content, questions)
-        working.add_done_callback(lambda _: self._free.release())
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await asyncio.shield(working)
-        except TimeoutError:
-            self._on_time -= 1
-            working.add_done_callback(self._ended)
-        if not self._on_time:
-            raise DeviceError(f"no post is encoded any more: all threads have been at one for {self._timeout_s:g} s")
-        raise PostError(Reason.DEADLINE_EXCEEDED, f"the post could not be encoded in {self._timeout_s:g} s")
-
-    def close(self) -> None:
-        """Does not wait for threads; what is queued there finds what `check` raises."""
-        self._pool.shutdown(wait=False)
-
-    def _ended(self, late: asyncio.Future[Sequence[Encoded]]) -> None:
-        self._on_time += 1
-        if not late.cancelled():
-            late.exception()  # nobody else asks for it
-
-    def _encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:
-        self._check()
-        try:
-            return self._classifier.encode(content, questions)
-        except ModerationError:
-            raise
+            return self._classifier.encode(post.content, post.questions)
+        except ModerationError as error:
+            return error
         except Exception as error:  # noqa: BLE001  whatever a tokenizer chokes on is this post's fault
             log.warning("encode_failed", error=type(error).__name__, frames=frames(error))
-        raise PostError(Reason.MODEL_FAILED, "the post cannot be encoded")
+        return PostError(Reason.MODEL_FAILED, "the post cannot be encoded")
+
+
+def _set(post: _Post, found: Sequence[Encoded] | ModerationError) -> None:
+    if post.windows.done():
+        return
+    if isinstance(found, ModerationError):
+        post.windows.set_exception(found)
+    else:
+        post.windows.set_result(found)

@@ -56,7 +56,7 @@ class Moderator:
         )
 
     async def _judge(self, post: Post, read: Read, asked: Sequence[Policy], age: float) -> Verdict:
-        questions = [policy.question_for_model() for policy in asked]
+        questions = [policy.question_for_model for policy in asked]
         answers = await self._batcher.score(read.content, questions, age)
         windows_of = zip(*answers.windows, strict=True)  # windows x policies -> policies x windows
         findings = tuple(policy.find(scores) for policy, scores in zip(asked, windows_of, strict=True))

@@ -57,13 +57,15 @@ class Scope(_Part):
     def covers(self, post: Post) -> bool:
         """Whether the policy is asked about this post."""
         media = ("text" in self.media and bool(post.text.strip())) or ("image" in self.media and bool(post.images))
-        language = post.language.split("-")[0].lower()
-        languages = {name.lower() for name in self.languages}
         return (
             media
-            and (not language or "*" in languages or language in languages)
+            and (not post.language or "*" in self.languages or self._speaks(post.language))
             and (not post.surface or "*" in self.surfaces or post.surface in self.surfaces)
         )
+
+    def _speaks(self, language: str) -> bool:
+        primary = language.partition("-")[0].lower()
+        return not primary or primary in {name.lower() for name in self.languages}
 
 
 class Clause(_Part):
@@ -157,6 +159,7 @@ class Policy(_Part):
     def _limits(self) -> Thresholds:
         return Thresholds(self.thresholds.review, self.thresholds.remove, self.thresholds.mass)
 
+    @cached_property
     def question_for_model(self) -> Question:
         """The branch of this policy."""
         return Question(self.id, self.prose)

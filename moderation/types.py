@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -188,10 +189,15 @@ class Identity:
     @property
     def digest(self) -> str:
         """SHA-256, hex, over all of it; each part is told from the next by length."""
-        named = (self.tenant, self.post_id, self.content_digest, self.policy_set_digest, self.model_digest)
-        parts = [part.encode() for part in named + self.asked]
-        whole = b"".join([b"moderation.v1.identity\0", *(len(part).to_bytes(8, "big") + part for part in parts)])
-        return hashlib.sha256(whole).hexdigest()
+        return _identity_digest(self)
+
+
+@lru_cache(maxsize=4096)  # a post's is asked for when it is looked up, remembered and published
+def _identity_digest(of: Identity) -> str:
+    named = (of.tenant, of.post_id, of.content_digest, of.policy_set_digest, of.model_digest)
+    parts = [part.encode() for part in named + of.asked]
+    whole = b"".join([b"moderation.v1.identity\0", *(len(part).to_bytes(8, "big") + part for part in parts)])
+    return hashlib.sha256(whole).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     if model.caution:
         log.warning("model_is_not_for_people", model=model.name, caution=model.caution)
     async with Batcher(classifier, settings.worker) as batcher:
-        asked = [policy.question_for_model() for policy in policies.policies if policy.asked]
+        asked = [policy.question_for_model for policy in policies.policies if policy.asked]
         await unless_stopped(stop, batcher.warm_up(asked))
         if not stop.is_set():
             log.info("policies_loaded", policies=len(asked), digest=policies.digest, version=moderation.__version__)

@@ -239,7 +239,7 @@ async def _with_model(kafka: str, plan: Plan) -> dict[str, Any]:
     policies = PolicySet.load(plan.policies)
     fake = Fake(step_ms=STEP_MS)
     text = ("a word " * 1024)[: 1024 - len(json.dumps({"id": f"post-{0:09}", "text": ""}))]
-    questions = [policy.question_for_model() for policy in policies.policies if policy.asked]
+    questions = [policy.question_for_model for policy in policies.policies if policy.asked]
     (item,) = fake.encode(Content(text, (), ""), questions)
     extra = {
         "MODERATION_MODEL": f"fake?step_ms={STEP_MS}",

@@ -66,7 +66,7 @@ def margins(model: Phi3Vision, asked: Sequence[Asked]) -> list[list[float]]:
     answered: list[list[float]] = []
     for start in range(0, len(asked), BATCH):
         batch = [
-            model.encode(one.content, [policy.question_for_model() for policy in one.policies])[0]
+            model.encode(one.content, [policy.question_for_model for policy in one.policies])[0]
             for one in asked[start : start + BATCH]
         ]
         answered += [[score.margin for score in scores] for scores in model.score(batch)]

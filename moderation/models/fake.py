@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from moderation.errors import ConfigError, DeviceError
@@ -62,7 +63,7 @@ class Fake:
         self.nonce = nonce
 
     def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
-        words = len(content.text.split()) + sum(len(question.text.split()) for question in questions)
+        words = len(content.text.split()) + sum(_words(question.text) for question in questions)
         tokens = max(1, words + PICTURE_TOKENS * len(content.pictures))
         return [FakeEncoded(content.text, tuple(question.policy_id for question in questions), tokens)]
 
@@ -78,10 +79,19 @@ class Fake:
             raise MemoryError(f"a step of {len(batch)} posts is above the fake's oom_above={self.oom_above}")
         if self.raise_on and any(self.raise_on in item.text for item in items):
             raise RuntimeError("the fake has failed on a post, as raise_on asked")
-        return [[_answer(set(item.text.split()), policy, self.nonce) for policy in item.policies] for item in items]
+        return [self._answers(item) for item in items]
+
+    def _answers(self, item: FakeEncoded) -> list[Score]:
+        said = frozenset(item.text.split())
+        return [_answer(said, policy, self.nonce) for policy in item.policies]
 
 
-def _answer(words: set[str], policy: str, nonce: bool) -> Score:
+@lru_cache(maxsize=1024)
+def _words(question: str) -> int:
+    return len(question.split())
+
+
+def _answer(words: frozenset[str], policy: str, nonce: bool) -> Score:
     margin = SURE if f"violates:{policy}" in words else -SURE
     if f"unsure:{policy}" in words:
         margin = 0.0

@@ -79,7 +79,7 @@ async def test_the_picture_decides_where_the_text_is_the_same_and_the_other_way_
 
 async def test_a_score_in_a_batch_is_the_score_alone() -> None:
     model, media = a_model(), Media(MediaSettings())
-    questions = [policy.question_for_model() for policy in PolicySet.load(POLICIES).policies]
+    questions = [policy.question_for_model for policy in PolicySet.load(POLICIES).policies]
     encoded: list[models.Encoded] = []
     for sample in posts.SAMPLES:
         async with media.opened(a_post(sample.text, *sample.pictures)) as read:

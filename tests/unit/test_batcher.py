@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from moderation import encoders
 from moderation.batcher import Answers, Batcher, Step
 from moderation.errors import ConfigError, DeviceError, ModerationError, PostError
 from moderation.models import Encoded
@@ -434,6 +435,28 @@ async def test_an_encoder_that_was_late_is_used_again() -> None:
                 await batcher.score(a_content("hang"), [SPAM])
             model.let_go.set()
             assert (await batcher.score(a_content("another"), [SPAM])).windows
+
+
+async def test_small_posts_that_wait_for_a_thread_share_a_way_to_it_and_one_step() -> None:
+    model = Watched(open=True)
+    settings = WorkerSettings(encode_threads=1, batch_tokens=1_000_000)
+    async with Batcher(model, settings) as batcher:
+        posts = [batcher.score(a_content(f"post {number}"), [SPAM]) for number in range(20)]
+        await asyncio.gather(*posts, batcher.score(a_content("long" * encoders.SMALL_CHARS), [SPAM]))
+    assert sum(map(len, model.steps)) == 21
+    assert len(model.steps) < 10, "19 posts waited while the first one was on its way"
+
+
+async def test_a_post_that_hangs_does_not_take_its_row_with_it() -> None:
+    settings = WorkerSettings(encode_threads=2, encode_timeout_s=0.2)
+    with Hanging() as model:
+        async with Batcher(model, settings) as batcher:
+            texts = ["a", "b", "c", "hang", "d", "e"]
+            scored = [batcher.score(a_content(text), [SPAM]) for text in texts]
+            outcomes = await asyncio.gather(*scored, return_exceptions=True)
+    failed = [text for text, outcome in zip(texts, outcomes, strict=True) if isinstance(outcome, PostError)]
+    assert failed == ["hang"]
+    assert all(isinstance(outcome, (Answers, PostError)) for outcome in outcomes)
 
 
 async def test_no_question_asks_nobody() -> None:
