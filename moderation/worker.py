@@ -30,7 +30,7 @@ from moderation.runtime import unless_stopped
 from moderation.settings import Settings
 from moderation.types import Post, Reason, Source, Verdict
 
-PROBE_MS = 500  # longest wait for a record that may be unreadable
+PROBE_MS = 2_000  # longest wait for a record that may be unreadable
 POLL_MS = 50  # longest wait for records, and so for seeing that a full partition has drained
 REST_S = 10.0  # between two polls when nothing may be taken
 RECORD_BYTES = 200  # that a record takes beside key and value
