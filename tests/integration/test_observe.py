@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.error
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,11 @@ class Port:
         self.settings = OpsSettings(listen=a_free_address())
 
     async def get(self, path: str) -> tuple[int, str]:
-        return await asyncio.to_thread(ask, self.settings.listen, path)
+        """Status and body; 0: the role has not got so far as to open it."""
+        try:
+            return await asyncio.to_thread(ask, self.settings.listen, path)
+        except urllib.error.URLError:
+            return 0, ""
 
     async def well(self, path: str) -> None:
         """Returns once the probe says so."""
