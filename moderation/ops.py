@@ -53,6 +53,7 @@ class Pulse:
     """A role's signs of life. Written on the event loop, read by the port's threads."""
 
     def __init__(self, settings: OpsSettings) -> None:
+        self.heard = bool(settings.listen)  # whether anybody can ask
         self.started = False
         self.ready = False
         self.look: Callable[[], Work] = Work  # called at every tick, on the event loop
@@ -97,7 +98,7 @@ async def opened(settings: OpsSettings, role: str) -> AsyncIterator[Pulse]:
     """The port, for as long as a role runs; without an address the pulse alone. Raises ConfigError."""
     pulse = Pulse(settings)
     metrics.BUILD.labels(moderation.__version__, role).set(1)
-    if not settings.listen:
+    if not pulse.heard:
         yield pulse
         return
     server = _server(settings.listen, application(pulse))
