@@ -100,7 +100,7 @@ class Vitals:
         beyond = max(0, end - max(read, lane.next))
         if (oldest := lane.oldest_ms) is not None:
             self._idle.pop(partition, None)
-            return len(lane) + beyond, max(0.0, time.time() - oldest / 1000)
+            return len(lane) + beyond, max(0.0, time.time() - oldest / 1000) if oldest > 0 else 0.0  # 0: nobody said
         if not beyond:
             self._idle.pop(partition, None)
             return 0, 0.0
