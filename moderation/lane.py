@@ -43,7 +43,7 @@ class Offsets(Generic[T]):
         return len(self._results)
 
     @property
-    def next(self) -> int:
+    def reached(self) -> int:
         """The first offset that may be delivered."""
         return self._next
 
@@ -108,9 +108,9 @@ class Lane:
         return len(self._posts)
 
     @property
-    def next(self) -> int:
+    def reached(self) -> int:
         """The first offset that was not taken on; only of a lane that was open."""
-        return self._offsets.next if self._offsets else 0
+        return self._offsets.reached if self._offsets else 0
 
     @property
     def oldest_ms(self) -> int | None:

@@ -97,7 +97,7 @@ class Vitals:
     def _lag(self, partition: TopicPartition, lane: Lane, now: float) -> tuple[int, float]:
         """Records without a committed answer, and the age of the oldest."""
         end, read = self._ends.get(partition, (0, 0))
-        beyond = max(0, end - max(read, lane.next))
+        beyond = max(0, end - max(read, lane.reached))
         if (oldest := lane.oldest_ms) is not None:
             self._idle.pop(partition, None)
             return len(lane) + beyond, max(0.0, time.time() - oldest / 1000) if oldest > 0 else 0.0  # 0: nobody said
