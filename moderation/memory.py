@@ -34,6 +34,7 @@ class Memory:
         self.most = most
         self._most_bytes = most_bytes
         self._known: OrderedDict[str, _Known] = OrderedDict()  # by identity digest; the latest last
+        self._of: dict[str, tuple[str, ...]] = {}  # those digests, by post id
         self._bytes = 0
         self._turns: dict[str, tuple[str, asyncio.Future[Verdict | None]]] = {}  # being decided: post id, and what came
         self._erased: dict[str, int] = {}  # by post id: offset of an erasure that is not committed yet
@@ -53,10 +54,10 @@ class Memory:
         stands (a failure is its own post's, and may pass). `offset` is where the post stands on its topic: of one that
         an erasure behind it has overtaken on its way here, nothing is kept.
         """
-        if offset < self._erased.get(identity.post_id, -1):
-            return await decide()
         digest = identity.digest
         while True:
+            if offset < self._erased.get(identity.post_id, -1):
+                return await decide()
             if known := self._find(identity, digest):
                 return replace(known, stage=Stage.CACHE)
             if digest not in self._turns:
@@ -84,13 +85,13 @@ class Memory:
             size = VERDICT_BYTES + FINDING_BYTES * len(verdict.findings) + 4 * len(verdict.post_id)
             self._put(verdict.identity.digest, _Known(verdict.post_id, verdict, size))
             while len(self._known) > self.most or self._bytes > self._most_bytes:
-                self._bytes -= self._known.popitem(last=False)[1].bytes
+                self._drop(next(iter(self._known)))
 
     def forget(self, post_id: str, offset: int) -> None:
         """The post is erased by the record at this offset: it is judged anew, should it come again."""
         self._erased[post_id] = offset
-        for digest in [digest for digest, known in self._known.items() if known.post_id == post_id]:
-            self._bytes -= self._known.pop(digest).bytes
+        for digest in self._of.get(post_id, ()):
+            self._drop(digest)
         for digest in [digest for digest, (of, _) in self._turns.items() if of == post_id]:
             del self._turns[digest]  # who waits for it came before the erasure
 
@@ -113,10 +114,19 @@ class Memory:
         return True
 
     def _put(self, digest: str, known: _Known) -> None:
-        if former := self._known.pop(digest, None):
-            self._bytes -= former.bytes
+        if digest in self._known:
+            self._drop(digest)
         self._known[digest] = known
+        self._of[known.post_id] = (*self._of.get(known.post_id, ()), digest)
         self._bytes += known.bytes
+
+    def _drop(self, digest: str) -> None:
+        known = self._known.pop(digest)
+        self._bytes -= known.bytes
+        if left := tuple(other for other in self._of[known.post_id] if other != digest):
+            self._of[known.post_id] = left
+        else:
+            del self._of[known.post_id]
 
     def _find(self, identity: Identity, digest: str) -> Verdict | None:
         known = self._known.get(digest)
@@ -124,7 +134,7 @@ class Memory:
             return None
         verdict = known.verdict if isinstance(known.verdict, Verdict) else known.verdict()
         if verdict is None or verdict.identity != identity or not verdict.stands:
-            self._bytes -= self._known.pop(digest).bytes  # what was read is not what its digest says
+            self._drop(digest)  # what was read is not what its digest says
             return None
         self.remember(verdict)  # it is published once more now, and so the latest
         return verdict

@@ -394,7 +394,7 @@ class Hanging(Fake):
 
     def __init__(self) -> None:
         super().__init__()
-        self.let_go = threading.Event()
+        self.hanging, self.let_go = threading.Event(), threading.Event()
 
     def __enter__(self) -> Hanging:
         return self
@@ -404,6 +404,7 @@ class Hanging(Fake):
 
     def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
         if content.text == "hang":
+            self.hanging.set()
             self.let_go.wait()
         return super().encode(content, questions)
 
@@ -434,6 +435,7 @@ async def test_an_encoder_that_was_late_is_used_again() -> None:
             with pytest.raises(DeviceError):
                 await batcher.score(a_content("hang"), [SPAM])
             model.let_go.set()
+            await until(lambda: batcher._encoders._on_time == 1)
             assert (await batcher.score(a_content("another"), [SPAM])).windows
 
 
@@ -447,16 +449,44 @@ async def test_small_posts_that_wait_for_a_thread_share_a_way_to_it_and_one_step
     assert len(model.steps) < 10, "19 posts waited while the first one was on its way"
 
 
-async def test_a_post_that_hangs_does_not_take_its_row_with_it() -> None:
-    settings = WorkerSettings(encode_threads=2, encode_timeout_s=0.2)
+async def test_a_post_that_hangs_holds_up_nobody_of_its_row() -> None:
     with Hanging() as model:
-        async with Batcher(model, settings) as batcher:
-            texts = ["a", "b", "c", "hang", "d", "e"]
-            scored = [batcher.score(a_content(text), [SPAM]) for text in texts]
-            outcomes = await asyncio.gather(*scored, return_exceptions=True)
-    failed = [text for text, outcome in zip(texts, outcomes, strict=True) if isinstance(outcome, PostError)]
-    assert failed == ["hang"]
-    assert all(isinstance(outcome, (Answers, PostError)) for outcome in outcomes)
+        async with Batcher(model, WorkerSettings(encode_threads=2, encode_timeout_s=60)) as batcher:
+            hung, *others = [
+                asyncio.create_task(batcher.score(a_content(text), [SPAM])) for text in ("hang", "a", "b", "c")
+            ]
+            answers = await asyncio.wait_for(asyncio.gather(*others), 20)
+            assert all(answer.windows for answer in answers)
+            assert not hung.done()
+            model.let_go.set()
+            assert (await hung).windows
+
+
+async def test_when_every_encoder_hangs_those_who_come_later_hear_of_it() -> None:
+    with Hanging() as model:
+        async with Batcher(model, WorkerSettings(encode_threads=1, encode_timeout_s=0.05)) as batcher:
+            left = asyncio.create_task(batcher.score(a_content("hang"), [SPAM]))
+            await asyncio.to_thread(model.hanging.wait)
+            left.cancel()  # as those of a partition that is given back are
+            await until(lambda: not batcher._encoders._on_time)
+            with pytest.raises(DeviceError, match="no post is encoded"):
+                await batcher.score(a_content("another"), [SPAM])
+
+
+async def test_a_tokenizer_that_panics_fails_its_post_alone() -> None:
+    class PanicException(BaseException):
+        pass
+
+    class Panicking(Fake):
+        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+            if content.text == "panic":
+                raise PanicException
+            return super().encode(content, questions)
+
+    async with Batcher(Panicking(), WorkerSettings(encode_threads=1)) as batcher:
+        scored = [batcher.score(a_content(text), [SPAM]) for text in ("a", "panic", "b")]
+        outcomes = await asyncio.gather(*scored, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Answers, PostError, Answers]
 
 
 async def test_no_question_asks_nobody() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moderation.errors import ConfigError
-from moderation.models import LooksAhead, engine, fp8, phi3_vision
+from moderation.models import LooksAhead, Measured, engine, fp8, phi3_vision
 from moderation.models.compiled import SMALL, rounded
 from moderation.models.features import Features
 from moderation.models.fp8 import Fp8Linear
@@ -144,6 +144,9 @@ def test_warming_up_takes_the_way_of_a_post_with_a_picture() -> None:
     model = phi3_vision.load(settings())
     phi3_vision._warm_up(model)
     assert (model.engine.features.asked, model.engine.features.hits) == (1, 0)
+    assert isinstance(model, Measured)
+    assert model.pictures == (1, 0)
+    assert model.memory() is None  # of a CPU there is nothing to tell
 
 
 def test_a_batch_that_nobody_asks_about() -> None:

@@ -229,3 +229,22 @@ async def test_of_a_post_that_its_erasure_has_overtaken_nothing_is_kept() -> Non
     assert (len(memory), judge.calls) == (1, 3)
     memory.answered(5)
     assert (await memory.decided(standing().identity, judge, 4)).stage is Stage.CACHE
+
+
+async def test_who_waited_for_a_decision_that_came_to_nothing_is_overtaken_by_an_erasure_too() -> None:
+    memory, judge = Memory(10, ROOM), Judge(standing())
+
+    async def fail() -> Verdict:
+        await judge()
+        raise PostError(Reason.MODEL_FAILED, "of its own")
+
+    first = asyncio.create_task(memory.decided(standing().identity, fail, 0))
+    await judge.called.wait()
+    second = asyncio.create_task(memory.decided(standing().identity, judge, 1))
+    await asyncio.sleep(0)  # it waits for the first one's turn
+    memory.forget("post-1", 2)
+    judge.open.set()
+    with pytest.raises(PostError):
+        await first
+    assert (await second).stage is Stage.MODEL
+    assert len(memory) == 0

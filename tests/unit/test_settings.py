@@ -54,6 +54,8 @@ def test_dead_letters_have_a_default_name() -> None:
         ("MODERATION_KAFKA__SECURITY_PROTOCOL", "secret", "'PLAINTEXT', 'SSL'"),
         ("MODERATION_KAFKA__VERDICT_FORMAT", "secret", "'json' or 'protobuf'"),
         ("MODERATION_KAFKA", "secret", "MODERATION_KAFKA"),
+        ("MODERATION_TRACES__SAMPLE_RATIO", "2", "less than or equal to 1"),
+        ("MODERATION_OPS__PROGRESS_TIMEOUT_S", "300", "must be longer than any deadline of a post's way"),
     ],
 )
 def test_a_wrong_setting_is_named(variable: str, value: str, told: str) -> None:
@@ -87,3 +89,8 @@ def test_every_knob_is_described_and_can_be_set() -> None:
         assert description or variable in described, variable
         if default and default != "()":
             settings.load({variable: default})
+
+
+def test_traces_go_over_http() -> None:
+    (line,) = refused(MODERATION_TRACES__ENDPOINT="secret:4317")
+    assert line == "MODERATION_TRACES: endpoint must be an http or https URL"

@@ -1,0 +1,79 @@
+"""A line of the log says which post and which trace it is about, wherever it was written."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
+
+from moderation import cli, telemetry
+from moderation.encoders import Encoders
+from moderation.errors import ConfigError, ModerationError, PostError
+from moderation.models.fake import Fake
+from moderation.settings import LogSettings, Settings, TracesSettings, WorkerSettings
+from moderation.types import Content, Question
+
+SPAN = NonRecordingSpan(SpanContext(0xABC, 0x123, is_remote=False, trace_flags=TraceFlags(1)))
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """What was logged, once it is called."""
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    handlers, level = list(logging.root.handlers), logging.root.level
+    telemetry.configure(LogSettings(format="json"))
+    yield lambda: [json.loads(line) for line in written.getvalue().splitlines()]
+    structlog.reset_defaults()
+    logging.captureWarnings(capture=False)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+class Choking(Fake):
+    def encode(self, content: Content, questions: Any) -> Any:
+        raise RuntimeError(content.text)
+
+
+async def test_what_a_thread_logs_of_a_post_names_it_and_its_trace(log: Any) -> None:
+    encoders = Encoders(Choking(), WorkerSettings(), lambda: None)
+
+    async def judge(post_id: str) -> None:
+        telemetry.POST.set(post_id)
+        with use_span(SPAN), pytest.raises(PostError):
+            await encoders.encode(Content("secret", (), ""), [Question("spam", "Is it?")])
+
+    await asyncio.gather(*(asyncio.create_task(judge(f"post-{number}")) for number in range(4)))
+    encoders.close(ModerationError("closed"))
+    structlog.get_logger().info("process_went_on")
+    *lines, last = log()
+    assert {line["post_id"] for line in lines} == {f"post-{number}" for number in range(4)}
+    assert {line["event"] for line in lines} == {"encode_failed"}
+    assert {(line["trace_id"], line["span_id"]) for line in lines} == {(f"{0xABC:032x}", f"{0x123:016x}")}
+    assert "secret" not in json.dumps(lines)
+    assert not {"post_id", "trace_id", "span_id"} & last.keys()
+
+
+def test_an_event_that_names_its_post_is_believed(log: Any) -> None:
+    async def task() -> None:
+        telemetry.POST.set("post-1")
+        structlog.get_logger().info("one", post_id="post-2")
+
+    asyncio.run(task())
+    assert [line["post_id"] for line in log()] == ["post-2"]
+
+
+def test_traces_without_their_extra_are_refused_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "moderation.exporter", None)
+    wanted = Settings(traces=TracesSettings(endpoint="http://127.0.0.1:4318"))
+    with pytest.raises(ConfigError, match=r"MODERATION_TRACES__ENDPOINT .* pip install 'moderation\[otel\]'"):
+        cli._exporter(wanted, "worker")
+    cli._exporter(Settings(), "worker")()
