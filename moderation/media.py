@@ -15,6 +15,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -24,7 +25,7 @@ from PIL import Image as pil
 from PIL import ImageOps, UnidentifiedImageError
 
 from moderation import traces
-from moderation.errors import ConfigError, PostError
+from moderation.errors import ConfigError, DeviceError, PostError
 from moderation.room import Room
 from moderation.settings import MediaSettings
 from moderation.types import Content, Image, Post, Reason
@@ -67,6 +68,8 @@ class Media:
         self._room = Room(settings.max_decoded_bytes)
         self._stores = stores if stores is not None else {"file": LocalFiles(settings)}
         self._threads = asyncio.Semaphore(settings.posts_at_once)
+        self._on_time = settings.posts_at_once  # threads that are idle, or not late yet
+        self._all_late = f"no image is read any more: all threads have been at a post for {settings.timeout_s:g} s"
 
     @asynccontextmanager
     async def opened(self, post: Post) -> AsyncIterator[Read]:
@@ -89,15 +92,38 @@ class Media:
             yield Read(content, fetched - started, decoded - begun)
 
     async def _on_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        """Raises PostError when it takes too long, DeviceError when all threads do: no post is at fault then."""
         await self._threads.acquire()
-        working = asyncio.get_running_loop().run_in_executor(None, work, *arguments)
-        working.add_done_callback(lambda _: self._threads.release())  # a thread cannot be stopped: it keeps its place
+        if not self._on_time:
+            self._threads.release()  # the next one that waits hears of it, too
+            raise DeviceError(self._all_late)
+        loop = asyncio.get_running_loop()
+        working = loop.run_in_executor(None, work, *arguments)
+        watch = loop.call_later(self._settings.timeout_s, self._give_up, working)  # whether or not we are there to see
+        working.add_done_callback(partial(self._ended, watch))
         try:
             async with asyncio.timeout(self._settings.timeout_s):
                 return await asyncio.shield(working)
         except TimeoutError:
-            working.add_done_callback(lambda late: late.cancelled() or late.exception())
+            if not self._on_time:
+                raise DeviceError(self._all_late) from None
             raise PostError(Reason.DEADLINE_EXCEEDED, "the post's images could not be read in time") from None
+
+    def _give_up(self, working: asyncio.Future[T]) -> None:
+        self._on_time -= 1
+        working.add_done_callback(self._on_time_again)
+        if not self._on_time:
+            self._threads.release()  # nobody else will
+
+    def _on_time_again(self, _: asyncio.Future[T]) -> None:
+        self._on_time += 1
+
+    def _ended(self, watch: asyncio.TimerHandle, working: asyncio.Future[T]) -> None:
+        """A thread cannot be stopped: it keeps its place until it ends."""
+        watch.cancel()
+        self._threads.release()
+        if not working.cancelled():
+            working.exception()  # perhaps nobody else asks for it
 
     def _fetch_all(self, post: Post) -> tuple[list[bytes], int]:
         """The files, and what they take decoded."""

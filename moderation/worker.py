@@ -311,7 +311,9 @@ class Worker:
         await asyncio.wait([life], timeout=patience)
         left = len(lane)
         lane.cut()
-        await asyncio.wait([life])  # a transaction under way has a deadline of its own
+        await asyncio.wait([life], timeout=patience)
+        life.cancel()  # the next owner fences, and goes on from what is committed
+        await asyncio.wait([life])
         log.info("partition_revoked", partition=partition.partition, unfinished=left)
 
 

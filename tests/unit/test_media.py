@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as pil
 
-from moderation.errors import ConfigError, PostError
+from moderation.errors import ConfigError, DeviceError, PostError
 from moderation.media import LocalFiles, Media, decode, decoded_bytes, digest
 from moderation.settings import MediaSettings
 from moderation.types import Image, Reason
@@ -223,29 +223,49 @@ class Slow:
     """A store whose reads end when they are let go."""
 
     def __init__(self) -> None:
-        self.let_go = threading.Event()
+        self.asked, self.let_go = threading.Event(), threading.Event()
 
     def read(self, uri: str) -> bytes:
+        self.asked.set()
         self.let_go.wait()
         return a_file()
 
 
-async def test_a_post_whose_images_take_too_long_is_refused_and_keeps_its_place_till_then() -> None:
+async def test_a_post_whose_images_take_too_long_is_refused_and_others_go_on() -> None:
+    slow = Slow()
+    media = Media(MediaSettings(timeout_s=0.05, posts_at_once=2), {"slow": slow})
+    with pytest.raises(PostError) as caught:
+        await sizes(media, Image(uri="slow:1"))
+    assert caught.value.reason is Reason.DEADLINE_EXCEEDED
+    assert await sizes(media, inline()) == [(64, 48)]
+    slow.let_go.set()
+
+
+async def test_when_all_threads_hang_the_process_is_at_fault_and_everybody_hears_of_it() -> None:
+    slow = Slow()
+    media = Media(MediaSettings(timeout_s=0.05, posts_at_once=2), {"slow": slow})
+    images = [Image(uri="slow:1"), Image(uri="slow:2"), inline(), inline()]
+    outcomes = await asyncio.gather(*(sizes(media, image) for image in images), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [PostError, DeviceError, DeviceError, DeviceError]
+    with pytest.raises(DeviceError, match="no image is read"):
+        await sizes(media, inline())
+    slow.let_go.set()
+
+
+async def test_a_thread_that_hangs_counts_though_its_caller_left() -> None:
     slow = Slow()
     media = Media(MediaSettings(timeout_s=0.05, posts_at_once=1), {"slow": slow})
-
-    async def sizes(image: Image) -> list[tuple[int, int]]:
-        async with media.opened(a_post(images=(image,))) as read:
-            return [picture.size for picture in read.content.pictures]
-
-    with pytest.raises(PostError) as caught:
-        await sizes(Image(uri="slow:1"))
-    assert caught.value.reason is Reason.DEADLINE_EXCEEDED
-    other = asyncio.create_task(sizes(inline()))
-    await asyncio.sleep(0)
-    assert not other.done()
+    left = asyncio.create_task(sizes(media, Image(uri="slow:1")))
+    await asyncio.to_thread(slow.asked.wait)
+    left.cancel()  # as those of a partition that is given back are
+    with pytest.raises(DeviceError):
+        await asyncio.wait_for(sizes(media, inline()), 10)
     slow.let_go.set()
-    assert await other == [(64, 48)]
+
+
+async def sizes(media: Media, image: Image) -> list[tuple[int, int]]:
+    async with media.opened(a_post(images=(image,))) as read:
+        return [picture.size for picture in read.content.pictures]
 
 
 def test_a_post_of_too_many_pixels_is_refused() -> None:
