@@ -102,7 +102,7 @@ def _environment(field: Field, verdicts: str, group: str, extra: Mapping[str, st
         "MODERATION_KAFKA__GROUP": group,
         "MODERATION_MODEL": "fake",
         "MODERATION_POLICIES": str(field.plan.policies),
-        "MODERATION_LOG__LEVEL": "warning",
+        "MODERATION_LOG__LEVEL": "error",  # the double cautions at each start
         **delivery,
         **extra,
     }
