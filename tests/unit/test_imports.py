@@ -18,7 +18,7 @@ PACKAGE = Path(moderation.__file__).parent
 # A row imports rows below it.
 ROWS = [
     "__main__ cli bench demo",
-    "runtime worker lane recall publisher api service watching ledger guard posts verdicts kafka client show",
+    "runtime worker lane recall publisher api service watching ledger guard posts verdicts kafka client show health",
     "moderator wire requests answers recent stores",
     "memory verdict_json fastjson tokens refusals keys",
     "batcher encoders models",
@@ -53,8 +53,8 @@ SIDEWAYS = {
 # Only these import them.
 LIBRARIES = {
     "aiokafka": "kafka worker publisher recall posts verdicts bench demo",
-    "grpc": "api service ledger guard refusals client demo bench v1",
-    "grpc_health": "api demo",
+    "grpc": "api service ledger guard refusals client health demo bench v1",
+    "grpc_health": "api health demo",
     "grpc_reflection": "api",
     "grpc_status": "refusals client",
     "jwt": "guard keys",
