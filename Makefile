@@ -44,11 +44,11 @@ baseline: $(VENV)/dev.ok ## The protos as released: what `make lint` holds later
 	$(BIN)/buf build protos --exclude-source-info --output protos/baseline.binpb
 
 pins: $(UV) ## Renew the hashed pins from pyproject.toml's ranges; what ships is what the tests run with
-	$(foreach extras,dev:dev api:postgres worker:worker,\
+	$(foreach extras,dev:dev api:postgres+otel worker:worker+otel,\
 	  $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	    --output-file $(PINS)/$(firstword $(subst :, ,$(extras))).txt pyproject.toml \
 	    $(if $(filter-out dev:%,$(extras)),--constraint $(PINS)/dev.txt) \
-	    $(addprefix --extra ,$(word 2,$(subst :, ,$(extras)))) $(COMPILE) &&) true
+	    $(addprefix --extra ,$(subst +, ,$(word 2,$(subst :, ,$(extras))))) $(COMPILE) &&) true
 	echo 'hatchling>=1.27' | $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header --quiet --constraint $(PINS)/dev.txt --output-file $(PINS)/build.txt - # what builds our wheel in an image
 
