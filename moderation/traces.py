@@ -147,7 +147,7 @@ def stepped(posts: Sequence[SpanContext], begun: float, size: Mapping[str, int])
     if ours is None or not posts:
         return None
     attributes = {f"moderation.step.{name}": count for name, count in size.items()}
-    links = [Link(post) for post in dict.fromkeys(posts)]
+    links = [Link(post) for post in {post.span_id: post for post in posts}.values()]
     span = ours.start_span(STEP, Context(), attributes=attributes, links=links, start_time=_ns(begun))
     span.end()
     return span.get_span_context()

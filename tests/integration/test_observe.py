@@ -28,6 +28,12 @@ class Port:
     async def get(self, path: str) -> tuple[int, str]:
         return await asyncio.to_thread(ask, self.settings.listen, path)
 
+    async def well(self, path: str) -> None:
+        """Returns once the probe says so."""
+        async with asyncio.timeout(60):
+            while (await self.get(path))[0] != 200:
+                pass
+
     async def value(self, name: str, /, **labels: str) -> float:
         """The sum of the samples with these labels."""
         _, text = await self.get("/metrics")
@@ -55,9 +61,9 @@ async def test_a_worker_tells_how_far_behind_it_is_and_what_it_has_done(field: F
     names = ("moderation_answers_total", "moderation_transaction_posts_sum", "moderation_stage_seconds_count")
     slow = field.with_("fake?step_ms=400", batch_tokens=60)
     async with running(observed(slow, port)):
+        await port.well("/startupz")
         before = {name: await port.value(name) for name in names}
         dead = await port.value("moderation_dead_letters_total", reason="NOT_DECODABLE")
-        assert (await port.get("/startupz"))[0] == 200
         await field.post(60)
         await field.produce((0, b"broken", b"{", ()))
         await port.until(lambda found: found > 0, "moderation_worker_in_flight_posts")
@@ -106,9 +112,7 @@ async def test_a_worker_whose_posts_do_not_get_on_is_told_on(field: Field) -> No
                 assert not worker.done()
         assert "1 posts in hand, and none has got on for" in answer[1]
         await field.verdicts(1)
-        async with asyncio.timeout(60):
-            while (await port.get("/livez"))[0] != 200:
-                pass
+        await port.well("/livez")
 
 
 async def test_an_api_tells_of_its_view_and_its_calls(running_api: Api) -> None:

@@ -97,7 +97,9 @@ async def test_one_trace_from_the_client_to_the_verdict(field: Field, tmp_path: 
     assert [link.context for link in stages["model"].links] == [step.context]
     assert step.parent is None
 
-    assert dict(record.headers)["traceparent"] == f"00-{trace_of(caller)}-{id_of(process)}-01".encode()
+    version, trace_id, span_id, flags = (dict(record.headers)["traceparent"] or b"").decode().split("-")
+    assert (version, trace_id, span_id) == ("00", trace_of(caller), id_of(process))
+    assert int(flags, 16) & 1  # sampled
     assert json.loads(record.value)["traceId"] == answer.verdict.trace_id == trace_of(caller)
     assert (process.attributes or {})["moderation.outcome"] == "ALLOW"
     assert {trace_of(one) for one in spans} == {trace_of(caller), trace_of(step)}
