@@ -1,4 +1,4 @@
-"""The images as black boxes: on a network that leads to Kafka and nowhere else, and allowed as little as a pod is.
+"""The images as black boxes: on a network that leads to this machine alone, and allowed as little as a pod.
 
 They need a Docker engine on this machine and the images (`make images`). Where there are none they are skipped, and the
 summary says so. Containers reach the tests' broker at the bridge's address, which a Linux engine has on this machine; a
@@ -73,7 +73,7 @@ def client_closed(client: docker.DockerClient) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def network(engine: docker.DockerClient) -> Iterator[Network]:
-    """Without a route: what is on it reaches this machine's address on it, and no other."""
+    """An internal one: from it this machine is in reach, for its Kafka, and no other."""
     with Network(docker_network_kw={"internal": True}) as made:
         yield made
 
@@ -135,7 +135,7 @@ class Box:
 
 @pytest.fixture
 def box(engine: docker.DockerClient, network: Network) -> Callable[..., Any]:
-    """`with box("worker", MODERATION_MODEL="demo") as worker`; user, volumes and command are the operator's to set."""
+    """`with box("worker", MODERATION_MODEL="demo") as worker`; user and volumes are the operator's to set."""
 
     @contextmanager
     def run(
@@ -143,20 +143,17 @@ def box(engine: docker.DockerClient, network: Network) -> Callable[..., Any]:
         *,
         user: str = "",
         volumes: tuple[tuple[str, str], ...] = (),
-        command: list[str] | None = None,
         **environment: str,
     ) -> Iterator[Box]:
         options: dict[str, Any] = {
             "read_only": True,
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges"],
-            "network": network.name,
+            "network": network,
             "pids_limit": 512,
             "healthcheck": {"interval": SECOND, "timeout": 6 * SECOND},  # the test of it is the image's own
         } | ({"user": user} if user else {})
         container = DockerContainer(IMAGES[role], env=environment, **options)
-        if command:
-            container.with_command(command)
         for shell in SHELLS:
             container.with_volume_mapping("/dev/null", shell)
         for source, target in volumes:
