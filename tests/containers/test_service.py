@@ -49,7 +49,7 @@ def the_samples() -> list[tuple[posts.Sample, Post]]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("user", ["", "1234567:0"])
+@pytest.mark.parametrize("user", ["", "1234567:0", "1234567:1234567"])
 def test_posts_are_moderated_and_looked_up(box: Boxes, kafka: str, environment: dict[str, str], user: str) -> None:
     samples = the_samples()
     by_topic, by_grpc = samples[::2], samples[1::2]
