@@ -7,12 +7,14 @@ desktop's engine lives in a virtual machine of its own, and is told apart by tha
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import docker
 import pytest
@@ -41,19 +43,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"IMAGES NOT TESTED: {reason}", red=True, bold=True)
 
 
+def connected() -> tuple[docker.DockerClient | None, str]:
+    """A client of the engine, or none and why."""
+    try:
+        return docker.from_env(), ""
+    except DockerException as error:
+        why = type(error).__name__
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it leaves its socket to the collector, who minds
+        gc.collect()
+    return None, why
+
+
 @pytest.fixture(scope="session")
 def engine(pytestconfig: pytest.Config) -> Iterator[docker.DockerClient]:
     """It answers, and has the images."""
 
-    def skip(reason: str) -> None:
+    def skip(reason: str) -> NoReturn:
         pytestconfig.stash[SKIPPED] = reason
         pytest.skip(reason)
 
-    try:
-        client = docker.from_env()
-        client.ping()
-    except DockerException as error:
-        skip(f"no Docker engine answers ({type(error).__name__})")
+    client, why = connected()
+    if not client:
+        skip(f"no Docker engine answers ({why})")
     with client_closed(client):
         for name in IMAGES.values():
             try:
