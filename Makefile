@@ -5,7 +5,16 @@ BIN    := $(VENV)/bin
 PINS   := deploy/requirements
 UV     := $(BIN)/uv
 
-.PHONY: demo test unit chaos lint format protos bench baseline pins clean
+# Of the images: what builds them, what they stand on (pin it by digest for production), their tag.
+ENGINE ?= docker
+BASE   ?= python:3.13-slim-bookworm
+TAG    ?= dev
+SOURCE ?= unknown
+IMAGE   = $(ENGINE) build $(IMAGE_OPTIONS) --file deploy/Dockerfile --build-arg BASE=$(BASE) --build-arg SOURCE=$(SOURCE) \
+  --build-arg VERSION=$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' moderation/__init__.py) \
+  --build-arg REVISION=$(shell git rev-parse HEAD)
+
+.PHONY: demo test unit chaos lint format protos bench baseline pins images test-containers clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/dev.ok ## A local Kafka, a worker and an API; sample posts in, verdicts out
@@ -43,11 +52,22 @@ bench: $(VENV)/dev.ok ## Ratios measured in one run
 baseline: $(VENV)/dev.ok ## The protos as released: what `make lint` holds later ones to. Renew it at a release, never to silence it
 	$(BIN)/buf build protos --exclude-source-info --output protos/baseline.binpb
 
-pins: $(UV) ## Renew the hashed pins from pyproject.toml's ranges
-	$(foreach extras,api:postgres+otel worker:worker+otel dev:dev,\
+pins: $(UV) ## Renew the hashed pins from pyproject.toml's ranges; what ships is what the tests run with
+	$(foreach extras,dev:dev api:postgres+otel worker:worker+otel,\
 	  $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	    --output-file $(PINS)/$(firstword $(subst :, ,$(extras))).txt pyproject.toml \
+	    $(if $(filter-out dev:%,$(extras)),--constraint $(PINS)/dev.txt) \
 	    $(addprefix --extra ,$(subst +, ,$(word 2,$(subst :, ,$(extras))))) $(COMPILE) &&) true
+	echo 'hatchling>=1.27' | $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --quiet --constraint $(PINS)/dev.txt --output-file $(PINS)/build.txt - # what builds our wheel in an image
+
+images: ## The API's and the worker's, and a worker's without what only a GPU needs
+	$(IMAGE) --target api --tag moderation-api:$(TAG) .
+	$(IMAGE) --target worker --tag moderation-worker:$(TAG) .
+	$(IMAGE) --target worker --build-arg DEVICE=cpu --tag moderation-worker:cpu .
+
+test-containers: $(VENV)/dev.ok ## The images as black boxes against a real Kafka: needs a Docker engine here, and `make images`
+	$(BIN)/pytest tests/containers
 
 $(UV): $(PINS)/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moderation needs Python 3.11 or newer; name one with make PYTHON=/path/to/python3")'
