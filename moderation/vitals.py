@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -45,8 +45,11 @@ class Worker(Protocol):
 class Vitals:
     """Keeps the gauges of one worker."""
 
-    def __init__(self, worker: Worker, batcher: Batcher, model: object) -> None:
+    def __init__(
+        self, worker: Worker, batcher: Batcher, model: object, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._worker = worker
+        self._clock = clock
         self._batcher = batcher
         self._model = model if isinstance(model, Measured) else None
         self._ends: dict[TopicPartition, tuple[int, int]] = {}  # as the brokers have said: the end, what was read then
@@ -56,7 +59,7 @@ class Vitals:
 
     def look(self) -> Work:
         """Sets all gauges."""
-        worker, batcher, now = self._worker, self._batcher, time.monotonic()
+        worker, batcher, now = self._worker, self._batcher, self._clock()
         lanes = worker.lanes
         metrics.PARTITIONS.set(len(lanes))
         metrics.IN_FLIGHT.set(sum(map(len, lanes.values())))
