@@ -44,10 +44,10 @@ baseline: $(VENV)/dev.ok ## The protos as released: what `make lint` holds later
 	$(BIN)/buf build protos --exclude-source-info --output protos/baseline.binpb
 
 pins: $(UV) ## Renew the hashed pins from pyproject.toml's ranges
-	$(foreach extras,api:postgres worker:worker dev:dev,\
+	$(foreach extras,api:postgres+otel worker:worker+otel dev:dev,\
 	  $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	    --output-file $(PINS)/$(firstword $(subst :, ,$(extras))).txt pyproject.toml \
-	    $(addprefix --extra ,$(word 2,$(subst :, ,$(extras)))) $(COMPILE) &&) true
+	    $(addprefix --extra ,$(subst +, ,$(word 2,$(subst :, ,$(extras))))) $(COMPILE) &&) true
 
 $(UV): $(PINS)/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moderation needs Python 3.11 or newer; name one with make PYTHON=/path/to/python3")'

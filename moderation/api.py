@@ -14,9 +14,10 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from moderation import guard, kafka, metrics, posts, runtime, verdicts
+from moderation import guard, kafka, ops, posts, runtime, verdicts
 from moderation.errors import ConfigError
 from moderation.guard import Guard
+from moderation.ops import Pulse
 from moderation.policies import PolicySet
 from moderation.service import Service
 from moderation.settings import Settings
@@ -33,24 +34,28 @@ log = structlog.get_logger()
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Runs the service until `stop` is set, then finishes its calls within drain_timeout_s."""
+    async with ops.opened(settings.ops, "api") as pulse:
+        await _serve(settings, stop, pulse)
+
+
+async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
     names = [settings.kafka.posts_topic, settings.kafka.verdicts_topic]
     policies = PolicySet.load(settings.policies) if settings.policies.is_dir() else None
     topics = await runtime.unless_stopped(stop, kafka.check_topics(settings.kafka, names))
     if topics is None:
         return
-    if settings.api.metrics:
-        metrics.serve(settings.api.metrics)
     door = Guard(settings.guard, settings.api.calls_per_second)
     if door.keys:
         await door.keys.load()
     async with AsyncExitStack() as stack:
         inbox = await stack.enter_async_context(posts.open_posts(settings.kafka, topics))
         view = await stack.enter_async_context(verdicts.open_view(settings, topics))
+        pulse.started = True
         service = Service(settings, view, inbox, door, policies)
-        checks = Checks()
+        checks = Checks(pulse)
         server, port = _server(settings, service, checks)
         stack.push_async_callback(server.stop, 0)
-        await _tell(checks, serving=False)
+        await checks.tell(serving=False)
         if settings.api.health_listen:
             stack.push_async_callback((await _probed(settings.api.health_listen, checks)).stop, 0)
         await server.start()
@@ -124,7 +129,7 @@ async def _announce(settings: Settings, view: View, checks: Checks, port: int) -
     """Tells the world when lookups can be answered, and when the view has fallen too far behind to be relied on."""
     await view.caught_up.wait()
     gc.freeze()  # all that was made for the start stays, and need not be looked through for garbage again
-    await _tell(checks, serving=True)
+    await checks.tell(serving=True)
     log.info("api_ready", listen=settings.api.listen, port=port)
     serving = True
     while True:
@@ -133,15 +138,8 @@ async def _announce(settings: Settings, view: View, checks: Checks, port: int) -
         wanted = view.lag <= (settings.api.max_lag if serving else settings.api.max_lag // 2)
         if wanted != serving:
             serving = wanted
-            await _tell(checks, serving=serving)
+            await checks.tell(serving=serving)
             log.warning("view_lag_changed_health", lag=view.lag, serving=serving)
-
-
-async def _tell(checks: Checks, *, serving: bool) -> None:
-    """What health checks answer."""
-    status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-    for name in (health.OVERALL_HEALTH, Service.name):
-        await checks.set(name, status)
 
 
 async def _drain(settings: Settings, service: Service, server: grpc.aio.Server, checks: Checks) -> None:
@@ -151,7 +149,7 @@ async def _drain(settings: Settings, service: Service, server: grpc.aio.Server, 
     """
     grace = settings.api.drain_timeout_s
     last = min(1.0, grace / 4)
-    await checks.enter_graceful_shutdown()
+    await checks.leave()
     await asyncio.sleep(settings.api.drain_delay_s)
     await _quiet(service)
     stopping = asyncio.ensure_future(server.stop(grace))
@@ -176,9 +174,22 @@ async def _quiet(service: Service) -> None:
 class Checks(health.aio.HealthServicer):
     """grpc.health.v1, with watches that can be told to end: a drain would wait for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, pulse: Pulse) -> None:
         super().__init__()
         self._ended = asyncio.Event()
+        self._pulse = pulse  # whose /readyz says the same
+
+    async def tell(self, *, serving: bool) -> None:
+        """What checks answer."""
+        self._pulse.ready = serving
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in (health.OVERALL_HEALTH, Service.name):
+            await self.set(name, status)
+
+    async def leave(self) -> None:
+        """Not serving, whatever is told from now on."""
+        self._pulse.ready = False
+        await self.enter_graceful_shutdown()
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: guard.Context) -> None:
         """Tells changes until the caller leaves, or `end_watches`."""

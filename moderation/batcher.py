@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
@@ -24,6 +24,7 @@ from typing import Self
 
 import structlog
 
+from moderation import metrics, traces
 from moderation.encoders import Encoders
 from moderation.errors import DeviceError, ModerationError, PostError
 from moderation.models import Classifier, Encoded, LooksAhead
@@ -60,6 +61,7 @@ class Step:
     tokens: int
     seconds: float
     waiting: int  # posts in the queue when it ended
+    budget: int = 0  # tokens that a step is filled up to
 
 
 @dataclass(eq=False, slots=True)
@@ -67,10 +69,13 @@ class _Job:
     """A post between its encoding and its answer."""
 
     windows: Sequence[Encoded]
+    queued: float
     done: asyncio.Future[float]  # when the last window was scored; done early: the caller left, or the post failed
     left: deque[int] = field(default_factory=deque)  # windows that no step has taken yet
     scores: dict[int, tuple[Score, ...]] = field(default_factory=dict)
     started: float | None = None
+    span: traces.SpanContext | None = None  # of the post, if it will be seen
+    step: traces.SpanContext | None = None  # of the last step that it was in
 
     @property
     def tokens(self) -> int:
@@ -83,6 +88,10 @@ _Place = tuple[float, int, _Job]  # in the queue: the earlier first, then as the
 
 def report(step: Step) -> None:
     """The default for `on_step`."""
+    metrics.STEP.add(step.seconds)
+    metrics.BATCH_POSTS.add(step.posts)
+    metrics.BATCH_TOKENS.add(step.tokens)
+    metrics.BATCH_FILL.add(step.tokens / max(1, step.budget))
     log.debug(
         "step_done",
         posts=step.posts,
@@ -96,8 +105,8 @@ def report(step: Step) -> None:
 class _Failed(Enum):
     """How a step failed. The exception itself stays on the thread: its frames hold the device's memory."""
 
-    TOO_LARGE = 1
-    RAISED = 2
+    TOO_LARGE = "out_of_memory"
+    RAISED = "error"
 
 
 class Batcher:
@@ -107,6 +116,7 @@ class Batcher:
         self, classifier: Classifier, settings: WorkerSettings, on_step: Callable[[Step], None] = report
     ) -> None:
         """on_step: told of every step that has scored something, on the event loop; must return at once."""
+        self.steps = 0  # that have ended, well or not
         self._classifier = classifier
         self._on_step = on_step
         self._budget = settings.batch_tokens
@@ -143,6 +153,12 @@ class Batcher:
         """Posts that are encoded and wait for a step to take all of them."""
         return len(self._queue)
 
+    @property
+    def waited(self) -> float:
+        """Seconds that the longest of them has; 0 when there is none."""
+        first = min((job.queued for _, _, job in self._queue), default=None)
+        return 0.0 if first is None else time.perf_counter() - first
+
     async def warm_up(self, questions: Sequence[Question] = PROBE_QUESTIONS) -> None:
         """Scores a post of our own.
 
@@ -169,7 +185,8 @@ class Batcher:
             windows = await self._encoders.encode(content, questions)
             self._check()
             encoded = time.perf_counter()
-            job = _Job(windows, asyncio.get_running_loop().create_future(), deque(range(len(windows))))
+            job = _Job(windows, encoded, asyncio.get_running_loop().create_future(), deque(range(len(windows))))
+            job.span = traces.recorded()
             self._jobs.add(job)
             # Bounded, or posts out of a backlog would starve those that come in now, or the other way round.
             older = min(max(age, 0.0), self._overtake_s)
@@ -180,6 +197,10 @@ class Batcher:
             finally:
                 self._jobs.discard(job)
         begun = job.started or finished
+        if job.span is not None:
+            traces.stage(traces.ENCODE, started, encoded)
+            traces.stage(traces.WAIT, encoded, begun)
+            traces.stage(traces.MODEL, begun, finished, job.step)
         scores = tuple(job.scores[window] for window in range(len(windows)))
         return Answers(scores, encoded - started, begun - encoded, finished - begun)
 
@@ -250,8 +271,11 @@ class Batcher:
             self._answer(batch, outcome)
             tokens = sum(job.windows[window].tokens for job, window in batch)
             posts = len({id(job) for job, _ in batch})
-            self._on_step(Step(posts, len(batch), tokens, time.perf_counter() - now, len(self._queue)))
+            spent = time.perf_counter() - now
+            self._trace(batch, now, {"posts": posts, "items": len(batch), "tokens": tokens})
+            self._on_step(Step(posts, len(batch), tokens, spent, len(self._queue), self._budget))
         elif len(batch) > 1:
+            metrics.HALVINGS.labels(outcome.value).inc()
             half = _middle(batch)
             await self._score(batch[:half])
             await self._score(batch[half:])
@@ -261,13 +285,24 @@ class Batcher:
             if not batch[0][0].done.done():
                 batch[0][0].done.set_exception(PostError(Reason.MODEL_FAILED, f"the post {what}, alone in its batch"))
 
+    def _trace(self, batch: Sequence[_Item], begun: float, size: Mapping[str, int]) -> None:
+        """Of a step that has ended: those who were in it find it in their traces, and it them."""
+        if spans := [job.span for job, _ in batch if job.span is not None]:
+            step = traces.stepped(spans, begun, size)
+            for job, _ in batch:
+                job.step = step
+
     async def _run_step(self, items: Sequence[Encoded], ahead: Sequence[Encoded] = ()) -> Scores | _Failed:
         try:
             async with asyncio.timeout(self._step_timeout_s):
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._device, self._step, items, ahead)
+                outcome = await loop.run_in_executor(self._device, self._step, items, ahead)
         except TimeoutError:
             raise DeviceError(f"a step has not ended in {self._step_timeout_s:g} s: the device hangs") from None
+        self.steps += 1
+        if isinstance(outcome, _Failed):
+            metrics.STEPS_FAILED.labels(outcome.value).inc()
+        return outcome
 
     def _answer(self, batch: Sequence[_Item], scores: Scores) -> None:
         for (job, window), row in zip(batch, scores, strict=True):

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.table import Table
 import moderation
 from moderation import policies as policy_files
 from moderation import runtime, settings, show, telemetry
+from moderation.bench import commands as bench
 from moderation.errors import ConfigError, ModerationError, PostError
 from moderation.settings import Settings
 from moderation.types import Image, Post
@@ -30,11 +31,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 policies = typer.Typer(no_args_is_help=True, help="Check policies before they judge.")
 model = typer.Typer(no_args_is_help=True, help="Look into a model.")
 dev = typer.Typer(no_args_is_help=True, help="What a developer's machine lacks.")
-bench = typer.Typer(no_args_is_help=True, help="Ratios measured in one run.")
 app.add_typer(policies, name="policies")
 app.add_typer(model, name="model")
 app.add_typer(dev, name="dev")
-app.add_typer(bench, name="bench")
+app.add_typer(bench.app, name="bench")
 
 out = Console(soft_wrap=True)
 err = Console(soft_wrap=True, stderr=True)
@@ -65,7 +65,7 @@ def worker() -> None:
 
         return lambda stop: worker_role.run(some, stop)
 
-    _serve(role)
+    _serve("worker", role)
 
 
 @app.command()
@@ -78,15 +78,31 @@ def api() -> None:
 
         return lambda stop: api_role.serve(some, stop)
 
-    _serve(role, uvloop.new_event_loop)  # a call takes a seventh less of the CPU
+    _serve("api", role, uvloop.new_event_loop)  # a call takes a seventh less of the CPU
 
 
 def _serve(
-    role: Callable[[Settings], Callable[[asyncio.Event], Awaitable[None]]], loop: runtime.LoopFactory | None = None
+    name: str,
+    role: Callable[[Settings], Callable[[asyncio.Event], Awaitable[None]]],
+    loop: runtime.LoopFactory | None = None,
 ) -> None:
     some = settings.load()
     telemetry.configure(some.log)
-    sys.exit(runtime.run(role(some), loop))
+    flush = _exporter(some, name)
+    code = runtime.run(role(some), loop)
+    flush()  # within the grace that an end has
+    sys.exit(code)
+
+
+def _exporter(some: Settings, role: str) -> Callable[[], None]:
+    """Traces, where the settings want them. Returns what sends the last ones. Raises ConfigError."""
+    if not some.traces.endpoint:
+        return lambda: None
+    try:
+        from moderation import exporter
+    except ImportError:
+        raise ConfigError("MODERATION_TRACES__ENDPOINT needs the extra otel: pip install 'moderation[otel]'") from None
+    return exporter.start(some.traces, role)
 
 
 # One post at a time
@@ -289,55 +305,6 @@ def seed(folder: Annotated[Path, typer.Argument(help="folder to write it to")]) 
     out.print(f"{seeded(folder)}: random weights, so its verdicts mean nothing", highlight=False, markup=False)
 
 
-# Measurements
-
-
-@bench.command()
-def engine(
-    *,
-    size: Annotated[str, typer.Option(help="of the network with drawn weights: small, mini, full")] = "small",
-    kinds: Annotated[str, typer.Option(help="posts: text, image4, image16, and mix after all three")] = "text,image4",
-    policies: Annotated[str, typer.Option(help="how many a post is judged by")] = "1,5,20",
-    ways: Annotated[str, typer.Option(help="to score them")] = "tree,tree1,bfloat16,original,lean,padded,prefix",
-    rounds: Annotated[int, typer.Option(min=1, help="in which the ways take turns")] = 3,
-    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    json_file: Annotated[Path | None, typer.Option("--json", help="file for all times")] = None,
-    plot: Annotated[Path | None, typer.Option(help="file for an SVG")] = None,
-) -> None:
-    """Scoring against a prompt a policy on transformers' own modules, all measured in this run."""
-    from moderation.bench.engine import Options, main
-
-    sys.exit(
-        main(
-            Options(
-                size=size,
-                kinds=tuple(kinds.split(",")),
-                policies=tuple(int(count) for count in policies.split(",")),
-                ways=tuple(ways.split(",")),
-                rounds=rounds,
-                threads=threads,
-                where=device,
-                json=json_file,
-                plot=plot,
-            )
-        )
-    )
-
-
-@bench.command()
-def agreement(
-    gguf: Annotated[Path | None, typer.Option(help="a small Llama; default: drawn weights")] = None,
-    batches: Annotated[int, typer.Option(min=2, help="mixed ones")] = 1000,
-    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="file for the figures")] = None,
-) -> None:
-    """How far a score moves with its batch, in float32, bfloat16 and eight bits, and whether a verdict flips."""
-    from moderation.bench.agreement import main
-
-    sys.exit(main(gguf, batches, json_file, threads))
-
-
 # Development
 
 
@@ -357,35 +324,6 @@ def kafka(
     )
 
 
-@bench.command()
-def stream(
-    delivery: Annotated[Literal["exactly_once", "at_least_once"], typer.Option()] = "exactly_once",
-    posts: Annotated[int, typer.Option(min=1000, help="for each measurement")] = 6000,
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
-    memory: Annotated[int, typer.Option(min=0, help="posts to watch memory over; 0: none")] = 0,
-    results: Annotated[Path | None, typer.Option("--json", help="file for the results")] = None,
-) -> None:
-    """Kafka to Kafka against a plain consume-produce loop. KAFKA_BOOTSTRAP_SERVERS, or a broker of its own."""
-    from moderation.bench import stream as measure
-
-    measure.run(measure.Plan(settings.load().policies, delivery, posts, rounds, memory), results)
-
-
-@bench.command()
-def lookup(
-    seconds: Annotated[float, typer.Option(min=0.5, help="of each measurement")] = 4.0,
-    rounds: Annotated[int, typer.Option(min=1, help="of each, of which the median is told")] = 3,
-    verdicts: Annotated[int, typer.Option(min=100, help="in the view")] = 60_000,
-    as_json: Annotated[bool, typer.Option("--as-json", help="put verdicts on their topic as JSON")] = False,
-    output: Annotated[Path | None, typer.Option("--json", help="write the results there, too")] = None,
-) -> None:
-    """Lookups over gRPC against a bare handler that answers a constant of the same size."""
-    from moderation.bench import lookup as lookups
-
-    plan = lookups.Plan(verdicts, rounds, seconds, format="json" if as_json else "protobuf")
-    lookups.show(asyncio.run(lookups.run(plan, out, output)), out)
-
-
 @app.command()
 def demo(
     keep: Annotated[bool | None, typer.Option(help="stay up until Ctrl-C; default: on a terminal")] = None,
@@ -394,6 +332,22 @@ def demo(
     from moderation.demo import run
 
     sys.exit(run.demo(keep=sys.stdin.isatty() and sys.stdout.isatty() if keep is None else keep))
+
+
+@app.command()
+def top(
+    endpoints: Annotated[
+        list[str] | None, typer.Argument(help="host:port or URL of each; default MODERATION_OPS__LISTEN, or port 9464")
+    ] = None,
+    interval: Annotated[float, typer.Option(min=0.1, help="seconds between two readings")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="print one page, of one interval, and end")] = False,
+) -> None:
+    """Watch workers and APIs: lag, rates, batches, outcomes, calls, from their /metrics. Ctrl-C ends it."""
+    from moderation import top as page
+
+    given = endpoints or [settings.load().ops.listen or "127.0.0.1:9464"]
+    with suppress(KeyboardInterrupt):
+        page.show([page.address(one) for one in given], Console(), interval=interval, once=once)
 
 
 @app.command(name="settings")

@@ -4,7 +4,8 @@
         found = await client.get("42")
 
 It tries again where the status is UNAVAILABLE, and nowhere else: gRPC's own retries, with backoff, within the call's
-deadline. Lookups of one post that come while a call is under way go out together, as one batch.
+deadline. Lookups of one post that come while a call is under way go out together, as one batch. Where the program has
+OpenTelemetry set up, a call is a span of its trace.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from moderation import traces
 from moderation.errors import ConfigError, ModerationError
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1 import moderation_service_pb2_grpc as pb_grpc
@@ -124,19 +126,19 @@ class Client:
         for start in range(0, len(post_ids), BATCH):
             ids = post_ids[start : start + BATCH]
             request = pb.BatchGetVerdictsRequest(post_ids=ids, consistency_token=after, tenant=self._tenant)
-            results += (await self._call(self._stub.BatchGetVerdicts, request, self._timeout)).results
+            results += (await self._call("BatchGetVerdicts", request, self._timeout)).results
         return results
 
     async def wait(self, post_id: str, timeout: float, *, after: bytes = b"") -> pb.WaitVerdictResponse:
         """The verdict for a post as soon as there is one; what is known then when there is none within `timeout`."""
         request = pb.WaitVerdictRequest(post_id=post_id, consistency_token=after, tenant=self._tenant)
-        answer: pb.WaitVerdictResponse = await self._call(self._stub.WaitVerdict, request, timeout)
+        answer: pb.WaitVerdictResponse = await self._call("WaitVerdict", request, timeout)
         return answer
 
     async def moderate(self, post: Post, timeout: float) -> pb.ModeratePostResponse:
         """The verdict for a post, or PENDING when there is none within `timeout` seconds. Put on the topic once."""
         request = pb.ModeratePostRequest(post=post, request_id=str(uuid.uuid4()))
-        answer: pb.ModeratePostResponse = await self._call(self._stub.ModeratePost, request, timeout)
+        answer: pb.ModeratePostResponse = await self._call("ModeratePost", request, timeout)
         return answer
 
     async def watch(
@@ -169,7 +171,7 @@ class Client:
         """All verdicts that the API holds, latest decision first."""
         request = pb.ListVerdictsRequest(page_size=BATCH, outcomes=outcomes, policy_ids=policy_ids, tenant=self._tenant)
         while True:
-            page = await self._call(self._stub.ListVerdicts, request, self._timeout)
+            page = await self._call("ListVerdicts", request, self._timeout)
             for verdict in page.verdicts:
                 yield verdict
             request.page_token = page.next_page_token
@@ -178,9 +180,7 @@ class Client:
 
     async def policies(self) -> pb.ListPoliciesResponse:
         """The policies that the API's deployment judges by."""
-        answer: pb.ListPoliciesResponse = await self._call(
-            self._stub.ListPolicies, pb.ListPoliciesRequest(), self._timeout
-        )
+        answer: pb.ListPoliciesResponse = await self._call("ListPolicies", pb.ListPoliciesRequest(), self._timeout)
         return answer
 
     async def _ask(self) -> None:
@@ -201,12 +201,21 @@ class Client:
                 for future in asked.values():
                     future.cancel()
 
-    async def _call(self, method: Any, request: Any, timeout: float) -> Any:
-        with self._explained():
-            return await method(request, timeout=timeout, metadata=self._metadata())
+    async def _call(self, method: str, request: Any, timeout: float) -> Any:
+        with traces.calling(SERVICE, method) as span:
+            try:
+                with self._explained():
+                    call = getattr(self._stub, method)
+                    answer = await call(request, timeout=timeout, metadata=self._metadata())
+            except CallError as error:
+                traces.ended(span, error.code.name)
+                raise
+            traces.ended(span, "OK")
+            return answer
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("authorization", f"Bearer {self._token()}"),) if self._token else ()
+        token = (("authorization", f"Bearer {self._token()}"),) if self._token else ()
+        return (*token, *traces.metadata())
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

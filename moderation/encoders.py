@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import structlog
 
+from moderation import metrics
 from moderation.errors import DeviceError, ModerationError, PostError
 from moderation.models import Classifier, Encoded
 from moderation.settings import WorkerSettings
@@ -44,12 +46,14 @@ class Encoders:
         except BaseException:
             self._free.release()
             raise
-        working = asyncio.get_running_loop().run_in_executor(self._pool, self._encode, content, questions)
+        loop, context = asyncio.get_running_loop(), copy_context()  # what is logged there names the post
+        working = loop.run_in_executor(self._pool, context.run, self._encode, content, questions)
         working.add_done_callback(lambda _: self._free.release())
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.shield(working)
         except TimeoutError:
+            metrics.ENCODE_TIMEOUTS.inc()
             self._on_time -= 1
             working.add_done_callback(self._ended)
         if not self._on_time:

@@ -6,17 +6,29 @@ Offsets are those that were delivered, never computed: compaction and transactio
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice, takewhile
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
+from moderation import metrics, traces
 from moderation.errors import DeliveryError
 from moderation.memory import Memory
 from moderation.publisher import Message, Publisher
+from moderation.types import Verdict
 
 MOST = 500  # posts answered in one transaction
 
 T = TypeVar("T")
+
+
+class Answer(NamedTuple):
+    """What is to be published for a post."""
+
+    messages: Sequence[Message]
+    verdict: Verdict | None  # None: it is an erasure
+    at: float  # when it was ready, by time.perf_counter
+    span: traces.Span | None = None  # of the post, open until it is committed
 
 
 class Offsets(Generic[T]):
@@ -29,6 +41,11 @@ class Offsets(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._results)
+
+    @property
+    def next(self) -> int:
+        """The first offset that may be delivered."""
+        return self._next
 
     def deliver(self, offset: int) -> None:
         """Takes an offset on. Raises DeliveryError if it, or a later one, was taken on before."""
@@ -69,8 +86,9 @@ class Lane:
         self.memory = memory  # what was decided for the posts of this partition
         self._publisher = publisher
         self._moved = moved
-        self._offsets: Offsets[Sequence[Message]] | None = None
+        self._offsets: Offsets[Answer] | None = None
         self._sizes: dict[int, int] = {}  # of their records, by offset
+        self._stamps: dict[int, int] = {}  # of them: when they were put on the topic, in milliseconds
         self._posts: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._draining = False
@@ -83,6 +101,21 @@ class Lane:
     def bytes(self) -> int:
         """Of the records of the posts under way: a dead letter holds its own until it is committed."""
         return sum(self._sizes.values())
+
+    @property
+    def unsettled(self) -> int:
+        """Posts under way without an outcome."""
+        return len(self._posts)
+
+    @property
+    def next(self) -> int:
+        """The first offset that was not taken on; only of a lane that was open."""
+        return self._offsets.next if self._offsets else 0
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """When the first of the posts under way was put on its topic; None: there is none."""
+        return next(iter(self._stamps.values()), None)
 
     @property
     def open(self) -> bool:
@@ -103,19 +136,22 @@ class Lane:
             begin(self._publisher.position)
             self._moved.set()
             while (prefix := await self._prefix(self._offsets)) is not None:
-                messages = [message for _, several in prefix for message in several]
+                messages = [message for _, answer in prefix for message in answer.messages]
+                begun = time.perf_counter()
                 await self._publisher.publish(messages, prefix[-1][0] + 1)
                 self._offsets.commit(prefix)
                 for offset, _ in prefix:
-                    del self._sizes[offset]
+                    del self._sizes[offset], self._stamps[offset]
                 self._moved.set()
+                _count(prefix, begun)
 
-    def take(self, offset: int, size: int) -> bool:
+    def take(self, offset: int, size: int, stamp_ms: int) -> bool:
         """Whether this post is under way now: only while open. Raises DeliveryError for one out of order."""
         if self._offsets is None or self._draining:
             return False
         self._offsets.deliver(offset)
         self._sizes[offset] = size
+        self._stamps[offset] = stamp_ms
         return True
 
     def own(self, post: asyncio.Task[None]) -> None:
@@ -123,10 +159,10 @@ class Lane:
         self._posts.add(post)
         post.add_done_callback(self._posts.discard)
 
-    def settle(self, offset: int, outcome: Sequence[Message]) -> None:
+    def settle(self, offset: int, answer: Answer) -> None:
         """What is to be published for a post."""
         if self._offsets is not None:
-            self._offsets.settle(offset, outcome)
+            self._offsets.settle(offset, answer)
             self._changed.set()
 
     def drain(self) -> None:
@@ -142,7 +178,7 @@ class Lane:
         for post in self._posts:
             post.cancel()
 
-    async def _prefix(self, offsets: Offsets[Sequence[Message]]) -> list[tuple[int, Sequence[Message]]] | None:
+    async def _prefix(self, offsets: Offsets[Answer]) -> list[tuple[int, Answer]] | None:
         """The next posts to commit, as soon as there is one; None when there will be none."""
         while True:
             self._changed.clear()
@@ -151,3 +187,17 @@ class Lane:
             if self._draining and not offsets:
                 return None
             await self._changed.wait()
+
+
+def _count(prefix: Sequence[tuple[int, Answer]], begun: float) -> None:
+    """They are committed."""
+    now = time.perf_counter()
+    metrics.TRANSACTION.add(now - begun)
+    metrics.TRANSACTION_POSTS.add(len(prefix))
+    for _, answer in prefix:
+        if answer.verdict is None:
+            metrics.ERASURES.inc()
+        else:
+            metrics.answered(answer.verdict, now - answer.at)
+        if answer.span is not None:
+            traces.committed(answer.span, answer.at, now)

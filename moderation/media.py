@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image as pil
 from PIL import ImageOps, UnidentifiedImageError
 
+from moderation import traces
 from moderation.errors import ConfigError, PostError
 from moderation.room import Room
 from moderation.settings import MediaSettings
@@ -82,7 +83,10 @@ class Media:
         async with self._room.of(size):
             begun = time.perf_counter()
             content = await self._on_thread(self._decode_all, post, files)
-            yield Read(content, fetched - started, time.perf_counter() - begun)
+            decoded = time.perf_counter()
+            traces.stage(traces.FETCH, started, fetched)
+            traces.stage(traces.DECODE, begun, decoded)
+            yield Read(content, fetched - started, decoded - begun)
 
     async def _on_thread(self, work: Callable[..., T], *arguments: object) -> T:
         await self._threads.acquire()

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
-from moderation import kafka, wire
+from moderation import kafka, traces, wire
 from moderation.errors import DeliveryError, ModerationError, PostError
 from moderation.settings import KafkaSettings
 from moderation.types import Reason, Source
@@ -33,12 +33,15 @@ class Posts:
         Raises PostError: larger than the topic takes. NotAcceptedError: not known by `until`. DeliveryError: the
         producer is of no use any more.
         """
-        headers = [("content-type", wire.CONTENT_TYPES["protobuf"]), *trace]
+        with traces.sending(self._topic, post.id, trace) as carried:
+            return await self._put(post, [("content-type", wire.CONTENT_TYPES["protobuf"]), *carried], until)
+
+    async def _put(self, post: Post, headers: Sequence[tuple[str, bytes]], until: float) -> Source:
         try:
             async with asyncio.timeout_at(until):
                 try:
                     sent = await self._producer.send(
-                        self._topic, post.SerializeToString(), post.id.encode(), headers=headers
+                        self._topic, post.SerializeToString(), post.id.encode(), headers=list(headers)
                     )
                 except MessageSizeTooLargeError:
                     problem = "the post is larger than the posts topic takes"

@@ -20,7 +20,7 @@ import structlog
 from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from moderation import kafka, wire
+from moderation import kafka, metrics, wire
 from moderation.errors import ConfigError, DeliveryError, ModerationError
 from moderation.settings import KafkaSettings
 from moderation.types import Reason, Source, Verdict
@@ -235,6 +235,7 @@ class Publisher:
         has committed is not ours to answer again.
         """
         log.info("producer_replaced", partition=self._partition)
+        metrics.PRODUCERS_REPLACED.inc()
         await self._stop()
         await self._start()
         await self._catch_up()

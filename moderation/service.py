@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ import grpc
 import structlog
 from google.protobuf.message import Message
 
-from moderation import answers, metrics, posts, requests, tokens, wire
+from moderation import answers, metrics, posts, requests, tokens, traces, wire
 from moderation.answers import Found
 from moderation.errors import ModerationError, PostError
 from moderation.guard import Caller, Context, Guard
@@ -48,23 +49,28 @@ def _answered(kind: str) -> Callable[[Method[Request, Answer]], Handler[Request,
 
     def wrap(method: Method[Request, Answer]) -> Handler[Request, Answer]:
         name = method.__name__
-        answered = metrics.CALLS.labels(name, "OK")
+        answered, seconds = metrics.CALLS.labels(name, "OK"), metrics.CALL.row(name)
 
         @functools.wraps(method)
         async def call(self: Service, request: Request, context: Context) -> Answer:
-            room = self.room
+            room, begun = self.room, time.perf_counter()
             room[kind] -= 1
             try:
-                self.check_room(kind)
-                cost = len(getattr(request, "post_ids", ())) / 100
-                answer = await method(self, request, self.guard.admit(context, name, max(1.0, cost)), context)
-            except Exception as error:  # noqa: BLE001  every error of a call ends here
-                refused = self.refusal(error, name)
-                metrics.CALLS.labels(name, refused.code.name).inc()
-                status = refused.status()
-                await context.abort(status.code, status.details, status.trailing_metadata)
+                with traces.serving(self.name, name, context) as span:
+                    try:
+                        self.check_room(kind)
+                        cost = len(getattr(request, "post_ids", ())) / 100
+                        answer = await method(self, request, self.guard.admit(context, name, max(1.0, cost)), context)
+                    except Exception as error:  # noqa: BLE001  every error of a call ends here
+                        refused = self.refusal(error, name)
+                        metrics.CALLS.labels(name, refused.code.name).inc()
+                        traces.ended(span, refused.code.name)
+                        status = refused.status()
+                        await context.abort(status.code, status.details, status.trailing_metadata)
+                    traces.ended(span, "OK")
             finally:
                 room[kind] += 1
+                seconds.add(time.perf_counter() - begun)
             answered.inc()
             return answer
 

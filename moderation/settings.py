@@ -153,7 +153,6 @@ class ApiSettings(_Group):
     health_listen: str = Field(
         "", description="host:port that answers health checks alone, in the clear: probes are then never shed"
     )
-    metrics: str = Field("", description="host:port to serve Prometheus metrics on; empty: nowhere")
     view: Path = Field(
         Path("~/.local/state/moderation/verdicts.sqlite"), description="file of the view of the verdicts topic"
     )
@@ -276,6 +275,35 @@ class ClientSettings(_Group):
         return self
 
 
+class OpsSettings(_Group):
+    """What operators look at."""
+
+    listen: str = Field(
+        "", description="host:port that answers /metrics, /livez, /readyz and /startupz, in both roles; empty: none"
+    )
+    loop_timeout_s: float = Field(
+        30.0, gt=0, description="/livez fails once the event loop has stood still for so long"
+    )
+    progress_timeout_s: float = Field(
+        900.0, gt=0, description="/livez fails once a worker has had posts in hand for so long, and got on with none"
+    )
+
+
+class TracesSettings(_Group):
+    """Traces, where there is something that takes them. Needs the extra `otel`."""
+
+    endpoint: str = Field("", description="URL of an OpenTelemetry collector (OTLP over HTTP); empty: no traces")
+    sample_ratio: float = Field(
+        0.05, ge=0, le=1, description="of posts and calls that come without a decision of their caller"
+    )
+
+    @model_validator(mode="after")
+    def _is_http(self) -> Self:
+        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
+            raise ValueError("endpoint must be an http or https URL")
+        return self
+
+
 class LogSettings(_Group):
     """Logs."""
 
@@ -294,7 +322,19 @@ class Settings(_Group):
     api: ApiSettings = ApiSettings()
     guard: GuardSettings = GuardSettings()
     client: ClientSettings = ClientSettings()
+    ops: OpsSettings = OpsSettings()
+    traces: TracesSettings = TracesSettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _patience_is_longest(self) -> Self:
+        longest = max(self.worker.step_timeout_s, self.worker.encode_timeout_s, self.media.timeout_s)
+        if self.ops.progress_timeout_s <= longest:
+            raise ValueError(
+                f"{PREFIX}OPS__PROGRESS_TIMEOUT_S must be longer than any deadline of a post's way (step_timeout_s, "
+                "encode_timeout_s, media.timeout_s): else a worker that waits for one is killed"
+            )
+        return self
 
 
 def load(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -339,5 +379,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
             close = difflib.get_close_matches(variable.removeprefix(PREFIX), known, n=1)
             hint = f"did you mean {PREFIX}{close[0]}?" if close else "`moderation settings` lists them"
             yield f"{variable}: there is no such setting; {hint}"
+        elif not one["loc"]:  # of several groups: it names them itself
+            yield one["msg"].removeprefix("Value error, ")
         else:
             yield f"{variable}: {one['msg'].removeprefix('Value error, ')}"

@@ -11,13 +11,16 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from moderation import traces
 from moderation.settings import LogSettings
 
 QUIET_S = 10.0
+POST: ContextVar[str] = ContextVar("POST")  # id of the post that a task is about: in all that is logged there
 
 
 def configure(settings: LogSettings) -> None:
@@ -26,7 +29,7 @@ def configure(settings: LogSettings) -> None:
     renderer: Processor = structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            _with_ids,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _exceptions_without_text,
@@ -38,6 +41,15 @@ def configure(settings: LogSettings) -> None:
     )
     logging.basicConfig(handlers=[_Libraries()], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)
+
+
+def _with_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """The post, and the trace and span that this is a line of."""
+    if post := POST.get(""):
+        event.setdefault("post_id", post)
+    if ids := traces.ids():
+        event["trace_id"], event["span_id"] = ids
+    return event
 
 
 def frames(error: BaseException) -> str:

@@ -9,6 +9,7 @@ then gives its partitions to another worker, which fences ours and goes on from 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
@@ -17,17 +18,19 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import KafkaError
 
 import moderation
-from moderation import kafka, models, publisher, recall, wire
+from moderation import kafka, metrics, models, ops, publisher, recall, traces, vitals, wire
 from moderation.batcher import Batcher
 from moderation.errors import DeliveryError, PostError
-from moderation.lane import Lane
+from moderation.lane import Answer, Lane
 from moderation.media import Media
 from moderation.memory import Memory
 from moderation.moderator import Moderator
+from moderation.ops import Pulse
 from moderation.policies import PolicySet
 from moderation.publisher import AtLeastOnce, Publisher
 from moderation.runtime import unless_stopped
 from moderation.settings import Settings
+from moderation.telemetry import POST
 from moderation.types import Post, Reason, Source, Verdict
 
 PROBE_MS = 500  # longest wait for a record that may be unreadable
@@ -41,6 +44,11 @@ log = structlog.get_logger()
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """The worker role, from reading policies to leaving the group when `stop` is set. Raises ModerationError."""
+    async with ops.opened(settings.ops, "worker") as pulse:
+        await _run(settings, stop, pulse)
+
+
+async def _run(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
     policies = PolicySet.load(settings.policies)
     media = Media(settings.media)
     topics = settings.kafka.posts_topic, settings.kafka.verdicts_topic, settings.kafka.dead_letters
@@ -52,21 +60,28 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         return
     model = classifier.info
     log.info("model_loaded", model=model.name, revision=model.revision, digest=model.digest)
+    metrics.MODEL.labels(model.name, model.revision, model.digest).set(1)
+    metrics.POLICIES.labels(policies.digest).set(1)
     if model.caution:
         log.warning("model_is_not_for_people", model=model.name, caution=model.caution)
-    async with Batcher(classifier, settings.worker) as batcher:
+    async with Batcher(classifier, settings.worker) as batcher, vitals.device_memory(classifier):
         asked = [policy.question_for_model() for policy in policies.policies if policy.asked]
         await unless_stopped(stop, batcher.warm_up(asked))
         if not stop.is_set():
             log.info("policies_loaded", policies=len(asked), digest=policies.digest, version=moderation.__version__)
-            await Worker(Moderator(policies, media, batcher, model), settings).run(stop)
+            worker = Worker(Moderator(policies, media, batcher, model), settings, pulse)
+            pulse.started = True
+            async with vitals.watched(worker, batcher, classifier, pulse):
+                await worker.run(stop)
 
 
 class Worker:
     """A member of the consumer group."""
 
-    def __init__(self, moderator: Moderator, settings: Settings) -> None:
+    def __init__(self, moderator: Moderator, settings: Settings, pulse: Pulse) -> None:
+        self.settled = 0  # posts with an outcome, ever
         self._moderator = moderator
+        self._pulse = pulse
         self._settings = settings
         self._lanes: dict[TopicPartition, Lane] = {}
         self._lives: dict[Lane, asyncio.Task[None]] = {}  # ends when a lane is drained
@@ -74,6 +89,16 @@ class Worker:
         self._moved = asyncio.Event()  # a lane was opened, committed or given back
         self._stopping = False
         self._largest = 0  # record so far: what the next ones may be like
+
+    @property
+    def lanes(self) -> Mapping[TopicPartition, Lane]:
+        """The partitions that are assigned to it."""
+        return self._lanes
+
+    @property
+    def open(self) -> int:
+        """Posts in hand, without an outcome."""
+        return sum(lane.unsettled for lane in self._lanes.values())
 
     async def run(self, stop: asyncio.Event) -> None:
         """Judges posts until `stop` is set, then finishes what is begun, commits it and leaves the group."""
@@ -87,13 +112,14 @@ class Worker:
                 self._consumer.subscribe([self._settings.kafka.posts_topic], listener=_Rebalance(self))
                 log.info("worker_ready", topic=self._settings.kafka.posts_topic, group=self._settings.kafka.group)
                 polling = self._tasks.create_task(self._poll())
+                self._pulse.ready = True
                 await stop.wait()
-                self._stopping = True
+                self._stopping, self._pulse.ready = True, False
                 polling.cancel()
                 await asyncio.wait([polling])
                 await self._release(self._settings.worker.drain_timeout_s)
         finally:
-            self._stopping = True
+            self._stopping, self._pulse.ready = True, False
             self._lanes = {}  # crashed: what they hold is left to others
             await kafka.stop(self._consumer)
 
@@ -123,7 +149,7 @@ class Worker:
         for partition, records in polled.items():
             lane = self._lanes.get(partition)
             for record in records:
-                if lane is None or not lane.take(record.offset, _size(record)):
+                if lane is None or not lane.take(record.offset, _size(record), record.timestamp):
                     break  # aiokafka may hand out records before we have the position; we seek back to them
                 lane.own(self._tasks.create_task(self._judge(lane, record)))
 
@@ -175,21 +201,36 @@ class Worker:
 
     async def _judge(self, lane: Lane, record: ConsumerRecord) -> None:
         source = Source(record.topic, record.partition, record.offset, record.timestamp)
+        span = traces.received(source, record.headers, self._settings.kafka.group)
+        answer: Answer | None = None
+        try:
+            with traces.current(span):
+                answer = await self._answer(lane, record, source, span)
+        finally:
+            if answer is None and span is not None:
+                traces.dropped(span)
+        self.settled += 1
+        lane.settle(record.offset, answer)
+
+    async def _answer(self, lane: Lane, record: ConsumerRecord, source: Source, span: traces.Span | None) -> Answer:
+        settings = self._settings.kafka
         if (post_id := wire.erased_id(record.key, record.value)) is not None:
             lane.memory.forget(post_id)
-            lane.settle(record.offset, [publisher.erasure(post_id, source, self._settings.kafka)])
-            return
+            return Answer([publisher.erasure(post_id, source, settings)], None, time.perf_counter(), span)
         post: Post | None = None
         try:
             post = await self._decode(record)
+            POST.set(post.id)  # this task is the post's own
             verdict = await self._moderator.moderate(post, source, lane.memory)
         except PostError as error:
             verdict = self._undetermined(record, source, error.reason, post, error.post_id)
-        messages = [publisher.verdict(verdict, record.headers, self._settings.kafka)]
+        if span is not None:
+            traces.judged(span, verdict)
+        messages = [publisher.verdict(verdict, traces.onward(span, record.headers), settings)]
         if verdict.reason:
             whole = record.key, record.value, record.headers
-            messages.append(publisher.dead_letter(source, whole, verdict.reason, self._settings.kafka))
-        lane.settle(record.offset, messages)
+            messages.append(publisher.dead_letter(source, whole, verdict.reason, settings))
+        return Answer(messages, verdict, time.perf_counter(), span)
 
     async def _decode(self, record: ConsumerRecord) -> Post:
         read = partial(wire.post_record, record.value, record.headers, self._settings.media)
@@ -206,6 +247,7 @@ class Worker:
 
     def assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """Opens a lane for each; until it is open its partition is paused."""
+        metrics.REBALANCES.inc()
         self._consumer.pause(*partitions)
         for partition in partitions if not self._stopping else ():
             memory = Memory(self._settings.worker.memory_posts, self._settings.worker.memory_bytes)
@@ -240,6 +282,12 @@ class Worker:
         self._consumer.seek(partition, position)
         self._consumer.resume(partition)
         log.info("partition_assigned", partition=partition.partition, position=position)
+
+    async def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """For each, where it ends for us, and how far it is read. Raises what aiokafka does."""
+        ends = await self._consumer.end_offsets(partitions)
+        # Read after the end was: over the marks of transactions too, which are records to nobody.
+        return {one: (end, await self._consumer.position(one)) for one, end in ends.items()}
 
     async def revoked(self) -> None:
         """All partitions are to be given back: half of the time for that is left to posts, half to transactions."""

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,13 +81,17 @@ async def _demo(console: Console, *, keep: bool) -> None:
             "MODERATION_API__VIEW": str(folder / "verdicts.sqlite"),
             "MODERATION_LOG__FORMAT": "json",
         }
-        roles = [await stack.enter_async_context(_role(name, environment, folder)) for name in ("worker", "api")]
+        ops = {name: f"127.0.0.1:{_port(wanted)}" for name, wanted in (("worker", 9464), ("api", 9465))}
+        roles = [
+            await stack.enter_async_context(_role(name, environment | {"MODERATION_OPS__LISTEN": port}, folder))
+            for name, port in ops.items()
+        ]
         samples = posts.samples(folder)
 
         async def story() -> None:
             await _moderate(console, settings, samples)
             await _look_up(console, listen, posts.LOOKED_UP)
-            _how_to_go_on(console, listen, keep=keep)
+            _how_to_go_on(console, listen, ops.values(), keep=keep)
             if keep:
                 await asyncio.Event().wait()  # until Ctrl-C
 
@@ -203,12 +207,13 @@ async def _serving(listen: str) -> None:
                 return
 
 
-def _how_to_go_on(console: Console, listen: str, *, keep: bool) -> None:
+def _how_to_go_on(console: Console, listen: str, ops: Iterable[str], *, keep: bool) -> None:
     command = Path(sys.argv[0]).name if Path(sys.argv[0]).parent.as_posix() in os.get_exec_path() else sys.argv[0]
     if keep:
         console.print("\nAll of it stays up until Ctrl-C. In another terminal:", style="bold")
         console.print(f'  {command} submit --api {listen} --text "your own post" --image picture.jpg', soft_wrap=True)
         console.print(f"  {command} get --api {listen} {posts.LOOKED_UP}", soft_wrap=True)
+        console.print(f"  {command} top {' '.join(ops)}", soft_wrap=True)
         console.print(
             "Your own policy: change one of policies/demo, or write one as the README shows, then", style="bold"
         )

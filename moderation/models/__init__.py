@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
 from moderation.errors import ConfigError
@@ -56,6 +57,28 @@ class LooksAhead(Protocol):
 
     def look_ahead(self, items: Sequence[Encoded]) -> None:
         """On the model thread, right before a step: what the step after it will probably score. Moves no score."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """Bytes of a device."""
+
+    device: str  # as in cuda:0
+    allocated: int  # in tensors
+    reserved: int  # held by torch, in tensors or not
+    total: int
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A Classifier that tells operators more than its answers."""
+
+    @property
+    def pictures(self) -> tuple[int, int]:
+        """How many pictures' features were needed up to now, and how many of these were kept from before."""
+
+    def memory(self) -> DeviceMemory | None:
+        """Of its device; None: a CPU. On any thread; must not wait for the device's work."""
 
 
 def load(settings: ModelSettings) -> Classifier:

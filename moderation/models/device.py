@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from moderation.errors import ConfigError, DeviceError
+from moderation.models import DeviceMemory
 from moderation.settings import ModelSettings
 
 
@@ -20,6 +21,19 @@ def place(settings: ModelSettings) -> tuple[torch.device, torch.dtype]:
     if settings.dtype == "auto":
         return device, torch.bfloat16 if device.type == "cuda" else torch.float32
     return device, {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
+
+
+def memory(where: torch.device) -> DeviceMemory | None:
+    """What the allocator says, which asks nothing of the device; None: it is a CPU."""
+    if where.type != "cuda":
+        return None
+    index = torch.cuda.current_device() if where.index is None else where.index
+    return DeviceMemory(
+        f"cuda:{index}",
+        torch.cuda.memory_allocated(index),
+        torch.cuda.memory_reserved(index),
+        torch.cuda.get_device_properties(index).total_memory,
+    )
 
 
 @contextmanager

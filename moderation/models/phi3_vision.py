@@ -13,7 +13,7 @@ from PIL.Image import Image as Picture
 
 from moderation import prompts
 from moderation.errors import ConfigError, PostError
-from moderation.models import Encoded, checkpoint, device, fp8, hd_transform, phi3_network
+from moderation.models import DeviceMemory, Encoded, checkpoint, device, fp8, hd_transform, phi3_network
 from moderation.models.compiled import Compiled
 from moderation.models.engine import Engine, Part
 from moderation.models.hd_transform import Crops
@@ -122,6 +122,15 @@ class Phi3Vision:
     def look_ahead(self, items: Sequence[Encoded]) -> None:
         """See LooksAhead."""
         self.engine.look_ahead([item for item in items if isinstance(item, Window)])
+
+    @property
+    def pictures(self) -> tuple[int, int]:
+        """See Measured."""
+        return self.engine.features.asked, self.engine.features.hits
+
+    def memory(self) -> DeviceMemory | None:
+        """See Measured."""
+        return device.memory(self.network.device)
 
     def _crops(self, picture: Picture) -> Crops:
         return hd_transform.crops(

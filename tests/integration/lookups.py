@@ -29,13 +29,17 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE = "moderation.v1.ModerationService"
 
 
+def a_free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
 class Api:
     """An API in this process, on a port of its own, and what talks to it."""
 
     def __init__(self, bootstrap: str, posts: str, verdicts: str, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = a_free_address()
         self.stop = asyncio.Event()
         self.settings = Settings(
             kafka=KafkaSettings(bootstrap=bootstrap, posts_topic=posts, verdicts_topic=verdicts),

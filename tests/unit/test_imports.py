@@ -18,23 +18,25 @@ PACKAGE = Path(moderation.__file__).parent
 # A row imports rows below it.
 ROWS = [
     "__main__ cli bench demo",
-    "runtime worker lane recall publisher api service watching ledger guard posts verdicts kafka client show",
+    "runtime worker vitals lane recall publisher api service watching ledger guard posts verdicts kafka client show "
+    "ops top exporter",
     "moderator wire requests answers recent stores",
     "memory verdict_json fastjson tokens refusals keys",
     "batcher encoders models",
     "prompts policies media",
-    "types errors settings telemetry metrics room v1",
+    "types errors settings telemetry traces metrics tally room v1",
 ]
 # And these, within their row.
 SIDEWAYS = {
     "__main__": "cli",
     "cli": "bench demo",
     "bench": "demo",
-    "worker": "kafka lane publisher recall runtime",
+    "worker": "kafka lane ops publisher recall runtime vitals",
+    "vitals": "lane ops",
     "recall": "kafka",
     "lane": "kafka publisher",
     "publisher": "kafka",
-    "api": "guard kafka posts runtime service verdicts",
+    "api": "guard kafka ops posts runtime service verdicts",
     "service": "guard ledger posts verdicts watching",
     "watching": "guard verdicts",
     "ledger": "posts",
@@ -45,20 +47,22 @@ SIDEWAYS = {
     "batcher": "encoders models",
     "encoders": "models",
     "policies": "prompts",
-    "telemetry": "settings",
-    "metrics": "errors",
+    "telemetry": "settings traces",
+    "traces": "types",
+    "metrics": "tally types",
     "settings": "errors",
     "errors": "types",
 }
 # Only these import them.
 LIBRARIES = {
-    "aiokafka": "kafka worker publisher recall posts verdicts bench demo",
+    "aiokafka": "kafka worker vitals publisher recall posts verdicts bench demo",
     "grpc": "api service ledger guard refusals client demo bench v1",
     "grpc_health": "api demo",
     "grpc_reflection": "api",
     "grpc_status": "refusals client",
     "jwt": "guard keys",
-    "prometheus_client": "metrics",
+    "opentelemetry": "traces exporter",
+    "prometheus_client": "metrics tally ops top",
     "sqlite3": "stores",
     "asyncpg": "stores",
     "torch": "models demo bench",
@@ -127,10 +131,16 @@ def test_no_cycles() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 
 
+def test_opentelemetry_is_its_api_alone_but_where_spans_leave() -> None:
+    sdk = ("opentelemetry.sdk", "opentelemetry.exporter")
+    users = {module for module, path in MODULES.items() if any(name.startswith(sdk) for name in imports_of(path))}
+    assert users == {"exporter"}
+
+
 def test_the_api_and_the_command_line_are_light() -> None:
     program = (
         "import sys, moderation.api, moderation.client, moderation.cli;"
-        "print(*({'torch', 'transformers', 'PIL', 'numpy', 'asyncpg'} & sys.modules.keys()))"
+        "print(*({'torch', 'transformers', 'PIL', 'numpy', 'asyncpg', 'opentelemetry.sdk'} & sys.modules.keys()))"
     )
     heavy = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True, timeout=60)
     assert heavy.stdout == "\n"

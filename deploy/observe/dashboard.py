@@ -1,0 +1,348 @@
+"""Writes dashboard.json, which Grafana loads: `python deploy/observe/dashboard.py`. A test holds the two equal.
+
+A row is a question; a panel is one or more queries with what each line is called.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+RATE = "$__rate_interval"
+WIDTH, HEIGHT = 24, 8
+
+
+def rate(metric: str, by: str = "", where: str = "") -> str:
+    """Of a counter, for each second."""
+    return f"sum{f' by ({by})' if by else ''} (rate({metric}{where}[{RATE}]))"
+
+
+def quantile(share: float, metric: str, by: str = "", where: str = "") -> str:
+    """Of a histogram."""
+    inside = rate(f"{metric}_bucket", f"le, {by}" if by else "le", where)
+    return f"histogram_quantile({share}, {inside})"
+
+
+def mean(metric: str) -> str:
+    """Of a histogram."""
+    return f"{rate(f'{metric}_sum')} / {rate(f'{metric}_count')}"
+
+
+Lines = list[tuple[str, str]]  # query, legend
+
+
+def panel(title: str, text: str, unit: str, *lines: tuple[str, str], kind: str = "timeseries", width: int = 8) -> Any:
+    """One graph. Units are Grafana's."""
+    made: dict[str, Any] = {
+        "type": kind,
+        "title": title,
+        "description": text,
+        "datasource": DATASOURCE,
+        "gridPos": {"w": width, "h": HEIGHT},
+        "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
+        "targets": [
+            {"refId": chr(ord("A") + index), "datasource": DATASOURCE, "expr": query, "legendFormat": legend}
+            for index, (query, legend) in enumerate(lines)
+        ],
+    }
+    if kind == "timeseries":
+        made["fieldConfig"]["defaults"]["custom"] = {"fillOpacity": 10, "showPoints": "never"}
+        made["options"] = {
+            "legend": {"displayMode": "list", "placement": "bottom"},
+            "tooltip": {"mode": "multi", "sort": "desc"},
+        }
+    if kind == "stat":
+        made["gridPos"] = {"w": 6, "h": 4}
+        made["options"] = {"reduceOptions": {"calcs": ["lastNotNull"]}, "graphMode": "area", "colorMode": "value"}
+    if kind == "table":
+        for target in made["targets"]:
+            target |= {"format": "table", "instant": True}
+        hidden = {"Time": True, "Value": True, "__name__": True, "job": True}
+        made["transformations"] = [{"id": "organize", "options": {"excludeByName": hidden}}]
+    return made
+
+
+ROWS: list[tuple[str, list[Any]]] = [
+    (
+        "Is it keeping up?",
+        [
+            panel(
+                "Oldest post without an answer", "The age of the oldest, over all partitions.", "s",
+                ("max(moderation_worker_lag_seconds)", "oldest"), kind="stat",
+            ),
+            panel(
+                "Posts without an answer", "Records on the posts topic that no committed verdict answers.", "short",
+                ("sum(max by (partition) (moderation_worker_lag_records))", "records"), kind="stat",
+            ),
+            panel(
+                "Verdicts", "Published and committed, a second.", "cps",
+                (rate("moderation_answers_total"), "verdicts"), kind="stat",
+            ),
+            panel(
+                "Within a minute", "Share of posts that waited a minute at most in their topic.", "percentunit",
+                (
+                    rate("moderation_stage_seconds_bucket", where='{stage="queue", le="60.0"}')
+                    + " / " + rate("moderation_stage_seconds_count", where='{stage="queue"}'),
+                    "share",
+                ),
+                kind="stat",
+            ),
+            panel(
+                "Age of the oldest, by partition", "0: the partition is answered up to its end.", "s",
+                ("max by (partition) (moderation_worker_lag_seconds)", "{{partition}}"),
+            ),
+            panel(
+                "Records behind, by partition", "Without a committed answer.", "short",
+                ("max by (partition) (moderation_worker_lag_records)", "{{partition}}"),
+            ),
+            panel(
+                "Where a post spends its time", "95th percentile of each stage.", "s",
+                (quantile(0.95, "moderation_stage_seconds", "stage"), "{{stage}}"),
+            ),
+            panel(
+                "Under way", "Taken and not committed; encoded and waiting for a step.", "short",
+                ("sum(moderation_worker_in_flight_posts)", "under way"),
+                ("sum(moderation_batch_queue_posts)", "waiting for a step"),
+            ),
+            panel(
+                "Bytes under way", "Of the records; the bound is MODERATION_WORKER__MAX_IN_FLIGHT_BYTES.", "bytes",
+                ("sum by (instance) (moderation_worker_in_flight_bytes)", "{{instance}}"),
+            ),
+            panel(
+                "Longest wait for a step", "Of the posts that are encoded.", "s",
+                ("max by (instance) (moderation_batch_queue_age_seconds)", "{{instance}}"),
+            ),
+        ],
+    ),
+    (
+        "GPU and batches",
+        [
+            panel(
+                "Step", "How long the device takes for a batch.", "s",
+                (quantile(0.5, "moderation_step_seconds"), "p50"), (quantile(0.95, "moderation_step_seconds"), "p95"),
+            ),
+            panel(
+                "Fill", "Tokens of a step over MODERATION_WORKER__BATCH_TOKENS: low while there is little to do.",
+                "percentunit", (mean("moderation_batch_fill_ratio"), "mean"),
+            ),
+            panel(
+                "Tokens", "Scored, a second.", "cps", (rate("moderation_batch_tokens_sum", "instance"), "{{instance}}")
+            ),
+            panel(
+                "Posts of a step", "Mean; and steps a second.", "short",
+                (mean("moderation_batch_posts"), "posts"), (rate("moderation_step_seconds_count"), "steps/s"),
+            ),
+            panel(
+                "GPU memory", "Used by tensors; held by torch; there is.", "bytes",
+                ("sum by (instance, device) (moderation_gpu_memory_allocated_bytes)", "{{instance}} {{device}} used"),
+                ("sum by (instance, device) (moderation_gpu_memory_reserved_bytes)", "{{instance}} {{device}} held"),
+                ("sum by (instance, device) (moderation_gpu_memory_total_bytes)", "{{instance}} {{device}} there is"),
+            ),
+            panel(
+                "Pictures seen before", "Share of pictures whose features were kept.", "percentunit",
+                (
+                    rate("moderation_picture_features_found_total")
+                    + " / " + rate("moderation_picture_features_asked_total"),
+                    "share",
+                ),
+            ),
+            panel(
+                "Failed steps and halvings", "A batch that fails is scored again in halves.", "cps",
+                (rate("moderation_steps_failed_total", "cause"), "failed: {{cause}}"),
+                (rate("moderation_batch_halvings_total", "cause"), "halved: {{cause}}"),
+            ),
+        ],
+    ),
+    (
+        "Outcomes",
+        [
+            panel("Outcome", "Verdicts/s.", "cps", (rate("moderation_verdicts_total", "outcome"), "{{outcome}}")),
+            panel("Status", "Verdicts a second.", "cps", (rate("moderation_verdicts_total", "status"), "{{status}}")),
+            panel(
+                "Given by", "The model, memory (the same was asked before), or nobody.", "cps",
+                (rate("moderation_answers_total", "stage"), "{{stage}}"),
+            ),
+            panel(
+                "Findings that flag", "By policy, live and shadow.", "cps",
+                (
+                    rate("moderation_findings_total", "policy, outcome, mode", '{outcome=~"review|remove"}'),
+                    "{{policy}} {{outcome}} ({{mode}})",
+                ),
+                width=16,
+            ),
+            panel(
+                "Findings without an answer", "They count as the policy's on_error says.", "cps",
+                (rate("moderation_findings_unanswered_total", "policy, reason"), "{{policy}} {{reason}}"),
+            ),
+            panel(
+                "Models in the verdicts", "Two of them: a roll is under way.", "cps",
+                (rate("moderation_verdicts_total", "model"), "{{model}}"),
+            ),
+            panel(
+                "Policy sets in force", "One line each; two: a roll is under way.", "short",
+                ("count by (digest) (moderation_policies_info)", "{{digest}}"), width=16,
+            ),
+        ],
+    ),
+    (
+        "Delivery",
+        [
+            panel(
+                "Transactions", "From begin to commit.", "s",
+                (quantile(0.5, "moderation_transaction_seconds"), "p50"),
+                (quantile(0.95, "moderation_transaction_seconds"), "p95"),
+            ),
+            panel(
+                "Posts of a transaction", "Mean; and transactions a second.", "short",
+                (mean("moderation_transaction_posts"), "posts"),
+                (rate("moderation_transaction_seconds_count"), "transactions/s"),
+            ),
+            panel(
+                "Dead letters", "By reason.", "cps", (rate("moderation_dead_letters_total", "reason"), "{{reason}}")
+            ),
+            panel(
+                "Partitions", "Of each worker.", "short",
+                ("sum by (instance) (moderation_worker_partitions)", "{{instance}}"),
+            ),
+            panel(
+                "Rebalances and producers replaced", "In ten minutes.", "short",
+                ("sum by (instance) (increase(moderation_worker_rebalances_total[10m]))", "rebalances {{instance}}"),
+                ("sum by (instance) (increase(moderation_producers_replaced_total[10m]))", "producers {{instance}}"),
+            ),
+            panel(
+                "Memory of verdicts", "That repeats are answered from; and erasures a second.", "bytes",
+                ("sum by (instance) (moderation_memory_bytes)", "{{instance}}"),
+            ),
+            panel(
+                "Verdicts in memory and erasures", "Erasures in ten minutes.", "short",
+                ("sum by (instance) (moderation_memory_verdicts)", "{{instance}}"),
+                ("sum(increase(moderation_erasures_total[10m]))", "erasures"),
+            ),
+        ],
+    ),
+    (
+        "Lookups",
+        [
+            panel("Calls", "A second.", "cps", (rate("moderation_api_calls_total", "method"), "{{method}}")),
+            panel(
+                "Calls that were not answered OK", "By code.", "cps",
+                (rate("moderation_api_calls_total", "method, code", '{code!="OK"}'), "{{method}} {{code}}"),
+            ),
+            panel(
+                "Duration of lookups", "Waits and watches last as long as they are asked to: they are not in it.", "s",
+                (
+                    quantile(0.5, "moderation_api_call_seconds", "method", '{method=~"GetVerdict|BatchGetVerdicts"}'),
+                    "{{method}} p50",
+                ),
+                (
+                    quantile(0.99, "moderation_api_call_seconds", "method", '{method=~"GetVerdict|BatchGetVerdicts"}'),
+                    "{{method}} p99",
+                ),
+            ),
+            panel(
+                "Age of the view", "How old lookups are.", "s",
+                ("max by (instance) (moderation_view_lag_seconds)", "{{instance}}"),
+            ),
+            panel(
+                "Records that the view lacks", "And 1 while its store cannot be written.", "short",
+                ("max by (instance) (moderation_view_lag_records)", "{{instance}}"),
+                ("max by (instance) (moderation_view_stalled)", "{{instance}} stalled"),
+            ),
+            panel(
+                "Waiting callers", "Posts put through the API without a verdict; open watches.", "short",
+                ("sum(moderation_api_pending_posts)", "pending posts"), ("sum(moderation_api_watches)", "watches"),
+            ),
+            panel(
+                "Size of the view", "Of its file.", "bytes",
+                ("max by (instance) (moderation_view_bytes)", "{{instance}}"),
+            ),
+            panel(
+                "Folding", "Records folded in, and posts forgotten, a second.", "cps",
+                (rate("moderation_view_folded_records_total", "instance"), "{{instance}} folded"),
+                (rate("moderation_view_pruned_posts_total", "instance"), "{{instance}} forgotten"),
+            ),
+        ],
+    ),
+    (
+        "Health",
+        [
+            panel(
+                "Event loop", "By how much it is late, 99th percentile; heartbeats live there.", "s",
+                (quantile(0.99, "moderation_loop_lag_seconds", "instance"), "{{instance}}"),
+                ("max by (instance) (moderation_loop_tick_age_seconds)", "{{instance}} since its last tick"),
+            ),
+            panel(
+                "CPU", "Cores in use.", "short",
+                (rate("process_cpu_seconds_total", "instance", '{job=~"moderation.*"}'), "{{instance}}"),
+            ),
+            panel(
+                "Memory", "Resident.", "bytes",
+                ('sum by (instance) (process_resident_memory_bytes{job=~"moderation.*"})', "{{instance}}"),
+            ),
+            panel(
+                "Posts that were not encoded in time", "In ten minutes.", "short",
+                ("sum by (instance) (increase(moderation_encode_timeouts_total[10m]))", "{{instance}}"),
+            ),
+            panel("Processes", "What runs.", "short", ("moderation_build_info", ""), kind="table"),
+            panel("Models", "What judges.", "short", ("moderation_model_info", ""), kind="table"),
+        ],
+    ),
+]  # fmt: skip
+
+
+def dashboard() -> dict[str, Any]:
+    """All rows, one below the other, panels from the left to the right."""
+    panels: list[Any] = []
+    top = 0
+    for title, members in ROWS:
+        panels.append(
+            {"type": "row", "title": title, "collapsed": False, "gridPos": {"x": 0, "y": top, "w": WIDTH, "h": 1}}
+        )
+        left, top, tallest = 0, top + 1, 0
+        for one in members:
+            place = one["gridPos"]
+            if left + place["w"] > WIDTH:
+                left, top, tallest = 0, top + tallest, 0
+            place |= {"x": left, "y": top}
+            left, tallest = left + place["w"], max(tallest, place["h"])
+            panels.append(one)
+        top += tallest
+    return {
+        "uid": "moderation",
+        "title": "Moderation",
+        "description": "Posts in, verdicts out: is it keeping up, and what does it say?",
+        "tags": ["moderation"],
+        "schemaVersion": 41,
+        "version": 1,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "10s",
+        "time": {"from": "now-1h", "to": "now"},
+        "timezone": "browser",
+        "templating": {
+            "list": [
+                {
+                    "name": "datasource",
+                    "label": "Prometheus",
+                    "type": "datasource",
+                    "query": "prometheus",
+                    "current": {},
+                    "hide": 0,
+                }
+            ]
+        },
+        "annotations": {"list": []},
+        "links": [],
+        "panels": [{"id": number, **one} for number, one in enumerate(panels, 1)],
+    }
+
+
+def text() -> str:
+    """The file."""
+    return json.dumps(dashboard(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("dashboard.json").write_text(text())

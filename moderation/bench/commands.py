@@ -1,0 +1,91 @@
+"""The commands that measure: `moderation bench ...`. What they need is imported when they run."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from moderation import settings
+
+app = typer.Typer(no_args_is_help=True, help="Ratios measured in one run.")
+out = Console(soft_wrap=True)
+
+
+@app.command()
+def engine(
+    *,
+    size: Annotated[str, typer.Option(help="of the network with drawn weights: small, mini, full")] = "small",
+    kinds: Annotated[str, typer.Option(help="posts: text, image4, image16, and mix after all three")] = "text,image4",
+    policies: Annotated[str, typer.Option(help="how many a post is judged by")] = "1,5,20",
+    ways: Annotated[str, typer.Option(help="to score them")] = "tree,tree1,bfloat16,original,lean,padded,prefix",
+    rounds: Annotated[int, typer.Option(min=1, help="in which the ways take turns")] = 3,
+    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for all times")] = None,
+    plot: Annotated[Path | None, typer.Option(help="file for an SVG")] = None,
+) -> None:
+    """Scoring against a prompt a policy on transformers' own modules, all measured in this run."""
+    from moderation.bench.engine import Options, main
+
+    sys.exit(
+        main(
+            Options(
+                size=size,
+                kinds=tuple(kinds.split(",")),
+                policies=tuple(int(count) for count in policies.split(",")),
+                ways=tuple(ways.split(",")),
+                rounds=rounds,
+                threads=threads,
+                where=device,
+                json=json_file,
+                plot=plot,
+            )
+        )
+    )
+
+
+@app.command()
+def agreement(
+    gguf: Annotated[Path | None, typer.Option(help="a small Llama; default: drawn weights")] = None,
+    batches: Annotated[int, typer.Option(min=2, help="mixed ones")] = 1000,
+    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for the figures")] = None,
+) -> None:
+    """How far a score moves with its batch, in float32, bfloat16 and eight bits, and whether a verdict flips."""
+    from moderation.bench.agreement import main
+
+    sys.exit(main(gguf, batches, json_file, threads))
+
+
+@app.command()
+def stream(
+    delivery: Annotated[Literal["exactly_once", "at_least_once"], typer.Option()] = "exactly_once",
+    posts: Annotated[int, typer.Option(min=1000, help="for each measurement")] = 6000,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    memory: Annotated[int, typer.Option(min=0, help="posts to watch memory over; 0: none")] = 0,
+    results: Annotated[Path | None, typer.Option("--json", help="file for the results")] = None,
+) -> None:
+    """Kafka to Kafka against a plain consume-produce loop. KAFKA_BOOTSTRAP_SERVERS, or a broker of its own."""
+    from moderation.bench import stream as measure
+
+    measure.run(measure.Plan(settings.load().policies, delivery, posts, rounds, memory), results)
+
+
+@app.command()
+def lookup(
+    seconds: Annotated[float, typer.Option(min=0.5, help="of each measurement")] = 4.0,
+    rounds: Annotated[int, typer.Option(min=1, help="of each, of which the median is told")] = 3,
+    verdicts: Annotated[int, typer.Option(min=100, help="in the view")] = 60_000,
+    as_json: Annotated[bool, typer.Option("--as-json", help="put verdicts on their topic as JSON")] = False,
+    output: Annotated[Path | None, typer.Option("--json", help="write the results there, too")] = None,
+) -> None:
+    """Lookups over gRPC against a bare handler that answers a constant of the same size."""
+    from moderation.bench import lookup as lookups
+
+    plan = lookups.Plan(verdicts, rounds, seconds, format="json" if as_json else "protobuf")
+    lookups.show(asyncio.run(lookups.run(plan, out, output)), out)

@@ -1,0 +1,333 @@
+"""`moderation top`: what /metrics of some workers and APIs say, summed, as a page that a terminal can show.
+
+Rates are between two readings of the same endpoint. An endpoint that cannot be read is shown as such, and counts for
+nothing meanwhile.
+"""
+
+from __future__ import annotations
+
+import http.client
+import math
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from moderation.errors import ConfigError
+
+FETCH_S = 3.0
+MOST_BYTES = 32 << 20
+STAGES = ("queue", "fetch", "decode", "encode", "batch_wait", "model", "commit")
+
+Labels = tuple[tuple[str, str], ...]
+Key = tuple[str, Labels]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one endpoint said at one moment."""
+
+    url: str
+    at: float
+    samples: Mapping[Key, float] = field(default_factory=dict)
+    problem: str = ""  # why it said nothing
+
+
+def address(given: str) -> str:
+    """The URL of the metrics of host:port, or of a URL. Raises ConfigError."""
+    url = given if "://" in given else f"http://{given}"
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise ConfigError(f"{given}: neither host:port nor a URL of http")
+    if parts.hostname in ("0.0.0.0", "::"):  # noqa: S104  where a role listens, as its setting says; we are a caller
+        url = url.replace("0.0.0.0", "127.0.0.1", 1).replace("[::]", "[::1]", 1)  # noqa: S104
+    return url if parts.path not in ("", "/") else url.rstrip("/") + "/metrics"
+
+
+def read(url: str) -> Reading:
+    """Asks an endpoint; a problem is part of the answer."""
+    try:
+        with urllib.request.urlopen(url, timeout=FETCH_S) as answer:  # noqa: S310  http or https: see address
+            text = answer.read(MOST_BYTES).decode()
+        return Reading(url, time.monotonic(), parse(text))
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None)
+        cause = reason if isinstance(reason, OSError) else error
+        return Reading(url, time.monotonic(), problem=str(getattr(cause, "strerror", None) or type(cause).__name__))
+    except ValueError:
+        return Reading(url, time.monotonic(), problem="no metrics there")
+
+
+def parse(text: str) -> dict[Key, float]:
+    """Samples by name and labels. Raises ValueError."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("moderation_")
+    }
+
+
+class Frame:
+    """Two readings of each endpoint, and what they come to together."""
+
+    def __init__(self, before: Sequence[Reading], now: Sequence[Reading]) -> None:
+        self.before, self.now = before, now
+        earlier = {one.url: one for one in before if not one.problem}
+        self._values: dict[Key, list[float]] = defaultdict(list)
+        self._gains: dict[Key, float] = defaultdict(float)
+        self._rates: dict[Key, float] = defaultdict(float)
+        for one in now:
+            first = earlier.get(one.url)
+            seconds = one.at - first.at if first else 0.0
+            for key, value in one.samples.items():
+                self._values[key].append(value)
+                if first and seconds > 0:
+                    was = first.samples.get(key, 0.0)
+                    gain = value - was if value >= was else value  # it was started anew
+                    self._gains[key] += gain
+                    self._rates[key] += gain / seconds
+
+    def _keys(self, name: str, labels: Mapping[str, str]) -> Iterator[Key]:
+        wanted = set(labels.items())
+        return (key for key in self._values if key[0] == name and wanted <= set(key[1]))
+
+    def has(self, name: str) -> bool:
+        """Whether any endpoint tells of it."""
+        return any(True for _ in self._keys(name, {}))
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum of what there is now."""
+        return sum(sum(self._values[key]) for key in self._keys(name, labels))
+
+    def highest(self, name: str) -> float:
+        """The largest of what there is now."""
+        return max((max(self._values[key]) for key in self._keys(name, {})), default=0.0)
+
+    def rate(self, name: str, **labels: str) -> float:
+        """Of a counter, for each second."""
+        return sum(self._rates[key] for key in self._keys(name, labels))
+
+    def labels(self, name: str, label: str) -> list[str]:
+        """The values of a label."""
+        return sorted({dict(key[1])[label] for key in self._keys(name, {}) if label in dict(key[1])})
+
+    def mean(self, name: str, **labels: str) -> float:
+        """Of a histogram, between the readings; NaN: nothing was observed."""
+        count = sum(self._gains[key] for key in self._keys(f"{name}_count", labels))
+        total = sum(self._gains[key] for key in self._keys(f"{name}_sum", labels))
+        return total / count if count else math.nan
+
+    def quantile(self, share: float, name: str, **labels: str) -> float:
+        """Of a histogram, between the readings, as Prometheus reckons it; NaN: nothing was observed."""
+        counts: dict[float, float] = defaultdict(float)
+        for key in self._keys(f"{name}_bucket", labels):
+            counts[float(dict(key[1])["le"])] += self._gains[key]
+        bounds = sorted(counts)
+        if not bounds or not counts[bounds[-1]]:
+            return math.nan
+        rank = share * counts[bounds[-1]]
+        place = next(index for index, bound in enumerate(bounds) if counts[bound] >= rank)
+        if math.isinf(bounds[place]):
+            return bounds[place - 1] if place else math.nan
+        below, passed = (bounds[place - 1], counts[bounds[place - 1]]) if place else (0.0, 0.0)
+        inside = counts[bounds[place]] - passed
+        return below + (bounds[place] - below) * ((rank - passed) / inside if inside else 0.0)
+
+
+def page(frame: Frame) -> RenderableType:
+    """All of it."""
+    parts: list[RenderableType] = [_endpoints(frame)]
+    roles = frame.labels("moderation_build_info", "role")
+    if "worker" in roles:
+        parts += [_keeping_up(frame), _stages(frame), _outcomes(frame)]
+        if frame.has("moderation_findings_total"):
+            parts.append(_policies(frame))
+        if frame.has("moderation_dead_letters_total"):
+            parts.append(_dead_letters(frame))
+    if "api" in roles:
+        parts.append(_api(frame))
+    return Group(*parts)
+
+
+def show(urls: Sequence[str], console: Console, *, interval: float, once: bool) -> None:
+    """One page, or a page that is kept up to date until Ctrl-C."""
+    with ThreadPoolExecutor(len(urls)) as pool:
+        before = list(pool.map(read, urls))
+        if once:
+            time.sleep(interval)  # rates are taken over it
+            console.print(page(Frame(before, list(pool.map(read, urls)))))
+            return
+        with Live(page(Frame((), before)), console=console, auto_refresh=False) as live:
+            while True:
+                time.sleep(interval)
+                now = list(pool.map(read, urls))
+                live.update(page(Frame(before, now)), refresh=True)
+                before = now
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if not index else "right", no_wrap=True, header_style="dim")
+    return table
+
+
+def _endpoints(frame: Frame) -> Table:
+    table = _table("", "endpoint", "role", "version", "loop late p99")
+    for one in frame.now:
+        if one.problem:
+            table.add_row(one.url, Text(one.problem, style="bold red"), "", "")
+            continue
+        info = next((dict(labels) for (name, labels) in one.samples if name == "moderation_build_info"), {})
+        alone = Frame([reading for reading in frame.before if reading.url == one.url], [one])
+        late = alone.quantile(0.99, "moderation_loop_lag_seconds")
+        table.add_row(one.url, info.get("role", "?"), info.get("version", "?"), _seconds(late))
+    return table
+
+
+def _keeping_up(frame: Frame) -> Table:
+    age = frame.highest("moderation_worker_lag_seconds")
+    table = _table("worker", "", "now", "", "")
+    table.add_row(
+        "lag",
+        _count(frame.total("moderation_worker_lag_records")),
+        Text(f"oldest {_seconds(age)}", style="red" if age > 60 else ""),
+        f"on {frame.total('moderation_worker_partitions'):.0f} partitions",
+    )
+    table.add_row(
+        "posts/s",
+        _rate(frame.rate("moderation_answers_total")),
+        f"{_count(frame.total('moderation_worker_in_flight_posts'))} under way",
+        f"{frame.total('moderation_worker_in_flight_bytes') / (1 << 20):.1f} MiB",
+    )
+    table.add_row(
+        "batches/s",
+        _rate(frame.rate("moderation_step_seconds_count")),
+        f"{_share(frame.mean('moderation_batch_fill_ratio'))} full",
+        f"{_number(frame.mean('moderation_batch_posts'))} posts, "
+        f"{_number(frame.mean('moderation_batch_tokens'))} tokens",
+    )
+    table.add_row(
+        "step",
+        _seconds(frame.quantile(0.5, "moderation_step_seconds")),
+        f"p95 {_seconds(frame.quantile(0.95, 'moderation_step_seconds'))}",
+        f"{_count(frame.total('moderation_batch_queue_posts'))} wait",
+    )
+    table.add_row(
+        "commit",
+        _seconds(frame.quantile(0.5, "moderation_transaction_seconds")),
+        f"p95 {_seconds(frame.quantile(0.95, 'moderation_transaction_seconds'))}",
+        f"{_number(frame.mean('moderation_transaction_posts'))} posts each",
+    )
+    if total := frame.total("moderation_gpu_memory_total_bytes"):
+        held = frame.total("moderation_gpu_memory_reserved_bytes")
+        used = frame.total("moderation_gpu_memory_allocated_bytes")
+        sizes = [f"{size / (1 << 30):.1f} GiB" for size in (used, held, total)]
+        table.add_row("GPU memory", sizes[0], f"{sizes[1]} held", f"of {sizes[2]}")
+    return table
+
+
+def _stages(frame: Frame) -> Table:
+    table = _table("", "stage", *STAGES)
+    for name, share in (("p50", 0.5), ("p95", 0.95)):
+        cells = [_seconds(frame.quantile(share, "moderation_stage_seconds", stage=stage)) for stage in STAGES]
+        table.add_row(name, *cells)
+    return table
+
+
+def _outcomes(frame: Frame) -> Table:
+    name = "moderation_verdicts_total"
+    table = _table("verdicts", "", "allow", "review", "remove", "final", "degraded", "undetermined", "from memory")
+    told = [{"outcome": each} for each in ("allow", "review", "remove")]
+    told += [{"status": each} for each in ("final", "degraded", "undetermined")]
+    memory = {"stage": "cache"}
+    rates = [_rate(frame.rate(name, **each)) for each in told]
+    table.add_row("per second", *rates, _rate(frame.rate("moderation_answers_total", **memory)))
+    counts = [_count(frame.total(name, **each)) for each in told]
+    table.add_row("since start", *counts, _count(frame.total("moderation_answers_total", **memory)))
+    return table
+
+
+def _policies(frame: Frame) -> Table:
+    name = "moderation_findings_total"
+    table = _table("findings since start", "policy", "allow", "review", "remove", "unanswered", "flagged/s")
+    for policy in frame.labels(name, "policy"):
+        counts = [_count(frame.total(name, policy=policy, outcome=each)) for each in ("allow", "review", "remove")]
+        flagged = sum(frame.rate(name, policy=policy, outcome=each) for each in ("review", "remove"))
+        lost = frame.total("moderation_findings_unanswered_total", policy=policy)
+        table.add_row(policy, *counts, _count(lost), _rate(flagged))
+    return table
+
+
+def _dead_letters(frame: Frame) -> Table:
+    name = "moderation_dead_letters_total"
+    table = _table("dead letters", "reason", "since start", "per second")
+    for reason in frame.labels(name, "reason"):
+        table.add_row(reason, _count(frame.total(name, reason=reason)), _rate(frame.rate(name, reason=reason)))
+    return table
+
+
+def _api(frame: Frame) -> Table:
+    lag, stalled = frame.highest("moderation_view_lag_records"), frame.highest("moderation_view_stalled")
+    title = Text.assemble(
+        "api  ",
+        (f"view {_count(lag)} behind, {_seconds(frame.highest('moderation_view_lag_seconds'))}", "not bold"),
+        (", STALLED" if stalled else "", "bold red"),
+        (f", {_count(frame.total('moderation_api_pending_posts'))} posts pending", "not bold"),
+        (f", {_count(frame.total('moderation_api_watches'))} watches", "not bold"),
+    )
+    table = _table("", "call", "per second", "not OK/s", "p50", "p99", "since start")
+    table.title = title
+    calls, seconds = "moderation_api_calls_total", "moderation_api_call_seconds"
+    for method in frame.labels(calls, "method"):
+        if count := frame.total(calls, method=method):
+            every = frame.rate(calls, method=method)
+            table.add_row(
+                method,
+                _rate(every),
+                _rate(every - frame.rate(calls, method=method, code="OK")),
+                _seconds(frame.quantile(0.5, seconds, method=method)),
+                _seconds(frame.quantile(0.99, seconds, method=method)),
+                _count(count),
+            )
+    return table
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:,.1f}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.1f}"
+
+
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.0%}"
+
+
+def _seconds(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    if value >= 120:
+        return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+    if value >= 1:
+        return f"{value:.1f} s"
+    return f"{value * 1000:.1f} ms" if 0 < value < 0.01 else f"{value * 1000:.0f} ms"
