@@ -43,11 +43,14 @@ bench: $(VENV)/dev.ok ## Ratios measured in one run
 baseline: $(VENV)/dev.ok ## The protos as released: what `make lint` holds later ones to. Renew it at a release, never to silence it
 	$(BIN)/buf build protos --exclude-source-info --output protos/baseline.binpb
 
-pins: $(UV) ## Renew the hashed pins from pyproject.toml's ranges
-	$(foreach extras,api:postgres+otel worker:worker+otel dev:dev,\
+pins: $(UV) ## Renew the hashed pins from pyproject.toml's ranges; what ships is what the tests run with
+	$(foreach extras,dev:dev api:postgres+otel worker:worker+otel,\
 	  $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	    --output-file $(PINS)/$(firstword $(subst :, ,$(extras))).txt pyproject.toml \
+	    $(if $(filter-out dev:%,$(extras)),--constraint $(PINS)/dev.txt) \
 	    $(addprefix --extra ,$(subst +, ,$(word 2,$(subst :, ,$(extras))))) $(COMPILE) &&) true
+	echo 'hatchling>=1.27' | $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --quiet --constraint $(PINS)/dev.txt --output-file $(PINS)/build.txt - # what builds our wheel in an image
 
 $(UV): $(PINS)/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moderation needs Python 3.11 or newer; name one with make PYTHON=/path/to/python3")'

@@ -105,6 +105,19 @@ def _exporter(some: Settings, role: str) -> Callable[[], None]:
     return exporter.start(some.traces, role)
 
 
+@app.command()
+def health(
+    target: Annotated[str, typer.Argument(help="http://host:port/livez of MODERATION_OPS__LISTEN, or host:port: gRPC")],
+    timeout: Annotated[float, typer.Option(min=0.1, help="seconds to wait for the answer")] = 5.0,
+) -> None:
+    """Ask a role how it is; exits with 1 unless it is well. What the images' health checks run."""
+    from moderation.health import ask
+
+    answer = ask(target, timeout)
+    (out if answer.healthy else err).print(answer.answer, highlight=False, markup=False)
+    sys.exit(0 if answer.healthy else 1)
+
+
 # One post at a time
 
 Text = Annotated[str, typer.Option(help="what the user wrote")]
@@ -310,7 +323,8 @@ def seed(folder: Annotated[Path, typer.Argument(help="folder to write it to")]) 
 
 @dev.command()
 def kafka(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on, on this machine; 0: any")] = 9092,
+    host: Annotated[str, typer.Option(help="address of this machine to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0: any")] = 9092,
     data: Annotated[Path | None, typer.Option(help="folder that keeps the records; default: none are kept")] = None,
     partitions: Annotated[int, typer.Option(min=1, help="of the topics that the settings name")] = 6,
 ) -> None:
@@ -320,8 +334,26 @@ def kafka(
     some = settings.load()
     telemetry.configure(some.log)
     sys.exit(
-        runtime.run(lambda stop: local.run_until_stopped(stop, some.kafka, port=port, data=data, partitions=partitions))
+        runtime.run(
+            lambda stop: local.run_until_stopped(
+                stop, some.kafka, host=host, port=port, data=data, partitions=partitions
+            )
+        )
     )
+
+
+@dev.command()
+def topics(
+    partitions: Annotated[int, typer.Option(min=1, help="of each")] = 6,
+    replication: Annotated[int, typer.Option(min=1, help="copies of each record")] = 1,
+) -> None:
+    """Create the topics that the settings name, where they are not there yet: posts, verdicts, dead letters."""
+    from moderation.demo.kafka import create_missing_topics
+
+    some = settings.load()
+    asyncio.run(create_missing_topics(some.kafka, partitions=partitions, replication=replication))
+    names = some.kafka.posts_topic, some.kafka.verdicts_topic, some.kafka.dead_letters
+    out.print(f"{', '.join(names)}: there, on {some.kafka.bootstrap}", highlight=False, markup=False)
 
 
 @app.command()

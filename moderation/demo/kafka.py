@@ -23,6 +23,7 @@ import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from moderation import kafka as connections
 from moderation.demo import leash
 from moderation.demo.jars import fetch_jars, find_java
 from moderation.demo.node import Node, pick_ports, properties
@@ -41,15 +42,16 @@ ATTEMPTS = 3  # a free port can be lost between finding it and the broker's bind
 class LocalKafka:
     """Brokers that live as long as this object's `async with`, and never longer than this process.
 
-    `port`: of the first broker, the others follow; 0 takes free ones. `data`: a folder that keeps the records; without
-    one they are gone with the broker. `progress` gets a line when something takes long. `proxies`: the port of a proxy
-    to each broker; whoever comes through it to one of `proxied_ports` is told of the proxies only. Belongs to no event
-    loop.
+    `host`: an address of this machine, of the bridge that containers are on, say. `port`: of the first broker, the
+    others follow; 0 takes free ones. `data`: a folder that keeps the records; without one they are gone with the
+    broker. `progress` gets a line when something takes long. `proxies`: the port of a proxy to each broker; whoever
+    comes through it to one of `proxied_ports` is told of the proxies only. Belongs to no event loop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  named, and each with its default
         self,
         *,
+        host: str = "127.0.0.1",
         port: int = 0,
         data: Path | None = None,
         nodes: int = 1,
@@ -57,6 +59,7 @@ class LocalKafka:
         proxies: Sequence[int] = (),
         progress: Callable[[str], object] = lambda _: None,
     ) -> None:
+        self._host = host
         self._port = port
         self._data = data.absolute() if data else None
         self._count = nodes
@@ -72,7 +75,7 @@ class LocalKafka:
     @property
     def bootstrap(self) -> str:
         """What `bootstrap_servers` takes; empty unless started."""
-        return ",".join(f"127.0.0.1:{node.port}" for node in self._nodes)
+        return ",".join(f"{node.host}:{node.port}" for node in self._nodes)
 
     @property
     def proxied_ports(self) -> tuple[int, ...]:
@@ -140,7 +143,7 @@ class LocalKafka:
         (it,) = (each for each in self._nodes if each.id == node)
         self._run(it, "kafka.Kafka", "server.properties")
         async with asyncio.timeout(START_S):
-            while not await _listens(it.port):
+            while not await _listens(it):
                 self._check()
                 await asyncio.sleep(0.05)
 
@@ -151,7 +154,7 @@ class LocalKafka:
         )
 
     async def _try_to_start(self) -> None:
-        self._nodes = pick_ports(self._count, self._port, self._proxies)
+        self._nodes = pick_ports(self._count, self._port, self._proxies, self._host)
         self._folder = self._own(self._data) if self._data else Path(tempfile.mkdtemp(prefix="moderation-kafka-"))
         known = sorted(path.parent.parent for path in self._folder.glob("node-*/log/meta.properties"))
         if known and len(known) != self._count:
@@ -229,7 +232,7 @@ class LocalKafka:
     async def _answers(self) -> None:
         """An open port is not yet a broker: all nodes in the metadata, and both kinds of coordinator found."""
         for node in self._nodes:
-            while not await _listens(node.port):
+            while not await _listens(node):
                 self._check()
                 await asyncio.sleep(0.05)
         while True:
@@ -283,9 +286,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     _let_go(process)
 
 
-async def _listens(port: int) -> bool:
+async def _listens(node: Node) -> bool:
     try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        _, writer = await asyncio.open_connection(node.host, node.port)
     except OSError:
         return False
     writer.close()
@@ -325,7 +328,7 @@ async def create_topics(
                 await asyncio.sleep(0.02)
 
 
-async def create_service_topics(settings: KafkaSettings, *, partitions: int) -> None:
+async def create_service_topics(settings: KafkaSettings, *, partitions: int, replication: int = 1) -> None:
     """The topics of a deployment. Those that exist already stay as they are. Raises KafkaError."""
     size = {"max.message.bytes": str(settings.max_message_bytes)}
     configs = {
@@ -334,7 +337,21 @@ async def create_service_topics(settings: KafkaSettings, *, partitions: int) -> 
         settings.dead_letters: size,
     }
     for name, config in configs.items():
-        await create_topics(settings.bootstrap, name, partitions=partitions, configs=config)
+        await create_topics(settings.bootstrap, name, partitions=partitions, replication=replication, configs=config)
+
+
+async def create_missing_topics(settings: KafkaSettings, *, partitions: int, replication: int) -> None:
+    """`moderation dev topics`: waits for the broker as a role does. Raises ConfigError, too where topics do not fit."""
+    if settings.security_protocol != "PLAINTEXT":
+        raise ConfigError(
+            "MODERATION_KAFKA__SECURITY_PROTOCOL: `dev topics` creates topics of PLAINTEXT brokers only; others are "
+            "for the owner of the cluster to create"
+        )
+    names = [settings.posts_topic, settings.verdicts_topic, settings.dead_letters]
+    await connections.connected(
+        lambda: create_service_topics(settings, partitions=partitions, replication=replication), settings
+    )
+    await connections.check_topics(settings, names)
 
 
 @contextlib.asynccontextmanager
@@ -348,7 +365,13 @@ async def broker(progress: Callable[[str], object] = lambda _: None) -> AsyncIte
 
 
 async def run_until_stopped(
-    stop: asyncio.Event, settings: KafkaSettings, *, port: int = 9092, data: Path | None = None, partitions: int = 6
+    stop: asyncio.Event,
+    settings: KafkaSettings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 9092,
+    data: Path | None = None,
+    partitions: int = 6,
 ) -> None:
     """`moderation dev kafka`: a broker with the topics that the settings name, until `stop` or cancellation.
 
@@ -359,7 +382,7 @@ async def run_until_stopped(
         def progress(line: str) -> None:
             log.info("kafka_fetch_started", message=line)
 
-        async with LocalKafka(port=port, data=data, progress=progress) as kafka:
+        async with LocalKafka(host=host, port=port, data=data, progress=progress) as kafka:
             here = settings.model_copy(update={"bootstrap": kafka.bootstrap})
             await create_service_topics(here, partitions=partitions)
             log.info("kafka_started", bootstrap=kafka.bootstrap, data=str(data or ""))

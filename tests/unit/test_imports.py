@@ -19,7 +19,7 @@ PACKAGE = Path(moderation.__file__).parent
 ROWS = [
     "__main__ cli bench demo",
     "runtime worker vitals lane recall publisher api service watching ledger guard posts verdicts kafka client show "
-    "ops top exporter",
+    "ops top exporter health",
     "moderator wire requests answers recent stores",
     "memory verdict_json fastjson tokens refusals keys",
     "batcher encoders models",
@@ -56,8 +56,8 @@ SIDEWAYS = {
 # Only these import them.
 LIBRARIES = {
     "aiokafka": "kafka worker vitals publisher recall posts verdicts bench demo",
-    "grpc": "api service ledger guard refusals client demo bench v1",
-    "grpc_health": "api demo",
+    "grpc": "api service ledger guard refusals client health demo bench v1",
+    "grpc_health": "api health demo",
     "grpc_reflection": "api",
     "grpc_status": "refusals client",
     "jwt": "guard keys",

@@ -91,3 +91,14 @@ def test_a_cache_with_other_jars_is_not_trusted(tmp_path: Path, monkeypatch: pyt
         jars.fetch_jars(said.append)
     assert said == [f"fetching Apache Kafka {jars.VERSION}, once, 45 MB, into {folder}"]
     assert [path.name for path in folder.parent.iterdir() if path.name != ".lock"] == [folder.name]
+
+
+def test_a_broker_elsewhere_on_this_machine_says_so() -> None:
+    (node,) = pick_ports(1, host="127.0.0.2")
+    values = parsed(properties(node, [node]))
+    assert values["advertised.listeners"] == f"PLAINTEXT://127.0.0.2:{node.port}"
+    assert values["controller.quorum.voters"] == f"1@127.0.0.2:{node.controller_port}"
+    with pytest.raises(
+        ConfigError, match=r"cannot listen on 198\.51\.100\.1:0: "
+    ):  # an address of documents, of no machine
+        pick_ports(1, host="198.51.100.1")
