@@ -25,8 +25,6 @@ SAMPLES = {  # of what comes from Secrets
     "MODERATION_KAFKA__SASL_PASSWORD": "secret",
 }
 UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
-# Is being built beside these manifests. A test below fails as soon as it is there: take it out then.
-COMING = frozenset({"MODERATION_OPS__LISTEN"})
 
 Combinations = dict[str, list[Manifest]]
 
@@ -73,11 +71,10 @@ def test_every_component_is_in_a_combination_or_in_another_component() -> None:
 
 def test_every_variable_is_a_setting_and_parses(combinations: Combinations) -> None:
     known = {variable for variable, _, _ in settings.knobs()} | {"MODERATION_MODEL"}
-    assert not COMING & known, "it is there: take it out of COMING"
     for name, manifests, role in roles(combinations):
         ours = {key: value for key, value in environment(manifests, role).items() if key.startswith(settings.PREFIX)}
-        assert not set(ours) - known - COMING, name
-        settings.load({key: value for key, value in ours.items() if key not in COMING})
+        assert not set(ours) - known, name
+        settings.load(ours)
 
 
 def test_service_links_are_off(combinations: Combinations) -> None:
@@ -89,7 +86,7 @@ def test_service_links_are_off(combinations: Combinations) -> None:
 def test_a_stop_is_given_the_time_that_it_may_take(combinations: Combinations) -> None:
     for _, manifests, role in roles(combinations):
         own = environment(manifests, role)
-        some = settings.load({key: own[key] for key in own if key.startswith(settings.PREFIX) and key not in COMING})
+        some = settings.load({key: own[key] for key in own if key.startswith(settings.PREFIX)})
         stops = 2 * kafka.STOP_S + runtime.EXIT_GRACE_S  # a consumer, a producer, and a thread that is stuck
         drain = {
             "worker": some.worker.drain_timeout_s + some.kafka.transaction_timeout_ms / 1000,
@@ -308,12 +305,8 @@ def test_what_is_scraped_is_what_is_served(combinations: Combinations) -> None:
 
 
 def test_alerts_are_those_of_observe(combinations: Combinations) -> None:
-    rules = ROOT / "deploy" / "observe" / "rules.yaml"
-    found = [one for one in combinations["strimzi"] if one["kind"] == "PrometheusRule"]
-    if not rules.exists():
-        assert not found
-        return
-    assert [rule["spec"]["groups"] for rule in found] == [yaml.safe_load(rules.read_text())["groups"]], (
+    groups = yaml.safe_load((ROOT / "deploy" / "observe" / "rules.yaml").read_text())["groups"]
+    assert one(combinations["strimzi"], "PrometheusRule", "moderation")["spec"]["groups"] == groups, (
         "they differ: python deploy/kubernetes/components/monitoring/rules.py writes them anew"
     )
 
