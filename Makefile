@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PINS   := deploy/requirements
 UV     := $(BIN)/uv
 
-.PHONY: demo test unit chaos lint format protos bench baseline pins clean
+.PHONY: demo test unit chaos test-kubernetes lint format protos bench baseline pins clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/dev.ok ## A local Kafka, a worker and an API; sample posts in, verdicts out
@@ -19,6 +19,9 @@ unit: $(VENV)/dev.ok ## The tests that need nothing, in seconds
 
 chaos: $(VENV)/dev.ok ## Exactly once under fire, the long run: half an hour, a table
 	$(BIN)/python -m tests.chaos --runs 60 --json chaos.json
+
+test-kubernetes: $(VENV)/dev.ok ## The service on a cluster that KUBECONFIG names, or one of its own: deploy/README.md
+	$(BIN)/pytest tests/kubernetes -s
 
 lint: $(VENV)/dev.ok
 	$(BIN)/ruff check .

@@ -313,3 +313,21 @@ def test_alerts_are_those_of_observe(combinations: Combinations) -> None:
 
 def test_names_are_found_without_their_hash(combinations: Combinations) -> None:
     assert {named(one) for one in combinations["demo"] if one["kind"] == "ConfigMap"} == {"policies", "settings"}
+
+
+def test_the_overlay_of_the_readme_renders(render: Render, tmp_path: Path) -> None:
+    """As it stands there, but for the address of this repository."""
+    text = (ROOT / "deploy" / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    assert text.startswith("# kustomization.yaml")
+    overlay = yaml.safe_load(text)
+    (address,) = overlay["resources"]
+    overlay["resources"] = [
+        address.replace("github.com/OWNER/moderation/deploy/kubernetes", "DEPLOY").partition("?")[0]
+    ]
+    (tmp_path / "own" / "policies").mkdir(parents=True)
+    for source in next(each for each in overlay["configMapGenerator"] if each["name"] == "policies")["files"]:
+        (tmp_path / "own" / source).write_text((ROOT / "policies" / "weapons-sale.yaml").read_text())
+    manifests = render(yaml.safe_dump(overlay))
+    assert set(one(manifests, "ConfigMap", "policies")["data"]) == {"spam.yaml", "weapons.yaml"}
+    assert container(manifests, "worker")["image"] == "registry.example.com/moderation-worker:0.1.0"
+    assert one(manifests, "ConfigMap", "settings")["data"]["MODERATION_MODEL__DIGEST"].startswith("<files' digest")
