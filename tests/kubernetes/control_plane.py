@@ -71,6 +71,7 @@ def api_server(
     names = ("127.0.0.1", FIRST_SERVICE, "kubernetes.default.svc", *([] if address == "127.0.0.1" else [address]))
     certificate, key = certificates.issue("server", *names)
     _, accounts = certificates.issue("accounts")
+    certificates.issue("kubelet-client", subject="apiserver-kubelet-client", group="system:masters")
     cluster = Cluster(kubectl(progress), certificates.kubeconfig("admin", subject="admin", group="system:masters"))
     store, peer = f"http://127.0.0.1:{clients}", f"http://127.0.0.1:{peers}"
     etcd: list[str | Path] = [

@@ -81,7 +81,7 @@ def own_node(folder: Path, progress: Callable[[str], object]) -> Iterator[Node]:
         stack.enter_context(_containerd(folder, inside))
         node = Node(cluster)
         node.load(pause)
-        stack.callback(_sweep, folder)
+        stack.callback(_sweep, folder, _pod_networks())
         stack.enter_context(_programs(folder, progress, inside, certificates))
 
         def ready() -> bool:
@@ -117,7 +117,7 @@ def _network(inside: Sequence[str]) -> Iterator[None]:
 def _control_plane(
     folder: Path, progress: Callable[[str], object], inside: Sequence[str]
 ) -> Iterator[tuple[Cluster, Certificates]]:
-    # The client's certificate of the API server towards the kubelet: for logs and exec.
+    # Who the API server is to the kubelet, for logs.
     client = folder / "certificates" / "kubelet-client"
     options = (
         "--authorization-mode=Node,RBAC",
@@ -180,7 +180,6 @@ def _programs(
     def config(name: str, subject: str, group: str | None = None, *names: str) -> Path:
         return certificates.kubeconfig(name, *names, subject=subject, group=group)
 
-    certificates.issue("kubelet-client", subject="apiserver-kubelet-client", group="system:masters")
     controllers = config("controllers", "system:kube-controller-manager")
     scheduler = config("scheduler", "system:kube-scheduler")
     proxy = config("proxy", "system:kube-proxy")
@@ -232,13 +231,19 @@ def _programs(
         yield
 
 
-def _sweep(folder: Path) -> None:
+def _pod_networks() -> set[str]:
+    return {path.name for path in Path("/run/netns").glob("cni-*")}
+
+
+def _sweep(folder: Path, others: set[str]) -> None:
     """What containerd leaves behind when it goes: it is made to outlive itself. The kubelet has ended by now."""
     for container in _ctr("tasks", "list", "-q").split():
         _ctr("tasks", "kill", "--signal", "SIGKILL", container, check=False)
         _ctr("tasks", "delete", "--force", container, check=False)
     for container in _ctr("containers", "list", "-q").split():
         _ctr("containers", "delete", container, check=False)
+    for network in _pod_networks() - others:
+        _run("ip", "netns", "delete", network)
     places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for place in sorted(places, reverse=True):
         if place.startswith((f"{folder}/", f"{STATE}/")):
