@@ -72,6 +72,7 @@ def api_server(
     certificate, key = certificates.issue("server", *names)
     _, accounts = certificates.issue("accounts")
     certificates.issue("kubelet-client", subject="apiserver-kubelet-client", group="system:masters")
+    front, front_key = certificates.issue("front-proxy")
     cluster = Cluster(kubectl(progress), certificates.kubeconfig("admin", subject="admin", group="system:masters"))
     store, peer = f"http://127.0.0.1:{clients}", f"http://127.0.0.1:{peers}"
     etcd: list[str | Path] = [
@@ -85,7 +86,12 @@ def api_server(
         f"--tls-private-key-file={key}", f"--client-ca-file={certificates.ca}",
         "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={accounts}",
         f"--service-account-signing-key-file={accounts}", f"--service-cluster-ip-range={SERVICES}",
-        "--allow-privileged=true", *options,
+        "--allow-privileged=true",
+        # Towards servers that add to the API, as KEDA's metrics do.
+        f"--proxy-client-cert-file={front}", f"--proxy-client-key-file={front_key}",
+        f"--requestheader-client-ca-file={certificates.ca}", "--requestheader-allowed-names=front-proxy",
+        "--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-", *options,
     ]  # fmt: skip
 
     def ready() -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -30,7 +31,17 @@ SMALL = """\
 class Deployment:
     """An overlay of the combination `demo` in a folder, as an adopter has one, and the cluster it is applied to."""
 
-    def __init__(self, cluster: Cluster, folder: Path, images: Mapping[str, str], kafka: KafkaSettings) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        folder: Path,
+        images: Mapping[str, str],
+        kafka: KafkaSettings,
+        *,
+        components: Sequence[str] = (),
+        settings: Mapping[str, str] = MappingProxyType({}),
+        patches: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self.cluster = cluster
         self.folder = folder
         self.policies = folder / "policies"
@@ -40,9 +51,20 @@ class Deployment:
             "KAFKA__POSTS_TOPIC": kafka.posts_topic,
             "KAFKA__VERDICTS_TOPIC": kafka.verdicts_topic,
             "KAFKA__GROUP": kafka.group,
+            **settings,
         }
+        demo = folder / "with-components"  # a component's settings come before ours
+        demo.mkdir()
+        (demo / "kustomization.yaml").write_text(
+            yaml.safe_dump(
+                {
+                    "resources": [os.path.relpath(DEPLOY / "combinations" / "demo", demo)],
+                    "components": [os.path.relpath(DEPLOY / "components" / name, demo) for name in components],
+                }
+            )
+        )
         overlay = {
-            "resources": [os.path.relpath(DEPLOY / "combinations" / "demo", folder)],
+            "resources": [demo.name],
             "namespace": NAMESPACE,
             "images": [
                 {"name": name, "newName": called.rpartition(":")[0], "newTag": called.rpartition(":")[2]}
@@ -61,7 +83,7 @@ class Deployment:
                 },
             ],
             # Of a machine that runs all of it, the test included.
-            "patches": [{"target": {"kind": "Deployment"}, "patch": SMALL}],
+            "patches": [{"target": {"kind": "Deployment"}, "patch": SMALL}, *patches],
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
 

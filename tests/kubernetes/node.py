@@ -44,6 +44,8 @@ class Node:
     """The cluster, and what only its machine can do."""
 
     cluster: Cluster
+    certificates: Certificates
+    inside: Sequence[str]  # the command that goes before one that is to run where the control plane does
 
     def load(self, *archives: Path) -> None:
         """Images, as `docker save` writes them."""
@@ -79,7 +81,7 @@ def own_node(folder: Path, progress: Callable[[str], object]) -> Iterator[Node]:
         stack.enter_context(_network(inside))
         cluster, certificates = stack.enter_context(_control_plane(folder, progress, inside))
         stack.enter_context(_containerd(folder, inside))
-        node = Node(cluster)
+        node = Node(cluster, certificates, inside)
         node.load(pause)
         stack.callback(_sweep, folder, _pod_networks())
         stack.enter_context(_programs(folder, progress, inside, certificates))
@@ -213,6 +215,7 @@ def _programs(
             f"--authorization-kubeconfig={controllers}", "--use-service-account-credentials=true",
             f"--service-account-private-key-file={folder / 'certificates' / 'accounts.key'}",
             f"--root-ca-file={certificates.ca}", "--leader-elect=false", "--bind-address=127.0.0.1",
+            "--horizontal-pod-autoscaler-sync-period=5s",
         ),
         "kube-scheduler": (
             f"--kubeconfig={scheduler}", f"--authentication-kubeconfig={scheduler}",

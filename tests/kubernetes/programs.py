@@ -67,6 +67,22 @@ def program(name: str, progress: Callable[[str], object]) -> Path:
     return built
 
 
+def command_of(path: str, version: str, package: str, progress: Callable[[str], object]) -> Path:
+    """A command of another Go module, with the versions that its own go.sum vouches for. Raises Unavailable."""
+    source = module(path, version)
+    with held_cache() as folder:
+        built = folder.parent / f"{path.split('/')[1]}-{version}" / package.rpartition("/")[2]
+        if not built.exists():
+            progress(f"building {path}/{package} {version}, once, into {built}")
+            built.parent.mkdir(exist_ok=True)
+            half = built.with_suffix(".part")
+            nice = [tool] if (tool := shutil.which("nice")) else []
+            command = ("build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w", "-o", str(half), f"./{package}")
+            run_go(*command, cwd=source, before=nice)
+            half.rename(built)
+    return built
+
+
 def kubectl(progress: Callable[[str], object]) -> Path:
     """One that KUBECTL names, an installed one that is as new as what the manifests use, or one built now."""
     if given := os.environ.get("KUBECTL"):

@@ -43,6 +43,15 @@ class Traffic:
             enough.set()
             await producing
 
+    async def put(self, count: int) -> None:
+        """So many posts at once, short ones."""
+        async with AIOKafkaProducer(bootstrap_servers=self.settings.bootstrap, acks="all") as producer:
+            for number in range(count):
+                id = f"{self.prefix}-{number}"
+                post = json.dumps({"id": id, "text": f"good morning {number}"}).encode()
+                sent = await producer.send_and_wait(self.settings.posts_topic, post, id.encode())
+                self.posts[sent.partition, sent.offset] = id
+
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
         """Verdicts are read for as long as this lasts."""
