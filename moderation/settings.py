@@ -83,6 +83,11 @@ class ModelSettings(_Group):
         "microsoft/Phi-3-vision-128k-instruct", min_length=1, description="hub id, folder, 'demo' or 'fake'"
     )
     revision: str | None = Field(None, description="commit or tag of the hub id; pin it in production")
+    digest: str = Field(
+        "",
+        pattern="^([0-9a-f]{64})?$",
+        description="files' digest that `moderation model info` prints; a checkpoint with another one is refused",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",

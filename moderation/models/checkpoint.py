@@ -205,6 +205,15 @@ def digest(files: Iterable[Path], settings: Mapping[str, object]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def expect(files: Sequence[Path], wanted: str) -> None:
+    """Raises ConfigError unless `moderation model info` printed this digest of the files; "": any will do."""
+    if wanted and (found := digest(files, {})) != wanted:
+        raise ConfigError(
+            f"MODERATION_MODEL__DIGEST: the files in {files[0].parent} have the digest {found}, and are refused. "
+            "Look at them with `moderation model info`; set the digest if it is them that you want"
+        )
+
+
 def _survey(
     path: Path, expected: Mapping[str, tuple[int, ...]], unused: Callable[[str], bool], found: dict[str, Path]
 ) -> list[str]:

@@ -197,6 +197,9 @@ def load(settings: ModelSettings) -> Phi3Vision:
     """The model of the settings on its device. Raises ConfigError naming what in its folder is wrong."""
     where, dtype = device.place(settings)
     folder, revision = checkpoint.locate(settings.name, settings.revision)
+    named = (checkpoint.CONFIG, phi3_network.PREPROCESSOR, TOKENIZER)
+    files = [*(folder / name for name in named), *checkpoint.weight_files(folder)]
+    checkpoint.expect(files, settings.digest)
     preprocessor = checkpoint.parse(folder / phi3_network.PREPROCESSOR, PreprocessorConfig)
     tokenizer = Tokenizer(folder)
     with device.faults():
@@ -214,11 +217,10 @@ def load(settings: ModelSettings) -> Phi3Vision:
         "window_overlap": settings.window_overlap,
         "window_tokens": settings.window_tokens,
     } | ({"fp8": True} if settings.fp8 else {})
-    named = (checkpoint.CONFIG, phi3_network.PREPROCESSOR, TOKENIZER)
     info = ModelInfo(
         name=settings.name if revision else folder.resolve().name,
         revision=revision,
-        digest=checkpoint.digest([*(folder / name for name in named), *checkpoint.weight_files(folder)], decisive),
+        digest=checkpoint.digest(files, decisive),
         caution=network.config.caution,
     )
     model = Phi3Vision(info, network, tokenizer, preprocessor, settings)

@@ -232,6 +232,19 @@ def test_the_digest_is_of_the_bytes_and_not_of_the_place(folder: Path) -> None:
     assert checkpoint.digest(here, {"num_crops": 4}) == whole
 
 
+def test_weights_that_were_not_looked_at_are_refused(folder: Path) -> None:
+    """The digest is the one that `moderation model info` prints; one bit of the weights, and the start ends."""
+    (told,) = [line.split()[-1] for line in describe(str(folder)).splitlines() if line.startswith("files' digest")]
+    expecting = ModelSettings(name=str(folder), device="cpu", digest=told)
+    models.load(expecting)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(
+        ConfigError, match=f"^MODERATION_MODEL__DIGEST: the files in {folder} have the digest [0-9a-f]+"
+    ):
+        models.load(expecting)
+
+
 def test_a_model_outlives_its_files(folder: Path) -> None:
     model = load(folder)
     batch = model.encode(a_content("hello"), questions(2))

@@ -1,0 +1,333 @@
+"""What the manifests say, as kustomize renders them: each claim of deploy/README.md that needs no server."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from moderation import kafka, runtime, settings
+from moderation.policies import PolicySet
+from moderation.settings import Settings
+from tests.deploy.conftest import Render
+from tests.kubernetes.cluster import DEPLOY, Manifest, named, one
+
+ROOT = DEPLOY.parents[1]
+COMPONENTS = sorted(path.parent.name for path in (DEPLOY / "components").glob("*/kustomization.yaml"))
+SAMPLES = {  # of what comes from Secrets
+    "MODERATION_API__VIEW_DATABASE": "postgresql://api@db/moderation",
+    "MODERATION_KAFKA__SASL_USERNAME": "moderation",
+    "MODERATION_KAFKA__SASL_PASSWORD": "secret",
+}
+UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+
+Combinations = dict[str, list[Manifest]]
+
+
+def own(*components: str, policies: str = "POLICIES") -> str:
+    """A kustomization of the base and these components, in this order."""
+    listed = "".join(f"  - DEPLOY/components/{name}\n" for name in components)
+    return f"namespace: moderation\nresources:\n  - DEPLOY/base\ncomponents:\n  - {policies}\n{listed}"
+
+
+def pod(manifests: list[Manifest], role: str) -> dict[str, Any]:
+    spec: dict[str, Any] = one(manifests, "Deployment", role)["spec"]["template"]["spec"]
+    return spec
+
+
+def container(manifests: list[Manifest], role: str) -> dict[str, Any]:
+    (only,) = pod(manifests, role)["containers"]
+    return dict(only)
+
+
+def environment(manifests: list[Manifest], role: str) -> dict[str, str]:
+    """Of the container, with a sample for each secret."""
+    found = dict(one(manifests, "ConfigMap", "settings")["data"])
+    for each in container(manifests, role)["env"] or []:
+        assert each["name"] not in found, f"{each['name']} is set in two places"
+        found[each["name"]] = each.get("value") or SAMPLES[each["name"]]
+    return found
+
+
+def bytes_of(quantity: str) -> int:
+    return int(quantity[:-2]) * UNITS[quantity[-2:]]
+
+
+def roles(combinations: Combinations) -> Iterator[tuple[str, list[Manifest], str]]:
+    for (name, manifests), role in itertools.product(combinations.items(), ("worker", "api")):
+        yield name, manifests, role
+
+
+def test_every_component_is_in_a_combination_or_in_another_component() -> None:
+    files = [*DEPLOY.glob("combinations/*/kustomization.yaml"), *DEPLOY.glob("components/*/kustomization.yaml")]
+    used = {Path(name).name for file in files for name in yaml.safe_load(file.read_text()).get("components", ())}
+    assert not set(COMPONENTS) - used
+
+
+def test_every_variable_is_a_setting_and_parses(combinations: Combinations) -> None:
+    known = {variable for variable, _, _ in settings.knobs()} | {"MODERATION_MODEL"}
+    for name, manifests, role in roles(combinations):
+        ours = {key: value for key, value in environment(manifests, role).items() if key.startswith(settings.PREFIX)}
+        assert not set(ours) - known, name
+        settings.load(ours)
+
+
+def test_service_links_are_off(combinations: Combinations) -> None:
+    """A Service puts variables into pods: with our prefix, and no setting of ours, they would stop the start."""
+    for name, manifests, role in roles(combinations):
+        assert pod(manifests, role)["enableServiceLinks"] is False, name
+
+
+def test_a_stop_is_given_the_time_that_it_may_take(combinations: Combinations) -> None:
+    for _, manifests, role in roles(combinations):
+        own = environment(manifests, role)
+        some = settings.load({key: own[key] for key in own if key.startswith(settings.PREFIX)})
+        stops = 2 * kafka.STOP_S + runtime.EXIT_GRACE_S  # a consumer, a producer, and a thread that is stuck
+        drain = {
+            "worker": some.worker.drain_timeout_s + some.kafka.transaction_timeout_ms / 1000,
+            "api": some.api.drain_delay_s + some.api.drain_timeout_s,
+        }
+        assert pod(manifests, role)["terminationGracePeriodSeconds"] >= drain[role] + stops
+
+
+def test_pods_are_hardened(combinations: Combinations) -> None:
+    for name, manifests, role in roles(combinations):
+        spec, only = pod(manifests, role), container(manifests, role)
+        assert spec["automountServiceAccountToken"] is False, name
+        assert one(manifests, "ServiceAccount", spec["serviceAccountName"])["automountServiceAccountToken"] is False
+        assert spec["securityContext"] == {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "fsGroup": 65532,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        assert only["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        writable = {mount["mountPath"] for mount in only["volumeMounts"] if not mount.get("readOnly")}
+        allowed = {"worker": {"/tmp", "/models"}, "api": {"/tmp", "/var/lib/moderation"}}[role]  # noqa: S108
+        assert writable <= allowed
+        for volume in spec["volumes"]:
+            assert "emptyDir" not in volume or volume["emptyDir"].get("sizeLimit"), f"{volume['name']} has no bound"
+        assert set(only["resources"]["requests"]) >= {"cpu", "memory", "ephemeral-storage"}
+        assert set(only["resources"]["limits"]) >= {"memory", "ephemeral-storage"}
+
+
+def test_the_view_fits_its_volume(combinations: Combinations) -> None:
+    for name, manifests in combinations.items():
+        (view,) = [volume for volume in pod(manifests, "api")["volumes"] if volume["name"] == "view"]
+        size = bytes_of(view["emptyDir"]["sizeLimit"])
+        assert size > 1.25 * int(environment(manifests, "api")["MODERATION_API__VIEW_MAX_BYTES"]), name
+        assert bytes_of(container(manifests, "api")["resources"]["limits"]["ephemeral-storage"]) > size
+
+
+def test_probes_lead_to_ports_that_are_listened_on(combinations: Combinations) -> None:
+    for _, manifests, role in roles(combinations):
+        only, own = container(manifests, role), environment(manifests, role)
+        ports = {port["name"]: port["containerPort"] for port in only["ports"]}
+        assert own["MODERATION_OPS__LISTEN"] == f"0.0.0.0:{ports['ops']}"
+        probes = {kind: only[kind] for kind in ("startupProbe", "livenessProbe", "readinessProbe")}
+        http = {kind: probe["httpGet"]["path"] for kind, probe in probes.items() if "httpGet" in probe}
+        ready = {"readinessProbe": "/readyz"} if role == "worker" else {}
+        assert http == {"startupProbe": "/startupz", "livenessProbe": "/livez"} | ready
+        assert all(probe["httpGet"]["port"] == "ops" for probe in probes.values() if "httpGet" in probe)
+        if role == "api":
+            assert own["MODERATION_API__HEALTH_LISTEN"] == f"0.0.0.0:{probes['readinessProbe']['grpc']['port']}"
+            assert own["MODERATION_API__LISTEN"] == f"0.0.0.0:{ports['grpc']}"
+        started = probes["startupProbe"]
+        deadline = one(manifests, "Deployment", role)["spec"]["progressDeadlineSeconds"]
+        assert deadline > started["periodSeconds"] * started["failureThreshold"], "a slow start would count as failed"
+
+
+def test_a_worker_goes_before_its_successor_comes(combinations: Combinations) -> None:
+    for name, manifests in combinations.items():
+        assert one(manifests, "Deployment", "worker")["spec"]["strategy"]["rollingUpdate"] == {
+            "maxSurge": 0,
+            "maxUnavailable": 1,
+        }, name
+        assert one(manifests, "Deployment", "api")["spec"]["strategy"]["rollingUpdate"] == {
+            "maxSurge": 1,
+            "maxUnavailable": 0,
+        }
+
+
+def test_disruption_is_bounded(combinations: Combinations) -> None:
+    for _, manifests, role in roles(combinations):
+        budget = one(manifests, "PodDisruptionBudget", role)["spec"]
+        assert budget["maxUnavailable"] == 1
+        assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+        labels = one(manifests, "Deployment", role)["spec"]["template"]["metadata"]["labels"]
+        assert budget["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_nothing_passes_but_what_is_named(combinations: Combinations) -> None:
+    for name, manifests in combinations.items():
+        policies = [one for one in manifests if one["kind"] == "NetworkPolicy"]
+        deny = one(policies, "NetworkPolicy", "default-deny")["spec"]
+        assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}, name
+        into = {
+            port["port"] for policy in policies for rule in policy["spec"].get("ingress", ()) for port in rule["ports"]
+        }
+        assert into <= {50051, 9464}, f"{name}: a way in that is no lookup and no scrape"
+        for policy in policies:
+            for rule in [*policy["spec"].get("ingress", ()), *policy["spec"].get("egress", ())]:
+                assert rule["ports"], "a rule without ports opens all"
+
+
+def test_the_policies_are_the_folders(combinations: Combinations, tmp_path: Path) -> None:
+    """All files, and as the roles read them: what is mounted has the digest of the folder."""
+    for name, folder in {"demo": ROOT / "policies" / "demo", "strimzi": ROOT / "policies"}.items():
+        mounted = tmp_path / name
+        mounted.mkdir()
+        for file, text in one(combinations[name], "ConfigMap", "policies")["data"].items():
+            (mounted / file).write_text(text)
+        assert PolicySet.load(mounted).digest == PolicySet.load(folder).digest
+        assert {path.name for path in mounted.iterdir()} == {path.name for path in folder.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("generated", ["policies", "settings"])
+def test_a_change_rolls_both_roles(generated: str, render: Render) -> None:
+    """The name of the ConfigMap holds a hash of it, and both pod templates name it."""
+    same = "namespace: moderation\nresources: [DEPLOY/combinations/demo]\n"
+    merged = f"configMapGenerator: [{{name: {generated}, behavior: merge, literals: [MODERATION_LOG__LEVEL=debug]}}]\n"
+    before, after = (
+        {role: _config_maps(manifests, role) for role in ("worker", "api")}
+        for manifests in (render(same), render(same + merged))
+    )
+    for role, names in before.items():
+        assert {name for name in names if name.startswith(generated)} - after[role], f"{role} would not be rolled"
+        assert len(after[role] - names) == 1
+
+
+def _config_maps(manifests: list[Manifest], role: str) -> set[str]:
+    spec = pod(manifests, role)
+    mounted = {volume["configMap"]["name"] for volume in spec["volumes"] if "configMap" in volume}
+    return mounted | {source["configMapRef"]["name"] for source in spec["containers"][0]["envFrom"]}
+
+
+def test_components_come_in_any_order(render: Render) -> None:
+    """Each combination that goes together, forwards, backwards and shuffled: the same objects."""
+    for kafka_, keda, weights in [
+        ("strimzi", "keda-mtls", "weights-pvc"),
+        ("kafka-sasl", "keda-sasl", "weights-image"),
+        ("monitoring", "keda", "weights-hub"),
+    ]:
+        names = ["gpu", "postgres", "api-tls", "api-jwt", "tracing", kafka_, keda, weights]
+        expected = _settled(render(own(*names)))
+        for seed in range(3):
+            shuffled = names[::-1] if not seed else random.Random(seed).sample(names, len(names))
+            assert _settled(render(own(*shuffled))) == expected, f"in the order {shuffled}"
+
+
+def _settled(manifests: list[Manifest]) -> Any:
+    """Without the order of objects, and of what lists hold."""
+
+    def settle(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: settle(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return sorted(map(settle, value), key=repr)
+        return value
+
+    return sorted((settle(one) for one in manifests), key=lambda one: (one["kind"], one["metadata"]["name"]))
+
+
+def test_workers_scale_by_lag(combinations: Combinations) -> None:
+    scaled = one(combinations["strimzi"], "ScaledObject", "worker")["spec"]
+    partitions = one(combinations["strimzi"], "KafkaTopic", "posts")["spec"]["partitions"]
+    (trigger,) = scaled["triggers"]
+    assert scaled["maxReplicaCount"] == partitions
+    assert int(trigger["metadata"]["activationLagThreshold"]) >= partitions
+    down = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
+    assert 300 <= down["stabilizationWindowSeconds"] <= 600
+    assert "replicas" not in one(combinations["strimzi"], "Deployment", "worker")["spec"]
+    own = environment(combinations["strimzi"], "worker")
+    read = {key: own[value] for key, value in trigger["metadata"].items() if key.endswith("FromEnv")}
+    assert read == {
+        "bootstrapServersFromEnv": "kafka-kafka-bootstrap.kafka:9093",
+        "consumerGroupFromEnv": Settings().kafka.group,
+        "topicFromEnv": Settings().kafka.posts_topic,
+    }
+
+
+def test_the_topics_are_those_of_the_settings(combinations: Combinations) -> None:
+    topics = {one["metadata"]["name"]: one["spec"] for one in combinations["strimzi"] if one["kind"] == "KafkaTopic"}
+    ours = Settings().kafka
+    assert set(topics) == {ours.posts_topic, ours.verdicts_topic, ours.dead_letters}
+    assert len({topic["partitions"] for topic in topics.values()}) == 1
+    assert topics[ours.verdicts_topic]["config"]["cleanup.policy"] == "compact"
+    assert all(topic["config"]["max.message.bytes"] == ours.max_message_bytes for topic in topics.values())
+
+
+def test_a_gpu_is_asked_for_and_granted(combinations: Combinations) -> None:
+    resources = container(combinations["strimzi"], "worker")["resources"]
+    assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "1"
+    assert "nvidia.com/gpu" not in str(combinations["demo"])
+
+
+def test_weights_are_read_only_and_named_by_digest(combinations: Combinations) -> None:
+    (image,) = [volume["image"] for volume in pod(combinations["sasl"], "worker")["volumes"] if "image" in volume]
+    assert "@sha256:" in image["reference"]
+    for name in ("sasl", "strimzi"):
+        own = environment(combinations[name], "worker")
+        (mount,) = [m for m in container(combinations[name], "worker")["volumeMounts"] if m["name"] == "weights"]
+        assert mount["readOnly"], name
+        assert own["MODERATION_MODEL"].startswith(mount["mountPath"])
+        assert own["HF_HUB_OFFLINE"] == "1"
+
+
+def test_no_secret_is_in_the_manifests(combinations: Combinations) -> None:
+    secret = [variable for variable in SAMPLES if "USERNAME" not in variable]
+    for name, manifests, role in roles(combinations):
+        assert not [each for each in manifests if each["kind"] == "Secret"], name
+        for each in container(manifests, role)["env"] or []:
+            assert each["name"] not in secret or "secretKeyRef" in each["valueFrom"]
+        assert not set(one(manifests, "ConfigMap", "settings")["data"]) & set(SAMPLES)
+
+
+def test_what_is_scraped_is_what_is_served(combinations: Combinations) -> None:
+    for name in ("strimzi", "sasl"):
+        monitor = one(combinations[name], "PodMonitor", "moderation")["spec"]
+        for role in ("worker", "api"):
+            labels = one(combinations[name], "Deployment", role)["spec"]["template"]["metadata"]["labels"]
+            assert monitor["selector"]["matchLabels"].items() <= labels.items()
+            ports = {port["name"] for port in container(combinations[name], role)["ports"]}
+            assert {endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]} <= ports
+
+
+def test_alerts_are_those_of_observe(combinations: Combinations) -> None:
+    groups = yaml.safe_load((ROOT / "deploy" / "observe" / "rules.yaml").read_text())["groups"]
+    assert one(combinations["strimzi"], "PrometheusRule", "moderation")["spec"]["groups"] == groups, (
+        "they differ: python deploy/kubernetes/components/monitoring/rules.py writes them anew"
+    )
+
+
+def test_names_are_found_without_their_hash(combinations: Combinations) -> None:
+    assert {named(one) for one in combinations["demo"] if one["kind"] == "ConfigMap"} == {"policies", "settings"}
+
+
+def test_the_overlay_of_the_readme_renders(render: Render, tmp_path: Path) -> None:
+    """As it stands there, but for the address of this repository."""
+    text = (ROOT / "deploy" / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    assert text.startswith("# kustomization.yaml")
+    overlay = yaml.safe_load(text)
+    (address,) = overlay["resources"]
+    overlay["resources"] = [
+        address.replace("github.com/OWNER/moderation/deploy/kubernetes", "DEPLOY").partition("?")[0]
+    ]
+    (tmp_path / "own" / "policies").mkdir(parents=True)
+    for source in next(each for each in overlay["configMapGenerator"] if each["name"] == "policies")["files"]:
+        (tmp_path / "own" / source).write_text((ROOT / "policies" / "weapons-sale.yaml").read_text())
+    manifests = render(yaml.safe_dump(overlay))
+    assert set(one(manifests, "ConfigMap", "policies")["data"]) == {"spam.yaml", "weapons.yaml"}
+    assert container(manifests, "worker")["image"] == "registry.example.com/moderation-worker:0.1.0"
+    assert one(manifests, "ConfigMap", "settings")["data"]["MODERATION_MODEL__DIGEST"].startswith("<files' digest")

@@ -1,0 +1,193 @@
+"""The service on a cluster: what an operator types, and waits for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from moderation.settings import KafkaSettings
+from tests.kubernetes import lookups
+from tests.kubernetes.cluster import DEPLOY, NAMESPACE, Cluster, Manifest
+from tests.until import until
+
+POLICIES = DEPLOY.parents[1] / "policies" / "demo"
+ROLES = ("worker", "api")
+ROLLOUT_S = 300
+SMALL = """\
+- op: replace
+  path: /spec/template/spec/containers/0/resources
+  value: {requests: {cpu: 50m, memory: 256Mi}, limits: {memory: 2Gi}}
+- {op: add, path: /spec/template/spec/containers/0/imagePullPolicy, value: IfNotPresent}
+"""
+
+
+class Deployment:
+    """An overlay of the combination `demo` in a folder, as an adopter has one, and the cluster it is applied to."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        folder: Path,
+        images: Mapping[str, str],
+        kafka: KafkaSettings,
+        *,
+        components: Sequence[str] = (),
+        settings: Mapping[str, str] = MappingProxyType({}),
+        patches: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.cluster = cluster
+        self.folder = folder
+        self.policies = folder / "policies"
+        shutil.copytree(POLICIES, self.policies)
+        settings = {
+            "KAFKA__BOOTSTRAP": kafka.bootstrap,
+            "KAFKA__POSTS_TOPIC": kafka.posts_topic,
+            "KAFKA__VERDICTS_TOPIC": kafka.verdicts_topic,
+            "KAFKA__GROUP": kafka.group,
+            **settings,
+        }
+        demo = folder / "with-components"  # a component's settings come before ours
+        demo.mkdir()
+        (demo / "kustomization.yaml").write_text(
+            yaml.safe_dump(
+                {
+                    "resources": [os.path.relpath(DEPLOY / "combinations" / "demo", demo)],
+                    "components": [os.path.relpath(DEPLOY / "components" / name, demo) for name in components],
+                }
+            )
+        )
+        overlay = {
+            "resources": [demo.name],
+            "namespace": NAMESPACE,
+            "images": [
+                {"name": name, "newName": called.rpartition(":")[0], "newTag": called.rpartition(":")[2]}
+                for name, called in images.items()
+            ],
+            "configMapGenerator": [
+                {
+                    "name": "settings",
+                    "behavior": "merge",
+                    "literals": [f"MODERATION_{name}={value}" for name, value in settings.items()],
+                },
+                {
+                    "name": "policies",
+                    "behavior": "replace",
+                    "files": [f"policies/{path.name}" for path in sorted(self.policies.glob("*.yaml"))],
+                },
+            ],
+            # Of a machine that runs all of it, the test included.
+            "patches": [{"target": {"kind": "Deployment"}, "patch": SMALL}, *patches],
+        }
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+
+    def apply(self) -> None:
+        """What deploy/README.md says: kubectl apply -k."""
+        self.cluster.run("apply", "-k", str(self.folder))
+
+    def rolled_out(self, *roles: str) -> None:
+        """Returns once every pod is new, ready and there."""
+        for role in roles or ROLES:
+            self.kubectl("rollout", "status", f"deployment/{role}", f"--timeout={ROLLOUT_S}s", timeout_s=ROLLOUT_S + 30)
+
+    def kubectl(self, *arguments: str, timeout_s: float = 120) -> str:
+        return self.cluster.run("-n", NAMESPACE, *arguments, timeout_s=timeout_s)
+
+    def pods(self, role: str) -> list[Manifest]:
+        found: list[Manifest] = self.cluster.get("pods", "-l", f"app.kubernetes.io/name={role}")["items"]
+        return found
+
+    def ready(self, role: str) -> list[str]:
+        """Names of pods that are, and are not on their way out."""
+        return [
+            pod["metadata"]["name"]
+            for pod in self.pods(role)
+            if "deletionTimestamp" not in pod["metadata"]
+            and any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", ()))
+        ]
+
+    def waiting(self, role: str) -> set[str]:
+        """Why containers do not run."""
+        states = [one["state"] for pod in self.pods(role) for one in pod["status"].get("containerStatuses", ())]
+        return {state["waiting"]["reason"] for state in states if "waiting" in state}
+
+    def restarts(self) -> int:
+        statuses = [
+            one for role in ROLES for pod in self.pods(role) for one in pod["status"].get("containerStatuses", ())
+        ]
+        return sum(one["restartCount"] for one in statuses)
+
+    def look_up(self, image: str, prefix: str, rate: float) -> None:
+        """Starts the pod that asks through the Service, and returns once it does."""
+        address = self.cluster.get("service", "api")["spec"]["clusterIP"]  # a cluster without DNS will do
+        script = Path(lookups.__file__)
+        self.cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "lookups", "namespace": NAMESPACE},
+                "data": {script.name: script.read_text()},
+            },
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "name": "lookups",
+                    "namespace": NAMESPACE,
+                    "labels": {"moderation/lookups": "allowed"},
+                },
+                "spec": {
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "restartPolicy": "Never",
+                    "securityContext": {
+                        "runAsNonRoot": True,
+                        "runAsUser": 65532,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                    "containers": [
+                        {
+                            "name": "lookups",
+                            "image": image,
+                            "imagePullPolicy": "IfNotPresent",
+                            "command": ["python3", f"/lookups/{script.name}", f"{address}:50051", prefix, str(rate)],
+                            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                            "volumeMounts": [{"name": "lookups", "mountPath": "/lookups"}],
+                        }
+                    ],
+                    "volumes": [{"name": "lookups", "configMap": {"name": "lookups"}}],
+                },
+            },
+        )
+        until(lambda: bool(self.lookups().get("calls")), 120, lambda: f"no lookups: {self.kubectl('get', 'pods')}")
+
+    def lookups(self) -> dict[str, Any]:
+        """What the pod has told last."""
+        phase = self.cluster.get("pod", "lookups")["status"]["phase"]
+        if phase == "Pending":
+            return {}
+        lines = self.kubectl("logs", "lookups", "--tail=20").splitlines()
+        told = [line for line in lines if line.startswith("{")]
+        assert phase == "Running", f"the pod of lookups is {phase}: {lines}"
+        last: dict[str, Any] = json.loads(told[-1]) if told else {}
+        return last
+
+    def report(self) -> str:
+        """For a test that failed: pods, events, and the ends of the logs."""
+        parts = [
+            self.kubectl("get", "pods,deployments,poddisruptionbudgets", "-o", "wide"),
+            self.kubectl("get", "events", "--sort-by=.lastTimestamp"),
+        ]
+        for role in ROLES:
+            parts += [
+                f"{pod['metadata']['name']}:\n" + self.kubectl("logs", pod["metadata"]["name"], "--tail=15")
+                for pod in self.pods(role)
+                if any(one.get("started") for one in pod["status"].get("containerStatuses", ()))
+            ]
+        return "\n".join(parts)
