@@ -14,6 +14,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+import moderation
 from moderation import guard, kafka, ops, posts, runtime, verdicts
 from moderation.errors import ConfigError
 from moderation.guard import Guard
@@ -41,6 +42,12 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
     names = [settings.kafka.posts_topic, settings.kafka.verdicts_topic]
     policies = PolicySet.load(settings.policies) if settings.policies.is_dir() else None
+    if policies:
+        log.info(
+            "policies_loaded", policies=len(policies.policies), digest=policies.digest, version=moderation.__version__
+        )
+    else:
+        log.warning("no_policies", folder=str(settings.policies), meaning="ListPolicies is refused")
     topics = await runtime.unless_stopped(stop, kafka.check_topics(settings.kafka, names))
     if topics is None:
         return

@@ -19,7 +19,7 @@ import moderation
 from moderation import policies as policy_files
 from moderation import runtime, settings, show, telemetry
 from moderation.bench import commands as bench
-from moderation.errors import ConfigError, ModerationError, PostError
+from moderation.errors import ConfigError, ModerationError, PostError, without_extra
 from moderation.settings import Settings
 from moderation.types import Image, Post
 from moderation.v1.verdict_pb2 import Verdict
@@ -47,6 +47,11 @@ def main() -> None:
     except ModerationError as error:
         err.print(f"[bold red]moderation:[/] {_plain(str(error))}", highlight=False)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if (missing := without_extra(error)) is None:
+            raise
+        err.print(f"[bold red]moderation:[/] {_plain(str(missing))}", highlight=False)
+        sys.exit(missing.exit_code)
 
 
 def _plain(text: str) -> str:

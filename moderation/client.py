@@ -26,8 +26,11 @@ from moderation import traces
 from moderation.errors import ConfigError, ModerationError
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1 import moderation_service_pb2_grpc as pb_grpc
+from moderation.v1.moderation_service_pb2 import LookupState
 from moderation.v1.post_pb2 import Post
 from moderation.v1.verdict_pb2 import Outcome, Verdict
+
+__all__ = ["Client", "LookupState", "Outcome", "Post", "Verdict"]  # what callers need
 
 TIMEOUT_S = 10.0
 BATCH = 1_000

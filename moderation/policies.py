@@ -102,7 +102,7 @@ class Policy(_Part):
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] = Field(description="also the file's name")
     version: Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)] = Field(description="rises when the text changes")
-    title: Prose
+    title: Annotated[Prose, Field(description="for people and for the model, which reads it before all else")]
     status: PolicyStatus = PolicyStatus.LIVE
     severity: SeverityName = "medium"
     applies_to: Scope = Scope()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from moderation.errors import ConfigError, ModerationError, PostError
+from moderation.errors import ConfigError, ModerationError, PostError, without_extra
 from moderation.telemetry import frames
 
 EXIT_GRACE_S = 10.0
@@ -73,7 +73,7 @@ async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T
 
 
 def _report(error: Exception) -> int:
-    ours = next(_ours(error), None)
+    ours = next(_ours(error), None) or without_extra(error)
     if ours is None:
         log.error("process_crashed", error=type(error).__name__, exc_info=error)
         return 1

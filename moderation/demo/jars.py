@@ -42,7 +42,7 @@ class KafkaUnavailable(ConfigError):
         super().__init__(
             f"no local Apache Kafka {VERSION}: {reason}. Name a broker of your own with KAFKA_BOOTSTRAP_SERVERS "
             "(the tests) or MODERATION_KAFKA__BOOTSTRAP (the service); or give this machine what is "
-            "missing: pip install 'moderation[demo]', Java 17 or newer, access to Maven Central"
+            "missing: pip install '.[demo]', Java 17 or newer, access to Maven Central"
         )
 
 

@@ -62,6 +62,10 @@ async def _until_stopped(console: Console, stop: asyncio.Event, *, keep: bool) -
 
 async def _demo(console: Console, *, keep: bool) -> None:
     policies = Path("policies/demo").absolute()  # noqa: ASYNC240  once, and nothing runs beside it yet
+    if not policies.is_dir():
+        raise ConfigError(
+            "`moderation demo` reads policies/demo: run it in a checkout of the project, or `make demo` there"
+        )
     PolicySet.load(policies)  # what is wrong with them is told now, not by a worker that dies
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moderation-demo-")))

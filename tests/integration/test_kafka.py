@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -22,6 +23,7 @@ from moderation.demo import jars
 from moderation.demo.kafka import LocalKafka, broker, create_missing_topics, run_until_stopped
 from moderation.demo.node import Node, pick_ports
 from moderation.errors import ConfigError
+from moderation.kafka import check_topics
 from moderation.settings import KafkaSettings
 from tests.conftest import make_topics
 
@@ -312,3 +314,16 @@ async def test_topics_of_a_deployment_are_created_once(kafka: str, names: Callab
     await make_topics(kafka, other.verdicts_topic, partitions=2)
     with pytest.raises(ConfigError, match="has 2 partitions"):
         await create_missing_topics(other, partitions=3, replication=1)
+
+
+@pytest.mark.parametrize(("policy", "told"), [("compact", False), ("delete", True), ("compact,delete", True)])
+async def test_a_verdicts_topic_that_forgets_is_told(
+    kafka: str, names: Callable[[str], str], policy: str, told: bool
+) -> None:
+    settings = KafkaSettings(bootstrap=kafka, posts_topic=names("posts"), verdicts_topic=names("verdicts"))
+    await make_topics(kafka, settings.posts_topic)
+    await make_topics(kafka, settings.verdicts_topic, cleanup_policy=policy)
+    with structlog.testing.capture_logs() as logs:
+        await check_topics(settings, [settings.posts_topic, settings.verdicts_topic])
+    warned = [one for one in logs if one["event"] == "verdicts_topic_is_not_kept"]
+    assert [one["cleanup_policy"] for one in warned] == ([policy] if told else [])

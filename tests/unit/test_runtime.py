@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from moderation.errors import without_extra
+
 PRELUDE = """
 import asyncio, os, signal, sys, threading, time
 from moderation import errors, runtime, telemetry
@@ -126,3 +128,15 @@ def test_unretrieved_exceptions_and_library_logs_hold_no_text() -> None:
     assert {"ZeroDivisionError", "ValueError"} == {one.partition("\n")[0] for one in unretrieved}
     assert [event["message"] for event in events if event["event"] == "library_warned"] == ["lost broker-1: ValueError"]
     assert "secret" not in json.dumps(events)
+
+
+@pytest.mark.parametrize(("module", "extra"), [("PIL.Image", "worker"), ("asyncpg", "postgres"), ("jgo", "demo")])
+def test_a_module_of_an_extra_that_is_missing_is_told_with_what_brings_it(module: str, extra: str) -> None:
+    found = without_extra(ModuleNotFoundError(f"No module named {module!r}", name=module))
+    assert found is not None
+    assert f"'.[{extra}]'" in str(found)
+
+
+def test_any_other_missing_module_is_a_fault() -> None:
+    assert without_extra(ModuleNotFoundError("x", name="nowhere")) is None
+    assert without_extra(ImportError("x", name="PIL")) is None
