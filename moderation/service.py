@@ -165,21 +165,12 @@ class Service:
     async def _find(self, look: Look) -> list[Found]:
         """What is known of each post."""
         self._check_ready()
-        rows = await self._view.find(look.post_ids)
+        # Before the rows are read: a fold that ends while they are on their way would pass old rows off as new.
         reached = look.posts is None or self._view.reached(look.posts)
-        return [self._found(look, post_id, rows.get(post_id), reached) for post_id in look.post_ids]
-
-    def _found(self, look: Look, post_id: str, row: Row | None, reached: bool) -> Found:
-        if row is not None:
-            kind, tenant, partition, offset, verdict = row
-            fresh = reached or offset >= (look.posts or {}).get(partition, 1 << 62)
-            if kind == Kind.VERDICT and fresh and look.tenant in (None, tenant) and _is_of(verdict, look.digest):
-                return pb.LOOKUP_STATE_FOUND, verdict
-            if kind == Kind.UNREADABLE and fresh and look.tenant is None:
-                return pb.LOOKUP_STATE_UNREADABLE, None
-        if not reached or self._ledger.pending(post_id, look.tenant, self._view.judged):
-            return pb.LOOKUP_STATE_PENDING, None
-        return pb.LOOKUP_STATE_NOT_FOUND, None
+        judged, pending = self._view.judged, self._ledger.pending
+        open = {post_id for post_id in look.post_ids if not reached or pending(post_id, look.tenant, judged)}
+        rows = await self._view.find(look.post_ids)
+        return [_found(look, rows.get(post_id), reached, post_id in open) for post_id in look.post_ids]
 
     async def _wait(self, look: Look, until: float) -> Found:
         """What is known once there is a verdict or will be none, time is up, or the service has to go."""
@@ -297,6 +288,18 @@ def _bytes(answer: Message | bytes) -> bytes:
 
 def _tenant(request: Any) -> str | None:
     return request.tenant if request.HasField("tenant") else None
+
+
+def _found(look: Look, row: Row | None, reached: bool, open: bool) -> Found:
+    """What a row, or none, says. `reached`: it is as new as is asked for. `open`: an outcome is still to come."""
+    if row is not None:
+        kind, tenant, partition, offset, verdict = row
+        fresh = reached or offset >= (look.posts or {}).get(partition, 1 << 62)
+        if kind == Kind.VERDICT and fresh and look.tenant in (None, tenant) and _is_of(verdict, look.digest):
+            return pb.LOOKUP_STATE_FOUND, verdict
+        if kind == Kind.UNREADABLE and fresh and look.tenant is None:
+            return pb.LOOKUP_STATE_UNREADABLE, None
+    return (pb.LOOKUP_STATE_PENDING if open else pb.LOOKUP_STATE_NOT_FOUND), None
 
 
 def _is_of(verdict: bytes | None, digest: str) -> bool:
