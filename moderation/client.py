@@ -156,14 +156,18 @@ class Client:
             request = pb.WatchVerdictsRequest(
                 outcomes=outcomes, policy_ids=policy_ids, consistency_token=after, tenant=self._tenant
             )
+            stood = False
             try:
                 with self._explained():
                     async for message in self._stub.WatchVerdicts(request, metadata=self._metadata()):
-                        after = message.consistency_token
+                        after, stood = message.consistency_token, True
                         yield message
             except CallError as error:
                 # A reader that was shed has not lost its place; without one we have never been in.
-                if not after or not (error.code is grpc.StatusCode.UNAVAILABLE or error.reason == "SLOW_READER"):
+                shed = error.code is grpc.StatusCode.UNAVAILABLE or error.reason == "SLOW_READER"
+                # A watch ends with the bearer token that it was opened with; by now there may be a newer one.
+                expired = stood and self._token is not None and error.code is grpc.StatusCode.UNAUTHENTICATED
+                if not (after and (shed or expired)):
                     raise
             await asyncio.sleep(RECONNECT_S)
 

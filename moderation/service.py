@@ -150,7 +150,7 @@ class Service:
     async def WatchVerdicts(self, request: pb.WatchVerdictsRequest, caller: Caller, context: Context) -> None:
         watch = requests.watch(request, caller.tenant_of(_tenant(request)))
         self._check_ready()
-        await Watching(self._settings.api, self._view, watch, context).run()
+        await Watching(self._settings.api, self._view, watch, caller, context).run()
 
     @_answered("lookup")
     async def ListPolicies(

@@ -162,7 +162,8 @@ class ModerationServiceServicer:
 
         INVALID_ARGUMENT: a field breaks its rule. RESOURCE_EXHAUSTED with reason SLOW_READER: the reader did not keep up
         and would have missed changes; go on from the last token. UNAVAILABLE: the API is on its way out, or the stream has
-        lived long enough; go on from the last token.
+        lived long enough; go on from the last token. UNAUTHENTICATED in the middle: the credentials have expired; go on from
+        the last token with new ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
