@@ -99,6 +99,7 @@ class Service:
         self._view = view
         self._policies = policies
         self._ledger = Ledger(settings.api, inbox, self.broken)
+        view.tell_judged(self._ledger.settle)
         self._draining = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -167,8 +168,7 @@ class Service:
         self._check_ready()
         # Before the rows are read: a fold that ends while they are on their way would pass old rows off as new.
         reached = look.posts is None or self._view.reached(look.posts)
-        judged, pending = self._view.judged, self._ledger.pending
-        open = {post_id for post_id in look.post_ids if not reached or pending(post_id, look.tenant, judged)}
+        open = {id for id in look.post_ids if not reached or self._ledger.pending(id, look.tenant)}
         rows = await self._view.find(look.post_ids)
         return [_found(look, rows.get(post_id), reached, post_id in open) for post_id in look.post_ids]
 
@@ -219,7 +219,6 @@ class Service:
         if caller.tenant is not None:
             await self._check_id_is_free(post.id, caller.tenant)
         until = self._until(context)
-        self._ledger.settle(self._view.judged)
         record = await self._ledger.put(post, request_id, _trace(context), until)
         look = Look((post.id,), post.tenant, posts={record.partition: record.offset})
         state, verdict = await self._wait(look, until)

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from moderation import requests as requests_module
@@ -353,8 +354,10 @@ async def test_a_backlog_that_is_full_takes_no_more_posts(running_api: Api) -> N
             with pytest.raises(CallError) as caught:
                 await client.moderate(Post(id="a"), timeout=30)
             assert (caught.value.reason, caught.value.retry_s) == ("BACKLOG_FULL", 2.0)
+            assert REGISTRY.get_sample_value("moderation_api_pending_posts") == 1
             await running_api.put(running_api.judged("a", token))
             await client.wait("a", 30)
+            assert REGISTRY.get_sample_value("moderation_api_pending_posts") == 0  # also when no post comes any more
         await running_api.accepted(channel, Post(id="a"))
 
 
