@@ -41,6 +41,7 @@ class Ledger:
         self._broken = broken
         self._requests: OrderedDict[tuple[str, str], _Request] = OrderedDict()
         self._putting: set[asyncio.Task[Source]] = set()
+        self._under_way: defaultdict[str, list[str]] = defaultdict(list)  # by post id: tenants of the posts
         self._bytes = 0  # of posts on their way
         self._waiting: defaultdict[int, deque[tuple[int, str]]] = defaultdict(deque)  # by partition: offset, post id
         self._latest: dict[str, tuple[int, int, str]] = {}  # by post id: partition, offset, tenant
@@ -54,6 +55,12 @@ class Ledger:
         """Whether the post is accepted and, as far as is known, has no outcome."""
         known = self._latest.get(post_id)
         return known is not None and known[1] > self._judged.get(known[0], -1) and tenant in (None, known[2])
+
+    def of_another(self, post_id: str, tenant: str) -> bool:
+        """Whether a post of this id that is pending, or on its way to the topic, is another tenant's."""
+        if any(other != tenant for other in self._under_way.get(post_id, ())):
+            return True
+        return self.pending(post_id, None) and not self.pending(post_id, tenant)
 
     def settle(self, judged: Mapping[int, int]) -> None:
         """The outcomes of the posts topic's records up to these are known."""
@@ -102,11 +109,15 @@ class Ledger:
         self._bytes += size
         task = asyncio.create_task(self._posts.put(post, trace, until))
         self._putting.add(task)
+        self._under_way[post.id].append(post.tenant)
         metrics.PENDING.set(len(self))
 
         def ended(_: object) -> None:
             self._bytes -= size
             self._putting.discard(task)
+            self._under_way[post.id].remove(post.tenant)
+            if not self._under_way[post.id]:
+                del self._under_way[post.id]
             if not task.cancelled():
                 error = task.exception()
                 if isinstance(error, DeliveryError):

@@ -230,9 +230,14 @@ class Service:
         )
 
     async def _check_id_is_free(self, post_id: str, tenant: str) -> None:
-        """A verdict supersedes that of the same id: no tenant may take another's away."""
+        """A verdict supersedes that of the same id: no tenant may take another's away.
+
+        What others have put on the topic is known once it is judged: across replicas this is best effort.
+        """
+        taken = self._ledger.of_another(post_id, tenant)  # before the row is read, too: meanwhile it may be judged
         row = (await self._view.find((post_id,))).get(post_id)
-        if row and row[0] == Kind.VERDICT and row[1] != tenant:
+        judged = row is not None and row[0] == Kind.VERDICT and row[1] != tenant
+        if taken or judged or self._ledger.of_another(post_id, tenant):
             text = "the post's id belongs to another tenant"
             raise RefusedError(grpc.StatusCode.PERMISSION_DENIED, "OTHER_TENANT", text, field="post.id")
 

@@ -185,9 +185,11 @@ class ModerationServiceServicer:
 
         When the deadline comes first, the answer is PENDING with the post's position: the post is accepted and will be
         judged; look it up later, with the token. INVALID_ARGUMENT: the post breaks a rule, or is larger than the topic
-        takes. ALREADY_EXISTS: the request id came before with another post. PERMISSION_DENIED: the id has a verdict of
-        another tenant. RESOURCE_EXHAUSTED with reason BACKLOG_FULL: too many posts wait for their verdicts; nothing was put
-        on the topic. UNAVAILABLE: the post may not have been accepted; the same call again, request id included, is safe.
+        takes. ALREADY_EXISTS: the request id came before with another post. PERMISSION_DENIED: another tenant has a verdict
+        under the id, or a post that this API has put and that waits for its verdict. That is best effort across replicas: what
+        another one, or the platform itself, has put is known once it is judged, so give each tenant ids of its own.
+        RESOURCE_EXHAUSTED with reason BACKLOG_FULL: too many posts wait for their verdicts; nothing was put on the topic.
+        UNAVAILABLE: the post may not have been accepted; the same call again, request id included, is safe.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

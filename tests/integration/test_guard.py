@@ -152,6 +152,15 @@ async def test_a_tenant_sees_its_own(running_api: Api, house: House) -> None:
         assert sorted(seen) == [("mine", True), ("new", False)]
         watch.cancel()
         await running_api.accepted(channel, Post(id="x"), **me)
+        async with refused(DENIED, "OTHER_TENANT", field="post.id"):  # nor its place in the queue
+            await stub.ModeratePost(pb.ModeratePostRequest(post=Post(id="x")), **bearer(tenant="t2"))
+        calls = [
+            stub.ModeratePost(pb.ModeratePostRequest(post=Post(id="y")), timeout=5, **bearer(tenant=f"t{number}"))
+            for number in range(4)
+        ]
+        states = await asyncio.gather(*calls, return_exceptions=True)
+        assert len([one for one in states if isinstance(one, pb.ModeratePostResponse)]) == 1  # who came first
+        assert [one.code() for one in states if isinstance(one, grpc.aio.AioRpcError)] == [DENIED] * 3
         assert (await stub.GetVerdict(pb.GetVerdictRequest(post_id="x"), **me)).state == pb.LOOKUP_STATE_PENDING
         other = await stub.GetVerdict(pb.GetVerdictRequest(post_id="x"), **bearer(tenant="t2"))
         assert other.state == not_found

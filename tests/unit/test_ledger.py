@@ -134,6 +134,24 @@ async def test_what_is_put_is_pending_until_it_is_judged() -> None:
     assert shown() == 0
 
 
+async def test_an_id_is_another_tenants_from_the_call_to_the_verdict() -> None:
+    case = Case()
+    case.topic.open.clear()
+    putting = [asyncio.create_task(case.put("a", tenant="t")) for _ in range(2)]
+    assert not case.ledger.of_another("a", "u")
+    await asyncio.sleep(0)
+    for _ in ("on its way", "on the topic"):
+        assert case.ledger.of_another("a", "u")
+        assert case.ledger.of_another("a", "")
+        assert not case.ledger.of_another("a", "t")
+        assert not case.ledger.of_another("b", "u")
+        case.topic.open.set()
+        await asyncio.gather(*putting)
+    assert not case.ledger._under_way
+    case.ledger.settle({0: 5})
+    assert not case.ledger.of_another("a", "u")
+
+
 async def test_a_verdict_may_come_before_the_broker_has_acknowledged_its_post() -> None:
     case = Case()
     case.topic.open.clear()
