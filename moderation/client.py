@@ -11,9 +11,10 @@ OpenTelemetry set up, a call is a span of its trace.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +23,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from moderation import traces
+from moderation import traces, wire
 from moderation.errors import ConfigError, ModerationError
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1 import moderation_service_pb2_grpc as pb_grpc
@@ -65,7 +66,7 @@ class CallError(ModerationError):
 
 
 class Client:
-    """Calls one API. Every method raises CallError."""
+    """Calls one API. Every method raises CallError, and what `token` raises."""
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class Client:
         ]
         if ca or certificate:
             self._channel = grpc.aio.secure_channel(address, _credentials(ca, certificate), options=options)
-        elif token and not address.startswith(("127.", "localhost:", "[::1]", "unix:")):
+        elif token and not _is_here(address):
             raise ConfigError("a token goes over TLS only: name the CA")
         else:
             self._channel = grpc.aio.insecure_channel(address, options=options)
@@ -109,6 +110,8 @@ class Client:
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait([self._asking])
+        _fail(self._asked, self._closed())
+        self._asked = {}
         await self._channel.close()
 
     async def get(self, post_id: str, *, after: bytes = b"") -> pb.LookupResult:
@@ -116,6 +119,7 @@ class Client:
         if after:
             (result,) = await self.get_many([post_id], after=after)
             return result
+        self._check_id(post_id)  # here, for the API would refuse the whole batch
         asked = self._asked.get(post_id)
         if asked is None:
             asked = self._asked[post_id] = asyncio.get_running_loop().create_future()
@@ -159,14 +163,18 @@ class Client:
             request = pb.WatchVerdictsRequest(
                 outcomes=outcomes, policy_ids=policy_ids, consistency_token=after, tenant=self._tenant
             )
+            stood = False
             try:
                 with self._explained():
                     async for message in self._stub.WatchVerdicts(request, metadata=self._metadata()):
-                        after = message.consistency_token
+                        after, stood = message.consistency_token, True
                         yield message
             except CallError as error:
                 # A reader that was shed has not lost its place; without one we have never been in.
-                if not after or not (error.code is grpc.StatusCode.UNAVAILABLE or error.reason == "SLOW_READER"):
+                shed = error.code is grpc.StatusCode.UNAVAILABLE or error.reason == "SLOW_READER"
+                # A watch ends with the bearer token that it was opened with; by now there may be a newer one.
+                expired = stood and self._token is not None and error.code is grpc.StatusCode.UNAUTHENTICATED
+                if not (after and (shed or expired)):
                     raise
             await asyncio.sleep(RECONNECT_S)
 
@@ -190,19 +198,27 @@ class Client:
         """Batches of what was asked for while the last one was under way."""
         while self._asked:
             asked, self._asked = self._asked, {}
-            ids = list(asked)
             try:
-                for post_id, result in zip(ids, await self.get_many(ids), strict=True):
-                    if not asked[post_id].done():
-                        asked[post_id].set_result(result)
-            except ModerationError as error:
-                for future in asked.values():
+                for future, result in zip(asked.values(), await self.get_many(list(asked)), strict=True):
                     if not future.done():
-                        future.set_exception(error)
-                        future.exception()  # whoever asked may have left
-            finally:
-                for future in asked.values():
-                    future.cancel()
+                        future.set_result(result)
+            except asyncio.CancelledError:
+                _fail(asked, self._closed())
+                raise
+            except Exception as error:  # noqa: BLE001  who asked has it, whatever it is
+                _fail(asked, error)
+
+    def _check_id(self, post_id: str) -> None:
+        try:
+            problem = wire.id_problem(post_id)
+        except UnicodeEncodeError:
+            problem = "is not Unicode"
+        if problem:
+            code = grpc.StatusCode.INVALID_ARGUMENT
+            raise CallError(f"{self._address}: {code.name}: post_id {problem}", code, "INVALID_FIELD")
+
+    def _closed(self) -> CallError:
+        return CallError(f"{self._address}: the client was closed", grpc.StatusCode.CANCELLED)
 
     async def _call(self, method: str, request: Any, timeout: float) -> Any:
         with traces.calling(SERVICE, method) as span:
@@ -229,6 +245,25 @@ class Client:
             code = error.code()
             text = f"{self._address}: {code.name}: {error.details()}"
             raise CallError(text, code, reason, retry_s) from None
+
+
+def _fail(asked: Mapping[str, asyncio.Future[pb.LookupResult]], error: Exception) -> None:
+    """Every one of them ends: nobody waits for what will not come."""
+    for future in asked.values():
+        if not future.done():
+            future.set_exception(error)
+            future.exception()  # whoever asked may have left
+
+
+def _is_here(address: str) -> bool:
+    """Whether what is sent there does not leave the machine. A name may begin like an address: 127.example.com."""
+    if address.startswith("unix:"):
+        return True
+    host, _, port = address.rpartition(":")
+    try:
+        return port.isdecimal() and (host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback)
+    except ValueError:
+        return False
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[str, float | None]:

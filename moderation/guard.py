@@ -70,6 +70,7 @@ class Guard:
         self._rate = calls_per_second
         self._names = settings.client_names
         self._known: OrderedDict[str, Caller] = OrderedDict()  # by token
+        self._edition = 0  # of the keys that they were checked with
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by caller: calls left, as of when
         self.keys = Keys(settings) if settings.jwt_keys else None
 
@@ -89,20 +90,23 @@ class Guard:
         if self._settings.tls_client_ca:
             names = [name.decode("utf-8", "replace") for name in context.peer_identities() or ()]
             if self._names and self._names.isdisjoint(names):
-                raise _unauthenticated("the client certificate's names are not among those that may call")
+                raise unauthenticated("the client certificate's names are not among those that may call")
         if self.keys is None:
             return Caller(names[0]) if names else ANYONE
         given = [value for name, value in context.invocation_metadata() or () if name == "authorization"]
         if len(given) != 1 or not isinstance(given[0], str) or given[0][:7].lower() != "bearer ":
-            raise _unauthenticated("one authorization header with a bearer token is needed")
+            raise unauthenticated("one authorization header with a bearer token is needed")
         token = given[0][7:].strip()
+        if self._edition != self.keys.edition:  # a key that is withdrawn takes its tokens with it
+            self._known.clear()
+            self._edition = self.keys.edition
         caller = self._known.get(token)
         if caller is None:
             caller = self._known[token] = self._read(token, self.keys)
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         if caller.until < time.time():
-            raise _unauthenticated("the token has expired")
+            raise unauthenticated("the token has expired")
         return caller
 
     def _read(self, token: str, keys: Keys) -> Caller:
@@ -112,7 +116,7 @@ class Guard:
                 raise jwt.InvalidTokenError
             key = keys.find(jwt.get_unverified_header(token).get("kid"))
             if key is None:
-                raise _unauthenticated("the token's key is not known")
+                raise unauthenticated("the token's key is not known")
             claims = jwt.decode(
                 token,
                 key,
@@ -125,7 +129,7 @@ class Guard:
             return self._named(claims)
         except (jwt.PyJWTError, ValueError, TypeError):
             # No cause, and no text: which of the checks failed is nobody's business who cannot pass them.
-            raise _unauthenticated("the token does not hold") from None
+            raise unauthenticated("the token does not hold") from None
 
     def _named(self, claims: dict[str, Any]) -> Caller:
         scopes = claims.get("scope", claims.get("scp", ""))
@@ -151,7 +155,8 @@ class Guard:
 ANYONE = Caller("")
 
 
-def _unauthenticated(text: str) -> RefusedError:
+def unauthenticated(text: str) -> RefusedError:
+    """Who calls is not known, or not any more."""
     return RefusedError(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", text)
 
 

@@ -32,18 +32,23 @@ class Keys:
         self._from = settings.jwt_keys
         self._algorithms = settings.algorithms
         self._refresh_s = settings.jwt_refresh_s
+        self._content = b""
         self._by_id: Mapping[str | None, Any] = {}
+        self.edition = 0  # changes with them: what was checked with those of another has to be checked again
 
     async def load(self) -> None:
         """Reads them. Raises ConfigError when there are none."""
         try:
-            self._by_id = await asyncio.to_thread(self._read)
+            content, by_id = await asyncio.to_thread(self._read)
         except (OSError, ValueError, jwt.PyJWTError, AttributeError, TypeError) as error:
             # The reason only: a library's text may quote what it read.
             raise ConfigError(
                 f"MODERATION_GUARD__JWT_KEYS: no keys can be read there ({type(error).__name__}): it is a file with a "
                 f"public key (PEM) or a JWKS, or an https URL of a JWKS, with keys for {', '.join(self._algorithms)}"
             ) from None
+        if content != self._content:
+            self._content, self._by_id = content, by_id
+            self.edition += 1
 
     async def refresh(self) -> None:
         """Reads them now and then until cancelled; those known stay while they cannot be read."""
@@ -60,12 +65,12 @@ class Keys:
             return self._by_id[None]
         return self._by_id.get(id)
 
-    def _read(self) -> Mapping[str | None, Any]:
+    def _read(self) -> tuple[bytes, Mapping[str | None, Any]]:
         content = _fetch(self._from) if self._from.startswith("https:") else Path(self._from).read_bytes()[:MAX_BYTES]
         if content.lstrip().startswith(b"-----BEGIN CERTIFICATE"):
-            return {None: load_pem_x509_certificate(content).public_key()}
+            return content, {None: load_pem_x509_certificate(content).public_key()}
         if content.lstrip().startswith(b"-----BEGIN"):
-            return {None: load_pem_public_key(content)}
+            return content, {None: load_pem_public_key(content)}
         keys = jwt.PyJWKSet.from_dict(json.loads(content)).keys
         usable = {
             key.key_id: key
@@ -74,7 +79,7 @@ class Keys:
         }
         if not usable:
             raise ValueError("no key that may sign")
-        return usable
+        return content, usable
 
 
 class _Here(urllib.request.HTTPRedirectHandler):

@@ -41,21 +41,30 @@ class Ledger:
         self._broken = broken
         self._requests: OrderedDict[tuple[str, str], _Request] = OrderedDict()
         self._putting: set[asyncio.Task[Source]] = set()
+        self._under_way: defaultdict[str, list[str]] = defaultdict(list)  # by post id: tenants of the posts
         self._bytes = 0  # of posts on their way
         self._waiting: defaultdict[int, deque[tuple[int, str]]] = defaultdict(deque)  # by partition: offset, post id
         self._latest: dict[str, tuple[int, int, str]] = {}  # by post id: partition, offset, tenant
+        self._judged: Mapping[int, int] = {}  # by partition: up to where outcomes are known
 
     def __len__(self) -> int:
         """Posts without a verdict: on the topic, or on their way to it."""
         return sum(map(len, self._waiting.values())) + len(self._putting)
 
-    def pending(self, post_id: str, tenant: str | None, judged: Mapping[int, int]) -> bool:
-        """Whether the post is accepted and, as far as is judged, has no outcome."""
+    def pending(self, post_id: str, tenant: str | None) -> bool:
+        """Whether the post is accepted and, as far as is known, has no outcome."""
         known = self._latest.get(post_id)
-        return known is not None and known[1] > judged.get(known[0], -1) and tenant in (None, known[2])
+        return known is not None and known[1] > self._judged.get(known[0], -1) and tenant in (None, known[2])
+
+    def of_another(self, post_id: str, tenant: str) -> bool:
+        """Whether a post of this id that is pending, or on its way to the topic, is another tenant's."""
+        if any(other != tenant for other in self._under_way.get(post_id, ())):
+            return True
+        return self.pending(post_id, None) and not self.pending(post_id, tenant)
 
     def settle(self, judged: Mapping[int, int]) -> None:
         """The outcomes of the posts topic's records up to these are known."""
+        self._judged = judged
         for partition, waiting in self._waiting.items():
             limit = judged.get(partition, -1)
             while waiting and waiting[0][0] <= limit:
@@ -100,22 +109,30 @@ class Ledger:
         self._bytes += size
         task = asyncio.create_task(self._posts.put(post, trace, until))
         self._putting.add(task)
+        self._under_way[post.id].append(post.tenant)
+        metrics.PENDING.set(len(self))
 
         def ended(_: object) -> None:
             self._bytes -= size
             self._putting.discard(task)
-            if task.cancelled():
-                return
-            error = task.exception()
-            if isinstance(error, DeliveryError):
-                self._broken(error)
-            elif error is None:
-                source = task.result()
-                self._waiting[source.partition].append((source.offset, post.id))
-                self._latest[post.id] = source.partition, source.offset, post.tenant
+            self._under_way[post.id].remove(post.tenant)
+            if not self._under_way[post.id]:
+                del self._under_way[post.id]
+            if not task.cancelled():
+                error = task.exception()
+                if isinstance(error, DeliveryError):
+                    self._broken(error)
+                elif error is None:
+                    self._accepted(post, task.result())
+            metrics.PENDING.set(len(self))
 
         task.add_done_callback(ended)
         return task
+
+    def _accepted(self, post: Post, source: Source) -> None:
+        if source.offset > self._judged.get(source.partition, -1):  # its verdict may come before the broker's word
+            self._waiting[source.partition].append((source.offset, post.id))
+            self._latest[post.id] = source.partition, source.offset, post.tenant
 
 
 def _failed(putting: asyncio.Future[Source]) -> bool:

@@ -99,6 +99,7 @@ class Service:
         self._view = view
         self._policies = policies
         self._ledger = Ledger(settings.api, inbox, self.broken)
+        view.tell_judged(self._ledger.settle)
         self._draining = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -150,7 +151,7 @@ class Service:
     async def WatchVerdicts(self, request: pb.WatchVerdictsRequest, caller: Caller, context: Context) -> None:
         watch = requests.watch(request, caller.tenant_of(_tenant(request)))
         self._check_ready()
-        await Watching(self._settings.api, self._view, watch, context).run()
+        await Watching(self._settings.api, self._view, watch, caller, context).run()
 
     @_answered("lookup")
     async def ListPolicies(
@@ -165,21 +166,11 @@ class Service:
     async def _find(self, look: Look) -> list[Found]:
         """What is known of each post."""
         self._check_ready()
-        rows = await self._view.find(look.post_ids)
+        # Before the rows are read: a fold that ends while they are on their way would pass old rows off as new.
         reached = look.posts is None or self._view.reached(look.posts)
-        return [self._found(look, post_id, rows.get(post_id), reached) for post_id in look.post_ids]
-
-    def _found(self, look: Look, post_id: str, row: Row | None, reached: bool) -> Found:
-        if row is not None:
-            kind, tenant, partition, offset, verdict = row
-            fresh = reached or offset >= (look.posts or {}).get(partition, 1 << 62)
-            if kind == Kind.VERDICT and fresh and look.tenant in (None, tenant) and _is_of(verdict, look.digest):
-                return pb.LOOKUP_STATE_FOUND, verdict
-            if kind == Kind.UNREADABLE and fresh and look.tenant is None:
-                return pb.LOOKUP_STATE_UNREADABLE, None
-        if not reached or self._ledger.pending(post_id, look.tenant, self._view.judged):
-            return pb.LOOKUP_STATE_PENDING, None
-        return pb.LOOKUP_STATE_NOT_FOUND, None
+        open = {id for id in look.post_ids if not reached or self._ledger.pending(id, look.tenant)}
+        rows = await self._view.find(look.post_ids)
+        return [_found(look, rows.get(post_id), reached, post_id in open) for post_id in look.post_ids]
 
     async def _wait(self, look: Look, until: float) -> Found:
         """What is known once there is a verdict or will be none, time is up, or the service has to go."""
@@ -228,7 +219,6 @@ class Service:
         if caller.tenant is not None:
             await self._check_id_is_free(post.id, caller.tenant)
         until = self._until(context)
-        self._ledger.settle(self._view.judged)
         record = await self._ledger.put(post, request_id, _trace(context), until)
         look = Look((post.id,), post.tenant, posts={record.partition: record.offset})
         state, verdict = await self._wait(look, until)
@@ -240,9 +230,14 @@ class Service:
         )
 
     async def _check_id_is_free(self, post_id: str, tenant: str) -> None:
-        """A verdict supersedes that of the same id: no tenant may take another's away."""
+        """A verdict supersedes that of the same id: no tenant may take another's away.
+
+        What others have put on the topic is known once it is judged: across replicas this is best effort.
+        """
+        taken = self._ledger.of_another(post_id, tenant)  # before the row is read, too: meanwhile it may be judged
         row = (await self._view.find((post_id,))).get(post_id)
-        if row and row[0] == Kind.VERDICT and row[1] != tenant:
+        judged = row is not None and row[0] == Kind.VERDICT and row[1] != tenant
+        if taken or judged or self._ledger.of_another(post_id, tenant):
             text = "the post's id belongs to another tenant"
             raise RefusedError(grpc.StatusCode.PERMISSION_DENIED, "OTHER_TENANT", text, field="post.id")
 
@@ -297,6 +292,18 @@ def _bytes(answer: Message | bytes) -> bytes:
 
 def _tenant(request: Any) -> str | None:
     return request.tenant if request.HasField("tenant") else None
+
+
+def _found(look: Look, row: Row | None, reached: bool, open: bool) -> Found:
+    """What a row, or none, says. `reached`: it is as new as is asked for. `open`: an outcome is still to come."""
+    if row is not None:
+        kind, tenant, partition, offset, verdict = row
+        fresh = reached or offset >= (look.posts or {}).get(partition, 1 << 62)
+        if kind == Kind.VERDICT and fresh and look.tenant in (None, tenant) and _is_of(verdict, look.digest):
+            return pb.LOOKUP_STATE_FOUND, verdict
+        if kind == Kind.UNREADABLE and fresh and look.tenant is None:
+            return pb.LOOKUP_STATE_UNREADABLE, None
+    return (pb.LOOKUP_STATE_PENDING if open else pb.LOOKUP_STATE_NOT_FOUND), None
 
 
 def _is_of(verdict: bytes | None, digest: str) -> bool:

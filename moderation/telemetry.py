@@ -7,11 +7,13 @@ handled (runtime.py): errors.py says what they may hold.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -20,6 +22,10 @@ from moderation import traces
 from moderation.settings import LogSettings
 
 QUIET_S = 10.0
+DEPTH = 8  # of what is looked through for exceptions
+TELLING = (BaseException, asyncio.Future)  # as text they hold an exception's message
+# They write an exception's message into their text themselves, where nobody can tell it apart: of these only the place.
+FORMATTED = frozenset({"huggingface_hub"})
 POST: ContextVar[str] = ContextVar("POST")  # id of the post that a task is about: in all that is logged there
 
 
@@ -43,6 +49,11 @@ def configure(settings: LogSettings) -> None:
     logging.captureWarnings(capture=True)
 
 
+def adopt(library: str) -> None:
+    """Takes off the handlers that a library has put on its logger when it was imported: they know none of our rules."""
+    logging.getLogger(library).handlers.clear()
+
+
 def _with_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """The post, and the trace and span that this is a line of."""
     if post := POST.get(""):
@@ -63,13 +74,17 @@ def _lines(error: BaseException, seen: set[int]) -> Iterator[str]:
     seen.add(id(error))
     yield type(error).__qualname__
     for frame in traceback.extract_tb(error.__traceback__):
-        yield f"  {'/'.join(frame.filename.split('/')[-3:])}:{frame.lineno} {frame.name}"
+        yield f"  {_short(frame.filename)}:{frame.lineno} {frame.name}"
     if isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:
             yield from _lines(member, seen)
     earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if earlier is not None:
         yield from _lines(earlier, seen)
+
+
+def _short(path: str) -> str:
+    return "/".join(path.split("/")[-3:])
 
 
 def _exceptions_without_text(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -98,16 +113,29 @@ class _Libraries(logging.Handler):
             self._last[place] = passed, held + 1
             return
         self._last[place] = record.created, 0
-        if isinstance(record.args, tuple):
-            record.args = tuple(type(arg).__name__ if isinstance(arg, BaseException) else arg for arg in record.args)
-        message = record.getMessage().partition("\n")[0]
+        details: dict[str, object] = {"repeated": held} if held else {}
+        if record.name.partition(".")[0] in FORMATTED:
+            details["place"] = f"{_short(record.pathname)}:{record.lineno}"
+        else:
+            record.msg, record.args = _without_text(record.msg), _without_text(record.args)
+            details["message"] = record.getMessage().partition("\n")[0]
         log = structlog.get_logger()
-        details = {"repeated": held} if held else {}
-        log.log(
-            record.levelno,
-            "library_warned",
-            library=record.name,
-            message=message,
-            exc_info=record.exc_info,
-            **details,
-        )
+        log.log(record.levelno, "library_warned", library=record.name, exc_info=record.exc_info, **details)
+
+
+def _without_text(value: Any, depth: int = DEPTH) -> Any:
+    """The same, with the type's name in place of each exception in it."""
+    if isinstance(value, TELLING):
+        return type(value).__name__
+    if not isinstance(value, Mapping | list | tuple | set | frozenset):
+        return value
+    if not depth:
+        return type(value).__name__
+    if isinstance(value, Mapping):
+        pairs = tuple(value.items())
+        found = _without_text(pairs, depth)
+        return value if found is pairs else dict(found)
+    found = tuple(_without_text(one, depth - 1) for one in value)
+    if all(new is old for new, old in zip(found, value, strict=True)):
+        return value  # of its own type, whose text may name more
+    return list(found) if isinstance(value, list) else found

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -107,6 +107,7 @@ class View:
         self._partitions = frozenset(range(topics.partitions))
         self._progress: dict[int, Progress] = {}
         self._recent = Recent(settings.api.memory_bytes)
+        self._listeners: list[Callable[[Mapping[int, int]], None]] = []
         self._prune_at = 0.0
         self._waiters: set[Waiter] = set()
         self._feeds: set[Feed] = set()
@@ -130,6 +131,10 @@ class View:
     def reached(self, posts: Mapping[int, int]) -> bool:
         """Whether the outcomes of the posts topic's records up to these are folded in."""
         return all(self.judged.get(number, -1) >= offset for number, offset in posts.items())
+
+    def tell_judged(self, listener: Callable[[Mapping[int, int]], None]) -> None:
+        """Calls it with what is judged from now on, after every fold."""
+        self._listeners.append(listener)
 
     @contextmanager
     def waiting(self, post_id: str, posts: Mapping[int, int]) -> Iterator[asyncio.Event]:
@@ -260,6 +265,8 @@ class View:
     def _take(self, progress: Mapping[int, Progress]) -> None:
         self._progress = dict(progress)
         self.judged = {number: at.judged for number, at in progress.items()}
+        for listener in self._listeners:
+            listener(self.judged)
 
     def _tell(self, entries: Sequence[Entry], tenants: Mapping[str, str]) -> None:
         if tenants:

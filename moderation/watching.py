@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from moderation import metrics, tokens
-from moderation.guard import Context
+from moderation.guard import Caller, Context, unauthenticated
 from moderation.refusals import exhausted, unavailable
 from moderation.requests import Watch
 from moderation.settings import ApiSettings
@@ -20,13 +21,14 @@ RETRY_S = 0.5
 class Watching:
     """Writes changes to one reader."""
 
-    def __init__(self, settings: ApiSettings, view: View, watch: Watch, context: Context) -> None:
+    def __init__(self, settings: ApiSettings, view: View, watch: Watch, caller: Caller, context: Context) -> None:
         self._settings = settings
         self._view = view
         self._watch = watch
         self._context = context
         self._clock = asyncio.get_running_loop().time
-        self._end = self._clock() + settings.watch_s
+        self._expiry = self._clock() + caller.until - time.time()
+        self._end = min(self._clock() + settings.watch_s, self._expiry)
         self._at = dict(watch.start or {})  # what the reader has seen, by partition
 
     async def run(self) -> None:
@@ -96,5 +98,7 @@ class Watching:
     def _check_end(self, feed: Feed) -> None:
         if feed.ended:
             raise unavailable("STOPPING", "the service is stopping; go on from the last token")
+        if self._clock() >= self._expiry:
+            raise unauthenticated("the bearer token has expired; go on from the last consistency token with a new one")
         if self._clock() >= self._end:
             raise unavailable("STOPPING", "the stream has lived long enough; go on from the last token", 0.0)

@@ -57,6 +57,7 @@ _FORMATS: dict[str, Format] = {
 _TEXTS = frozenset(field.name for field in post_pb2.Post.DESCRIPTOR.fields if field.message_type is None)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_SECONDS, _NANOS = range(-62_135_596_800, 253_402_300_800), range(10**9)  # of a Timestamp: the years 1 to 9999
 _PLACE = re.compile(rb"([A-Za-z0-9._-]{1,249})/([0-9]{1,9})/([0-9]{1,18})")
 
 
@@ -354,12 +355,28 @@ def read_verdict(value: bytes, headers: Headers) -> verdict_pb2.Verdict:
     """The verdict in a record of the verdicts topic. Raises ValueError, without content, if it is none we can read."""
     try:
         message = _verdict_message(value, _format(headers))
-        known = int(message.outcome) in tuple(Outcome) and int(message.status) in tuple(Status)
+        sound = _is_sound(message)
     except (DecodeError, json_format.Error, RecursionError, ValueError):
-        known = False
-    if not known or id_problem(message.post_id):
+        sound = False
+    if not sound:
         raise ValueError("not a moderation.v1.Verdict that this version can read")
     return message
+
+
+def _is_sound(of: verdict_pb2.Verdict) -> bool:
+    """Whether a verdict that anybody may have written has what ours have where a view keeps it in columns.
+
+    What a store's types cannot hold (a time beyond 64 bits, a null character) would stop every view at this record.
+    """
+    texts = id_problem(of.post_id), label_problem(of.tenant), label_problem(of.deciding_policy)
+    return (
+        int(of.outcome) in tuple(Outcome)
+        and int(of.status) in tuple(Status)
+        and not any(texts)
+        and of.source.partition >= 0
+        and of.source.offset >= 0
+        and all(one.seconds in _SECONDS and one.nanos in _NANOS for one in (of.decided_at, of.source.timestamp))
+    )
 
 
 def _verdict_message(value: bytes, format: Format | None) -> verdict_pb2.Verdict:

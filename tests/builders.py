@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from PIL import Image as pil
 
 from moderation.policies import Policy
@@ -21,6 +22,20 @@ from moderation.types import (
     Thresholds,
     Verdict,
 )
+from moderation.v1.verdict_pb2 import Source as SourceMessage
+
+# Of a Verdict message: each is Protobuf, and none is what a worker writes.
+FOREIGN_FIELDS: list[dict[str, Any]] = [
+    {"tenant": "t\0"},
+    {"tenant": "x" * 129},
+    {"deciding_policy": "p\0"},
+    {"decided_at": Timestamp(seconds=1 << 62)},
+    {"decided_at": Timestamp(seconds=-(1 << 62))},
+    {"decided_at": Timestamp(nanos=-1)},
+    {"source": SourceMessage(topic="posts", partition=-1)},
+    {"source": SourceMessage(topic="posts", offset=-1)},
+    {"source": SourceMessage(topic="posts", timestamp=Timestamp(seconds=1 << 62))},
+]
 
 
 def a_post(id: str = "post-1", text: str = "a quiet day at the lake", **fields: Any) -> Post:

@@ -22,6 +22,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import moderation
+from moderation import telemetry
 from moderation.errors import ConfigError
 
 CONFIG = "config.json"
@@ -62,6 +63,7 @@ def locate(name: str, revision: str | None, wanted: Sequence[str] = WANTED) -> t
         RevisionNotFoundError,
     )
 
+    telemetry.adopt("huggingface_hub")
     at = f"{name} at {revision}" if revision else name
     try:
         fetched = Path(snapshot_download(name, revision=revision, allow_patterns=list(wanted)))

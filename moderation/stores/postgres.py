@@ -35,9 +35,10 @@ from moderation.stores import (
 )
 
 NAME = f"moderation_view_{SCHEMA}"  # of the schema
-CONNECTIONS = 8
+CONNECTIONS = 8  # of them one for folds: whatever lookups wait for, the view goes on
 LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError)  # what the driver says of a connection that is gone
 COMMAND_S = 10.0  # no statement takes longer
+READ_S = 2.0  # nor does a lookup wait longer for a connection: who asks again later waits better than who waits here
 # What passes: the server goes, comes back, is full or busy. Classes of SQLSTATE.
 PASSES = ("08", "40", "53", "55", "57", "58")
 
@@ -54,7 +55,8 @@ class Postgres:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._pool: Any = None
+        self._pool: Any = None  # the readers'
+        self._writer: Any = None  # one connection
 
     async def open(self, log_: Log) -> dict[int, Progress]:
         await self._connect()
@@ -99,16 +101,16 @@ class Postgres:
             return dict(await db.fetch("SELECT post_id, tenant FROM verdicts WHERE post_id = ANY($1)", erased))
 
     async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
-        async with self._explained():
-            return {row[0]: tuple(row)[1:] for row in await self._pool.fetch(_FIND, post_ids)}
+        async with self._read() as db:
+            return {row[0]: tuple(row)[1:] for row in await db.fetch(_FIND, post_ids)}
 
     async def page(self, query: Query) -> Page:
-        async with self._explained():
+        async with self._read() as db:
             scope, values = _scope(query)
             end: tuple[int, str] | None = None
             if query.filters:
                 edge = f"SELECT decided_ms, post_id FROM verdicts WHERE {scope} {_ORDER} LIMIT 1 OFFSET {SCANNED}"
-                if found := await self._pool.fetchrow(edge, *values):
+                if found := await db.fetchrow(edge, *values):
                     end = found[0], found[1]
                     scope += f" AND (decided_ms, post_id) >= (${len(values) + 1}, ${len(values) + 2})"
                     values += end
@@ -117,13 +119,13 @@ class Postgres:
                     values.append(wanted)
                     scope += f" AND {column} = ANY(${len(values)})"
             read = f"SELECT decided_ms, post_id, verdict FROM verdicts WHERE {scope} {_ORDER} LIMIT {query.most}"
-            rows = await self._pool.fetch(read, *values)
+            rows = await db.fetch(read, *values)
         after = (rows[-1][0], rows[-1][1]) if len(rows) == query.most else end
         return Page([row[2] for row in rows], after)
 
     async def since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
-        async with self._explained():
-            return [Entry(*row) for row in await self._pool.fetch(_SINCE, partition, start, end, most)]
+        async with self._read() as db:
+            return [Entry(*row) for row in await db.fetch(_SINCE, partition, start, end, most)]
 
     async def prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
         async with self._turn() as db:
@@ -137,23 +139,17 @@ class Postgres:
         return 0
 
     async def close(self) -> None:
-        if self._pool is not None:
+        for pool in filter(None, (self._pool, self._writer)):
             try:
                 async with asyncio.timeout(COMMAND_S):
-                    await self._pool.close()
+                    await pool.close()
             except TimeoutError:
-                self._pool.terminate()
+                pool.terminate()
 
     async def _connect(self) -> None:
         try:
-            self._pool = await asyncpg.create_pool(
-                self._url,
-                min_size=1,
-                max_size=CONNECTIONS,
-                timeout=COMMAND_S,
-                command_timeout=COMMAND_S,
-                server_settings={"search_path": NAME, "application_name": f"moderation-{moderation.__version__}"},
-            )
+            self._writer = await self._connected(1)
+            self._pool = await self._connected(CONNECTIONS - 1)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError) as error:
             # No cause, and no text: they may hold the password.
             raise ConfigError(
@@ -161,10 +157,26 @@ class Postgres:
                 "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and the user may create a schema there"
             ) from None
 
+    async def _connected(self, most: int) -> Any:
+        return await asyncpg.create_pool(
+            self._url,
+            min_size=1,
+            max_size=most,
+            timeout=COMMAND_S,
+            command_timeout=COMMAND_S,
+            server_settings={"search_path": NAME, "application_name": f"moderation-{moderation.__version__}"},
+        )
+
+    @asynccontextmanager
+    async def _read(self) -> AsyncIterator[Any]:
+        """A connection to read with, once one is free."""
+        async with self._explained(), self._pool.acquire(timeout=READ_S) as db:
+            yield db
+
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[Any]:
         """A transaction that no other process's overlaps."""
-        async with self._explained(), self._pool.acquire(timeout=COMMAND_S) as db, db.transaction():
+        async with self._explained(), self._writer.acquire(timeout=COMMAND_S) as db, db.transaction():
             await db.execute("SELECT pg_advisory_xact_lock(hashtext($1))", NAME)
             yield db
 

@@ -162,7 +162,8 @@ class ModerationServiceServicer:
 
         INVALID_ARGUMENT: a field breaks its rule. RESOURCE_EXHAUSTED with reason SLOW_READER: the reader did not keep up
         and would have missed changes; go on from the last token. UNAVAILABLE: the API is on its way out, or the stream has
-        lived long enough; go on from the last token.
+        lived long enough; go on from the last token. UNAUTHENTICATED in the middle: the credentials have expired; go on from
+        the last token with new ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,9 +185,11 @@ class ModerationServiceServicer:
 
         When the deadline comes first, the answer is PENDING with the post's position: the post is accepted and will be
         judged; look it up later, with the token. INVALID_ARGUMENT: the post breaks a rule, or is larger than the topic
-        takes. ALREADY_EXISTS: the request id came before with another post. PERMISSION_DENIED: the id has a verdict of
-        another tenant. RESOURCE_EXHAUSTED with reason BACKLOG_FULL: too many posts wait for their verdicts; nothing was put
-        on the topic. UNAVAILABLE: the post may not have been accepted; the same call again, request id included, is safe.
+        takes. ALREADY_EXISTS: the request id came before with another post. PERMISSION_DENIED: another tenant has a verdict
+        under the id, or a post that this API has put and that waits for its verdict. That is best effort across replicas: what
+        another one, or the platform itself, has put is known once it is judged, so give each tenant ids of its own.
+        RESOURCE_EXHAUSTED with reason BACKLOG_FULL: too many posts wait for their verdicts; nothing was put on the topic.
+        UNAVAILABLE: the post may not have been accepted; the same call again, request id included, is safe.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

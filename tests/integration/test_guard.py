@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from moderation import api
 from moderation.client import CallError, Client
 from moderation.errors import ConfigError
+from moderation.guard import LEEWAY_S
 from moderation.types import Outcome
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.post_pb2 import Post
@@ -151,11 +152,54 @@ async def test_a_tenant_sees_its_own(running_api: Api, house: House) -> None:
         assert sorted(seen) == [("mine", True), ("new", False)]
         watch.cancel()
         await running_api.accepted(channel, Post(id="x"), **me)
+        async with refused(DENIED, "OTHER_TENANT", field="post.id"):  # nor its place in the queue
+            await stub.ModeratePost(pb.ModeratePostRequest(post=Post(id="x")), **bearer(tenant="t2"))
+        calls = [
+            stub.ModeratePost(pb.ModeratePostRequest(post=Post(id="y")), timeout=5, **bearer(tenant=f"t{number}"))
+            for number in range(4)
+        ]
+        states = await asyncio.gather(*calls, return_exceptions=True)
+        assert len([one for one in states if isinstance(one, pb.ModeratePostResponse)]) == 1  # who came first
+        assert [one.code() for one in states if isinstance(one, grpc.aio.AioRpcError)] == [DENIED] * 3
         assert (await stub.GetVerdict(pb.GetVerdictRequest(post_id="x"), **me)).state == pb.LOOKUP_STATE_PENDING
         other = await stub.GetVerdict(pb.GetVerdictRequest(post_id="x"), **bearer(tenant="t2"))
         assert other.state == not_found
         both = await stub.BatchGetVerdicts(pb.BatchGetVerdictsRequest(post_ids=["new", "more-of-theirs"]), **bearer())
         assert [one.state for one in both.results] == [found, found]  # a caller without a tenant sees all
+
+
+async def test_a_watch_ends_with_its_token_and_goes_on_with_a_new_one(running_api: Api, house: House) -> None:
+    running_api.set(guard=house.tls | house.jwt)
+    given: list[str] = []
+
+    def short() -> str:
+        """Good for two seconds more: the clocks' leeway is nearly used up."""
+        given.append(token(exp=time.time() - LEEWAY_S + 2))
+        return given[-1]
+
+    async with running_api.running(house.channel()) as channel:
+        metadata = (("authorization", f"Bearer {short()}"),)
+        stream = service(channel).WatchVerdicts(pb.WatchVerdictsRequest(), metadata=metadata)
+        await stream.read()
+        async with refused(UNKNOWN, "UNAUTHENTICATED") as told:
+            await asyncio.wait_for(stream.read(), 30)
+        assert "expired" in told[0]
+        ca = house.folder / "ca.pem"
+        async with Client(running_api.address, ca=ca, token=short) as client, asyncio.timeout(60):
+            watch = client.watch()
+            await anext(watch)
+            await anext(watch)  # of the stream that was opened anew
+            assert len(set(given)) == 3
+            await watch.aclose()
+        async with Client(running_api.address, ca=ca, token=lambda: given[0]) as client, asyncio.timeout(60):
+            with pytest.raises(CallError, match="expired"):
+                await anext(client.watch())
+        given.append(token(exp=time.time() - LEEWAY_S + 2))
+        async with Client(running_api.address, ca=ca, token=lambda: given[-1]) as client, asyncio.timeout(60):
+            watch = client.watch()
+            await anext(watch)
+            with pytest.raises(CallError, match=r"expired|does not hold"):  # there is no newer one
+                await anext(watch)
 
 
 async def test_client_certificates(running_api: Api, house: House) -> None:

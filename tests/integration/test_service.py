@@ -13,13 +13,15 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from moderation import requests as requests_module
 from moderation import service as service_module
-from moderation import stores, tokens
+from moderation import tokens
 from moderation.client import CallError, Client
 from moderation.stores import StoreUnavailableError
+from moderation.stores.sqlite import Sqlite
 from moderation.types import Outcome, Source
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.moderation_service_pb2 import (
@@ -91,6 +93,41 @@ async def test_pending_is_neither_found_nor_unknown(running_api: Api) -> None:
         digest = "c" * 64
         assert await get("a", content_digest=digest) == FOUND
         assert await get("a", content_digest="d" * 64) == NOT_FOUND
+
+
+async def test_a_row_that_was_read_before_a_fold_is_no_newer_for_it(
+    running_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running_api.set(memory_bytes=0)  # so that every lookup reads the store
+    real = Sqlite.find
+    meanwhile: list[tuple[str, bytes]] = []
+
+    async def find(self: Any, post_ids: Any) -> Any:
+        rows = await real(self, post_ids)
+        while meanwhile:  # is folded in while the rows are on their way
+            post_id, token = meanwhile.pop()
+            await running_api.put(running_api.judged(post_id, token, content_digest="b" * 64))
+            found = pb.WaitVerdictRequest(post_id=post_id, consistency_token=token)
+            assert (await service(channel).WaitVerdict(found, timeout=30)).state == FOUND
+        return rows
+
+    monkeypatch.setattr(Sqlite, "find", find)
+    async with running_api.running() as channel:
+
+        async def get(post_id: str, token: bytes = b"") -> tuple[int, str]:
+            request = pb.GetVerdictRequest(post_id=post_id, consistency_token=token)
+            answer = await service(channel).GetVerdict(request)
+            return answer.state, answer.verdict.content_digest[:1]
+
+        first = await running_api.accepted(channel, Post(id="a"))
+        await running_api.put(running_api.judged("a", first, content_digest="a" * 64))
+        await service(channel).WaitVerdict(pb.WaitVerdictRequest(post_id="a", consistency_token=first))
+        for post_id, ask_with_token in (("a", True), ("new", True), ("another", False)):
+            token = await running_api.accepted(channel, Post(id=post_id))
+            meanwhile.append((post_id, token))
+            assert await get(post_id, token if ask_with_token else b"") == (PENDING, "")
+            assert not meanwhile
+            assert await get(post_id, token) == (FOUND, "b")
 
 
 async def test_verdicts_on_a_posts_topic_that_is_gone_say_nothing_of_the_new_one(running_api: Api) -> None:
@@ -317,8 +354,10 @@ async def test_a_backlog_that_is_full_takes_no_more_posts(running_api: Api) -> N
             with pytest.raises(CallError) as caught:
                 await client.moderate(Post(id="a"), timeout=30)
             assert (caught.value.reason, caught.value.retry_s) == ("BACKLOG_FULL", 2.0)
+            assert REGISTRY.get_sample_value("moderation_api_pending_posts") == 1
             await running_api.put(running_api.judged("a", token))
             await client.wait("a", 30)
+            assert REGISTRY.get_sample_value("moderation_api_pending_posts") == 0  # also when no post comes any more
         await running_api.accepted(channel, Post(id="a"))
 
 
@@ -358,14 +397,14 @@ async def test_a_view_that_falls_behind_says_so_to_health_and_goes_on(
     async with running_api.running() as channel:
         health = watch_health(channel)
         assert (await health.read()).status == SERVING
-        real = stores.sqlite.Sqlite.fold  # type: ignore[attr-defined]
+        real = Sqlite.fold
 
         async def full(self: Any, *arguments: Any) -> Any:
             if stalled.is_set():
                 return await real(self, *arguments)
             raise StoreUnavailableError("as with a full disk")
 
-        monkeypatch.setattr(stores.sqlite.Sqlite, "fold", full)  # type: ignore[attr-defined]
+        monkeypatch.setattr(Sqlite, "fold", full)
         monkeypatch.setattr("moderation.verdicts.RETRY_S", 0.1)
         await running_api.put(*(a_verdict(f"p{n}") for n in range(30)))
         assert (await asyncio.wait_for(health.read(), 30)).status == NOT_SERVING

@@ -18,6 +18,7 @@ from moderation.errors import ConfigError, DeliveryError
 from moderation.settings import ApiSettings
 from moderation.stores import Entry, Kind, Log, Progress, Query, Store, StoreUnavailableError
 from moderation.stores import postgres as postgres_store
+from moderation.stores.postgres import CONNECTIONS
 
 LOG = Log("cluster", "verdicts", {0: 0, 1: 0}, {0: 1_000, 1: 1_000})
 EVER = 1 << 62
@@ -258,6 +259,32 @@ async def test_a_database_that_goes_away_is_unavailable_and_comes_back(database:
         await admin.close()
         with pytest.raises(DeliveryError, match="refused a statement"):
             await store.find(["a"])
+
+
+async def test_lookups_that_a_database_does_not_answer_end_and_hold_no_fold_up(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_store, "COMMAND_S", 3.0)
+    monkeypatch.setattr(postgres_store, "READ_S", 0.5)
+    waiting = 200
+    async with opened(ApiSettings(view_database=SecretStr(database))) as store:
+        fold = Folding(store)
+        await fold(entry("a", 1))
+        admin = await asyncpg.connect(database)
+        locked = admin.transaction()
+        await locked.start()
+        await admin.execute(f"LOCK TABLE {postgres_store.NAME}.verdicts")  # as one that hangs: no row is read
+        asked = [asyncio.create_task(store.find([f"x{number}"])) for number in range(waiting)]
+        async with asyncio.timeout(30):
+            while await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < CONNECTIONS - 1:
+                pass
+            assert await store.fold([], fold.at, {0: Progress(3, 2)}) == {}  # of records without a verdict
+            assert not all(one.done() for one in asked)
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(one) for one in answers} == {StoreUnavailableError}
+        await locked.rollback()
+        await admin.close()
+        assert await verdict(store, "a") == b"a@1"
 
 
 async def test_a_database_that_cannot_be_reached_is_a_mistake_in_the_settings() -> None:

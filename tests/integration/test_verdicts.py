@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from moderation import kafka as connections
@@ -24,7 +25,7 @@ from moderation.settings import ApiSettings, KafkaSettings, Settings
 from moderation.stores import Kind
 from moderation.types import Outcome, Source
 from moderation.v1.verdict_pb2 import Verdict
-from tests.builders import a_verdict
+from tests.builders import FOREIGN_FIELDS, a_verdict
 from tests.conftest import make_topics
 
 FOUND, UNREADABLE, NOT_FOUND = Kind.VERDICT, Kind.UNREADABLE, None
@@ -176,6 +177,22 @@ async def test_a_foreign_record_stops_nothing_and_makes_its_post_unreadable(topi
     assert "somebody" not in json.dumps(logged)
     await topic.put(a_verdict("a"))
     assert await topic.states("a") == [FOUND]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Of each kind of store; empty: a file."""
+    return str(request.getfixturevalue("database")) if request.param == "postgresql" else ""
+
+
+async def test_a_verdict_that_no_store_can_hold_is_a_foreign_record(topic: Topic, database_url: str) -> None:
+    topic.set(view_database=SecretStr(database_url))
+    posts = [f"post-{number}" for number in range(len(FOREIGN_FIELDS))]
+    for post_id, fields in zip(posts, FOREIGN_FIELDS, strict=True):
+        value = Verdict(post_id=post_id, outcome=1, status=1, **fields).SerializeToString()  # type: ignore[arg-type]
+        await topic.put_raw(post_id.encode(), value, [("content-type", wire.CONTENT_TYPES["protobuf"])])
+    await topic.put(a_verdict("a"))
+    assert await topic.states(*posts, "a") == [UNREADABLE] * len(posts) + [FOUND]
 
 
 async def test_a_restart_goes_on_from_its_position(topic: Topic) -> None:

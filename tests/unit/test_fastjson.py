@@ -15,7 +15,7 @@ from moderation.types import Outcome, Reason, Score, Severity, Source, Stage, St
 from moderation.v1.verdict_pb2 import Verdict as Message
 from tests.builders import a_finding, a_verdict
 
-words = st.text(max_size=12)
+labels = st.text(max_size=12).filter(lambda text: not wire.label_problem(text))
 findings = st.builds(
     a_finding,
     st.sampled_from(["spam", "hate"]),
@@ -26,15 +26,15 @@ findings = st.builds(
 verdicts = st.builds(
     a_verdict,
     st.text("abc-é😀", min_size=1, max_size=12),
-    tenant=words,
-    deciding_policy=words,
+    tenant=labels,
+    deciding_policy=labels,
     outcome=st.sampled_from(Outcome),
     status=st.sampled_from(Status),
     stage=st.sampled_from(Stage),
     severity=st.sampled_from(Severity),
     findings=st.lists(findings, max_size=3).map(tuple),
     decided_at_ms=st.integers(-62_135_596_800_000, 253_402_300_799_999),
-    source=st.none() | st.builds(Source, words, st.integers(0, 99), st.integers(0, 2**62), st.integers(0, 2**41)),
+    source=st.none() | st.builds(Source, labels, st.integers(0, 99), st.integers(0, 2**62), st.integers(0, 2**41)),
     timings=st.builds(Timings, st.floats(0, 1e6)),
 )
 

@@ -187,6 +187,19 @@ async def test_a_key_set_is_read_by_key_id_and_anew(tmp_path: Path) -> None:
     guard.admit(new, "GetVerdict")
 
 
+async def test_a_key_that_is_withdrawn_takes_its_tokens_with_it(guard: Guard, tmp_path: Path) -> None:
+    assert guard.keys
+    call = signed()
+    caller = guard.admit(call, "GetVerdict")
+    await guard.keys.load()
+    assert guard.admit(call, "GetVerdict") is caller  # the same keys: nothing is checked again
+    other = generate_private_key(SECP256R1())
+    (tmp_path / "keys").write_bytes(other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    await guard.keys.load()
+    assert refused(lambda: guard.admit(call, "GetVerdict")).code is grpc.StatusCode.UNAUTHENTICATED
+    guard.admit(signed(other), "GetVerdict")
+
+
 @pytest.mark.parametrize("moved", [False, True])
 async def test_a_key_set_is_fetched_and_from_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: bool

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 
 from moderation import posts
 from moderation.errors import DeliveryError, ModerationError
@@ -43,6 +44,13 @@ class Case:
 
     async def put(self, id: str = "a", request_id: str = "", **fields: Any) -> Source:
         return await self.ledger.put(Post(id=id, **fields), request_id, (), 0.0)
+
+
+def shown() -> float:
+    """What metrics say of posts without a verdict."""
+    found = REGISTRY.get_sample_value("moderation_api_pending_posts")
+    assert found is not None
+    return found
 
 
 async def test_a_request_id_puts_its_post_once() -> None:
@@ -111,17 +119,51 @@ async def test_what_is_put_is_pending_until_it_is_judged() -> None:
     case = Case()
     await case.put("a", tenant="t")
     await case.put("b")
-    assert case.ledger.pending("a", None, {})
-    assert case.ledger.pending("a", "t", {0: -1})
-    assert not case.ledger.pending("a", "another", {})
-    assert not case.ledger.pending("never", None, {})
-    assert not case.ledger.pending("a", None, {0: 0})
+    assert shown() == 2
+    assert case.ledger.pending("a", None)
+    assert case.ledger.pending("a", "t")
+    assert not case.ledger.pending("a", "another")
+    assert not case.ledger.pending("never", None)
     case.ledger.settle({0: 0})
-    assert len(case.ledger) == 1
-    assert case.ledger.pending("b", None, {0: 0})
+    assert not case.ledger.pending("a", None)
+    assert len(case.ledger) == shown() == 1
+    assert case.ledger.pending("b", None)
     case.ledger.settle({0: 1})
     assert not len(case.ledger)
     assert not case.ledger._latest
+    assert shown() == 0
+
+
+async def test_an_id_is_another_tenants_from_the_call_to_the_verdict() -> None:
+    case = Case()
+    case.topic.open.clear()
+    putting = [asyncio.create_task(case.put("a", tenant="t")) for _ in range(2)]
+    assert not case.ledger.of_another("a", "u")
+    await asyncio.sleep(0)
+    for _ in ("on its way", "on the topic"):
+        assert case.ledger.of_another("a", "u")
+        assert case.ledger.of_another("a", "")
+        assert not case.ledger.of_another("a", "t")
+        assert not case.ledger.of_another("b", "u")
+        case.topic.open.set()
+        await asyncio.gather(*putting)
+    assert not case.ledger._under_way
+    case.ledger.settle({0: 5})
+    assert not case.ledger.of_another("a", "u")
+
+
+async def test_a_verdict_may_come_before_the_broker_has_acknowledged_its_post() -> None:
+    case = Case()
+    case.topic.open.clear()
+    putting = asyncio.create_task(case.put("a"))
+    await asyncio.sleep(0)
+    assert len(case.ledger) == shown() == 1
+    case.ledger.settle({0: 0})
+    assert shown() == 1
+    case.topic.open.set()
+    await putting
+    assert not case.ledger.pending("a", None)
+    assert len(case.ledger) == shown() == 0
 
 
 async def test_a_full_backlog_takes_no_more() -> None:

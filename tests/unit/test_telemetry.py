@@ -7,8 +7,9 @@ import io
 import json
 import logging
 import sys
+from asyncio import Future
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import structlog
@@ -17,6 +18,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_s
 from moderation import cli, telemetry
 from moderation.encoders import Encoders
 from moderation.errors import ConfigError, ModerationError, PostError
+from moderation.models import checkpoint
 from moderation.models.fake import Fake
 from moderation.settings import LogSettings, Settings, TracesSettings, WorkerSettings
 from moderation.types import Content, Question
@@ -69,6 +71,55 @@ def test_an_event_that_names_its_post_is_believed(log: Any) -> None:
 
     asyncio.run(task())
     assert [line["post_id"] for line in log()] == ["post-2"]
+
+
+class Place(NamedTuple):
+    topic: str
+    error: object
+
+
+def test_no_exception_of_a_librarys_line_tells_its_text(log: Any) -> None:
+    error, library = ValueError("what a user wrote"), logging.getLogger("some.library")
+    failed = Future[None](loop=asyncio.new_event_loop())
+    failed.set_exception(error)
+    failed.exception()
+    looped: list[object] = [error]
+    looped.append(looped)
+    library.error(error)
+    library.error([error])
+    library.error("failed: %(e)s", {"e": error})
+    library.error("failed: %(of)s", {"of": {error: [error]}})
+    library.error("failed: %s", [error])
+    library.error("failed: %s of %s", {"a": (error, {error})}, Place("posts", error))
+    library.error("failed: %s", ExceptionGroup("of a user", [error]))
+    library.error("failed: %s", failed)
+    library.error("failed: %s", looped)
+    library.error("%s failed at %s of %s", "it", Place("posts", 3), b"x")
+    failed.get_loop().close()
+    told = [line["message"] for line in log()]
+    assert len(told) == 10
+    assert "wrote" not in json.dumps(log())
+    assert "of a user" not in json.dumps(log())
+    assert told[:4] == ["ValueError", "['ValueError']", "failed: ValueError", "failed: {'ValueError': ['ValueError']}"]
+    assert told[6:8] == ["failed: ExceptionGroup", "failed: Future"]
+    assert told[-1] == "it failed at Place(topic='posts', error=3) of b'x'"  # the rest is as it was
+
+
+def test_of_a_library_that_writes_messages_into_its_text_the_place_is_told(log: Any) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(ConfigError):
+            checkpoint.locate("nobody/nothing", None)
+    assert not logging.getLogger("huggingface_hub").handlers  # else it writes to standard error by itself
+    logging.getLogger("huggingface_hub.utils._http").warning(f"'{ValueError('what a user wrote')}' thrown")
+    line = log()[-1]
+    assert (line["event"], line["level"], line["library"]) == (
+        "library_warned",
+        "warning",
+        "huggingface_hub.utils._http",
+    )
+    assert line["place"].startswith("tests/unit/test_telemetry.py:")
+    assert "wrote" not in json.dumps(log())
 
 
 def test_traces_without_their_extra_are_refused_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:

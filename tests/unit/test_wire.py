@@ -33,7 +33,7 @@ from moderation.types import (
     Verdict,
 )
 from moderation.v1 import post_pb2, verdict_pb2
-from tests.builders import a_finding, a_verdict
+from tests.builders import FOREIGN_FIELDS, a_finding, a_verdict
 
 MEDIA = MediaSettings(max_text_chars=100, max_images=2, max_bytes=64)
 PROTOBUF = [("content-type", b"application/x-protobuf")]
@@ -276,6 +276,7 @@ def _is_a_post_or_a_post_error(value: bytes, headers: wire.Headers) -> None:
 words = st.text(st.characters(codec="utf-8"), max_size=20)
 ids = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=50)
 numbers = st.floats(allow_nan=False)
+labels = words.filter(lambda word: not wire.label_problem(word))
 counts = st.integers(0, 2**31 - 1)
 times = st.integers(-62_135_596_800_000, 253_402_300_799_999)
 reasons = st.none() | st.sampled_from(Reason)
@@ -295,14 +296,14 @@ findings = st.builds(
 verdicts = st.builds(
     Verdict,
     post_id=ids,
-    tenant=words,
+    tenant=labels,
     content_digest=words,
     policy_set_digest=words,
     model=st.builds(ModelInfo, words, words, words),
     outcome=st.sampled_from(Outcome),
     status=st.sampled_from(Status),
     stage=st.sampled_from(Stage),
-    deciding_policy=words,
+    deciding_policy=labels,
     severity=st.sampled_from(Severity),
     findings=st.lists(findings, max_size=3).map(tuple),
     decided_at_ms=times,
@@ -375,6 +376,16 @@ def _json(**fields: Any) -> bytes:
     return json.dumps({"postId": "1", "outcome": "OUTCOME_ALLOW", "status": "STATUS_FINAL"} | fields).encode()
 
 
+def _protobuf(**fields: Any) -> bytes:
+    return verdict_pb2.Verdict(post_id="1", outcome=1, status=1, **fields).SerializeToString()  # type: ignore[arg-type]
+
+
+def test_the_least_that_a_verdict_has() -> None:
+    written: dict[wire.Format, bytes] = {"json": _json(), "protobuf": _protobuf()}
+    for format, value in written.items():
+        assert wire.read_verdict(value, [("content-type", wire.CONTENT_TYPES[format])]).post_id == "1"
+
+
 @pytest.mark.parametrize(
     ("value", "content_type"),
     [
@@ -389,6 +400,7 @@ def _json(**fields: Any) -> bytes:
         (_json(), b"text/plain"),
         (b"\x0a\xff", b"application/x-protobuf"),
         (verdict_pb2.Verdict(post_id="1").SerializeToString(), b"application/x-protobuf"),
+        *((_protobuf(**fields), b"application/x-protobuf") for fields in FOREIGN_FIELDS),
     ],
 )
 def test_unreadable_verdicts(value: bytes, content_type: bytes) -> None:
