@@ -17,7 +17,7 @@ from moderation.models import DeviceMemory, Encoded, checkpoint, device, fp8, hd
 from moderation.models.compiled import Compiled
 from moderation.models.engine import Engine, Part
 from moderation.models.hd_transform import Crops
-from moderation.models.phi3_network import Phi3Network, PreprocessorConfig
+from moderation.models.phi3_network import Phi3Config, Phi3Network, PreprocessorConfig
 from moderation.models.tokenizer import TOKENIZER, Tokenizer
 from moderation.models.tree import Tree
 from moderation.prompts import Slot, Trusted, Untrusted
@@ -66,6 +66,11 @@ class Window:
         ]
 
 
+def seeing(pictures: Iterable[Crops], config: Phi3Config) -> int:
+    """What the tower takes for the pictures of a post, in tokens of the decoder."""
+    return sum(map(len, pictures)) * config.crop_work
+
+
 class Phi3Vision:
     """A Classifier. `encode` may run on several threads at once; `score` and `look_ahead` belong to one."""
 
@@ -109,8 +114,8 @@ class Phi3Vision:
                     f"{len(pictures)} images and the text take {len(window.shared)} of {room} positions",
                 )
         context = self.network.config.original_max_position_embeddings
-        seeing = sum(map(len, pictures)) * self.network.config.crop_work
-        return [Window(each, pictures, context, 0 if place else seeing) for place, each in enumerate(windows)]
+        work = seeing(pictures, self.network.config)
+        return [Window(each, pictures, context, 0 if place else work) for place, each in enumerate(windows)]
 
     def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
         """One forward pass over all windows of the batch with all their questions."""
