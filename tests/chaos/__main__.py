@@ -27,10 +27,10 @@ from rich.table import Table
 
 from tests.chaos.faults import BROKERS, ROWS
 from tests.chaos.field import Cluster, Result, Scenario, cluster, play
-from tests.chaos.worker import AS_BUILT, NO_RESEEK, PRODUCER_PER_WORKER
+from tests.chaos.worker import AS_BUILT, DESIGNS, NO_RECALL, NO_RESEEK, PRODUCER_PER_WORKER
 
-MUTATIONS = (("2w", PRODUCER_PER_WORKER), ("2z", NO_RESEEK))
-COLUMNS = ("missing", "duplicated", "contradictory", "out_of_order")
+MUTATIONS = (("2w", PRODUCER_PER_WORKER), ("2z", NO_RESEEK), ("10", NO_RECALL))
+COLUMNS = ("missing", "duplicated", "contradictory", "forgotten", "out_of_order")
 
 
 def show(results: Sequence[Result]) -> Table:
@@ -106,7 +106,9 @@ def main() -> int:
     parser.add_argument("--rows", default="", help="of the matrix, separated by commas; default: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of posts")
-    parser.add_argument("--design", default=AS_BUILT, help="a mutation of the worker, which must be caught")
+    parser.add_argument(
+        "--design", default=AS_BUILT, choices=DESIGNS, help="a mutation of the worker, which must be caught"
+    )
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--keep", type=Path, help="folder for the logs of runs that fail")
     args = parser.parse_args()

@@ -306,6 +306,7 @@ class Run:
             bootstrap_servers=self.cluster.bootstrap, enable_idempotence=True, max_request_size=4 << 20
         ) as producer:
             begun, waiting = time.monotonic(), []
+            homes: dict[str, int] = {}  # a post comes to one partition, where it is remembered
             for count, one in enumerate(everything):
                 key: bytes | None
                 if isinstance(one, int):
@@ -316,7 +317,8 @@ class Run:
                     partition = author % PARTITIONS
                 else:
                     key, value, headers, id, reason = one
-                    partition = self.random.randrange(PARTITIONS)
+                    elsewhere = self.random.randrange(PARTITIONS)
+                    partition = homes.setdefault(id, elsewhere) if id else elsewhere
                 future = await producer.send(self.posts, value, key, partition, headers=list(headers))
                 waiting.append((future, key if isinstance(one, int) else None, id, reason))
                 await asyncio.sleep(max(0.0, begun + count / self.scenario.rate - time.monotonic()))
