@@ -25,8 +25,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.faults import BROKERS, ROWS
-from tests.chaos.field import Cluster, Result, Scenario, cluster, play
+from tests.chaos.field import TOLD, Cluster, Result, Scenario, cluster, play
+from tests.chaos.rows import BROKERS, ROWS
 from tests.chaos.worker import AS_BUILT, DESIGNS, NO_RECALL, NO_RESEEK, PRODUCER_PER_WORKER
 
 MUTATIONS = (("2w", PRODUCER_PER_WORKER), ("2z", NO_RESEEK), ("10", NO_RECALL))
@@ -47,7 +47,7 @@ def show(results: Sequence[Result]) -> Table:
         for one in several:
             for name, count in one.struck.items():
                 struck[name] = struck.get(name, 0) + count
-        hits = sum(n for name, n in struck.items() if name not in ("partition_assigned", "producer_replaced"))
+        hits = sum(n for name, n in struck.items() if name not in TOLD)
         table.add_row(
             row, design, faults, str(len(several)), str(sum(one.posts for one in several)), *map(str, counts),
             str(others), str(hits),
