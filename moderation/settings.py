@@ -134,7 +134,11 @@ class MediaSettings(_Group):
 class WorkerSettings(_Group):
     """How a worker paces itself."""
 
-    batch_tokens: int = Field(8192, ge=1, description="positions that one forward pass is filled up to")
+    batch_tokens: int = Field(
+        8192,
+        ge=1,
+        description="tokens that a step is filled up to: of its posts, and what their pictures take besides, in tokens",
+    )
     overtake_s: float = Field(
         10.0, ge=0, description="a post that waited in its topic goes before posts that came up to so much earlier"
     )
@@ -312,7 +316,9 @@ class TracesSettings(_Group):
 class LogSettings(_Group):
     """Logs."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug names every post")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug names every post and its outcome"
+    )
     format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
 
 

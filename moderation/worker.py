@@ -89,6 +89,7 @@ class Worker:
         self._moved = asyncio.Event()  # a lane was opened, committed or given back
         self._stopping = False
         self._largest = 0  # record so far: what the next ones may be like
+        self._names_posts = settings.log.level == "debug"  # else not a thing is done for it
 
     @property
     def lanes(self) -> Mapping[TopicPartition, Lane]:
@@ -211,6 +212,8 @@ class Worker:
                 traces.dropped(span)
         self.settled += 1
         lane.settle(record.offset, answer)
+        if self._names_posts and answer.verdict is not None:
+            _name(answer.verdict, source)
 
     async def _answer(self, lane: Lane, record: ConsumerRecord, source: Source, span: traces.Span | None) -> Answer:
         settings = self._settings.kafka
@@ -315,6 +318,18 @@ class Worker:
         life.cancel()  # the next owner fences, and goes on from what is committed
         await asyncio.wait([life])
         log.info("partition_revoked", partition=partition.partition, unfinished=left)
+
+
+def _name(verdict: Verdict, source: Source) -> None:
+    log.debug(
+        "post_moderated",
+        post_id=verdict.post_id,
+        partition=source.partition,
+        offset=source.offset,
+        outcome=verdict.outcome.name,
+        status=verdict.status.name,
+        stage=verdict.stage.name,
+    )
 
 
 def _size(record: ConsumerRecord) -> int:

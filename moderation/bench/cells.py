@@ -12,8 +12,8 @@ class Cell:
 
     kind: str
     policies: int
-    tokens: int  # of a post
-    padding: float  # tokens computed / unique tokens
+    tokens: int  # of a post, slots of its pictures among them
+    padding: float  # tokens that the passes of `tree` ran over / tokens of the posts
     posts: int  # in a step of `tree`
     gflop: float  # that the engine computes for a post
     plain_gflop: float  # that separate prompts take at least

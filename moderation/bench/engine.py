@@ -146,12 +146,11 @@ class Bench:
         for _ in range(self._options.rounds):
             for name, (run, some, posts_done) in ways.items():
                 seconds[name].append(_time(run, some) / posts_done)
-        unique = sum(window.tree.tokens for window in posts)
         return Cell(
             kind=kind,
             policies=policies,
-            tokens=first.tokens,
-            padding=sum(window.tokens for window in posts) / unique,
+            tokens=first.tree.tokens,
+            padding=self._padding([posts]),
             posts=len(posts),
             gflop=flops.step([first], self.config) / 1e9,
             plain_gflop=flops.plain(first, self.config) / 1e9,
@@ -183,8 +182,8 @@ class Bench:
         return Cell(
             kind="mix",
             policies=policies,
-            tokens=sum(window.tokens for window in posts) // len(posts),
-            padding=sum(window.tokens for window in posts) / sum(window.tree.tokens for window in posts),
+            tokens=sum(window.tree.tokens for window in posts) // len(posts),
+            padding=self._padding(cut),
             posts=round(len(posts) / len(cut)),
             gflop=flops.step(posts, self.config) / len(posts) / 1e9,
             plain_gflop=sum(flops.plain(window, self.config) for window in posts) / len(posts) / 1e9,
@@ -196,6 +195,15 @@ class Bench:
         first = workloads.post(KINDS[kind], policies, self.config, 0)
         count = max(1, min(MOST_POSTS[self._network.device.type], self._options.tokens // first.tokens))
         return [first, *(workloads.post(KINDS[kind], policies, self.config, seed) for seed in range(1, count))]
+
+    def _padding(self, steps: Sequence[Sequence[Window]]) -> float:
+        """Runs them: what the passes hold beyond the posts' tokens is padding, or a shared part that ran twice."""
+        computed: list[int] = []
+        hook = self._network.register_forward_hook(lambda _network, given, _out: computed.append(len(given[0].ids)))
+        for step in steps:
+            self._engine.score(step)
+        hook.remove()
+        return sum(computed) / sum(window.tree.tokens for step in steps for window in step)
 
     def _stock_for(self, budget: int) -> Stock:
         if budget not in self._stock:

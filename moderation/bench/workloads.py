@@ -13,7 +13,7 @@ from PIL.Image import Image as Picture
 from moderation.models import hd_transform
 from moderation.models.hd_transform import Crops
 from moderation.models.phi3_network import Phi3Config, PreprocessorConfig
-from moderation.models.phi3_vision import Window
+from moderation.models.phi3_vision import Window, seeing
 from moderation.models.tree import Tree
 
 POLICY_TOKENS = 150
@@ -49,7 +49,7 @@ def post(kind: Kind, policies: int, config: Phi3Config, seed: int) -> Window:
     )
     branches = tuple(_words(POLICY_TOKENS, 1_000_000 + policy) for policy in range(policies))
     tree = Tree((*words[:half], *slots, *words[half:]), branches)
-    return Window(tree, pictures, config.original_max_position_embeddings)
+    return Window(tree, pictures, config.original_max_position_embeddings, seeing(pictures, config))
 
 
 def picture(size: tuple[int, int], budget: int, config: Phi3Config, seed: int) -> Crops:
@@ -71,7 +71,7 @@ def crops(image: Picture, budget: int, config: Phi3Config) -> Crops:
 
 
 def steps(windows: Sequence[Window], budget: int) -> list[list[Window]]:
-    """As the batcher cuts a queue: whole posts in their order, up to a budget of tokens."""
+    """As the batcher cuts a queue: whole posts in their order, up to a budget of tokens, pictures' work among them."""
     cut: list[list[Window]] = []
     room = 0
     for window in windows:

@@ -106,7 +106,7 @@ class Pupil(nn.Module):
             pixels = ((pixels - 0.5) * gain + 0.5 + shift).clamp(0, 1)
         mean, std = (torch.tensor(one).to(pixels)[:, None, None] for one in (lessons.MEAN, lessons.STD))
         vision = self.network.model.vision_embed_tokens
-        features = vision._merge(self.tower((pixels - mean) / std))
+        features = vision.merge(self.tower((pixels - mean) / std))
         rows = []
         for (rows_, cols), part in zip(
             shelf.grid[list(pictures)].tolist(),
@@ -114,7 +114,7 @@ class Pupil(nn.Module):
             strict=True,
         ):
             crops = part if len(part) > 1 else part.expand(2, -1, -1, -1)
-            rows.append(vision._arrange(crops, Crops(pixels[:0], rows_, cols)))
+            rows.append(vision.arrange(crops, Crops(pixels[:0], rows_, cols)))
         projected = vision.img_projection(torch.cat(rows))
         labels = [shelf.labels[one, : len(row)] for one, row in zip(pictures, rows, strict=True)]
         return list(torch.split(projected, [len(row) for row in rows])), torch.from_numpy(np.concatenate(labels))
@@ -165,8 +165,8 @@ class Pupil(nn.Module):
         prompt = prompts.render(Content(one.text, (PLACEHOLDER,) * len(one.pictures), ""), questions)
         side = self.network.config.crop_side
         slots = [hd_transform.tokens(rows, cols, side) for rows, cols in shelf.grid[list(one.pictures)].tolist()]
-        (shared,) = self._reader._windows(prompt.shared, slots)
-        return tree.Tree(shared, tuple(self._reader._encode_branch("", text) for text in prompt.branches))
+        (shared,) = self._reader.windows(prompt.shared, slots)
+        return tree.Tree(shared, tuple(self._reader.encode_branch("", text) for text in prompt.branches))
 
     def facts(self, made: Sequence[Lesson], trees: Sequence[tree.Tree]) -> tuple[Tensor, Tensor]:
         """Where in the packed trees the post or a policy names a thing or a group [n], and whether the post shows it,

@@ -56,7 +56,10 @@ class LooksAhead(Protocol):
     """A Classifier that can begin with what comes next while the device is busy with what is there."""
 
     def look_ahead(self, items: Sequence[Encoded]) -> None:
-        """On the model thread, right before a step: what the step after it will probably score. Moves no score."""
+        """On the model thread, right before a step: what the step after it will probably score. Moves no score.
+
+        Returns at once. The step that follows waits only for what it uses of this itself.
+        """
 
 
 @dataclass(frozen=True, slots=True)

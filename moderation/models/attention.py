@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from moderation.errors import DeviceError
 from moderation.models.decoder import Attend
 from moderation.models.packed import Packed, Span
 
@@ -169,10 +171,32 @@ def stretches(packed: Packed, kernel: Kernel) -> Attend:
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, asked: Stretches, seen: Stretches, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    from torch.nn.attention.varlen import AuxRequest, varlen_attn  # noqa: PLC0415 - only a GPU has it
+    out, weight = _kernel(query, key, value, asked, seen, causal=causal)
+    return out, weight.transpose(0, 1) if heads_first(query.device) else weight
 
-    window = (-1, 0 if causal else -1)
-    out, weight = varlen_attn(
+
+@cache
+def heads_first(device: torch.device) -> bool:
+    """Whether varlen attention's log-sum-exp is [heads, queries], as its kernels give it up to torch 2.13, and not
+    [queries, heads], as its documentation says.
+
+    Seen once a device from 3 queries with 2 heads: of a batch with as many queries as heads the shape tells nothing.
+    """
+    some = torch.zeros(3, 2, 64, dtype=torch.bfloat16, device=device)
+    one = Stretches.of([0, 3], device)
+    weight = _kernel(some, some, some, one, one, causal=False)[1]
+    if tuple(weight.shape) not in ((2, 3), (3, 2)):
+        raise DeviceError(f"torch {torch.__version__}: the log-sum-exp of varlen attention has an unknown shape")
+    return tuple(weight.shape) == (2, 3)
+
+
+def _kernel(
+    query: Tensor, key: Tensor, value: Tensor, asked: Stretches, seen: Stretches, *, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """torch's, whatever the shape of its log-sum-exp."""
+    from torch.nn.attention import varlen  # noqa: PLC0415 - only a GPU has it
+
+    out, weight = varlen.varlen_attn(
         query,
         key,
         value,
@@ -180,12 +204,11 @@ def _varlen(
         seen.bounds,
         asked.longest,
         seen.longest,
-        return_aux=AuxRequest(lse=True),
-        window_size=window,
+        return_aux=varlen.AuxRequest(lse=True),
+        window_size=(-1, 0 if causal else -1),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    # [heads, queries] of the kernel, against its own documentation, up to torch 2.13
-    return out, weight.transpose(0, 1) if weight.shape[0] == query.shape[1] != len(query) else weight
+    return out, weight
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moderation.models import device, tree
+from moderation.models import ahead, device, tree
+from moderation.models.ahead import Beside
 from moderation.models.compiled import SMALL
 from moderation.models.features import Features, key
 from moderation.models.hd_transform import Crops
@@ -86,18 +87,21 @@ class Network(Protocol):
 class Engine:
     """Scores windows on a network. Belongs to one thread."""
 
-    def __init__(self, network: Network, yes: int, no: int, *, feature_bytes: int) -> None:
+    def __init__(
+        self, network: Network, yes: int, no: int, *, feature_bytes: int, beside: Beside | None = None
+    ) -> None:
         self._network = network
         self._yes, self._no = yes, no
         self.features = Features(feature_bytes)
-        self._ahead: torch.cuda.Stream | None = None
+        self._beside = beside or ahead.beside(network.device)
 
     def score(self, windows: Sequence[Window]) -> list[list[Score]]:
         """For each window one score for each of its questions: one forward pass, on a CPU in pieces."""
         with device.faults(), torch.inference_mode():
-            if self._ahead is not None:
-                torch.cuda.current_stream().wait_stream(self._ahead)
-            features = self._see(windows)
+            seen = self.features.of(_pictures(windows), self._network.see)
+            if self._beside is not None:  # not for all that runs there: it is the next step's
+                self._beside.wait({one.made for one in seen.values() if one.made is not None})
+            features = {digest: one.features for digest, one in seen.items()}
             parts = [(window, part) for window in windows for part in window.parts]
             logits = [self._forward(some, features) for some in _passes(parts, self._network.device)]
             answers = iter(tree.answers(torch.cat(logits), self._yes, self._no) if logits else ())
@@ -123,17 +127,13 @@ class Engine:
                 self._forward([(_Text(text), Part(text, [0, 1], False))], {})
 
     def look_ahead(self, windows: Sequence[Window]) -> None:
-        """Begins to see the pictures of windows that will be scored soon, on a stream of its own, into the cache.
+        """Begins to see the pictures of windows that will be scored soon, beside the step that follows, into the cache.
 
-        On a CPU it would only take turns with the step, so nothing is done there.
+        A step waits for a picture only if it is one of its own. On a CPU nothing is done.
         """
-        if self._network.device.type != "cuda":
-            return
-        with device.faults(), torch.inference_mode():
-            self._ahead = self._ahead or torch.cuda.Stream(self._network.device)  # type: ignore[no-untyped-call]
-            self._ahead.wait_stream(torch.cuda.current_stream())  # it may get memory that the last step has read
-            with torch.cuda.stream(self._ahead):
-                self._see(windows)
+        if self._beside is not None:
+            with device.faults(), torch.inference_mode(), self._beside.work() as made:
+                self.features.of(_pictures(windows), self._network.see, made)
 
     def _forward(self, parts: Sequence[tuple[Window, Part]], features: Mapping[str, Tensor]) -> Tensor:
         """Logits of all questions of the parts."""
@@ -146,8 +146,9 @@ class Engine:
         hidden = self._network(packed, seen, long, only_scored=True)
         return self._network.logits(hidden, exact=(self._yes, self._no))
 
-    def _see(self, windows: Sequence[Window]) -> dict[str, Tensor]:
-        return self.features.of((picture for window in windows for picture in window.pictures), self._network.see)
+
+def _pictures(windows: Sequence[Window]) -> Iterator[Crops]:
+    return (picture for window in windows for picture in window.pictures)
 
 
 def _passes(parts: Sequence[tuple[Window, Part]], where: torch.device) -> Iterator[Sequence[tuple[Window, Part]]]:

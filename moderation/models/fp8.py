@@ -1,7 +1,7 @@
 """The decoder's matrices in eight bits, for GPUs from Hopper on: half the bytes of bfloat16, twice the speed.
 
 Each row of weights and each token has a scale of its own, so that nothing is measured beforehand. Run on a CPU only so
-far, where torch computes the same products slowly; hence off by default (MODERATION_MODEL__MATRICES).
+far, where torch computes the same products slowly; hence off by default (MODERATION_MODEL__FP8).
 """
 
 from __future__ import annotations

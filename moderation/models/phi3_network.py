@@ -270,18 +270,22 @@ class VisionEmbedding(nn.Module):
         pixels = torch.cat([picture.on(self.glb_GN.device).to(self.glb_GN) for picture in pictures])
         tower = self.img_processor["vision_model"]
         at_once = CROPS_AT_ONCE[self.glb_GN.device.type]
-        features = torch.cat([self._merge(tower(part)) for part in torch.split(pixels, at_once)])
+        features = torch.cat([self.merge(tower(part)) for part in torch.split(pixels, at_once)])
         parts = torch.split(features, [len(picture) for picture in pictures])
-        rows = [self._arrange(part, picture) for part, picture in zip(parts, pictures, strict=True)]
+        rows = [self.arrange(part, picture) for part, picture in zip(parts, pictures, strict=True)]
         projected: Tensor = self.img_projection(torch.cat(rows))
         return list(torch.split(projected, [len(row) for row in rows]))
 
-    def _merge(self, features: Tensor) -> Tensor:
+    def merge(self, features: Tensor) -> Tensor:
         """[n, patches, hidden] -> [n, side, side, 4 * hidden]: each 2 x 2 patches in one vector, row by row."""
         grid = features.reshape(len(features), self.side, 2, self.side, 2, -1)
         return grid.transpose(2, 3).flatten(-3)
 
-    def _arrange(self, crops: Tensor, picture: Crops) -> Tensor:
+    def arrange(self, crops: Tensor, picture: Crops) -> Tensor:
+        """Merged crops of a picture [1 + rows * cols, side, side, 4 * hidden], the whole first -> [tokens, 4 * hidden].
+
+        Local crops row by row over the picture, a separator after each row; so the whole; one between the two.
+        """
         tiled = crops[1:].reshape(picture.rows, picture.cols, self.side, self.side, -1).transpose(1, 2)
         local = self._rows(tiled.reshape(picture.rows * self.side, picture.cols * self.side, -1))
         whole = self._rows(crops[0])

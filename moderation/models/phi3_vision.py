@@ -17,7 +17,7 @@ from moderation.models import DeviceMemory, Encoded, checkpoint, device, fp8, hd
 from moderation.models.compiled import Compiled
 from moderation.models.engine import Engine, Part
 from moderation.models.hd_transform import Crops
-from moderation.models.phi3_network import Phi3Network, PreprocessorConfig
+from moderation.models.phi3_network import Phi3Config, Phi3Network, PreprocessorConfig
 from moderation.models.tokenizer import TOKENIZER, Tokenizer
 from moderation.models.tree import Tree
 from moderation.prompts import Slot, Trusted, Untrusted
@@ -66,6 +66,11 @@ class Window:
         ]
 
 
+def seeing(pictures: Iterable[Crops], config: Phi3Config) -> int:
+    """What the tower takes for the pictures of a post, in tokens of the decoder."""
+    return sum(map(len, pictures)) * config.crop_work
+
+
 class Phi3Vision:
     """A Classifier. `encode` may run on several threads at once; `score` and `look_ahead` belong to one."""
 
@@ -85,7 +90,7 @@ class Phi3Vision:
         self.engine = Engine(
             network, tokenizer.word("Yes"), tokenizer.word("No"), feature_bytes=settings.feature_cache_bytes
         )
-        self._branch = lru_cache(maxsize=4096)(self._encode_branch)  # a policy's words are the same for every post
+        self._branch = lru_cache(maxsize=4096)(self.encode_branch)  # a policy's words are the same for every post
 
     def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Window]:
         """One window for each stretch of `window_tokens` of the text, each with all the pictures.
@@ -99,7 +104,7 @@ class Phi3Vision:
         pictures = tuple(self._crops(picture) for picture in content.pictures)
         side = self.network.config.crop_side
         slots = [hd_transform.tokens(picture.rows, picture.cols, side) for picture in pictures]
-        windows = [Tree(shared, branches) for shared in self._windows(prompt.shared, slots)]
+        windows = [Tree(shared, branches) for shared in self.windows(prompt.shared, slots)]
         room = self.network.config.max_position_embeddings - LONGEST_BRANCH
         for window in windows:
             _check_slots(window.shared, slots)
@@ -109,8 +114,8 @@ class Phi3Vision:
                     f"{len(pictures)} images and the text take {len(window.shared)} of {room} positions",
                 )
         context = self.network.config.original_max_position_embeddings
-        seeing = sum(map(len, pictures)) * self.network.config.crop_work
-        return [Window(each, pictures, context, 0 if place else seeing) for place, each in enumerate(windows)]
+        work = seeing(pictures, self.network.config)
+        return [Window(each, pictures, context, 0 if place else work) for place, each in enumerate(windows)]
 
     def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
         """One forward pass over all windows of the batch with all their questions."""
@@ -141,7 +146,8 @@ class Phi3Vision:
             std=self._preprocessor.image_std,
         )
 
-    def _encode_branch(self, policy: str, text: str) -> tuple[int, ...]:
+    def encode_branch(self, policy: str, text: str) -> tuple[int, ...]:
+        """The ids of a question [tokens], its end of turn among them. Raises ConfigError naming the policy."""
         ids = tuple(self.tokenizer.ours(text + CLOSE))
         if len(ids) > LONGEST_BRANCH:
             raise ConfigError(
@@ -150,8 +156,11 @@ class Phi3Vision:
             )
         return ids
 
-    def _windows(self, parts: Iterable[prompts.Part], slots: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        """The shared ids, once for each window of the user's text."""
+    def windows(self, parts: Iterable[prompts.Part], slots: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """The shared ids [tokens], once for each window of the user's text; slots: how many tokens each picture takes.
+
+        Raises PostError when there are too many windows, or a token of the template comes out of the user's text.
+        """
         before: list[int] = []
         theirs: list[int] | None = None
         after: list[int] = []

@@ -25,12 +25,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.faults import BROKERS, ROWS
-from tests.chaos.field import Cluster, Result, Scenario, cluster, play
-from tests.chaos.worker import AS_BUILT, NO_RESEEK, PRODUCER_PER_WORKER
+from tests.chaos.field import TOLD, Cluster, Result, Scenario, cluster, play
+from tests.chaos.rows import BROKERS, ROWS
+from tests.chaos.worker import AS_BUILT, DESIGNS, NO_RECALL, NO_RESEEK, PRODUCER_PER_WORKER
 
-MUTATIONS = (("2w", PRODUCER_PER_WORKER), ("2z", NO_RESEEK))
-COLUMNS = ("missing", "duplicated", "contradictory", "out_of_order")
+MUTATIONS = (("2w", PRODUCER_PER_WORKER), ("2z", NO_RESEEK), ("10", NO_RECALL))
+COLUMNS = ("missing", "duplicated", "contradictory", "forgotten", "out_of_order")
 
 
 def show(results: Sequence[Result]) -> Table:
@@ -47,7 +47,7 @@ def show(results: Sequence[Result]) -> Table:
         for one in several:
             for name, count in one.struck.items():
                 struck[name] = struck.get(name, 0) + count
-        hits = sum(n for name, n in struck.items() if name not in ("partition_assigned", "producer_replaced"))
+        hits = sum(n for name, n in struck.items() if name not in TOLD)
         table.add_row(
             row, design, faults, str(len(several)), str(sum(one.posts for one in several)), *map(str, counts),
             str(others), str(hits),
@@ -106,7 +106,9 @@ def main() -> int:
     parser.add_argument("--rows", default="", help="of the matrix, separated by commas; default: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of posts")
-    parser.add_argument("--design", default=AS_BUILT, help="a mutation of the worker, which must be caught")
+    parser.add_argument(
+        "--design", default=AS_BUILT, choices=DESIGNS, help="a mutation of the worker, which must be caught"
+    )
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--keep", type=Path, help="folder for the logs of runs that fail")
     args = parser.parse_args()

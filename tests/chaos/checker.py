@@ -33,6 +33,7 @@ class Findings:
     missing: int = 0
     duplicated: int = 0
     contradictory: int = 0
+    forgotten: int = 0  # posts that were answered again with another decision, though nothing about them was
     out_of_order: int = 0  # keys
     strays: int = 0  # verdicts on what was never sent, or with another post's id, or in another partition
     wrong_dead_letters: int = 0
@@ -80,6 +81,7 @@ def check(sent: Sequence[Sent], verdicts: Sequence[ConsumerRecord], letters: Seq
             found.note(f"verdict for {place} has reason {[one.get('reason') for one in several]}, not {post.reason!r}")
     for places in order.values():
         found.out_of_order += places != sorted(places)
+    _check_repeats(found, answers)
     _check_letters(found, known, letters)
     return found
 
@@ -97,6 +99,40 @@ def _answer(record: ConsumerRecord) -> dict[str, Any]:
 def _decision(answer: Mapping[str, Any]) -> str:
     """What two verdicts on one record must agree in; the nonce of the fake's mass is part of it."""
     return json.dumps([answer.get(name) for name in ("outcome", "status", "reason", "findings")])
+
+
+def _check_repeats(found: Findings, answers: Mapping[Place, Sequence[Mapping[str, Any]]]) -> None:
+    """A post that is unchanged says what it said before, unless it was erased since: memory is what holds that.
+
+    The fake gives every judgement a mass of its own, so that one judged twice says something else.
+    """
+    lives: dict[str, int] = defaultdict(int)  # of a post: how often it was erased up to here
+    said: dict[str, dict[str, Place]] = defaultdict(dict)  # of a question: decisions, and where the first of each is
+    for place in sorted(answers):
+        for one in answers[place]:
+            if one.get("reason") == ERASED:
+                lives[one["postId"]] += 1
+            elif _stands(one):
+                said[_question(one, lives[one["postId"]])].setdefault(_decision(one), place)
+    for question, decisions in said.items():
+        if (places := set(decisions.values())) and len(places) > 1:  # of one record alone: see contradictory
+            found.forgotten += 1
+            found.note(f"{len(decisions)} decisions on {question}, at {sorted(places)}")
+
+
+def _stands(answer: Mapping[str, Any]) -> bool:
+    """As the service says it: the model has spoken to all policies. What failed may be tried anew."""
+    findings = answer.get("findings", ())
+    said = all(one.get("reason", "") in ("", "NO_ANSWER") for one in findings)
+    return bool(findings) and not answer.get("reason") and said
+
+
+def _question(answer: Mapping[str, Any], life: int) -> str:
+    """All that a decision follows from."""
+    policies = [one["policyId"] for one in answer["findings"]]
+    names = ("postId", "tenant", "contentDigest")
+    digests = [answer[of]["digest"] for of in ("policySet", "model")]
+    return json.dumps([*(answer.get(name, "") for name in names), *digests, policies, life])
 
 
 def _check_letters(found: Findings, known: Mapping[Place, Sent], letters: Iterable[ConsumerRecord]) -> None:

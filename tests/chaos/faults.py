@@ -1,4 +1,4 @@
-"""The rows of the fault matrix as scenarios."""
+"""What is done to workers, requests and brokers, and what is in the posts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -19,15 +20,14 @@ from aiokafka.errors import (
     NotCoordinatorForGroupError,
 )
 
-from moderation.errors import DeviceError
 from tests.chaos import proxy
 from tests.chaos.checker import ERASED
-from tests.chaos.field import REBALANCE_S, SESSION_S, Misfit, Run, Scenario
+from tests.chaos.field import SESSION_S, Misfit, Run
 from tests.chaos.proxy import Rule
-from tests.chaos.worker import AFTER_MODEL, COMMIT_STEPS, IN_MODEL
 
 PAST_SESSION_S = SESSION_S + 2.0
 SLOW_FENCE_S = 3.0
+INSIST_S = 180.0
 
 
 async def nothing(run: Run) -> None:
@@ -137,6 +137,27 @@ async def lossy(run: Run, apis: Sequence[str], *actions: str) -> None:
             each.rules = [*[one for one in each.rules if one.times][-4:], rule]
         await run.sleep(0.2, 0.6)
     await run.sleep(2)
+    await insist(run, rules)
+
+
+async def insist(run: Run, rules: Sequence[Rule]) -> None:
+    """Until each of them has struck: those that have not stand while partitions change hands again and again.
+
+    Some requests are made only then.
+    """
+    async with asyncio.timeout(INSIST_S):
+        while missed := [rule for rule in rules if not run.tally()[str(rule)]]:
+            for each in run.proxies:
+                each.rules = [replace(rule, chance=1.0, times=1) for rule in missed]
+            await join_and_leave(run)
+
+
+def strikes(apis: Sequence[str], *actions: str) -> list[str]:
+    """How a run tells of all of them."""
+    return [str(Rule(api, action)) for api in apis for action in actions]
+
+
+LOST = (proxy.LOSE_REQUEST, proxy.DELAY)
 
 
 async def lost_replies(run: Run) -> None:
@@ -144,11 +165,11 @@ async def lost_replies(run: Run) -> None:
 
 
 async def lost_requests(run: Run) -> None:
-    await lossy(run, IN_A_TRANSACTION, proxy.LOSE_REQUEST, proxy.DELAY)
+    await lossy(run, IN_A_TRANSACTION, *LOST)
 
 
 async def group_requests(run: Run) -> None:
-    await lossy(run, IN_THE_GROUP, proxy.LOSE_REQUEST, proxy.LOSE_REPLY, proxy.DELAY)
+    await lossy(run, IN_THE_GROUP, *LOST, proxy.LOSE_REPLY)
 
 
 async def cuts(run: Run) -> None:
@@ -165,8 +186,12 @@ async def swallowed(run: Run) -> None:
     """A broker that takes requests and says nothing, until the client's own deadline."""
     await run.answered(0.02)
     for api in ("EndTxn", "Produce"):
+        rule = Rule(api, proxy.SWALLOW)
         for each in run.proxies:
-            each.rules.append(Rule(api, proxy.SWALLOW))
+            each.rules.append(rule)
+        async with asyncio.timeout(INSIST_S):
+            while not run.tally()[str(rule)]:  # noqa: ASYNC110  a proxy counts, and sets no event
+                await asyncio.sleep(0.1)
         await run.sleep(4, 6)
 
 
@@ -183,9 +208,12 @@ async def late_end_txn(run: Run) -> None:
 # 14  errors that a broker may answer with
 
 
+REFUSED = ("InitProducerId", "AddPartitionsToTxn", "AddOffsetsToTxn", "TxnOffsetCommit", "EndTxn")
+
+
 async def refusals(run: Run) -> None:
     await run.answered(0.02)
-    for api in ("InitProducerId", "AddPartitionsToTxn", "AddOffsetsToTxn", "TxnOffsetCommit", "EndTxn"):
+    for api in REFUSED:
         for error in (
             CoordinatorLoadInProgressError,
             ConcurrentTransactions,
@@ -196,6 +224,7 @@ async def refusals(run: Run) -> None:
             for each in run.proxies:
                 each.rules = [Rule(api, proxy.REFUSE, code=error.errno)]
             await run.sleep(0.2, 0.5)
+    await insist(run, [Rule(api, proxy.REFUSE, code=ConcurrentTransactions.errno) for api in REFUSED])
     for each in run.proxies:
         each.rules = [
             Rule("EndTxn", proxy.LIE, chance=0.3, code=error.errno, times=2)
@@ -250,19 +279,26 @@ async def storm(run: Run, times: int = 5) -> None:
     """A member that joins and leaves again, every two seconds: each time all partitions are given back."""
     await run.answered(0.02)
     for _ in range(times):
-        member = AIOKafkaConsumer(
-            run.posts,
-            bootstrap_servers=run.cluster.bootstrap,
-            group_id=run.group,
-            enable_auto_commit=False,
-            session_timeout_ms=int(SESSION_S * 1000),
-            partition_assignment_strategy=_strategy(),
-        )
+        await join_and_leave(run)
+
+
+async def join_and_leave(run: Run) -> None:
+    """A member that no proxy is before."""
+    member = AIOKafkaConsumer(
+        run.posts,
+        bootstrap_servers=run.cluster.bootstrap,
+        group_id=run.group,
+        enable_auto_commit=False,
+        session_timeout_ms=int(SESSION_S * 1000),
+        partition_assignment_strategy=_strategy(),
+    )
+    try:
         await member.start()
         run.struck["join"] += 1
         await run.sleep(0.2, 1.5)
+    finally:
         await member.stop()
-        await run.sleep(0.5, 2.0)
+    await run.sleep(0.5, 2.0)
 
 
 def _strategy() -> list[Any]:
@@ -284,6 +320,7 @@ async def slow_device(run: Run) -> None:
     """A step outlasts session, rebalance and poll interval, and another worker joins in the middle of it."""
     await run.answered(0.05)
     run.start_worker()
+    run.struck["worker started"] += 1
     await run.sleep(1)
 
 
@@ -343,124 +380,3 @@ async def corrupt_fetches(run: Run) -> None:
         for each in run.proxies:
             each.rules = [Rule("Fetch", proxy.CORRUPT, times=2)]
         await run.sleep(1, 2)
-
-
-LARGE = {"posts": {"max.message.bytes": str(4 << 20)}, "letters": {"max.message.bytes": str(256 << 10)}}
-SLOW_STEPS = "fake?nonce=1&step_ms=120"
-POISON = "fake?nonce=1&step_ms=10&raise_on=poison"
-
-ROWS: dict[str, Scenario] = {
-    scenario.row: scenario
-    for scenario in (
-        Scenario("0", "none", nothing, posts=400),
-        Scenario("1", "kill -9 at each commit step", nothing, plans=dying(*COMMIT_STEPS)),
-        Scenario("1r", "kill -9 at random", kills, posts=900),
-        Scenario("2", "SIGSTOP past the session, then CONT", stops, posts=1500),
-        Scenario(
-            "2s",
-            "SIGSTOP at a commit step past the session, then CONT",
-            wake_zombies,
-            posts=1500,
-            plans=[[{"stop": IN_MODEL, "pass": 8}], [{"stop": "after_send", "pass": 5}], []],
-        ),
-        Scenario(
-            "2z",
-            "a zombie wakes before its successor has fenced it",
-            wake_before_the_fence,
-            posts=1500,
-            model=SLOW_STEPS,
-            plans=[[{"stop": AFTER_MODEL}]],
-            every_life={"slow_fence": SLOW_FENCE_S},
-        ),
-        Scenario(
-            "2w",
-            "a zombie wakes when its successor is at work",
-            wake_at_work,
-            posts=1500,
-            model=SLOW_STEPS,
-            plans=[[{"stop": AFTER_MODEL}]],
-        ),
-        Scenario("1+2", "kill -9 and SIGSTOP", kills_and_stops, posts=1500),
-        Scenario("3", "replies of a transaction lost", lost_replies, posts=900),
-        Scenario("3q", "requests of a transaction lost, delayed", lost_requests, posts=900),
-        Scenario("3g", "requests and replies of the group lost, delayed", group_requests, posts=1500),
-        Scenario("3c", "all connections cut", cuts, posts=900),
-        Scenario("3s", "EndTxn, Produce swallowed", swallowed, posts=1200),
-        Scenario("4", "late EndTxn", late_end_txn, posts=1200),
-        Scenario("6", "join and leave storm", storm, posts=1200),
-        Scenario("6d", "rolling deploy", rolling_deploy, posts=1200),
-        Scenario(
-            "7",
-            "a step longer than session, rebalance, poll interval",
-            slow_device,
-            posts=12,
-            rate=6,
-            workers=2,
-            model=f"fake?nonce=1&step_ms={int((REBALANCE_S + 1) * 1000)}",
-            settings={"MODERATION_WORKER__BATCH_TOKENS": "64"},
-            every_life={"max_poll_interval_ms": 5000},
-            patience=240,
-        ),
-        Scenario(
-            "8",
-            "out of memory; a sick device",
-            nothing,
-            posts=600,
-            model=POISON + "&oom_above=3",
-            plans=[[{"sick": 10}, {"sick": 5}], [{"sick": 15}], []],
-            misfits=[one for one in misfits(4) if one[4] == "MODEL_FAILED"],
-            exits=frozenset({DeviceError.exit_code}),
-        ),
-        Scenario(
-            "9",
-            "posts that cannot be read or judged, duplicates, edits; kill -9",
-            kills,
-            posts=700,
-            model=POISON + "&oom_above=3",
-            misfits=[*misfits(), *repeats()],
-            topic_settings=LARGE,
-        ),
-        Scenario("9c", "fetched batches corrupt", corrupt_fetches, posts=900),
-        Scenario("10", "upstream duplicates and edits; kill -9", kills, posts=700, misfits=repeats()),
-        # exit 2: a producer that is refused for good while it starts looks like a wrong setting to the worker
-        Scenario("14", "transaction errors of every kind", refusals, posts=1000, exits=frozenset({2})),
-        Scenario("14o", "a coordinator that does not know of offsets yet", loading, posts=900),
-        Scenario(
-            "19",
-            "clock jumps an hour on, another back; the loop stalls",
-            nothing,
-            posts=1500,
-            plans=[
-                [{"clock": 3600, "step": "before_begin", "pass": 4}],
-                [{"clock": -3600, "step": "before_begin", "pass": 4}],
-                [{"stall": "before_begin", "pass": 6, "seconds": 15}],
-            ],
-        ),
-    )
-}  # fmt: skip
-
-UNREACHED = frozenset({2})  # a worker that starts while no broker answers takes it for a wrong address
-
-BROKERS: dict[str, Scenario] = {
-    scenario.row: scenario
-    for scenario in (
-        Scenario(
-            "5",
-            "each of three brokers killed and revived",
-            broker_killed,
-            posts=3000,
-            rate=80,
-            patience=150,
-            exits=UNREACHED,
-        ),
-        Scenario(
-            "5a",
-            "all brokers down for a minute",
-            all_brokers_down,
-            posts=1500,
-            patience=240,
-            exits=UNREACHED,
-            falls=True,
-        ),
-    )
-}

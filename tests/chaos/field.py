@@ -12,8 +12,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -35,6 +36,7 @@ AUTHORS = 24  # keys
 TRANSACTION_S = 5.0
 SESSION_S = 6.0
 REBALANCE_S = 12.0
+TOLD = ("partition_assigned", "producer_replaced", "exception_unretrieved")  # of a worker's log, in Result.struck
 POLICY = """
 id: spam
 version: 1
@@ -85,7 +87,8 @@ class Scenario:
     patience: float = 90.0  # longest from the end of the faults to the last post
     topic_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by kind of topic
     falls: bool = False  # whether offsets may be told lower for a while: by brokers that have all died, of seconds ago
-    keeps: float = 0.0  # seconds that posts keep coming at least, whatever `posts` says
+    must: Sequence[str] = ()  # what must strike, by its names in Result.struck: a run that it spared proves nothing
+    keeps: bool = False  # posts keep coming until the faults are over; `act` must not wait for the last one, then
 
     def of(self, design: str) -> Scenario:
         from dataclasses import replace
@@ -106,7 +109,7 @@ class Result:
     exits: dict[str, int]
     seconds: float
     findings: Findings
-    problems: list[str] = field(default_factory=list)  # the harness's own: not drained, an exit nobody expects
+    problems: list[str] = field(default_factory=list)  # not drained, an exit nobody expects, a fault that never struck
 
     @property
     def ok(self) -> bool:
@@ -189,6 +192,7 @@ class Run:
         self.committed: dict[int, int] = {}
         self.fell: list[str] = []  # what the group was seen to unlearn
         self.fed = asyncio.Event()
+        self.over = asyncio.Event()  # the faults are
 
     # What faults may do
 
@@ -200,6 +204,22 @@ class Run:
         async with asyncio.timeout(timeout):
             while sum(self.committed.values()) < share * self.scenario.posts:  # noqa: ASYNC110  Kafka sets no event
                 await asyncio.sleep(0.1)
+
+    def tally(self) -> Counter[str]:
+        """How often what has happened up to now."""
+        found = Counter(self.struck)
+        for worker in self.workers:
+            events = worker.events
+            found.update(f"{one['step']} struck" for one in events if one["event"] == "struck")
+            found.update(one["event"] for one in events if one["event"] in TOLD)
+        for proxy in self.proxies:
+            found.update(proxy.struck)
+        return found
+
+    def spared(self) -> list[str]:
+        """What must strike and has not."""
+        tally = self.tally()
+        return [name for name in self.scenario.must if not tally[name]]
 
     def pick(self) -> Worker:
         return self.random.choice(self.workers)
@@ -274,6 +294,7 @@ class Run:
                 problems.append("the faults did not come to their end in time")
             for proxy in self.proxies:
                 proxy.rules.clear()
+            self.over.set()
             await feeding
             drained = await self._drained()
             if not drained:
@@ -289,12 +310,7 @@ class Run:
                 keeper.cancel()
         findings = await self._check()
         problems += self._unexpected()
-        for worker in self.workers:
-            self.struck.update(f"{one['step']} struck" for one in worker.events if one["event"] == "struck")
-            for event in ("partition_assigned", "producer_replaced", "exception_unretrieved"):
-                self.struck[event] += worker.count(event)
-        for proxy in self.proxies:
-            self.struck.update(proxy.struck)
+        problems += [f"this run proves nothing: there was no {name!r}" for name in self.spared()]
         return findings, problems
 
     async def _feed(self) -> None:
@@ -306,7 +322,8 @@ class Run:
             bootstrap_servers=self.cluster.bootstrap, enable_idempotence=True, max_request_size=4 << 20
         ) as producer:
             begun, waiting = time.monotonic(), []
-            for count, one in enumerate(everything):
+            homes: dict[str, int] = {}  # a post comes to one partition, where it is remembered
+            for turn, one in enumerate(chain(everything, self._further())):
                 key: bytes | None
                 if isinstance(one, int):
                     author, reason = self.random.randrange(AUTHORS), ""
@@ -316,14 +333,21 @@ class Run:
                     partition = author % PARTITIONS
                 else:
                     key, value, headers, id, reason = one
-                    partition = self.random.randrange(PARTITIONS)
+                    elsewhere = self.random.randrange(PARTITIONS)
+                    partition = homes.setdefault(id, elsewhere) if id else elsewhere
                 future = await producer.send(self.posts, value, key, partition, headers=list(headers))
                 waiting.append((future, key if isinstance(one, int) else None, id, reason))
-                await asyncio.sleep(max(0.0, begun + count / self.scenario.rate - time.monotonic()))
+                await asyncio.sleep(max(0.0, begun + turn / self.scenario.rate - time.monotonic()))
             for future, author_key, id, reason in waiting:
                 done = await future
                 self.sent.append(Sent((done.partition, done.offset), author_key, id, reason))
         self.fed.set()
+
+    def _further(self) -> Iterator[int]:
+        for number in count(self.scenario.posts):
+            if not self.scenario.keeps or self.over.is_set():
+                return
+            yield number
 
     async def _watch(self) -> None:
         """Where the group stands, all the time; with the brokers gone it waits."""
@@ -398,7 +422,7 @@ async def play(cluster: Cluster, scenario: Scenario, seed: int, keep: Path | Non
         findings, problems = await run.play()
         exits = Counter(str(code) for worker in run.workers for code in worker.exits)
         seconds = round(time.monotonic() - begun, 1)
-        struck = {name: count for name, count in sorted(run.struck.items()) if count}
+        struck = dict(sorted(run.tally().items()))
         result = Result(
             scenario.row, scenario.design, scenario.faults, seed, len(run.sent), struck, dict(exits), seconds, findings,
             problems,

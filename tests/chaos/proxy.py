@@ -62,6 +62,10 @@ class Rule:
     seconds: float = 0.0
     code: int = 0
 
+    def __str__(self) -> str:
+        """As it is counted."""
+        return f"{self.action} {self.api}"
+
 
 class Proxy:
     """Listens for one broker while its context lasts."""
@@ -99,7 +103,7 @@ class Proxy:
         for rule in self.rules:
             if rule.times > 0 and APIS[rule.api] == api and self._random.random() < rule.chance:
                 rule.times -= 1
-                self.struck[f"{rule.action} {rule.api}"] += 1
+                self.struck[str(rule)] += 1
                 return rule
         return None
 

@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from moderation import kafka, runtime, settings, telemetry, worker
+from moderation import kafka, recall, runtime, settings, telemetry, worker
 from moderation.errors import DeviceError
 from moderation.models.fake import Fake
 from moderation.publisher import Publisher
@@ -41,7 +41,8 @@ COMMIT_STEPS = (
 AS_BUILT = "as built"
 NO_RESEEK = "no re-seek after the fence"
 PRODUCER_PER_WORKER = "a producer per worker"
-DESIGNS = (AS_BUILT, NO_RESEEK, PRODUCER_PER_WORKER)
+NO_RECALL = "no recall on assignment"
+DESIGNS = (AS_BUILT, NO_RESEEK, PRODUCER_PER_WORKER, NO_RECALL)
 
 
 class Plan:
@@ -182,6 +183,12 @@ def mutate(design: str) -> None:
             return producer(some, **options | {"transactional_id": options["transactional_id"] + mine})
 
         setattr(kafka, "producer", of_this_worker)  # noqa: B010
+    if design == NO_RECALL:
+
+        async def nothing(*_: Any) -> None:
+            """Whoever gets a partition knows nothing of what was decided there."""
+
+        setattr(recall, "recall", nothing)  # noqa: B010
 
 
 def main() -> int:

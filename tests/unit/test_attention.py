@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import varlen
 
+from moderation.errors import DeviceError
 from moderation.models import attention, tree
 from moderation.models.attention import Stretches
 from moderation.models.decoder import Attend, Rotary
@@ -69,6 +72,58 @@ def test_all_tokens(way: str, kv_heads: int) -> None:
     with torch.inference_mode():
         out = WAYS[way](packed)(query, key, value)
     torch.testing.assert_close(out, by_definition(packed, query, key, value), atol=2e-6, rtol=0)
+
+
+class AsOnCuda:
+    """What stands in torch for varlen attention on a GPU: real attention, its log-sum-exp in one of two layouts."""
+
+    def __init__(self, *, heads_first: bool) -> None:
+        self.heads_first = heads_first
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        asked, seen, longest_asked, longest_seen = rest
+        assert options["return_aux"].lse
+        assert options["enable_gqa"] == (query.shape[1] != key.shape[1])
+        stretches = Stretches(asked, longest_asked), Stretches(seen, longest_seen)
+        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], 1) for part in (key, value))
+        out, weight = on_a_cpu(query.float(), key.float(), value.float(), *stretches, options["window_size"] == (-1, 0))
+        return out.to(query.dtype), weight.transpose(0, 1) if self.heads_first else weight
+
+
+@pytest.fixture
+def unasked() -> Iterator[None]:
+    """What torch's kernel does with its log-sum-exp is not known yet, and will not be remembered."""
+    attention.heads_first.cache_clear()
+    yield
+    attention.heads_first.cache_clear()
+
+
+@pytest.mark.usefixtures("unasked")
+@pytest.mark.parametrize("heads_first", [True, False])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_the_log_sum_exp_is_read_right_of_as_many_queries_as_heads(
+    monkeypatch: pytest.MonkeyPatch, kv_heads: int, heads_first: bool
+) -> None:
+    monkeypatch.setattr(varlen, "varlen_attn", AsOnCuda(heads_first=heads_first))
+    for trees in ([Tree((1, 2), ((3,), (4,)))], [Tree((1,) * 5, ((3,) * 2, (4,) * 2))], TREES):
+        packed = tree.pack(trees, CPU)  # 4 queries in all, then 4 of the branches, with 4 heads
+        query, key, value = _drawn(len(packed.ids), kv_heads)
+        out = attention.stretches(packed, attention._varlen)(query, key, value)
+        torch.testing.assert_close(out, by_definition(packed, query, key, value), atol=2e-6, rtol=0)
+
+
+@pytest.mark.usefixtures("unasked")
+def test_a_log_sum_exp_of_another_shape_stops_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = AsOnCuda(heads_first=True)
+    monkeypatch.setattr(varlen, "varlen_attn", lambda *given, **options: (0, kernel(*given, **options)[1][None]))
+    with pytest.raises(DeviceError, match="log-sum-exp"):
+        attention.heads_first(CPU)
+
+
+@pytest.mark.usefixtures("unasked")
+def test_torch_itself_says_how_its_kernel_lays_it_out() -> None:
+    """By the shapes that it traces with: no kernel of a GPU runs for this."""
+    assert attention.heads_first(torch.device("meta"))
 
 
 @pytest.mark.parametrize("kv_heads", [4, 1])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from moderation.errors import ConfigError
 from moderation.models import LooksAhead, Measured, engine, fp8, phi3_vision
 from moderation.models.compiled import SMALL, rounded
+from moderation.models.engine import Engine
 from moderation.models.features import Features
 from moderation.models.fp8 import Fp8Linear
 from moderation.models.hd_transform import Crops
@@ -82,7 +85,7 @@ def test_features_are_kept_up_to_a_budget_the_latest_ones() -> None:
     assert asked == [["a"], ["b"], ["c"], ["b"]], "b was the oldest when c came; then a"
     assert features.bytes == 200
     assert (features.asked, features.hits) == (7, 3)
-    assert all(kept.untyped_storage().nbytes() == 100 for kept in features._kept.values())
+    assert all(kept.features.untyped_storage().nbytes() == 100 for kept in features._kept.values())
     features.of([a_crop("too large")], lambda _: [torch.zeros(1000)])
     assert features.bytes == 200
 
@@ -154,11 +157,78 @@ def test_a_batch_that_nobody_asks_about() -> None:
     assert model.score(model.encode(a_content("x", a_picture()), [])) == [[]]
 
 
+class Beside:
+    """Keeps the books of a second stream, and runs all in one: it shows what a step waits for, not that streams do."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.waited: list[set[Hashable]] = []
+
+    @contextmanager
+    def work(self) -> Iterator[int]:
+        self.begun += 1
+        yield self.begun
+
+    def wait(self, moments: Iterable[Hashable]) -> None:
+        self.waited.append(set(moments))
+
+
+def looking_ahead(model: Phi3Vision, feature_bytes: int = 1 << 20) -> tuple[Engine, Beside]:
+    beside = Beside()
+    words = model.tokenizer.word("Yes"), model.tokenizer.word("No")
+    return Engine(model.network, *words, feature_bytes=feature_bytes, beside=beside), beside
+
+
+def test_a_step_waits_for_its_own_pictures_and_not_for_the_next_ones() -> None:
+    model = phi3_vision.load(settings())
+    ahead, beside = looking_ahead(model)
+    steps = [a_batch(model, seeds) for seeds in ((1, 2), (3, 4), (1, 5), (6,), (3, 5))]
+    rows = []
+    for step, following in pairwise([*steps, []]):
+        ahead.look_ahead(following)
+        rows.append(ahead.score(step))
+    # the third's are 1, kept from the first step itself, and 5, of the second look; of the last's, 3 was waited for by
+    # another step, which does no harm
+    assert beside.waited == [set(), {1}, {2}, {3}, {1, 2}]
+    assert ahead.features.hits == 2 + 1 + 2 + 1 + 2 + 2, "what was seen ahead is not seen again"
+    for step, row in zip(steps, rows, strict=True):
+        assert torch.equal(margins(row), margins(looking_ahead(model)[0].score(step)))
+
+
+def test_a_picture_of_this_step_that_the_look_at_the_next_one_has_made_is_waited_for() -> None:
+    model = phi3_vision.load(settings())
+    ahead, beside = looking_ahead(model)
+    ahead.look_ahead(a_batch(model, (1, 2)))
+    ahead.score(a_batch(model, (2, 3)))
+    assert beside.waited == [{1}]
+
+
+def test_what_was_not_kept_is_seen_by_the_step_itself() -> None:
+    model = phi3_vision.load(settings())
+    ahead, beside = looking_ahead(model, feature_bytes=0)
+    ahead.look_ahead(a_batch(model))
+    ahead.score(a_batch(model))
+    assert (beside.waited, ahead.features.hits) == ([set()], 0)
+
+
 def test_looking_ahead_is_nothing_to_do_for_a_cpu() -> None:
     model = phi3_vision.load(settings())
     assert isinstance(model, LooksAhead)
     model.look_ahead(a_batch(model))
     assert model.engine.features.asked == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the stream that looks ahead is NOT checked")
+def test_looking_ahead_moves_no_score_on_cuda() -> None:
+    model = phi3_vision.load(settings(device="cuda", dtype="bfloat16"))
+    steps = [a_batch(model, seeds) for seeds in ((1, 2), (3, 4), (1, 5))]
+    plain = [margins(model.score(step)) for step in steps]
+    words = model.tokenizer.word("Yes"), model.tokenizer.word("No")
+    for _ in range(20):
+        ahead = Engine(model.network, *words, feature_bytes=1 << 20)
+        for expected, step, following in zip(plain, steps, [*steps[1:], []], strict=True):
+            ahead.look_ahead(following)
+            assert (margins(ahead.score(step)) - expected).abs().max() < 0.05
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: how its crops differ is NOT checked")

@@ -45,14 +45,3 @@ def test_what_torch_counts() -> None:
     pairs = 40 * 41 // 2 + 30 * 40 + 30 * 31 // 2 + 20 * 40 + 20 * 21 // 2
     attention = 4 * 192 * (2 * pairs + 70 + 60)
     assert flops.step([window], config) == sum(matrices.values()) + attention
-
-
-def test_steps_are_cut_as_the_batcher_cuts_them() -> None:
-    posts = [workloads.post(KINDS["text"], policies, FULL, seed=0) for policies in (1, 1, 5, 20, 1)]
-    assert [post.tokens for post in posts] == [270, 270, 870, 3120, 270]
-    assert [[post.tokens for post in step] for step in workloads.steps(posts, 1000)] == [
-        [270, 270],
-        [870],
-        [3120],
-        [270],
-    ]
