@@ -362,10 +362,10 @@ def misfits(times: int = 2) -> list[Misfit]:
     return found
 
 
-def repeats() -> list[Misfit]:
+def repeats(times: int = 10) -> list[Misfit]:
     """Upstream sends again, and sends edits out of order: the same id with the same and with other content."""
     found: list[Misfit] = []
-    for turn in range(10):
+    for turn in range(times):
         for text in ("first", "first", "edited", "first"):
             found.append(
                 (b"again", json.dumps({"id": f"again-{turn}", "text": text}).encode(), (), f"again-{turn}", "")

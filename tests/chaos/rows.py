@@ -154,7 +154,9 @@ ROWS: dict[str, Scenario] = {
             topic_settings=LARGE,
         ),
         Scenario("9c", "fetched batches corrupt", corrupt_fetches, posts=900, must=strikes(["Fetch"], proxy.CORRUPT)),
-        Scenario("10", "upstream duplicates and edits; kill -9", kills, posts=700, misfits=repeats(), must=["SIGKILL"]),
+        Scenario(
+            "10", "upstream duplicates and edits; kill -9", kills, posts=1200, misfits=repeats(50), must=["SIGKILL"]
+        ),
         # exit 2: a producer that is refused for good while it starts looks like a wrong setting to the worker
         Scenario(
             "14",
