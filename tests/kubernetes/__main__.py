@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 from tests.kubernetes.node import own_node
 
-with (
-    tempfile.TemporaryDirectory(prefix="moderation-node-", dir="/var/tmp") as folder,
-    own_node(Path(folder), print) as node,
-):
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+with own_node(print) as node:
     node.load(*map(Path, sys.argv[1:]))
     print(f"export KUBECONFIG={node.cluster.kubeconfig}\nkubectl is {node.cluster.kubectl}", flush=True)
     signal.sigwait({signal.SIGINT, signal.SIGTERM})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +47,7 @@ def place(pytestconfig: pytest.Config) -> Iterator[Place]:
         found = os.environ.get(variable) or next((name for name in inside if called in name), "")
         assert found, f"no image {called}. {HELP}"
         images[called] = found
+    archives = [archive for archive in archives if set(names_in(archive)) & set(images.values())]
     if given := os.environ.get("KUBECONFIG"):
         address = os.environ.get("HOST_ADDRESS", "")
         assert address or os.environ.get("KAFKA_BOOTSTRAP_SERVERS"), (
@@ -60,11 +60,7 @@ def place(pytestconfig: pytest.Config) -> Iterator[Place]:
         yield Place(Cluster(kubectl(progress), Path(given)), None, address, images)
         return
     try:
-        # Not in /tmp, which may be memory: images are large.
-        with (
-            tempfile.TemporaryDirectory(prefix="moderation-node-", dir="/var/tmp") as folder,
-            own_node(Path(folder), progress) as node,
-        ):
+        with own_node(progress) as node:
             for archive in archives:
                 progress(f"loading {archive.name}")
                 node.load(archive)

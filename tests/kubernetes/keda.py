@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ NAMESPACE = "keda"
 SERVICE = "keda-metrics-apiserver"
 PORT = 16443  # of the metrics server
 GRPC = "127.0.0.1:19666"  # where it asks the operator
+HEALTH = f"{ADDRESS}:18081"
 
 
 @contextlib.contextmanager
@@ -34,11 +36,12 @@ def keda(node: Node, folder: Path, progress: Callable[[str], object]) -> Iterato
         (folder / name).write_bytes(source.read_bytes())
     around: list[str | Path] = [
         *node.inside, "env", f"KUBECONFIG={admin}", "WATCH_NAMESPACE=", f"POD_NAMESPACE={NAMESPACE}", "POD_NAME=keda",
+        f"KEDA_CLUSTER_OBJECT_NAMESPACE={NAMESPACE}",
     ]  # fmt: skip
     node.cluster.apply(*_registration(node))
     operating: list[str | Path] = [
         *around, operator, f"--cert-dir={folder}", f"--metrics-service-bind-address={GRPC}",
-        "--metrics-bind-address=127.0.0.1:18080", "--health-probe-bind-address=127.0.0.1:18081",
+        "--metrics-bind-address=127.0.0.1:18080", f"--health-probe-bind-address={HEALTH}",
         "--enable-webhook-patching=false", "--enable-apiservice-patching=false",
     ]  # fmt: skip
     serving: list[str | Path] = [
@@ -54,8 +57,17 @@ def keda(node: Node, folder: Path, progress: Callable[[str], object]) -> Iterato
             return any(one["type"] == "Available" and one["status"] == "True" for one in found["status"]["conditions"])
         return False
 
-    with Program(operating, folder / "operator.log"), Program(serving, folder / "adapter.log") as running:
-        running.until(registered)
+    def healthy() -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{HEALTH}/readyz", timeout=5) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    with (
+        Program(operating, folder / "operator.log") as operates,
+        Program(serving, folder / "adapter.log") as serves,
+    ):
+        operates.until(healthy)
+        serves.until(registered)
         yield
 
 

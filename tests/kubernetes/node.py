@@ -8,12 +8,15 @@ Root is needed, and what NEEDED names.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,9 @@ NODE, ADDRESS, GATEWAY = "n1", "10.99.0.1", "10.99.0.254"
 PODS, SERVICES = "10.244.0.0/24", "10.96.0.0/16"
 SOCKET = Path("/run/moderation-containerd.sock")
 STATE = Path("/run/moderation-containerd")
+RUNC = Path("/run/containerd/runc/k8s.io")  # where containerd has it keep what it knows
+FOLDERS = Path("/var/tmp/moderation-nodes")  # noqa: S108  not in /tmp, which may be memory: images are large
+LOCK = Path("/run/moderation-node.lock")
 PLUGINS = Path("/usr/lib/cni")
 NEEDED = {
     "containerd": "containerd", "ctr": "containerd", "runc": "runc", "iptables": "iptables", "conntrack": "conntrack",
@@ -70,20 +76,21 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def own_node(folder: Path, progress: Callable[[str], object]) -> Iterator[Node]:
+def own_node(progress: Callable[[str], object]) -> Iterator[Node]:
     """A node that is ready, and nothing on it. Raises Unavailable."""
     check()
     for name in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"):
         program(name, progress)
-    pause = images.pause(folder / "pause.tar", progress)
     inside = ("nsenter", f"--net=/run/netns/{SPACE}", "--")  # `ip netns exec` would hide /sys/fs/cgroup
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone())
+        folder = Path(tempfile.mkdtemp(dir=FOLDERS))
+        pause = images.pause(folder / "pause.tar", progress)
         stack.enter_context(_network(inside))
         cluster, certificates = stack.enter_context(_control_plane(folder, progress, inside))
         stack.enter_context(_containerd(folder, inside))
         node = Node(cluster, certificates, inside)
         node.load(pause)
-        stack.callback(_sweep, folder, _pod_networks())
         stack.enter_context(_programs(folder, progress, inside, certificates))
 
         def ready() -> bool:
@@ -234,27 +241,46 @@ def _programs(
         yield
 
 
-def _pod_networks() -> set[str]:
-    return {path.name for path in Path("/run/netns").glob("cni-*")}
+def _sweep() -> None:
+    """What containerd leaves behind when it goes, or a run that was killed: shims and containers outlive it.
 
-
-def _sweep(folder: Path, others: set[str]) -> None:
-    """What containerd leaves behind when it goes: it is made to outlive itself. The kubelet has ended by now."""
-    for container in _ctr("tasks", "list", "-q").split():
-        _ctr("tasks", "kill", "--signal", "SIGKILL", container, check=False)
-        _ctr("tasks", "delete", "--force", container, check=False)
-    for container in _ctr("containers", "list", "-q").split():
-        _ctr("containers", "delete", container, check=False)
-    for network in _pod_networks() - others:
-        _run("ip", "netns", "delete", network)
+    All that is ours lies under STATE, or names it, or SOCKET.
+    """
+    networks: set[str] = set()
+    for task in (STATE / "io.containerd.runtime.v2.task" / "k8s.io").glob("*"):
+        _run("runc", "--root", str(RUNC), "delete", "--force", task.name, check=False)
+        with contextlib.suppress(FileNotFoundError):
+            spaces = json.loads((task / "config.json").read_text())["linux"]["namespaces"]
+            networks |= {Path(one["path"]).name for one in spaces if one["type"] == "network" and "path" in one}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if str(SOCKET).encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
     places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for place in sorted(places, reverse=True):
-        if place.startswith((f"{folder}/", f"{STATE}/")):
+        if place.startswith((f"{STATE}/", f"{FOLDERS}/")):
             _run("umount", "--lazy", place)
-    for group in Path("/sys/fs/cgroup").glob("**/kubepods"):
-        for inner in sorted(group.glob("**/"), key=lambda path: len(path.parts), reverse=True):
-            with contextlib.suppress(OSError):  # a process of it is on its way out; the machine's next start clears it
-                inner.rmdir()
+    for network in {*networks, SPACE}:
+        if Path("/run/netns", network).exists():
+            _run("ip", "netns", "delete", network)
+    for folder in (STATE, FOLDERS):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """There is one such cluster on a machine at a time, and whatever an earlier one left is gone."""
+    with LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unavailable(f"another cluster of the tests runs on this machine ({LOCK} is held)") from None
+        _sweep()
+        FOLDERS.mkdir()
+        try:
+            yield
+        finally:
+            _sweep()
 
 
 def _ctr(*arguments: str, check: bool = True) -> str:
