@@ -468,6 +468,7 @@ async def test_when_every_encoder_hangs_those_who_come_later_hear_of_it() -> Non
             left = asyncio.create_task(batcher.score(a_content("hang"), [SPAM]))
             await asyncio.to_thread(model.hanging.wait)
             left.cancel()  # as those of a partition that is given back are
+            await asyncio.gather(left, return_exceptions=True)
             await until(lambda: not batcher._encoders._on_time)
             with pytest.raises(DeviceError, match="no post is encoded"):
                 await batcher.score(a_content("another"), [SPAM])
