@@ -270,8 +270,8 @@ async def test_a_port_lost_to_another_is_given_up_for_a_free_one(
 ) -> None:
     picked: list[Node] = []
 
-    def pick(count: int, first: int, proxies: Sequence[int]) -> tuple[Node, ...]:
-        (node,) = pick_ports(count, first, proxies)
+    def pick(count: int, first: int, proxies: Sequence[int], host: str) -> tuple[Node, ...]:
+        (node,) = pick_ports(count, first, proxies, host)
         picked.append(node if picked else replace(node, controller_port=taken.getsockname()[1]))
         return (picked[-1],)
 
