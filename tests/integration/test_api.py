@@ -328,6 +328,7 @@ def test_unreachable_brokers_end_the_process_with_a_message(without_brokers: tup
 def test_a_start_in_vain_can_be_stopped(without_brokers: tuple[subprocess.Popen[str], str]) -> None:
     process, _ = without_brokers
     assert process.stderr
+    assert "policies_loaded" in process.stderr.readline()
     assert "broker_unreachable" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0

@@ -15,6 +15,7 @@ import pytest
 import structlog
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
+import moderation
 from moderation import cli, telemetry
 from moderation.encoders import Encoders
 from moderation.errors import ConfigError, ModerationError, PostError
@@ -124,6 +125,7 @@ def test_of_a_library_that_writes_messages_into_its_text_the_place_is_told(log: 
 
 def test_traces_without_their_extra_are_refused_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "moderation.exporter", None)
+    monkeypatch.delattr(moderation, "exporter", raising=False)  # where another test has imported it
     wanted = Settings(traces=TracesSettings(endpoint="http://127.0.0.1:4318"))
     with pytest.raises(ConfigError, match=r"MODERATION_TRACES__ENDPOINT .* pip install 'moderation\[otel\]'"):
         cli._exporter(wanted, "worker")
