@@ -314,7 +314,12 @@ async def test_a_record_that_the_client_cannot_read_is_named_with_the_way_around
     told = rf"{partition.topic}/3 cannot be read at offset 2 \(UnicodeDecodeError\)[\s\S]*--to-offset 3 --execute"
     assert crash.group_contains(DeliveryError, match=told)
     await field.produce((3, b"key", a_value(2), []))
-    async with AIOKafkaConsumer(bootstrap_servers=field.kafka, group_id=field.settings.kafka.group) as operator:
+    group = field.settings.kafka.group
+    async with AIOKafkaConsumer(
+        bootstrap_servers=field.kafka,
+        group_id=group,
+        enable_auto_commit=False,  # of what it happens to read itself
+    ) as operator:
         operator.assign([partition])
         await operator.commit({partition: 3})
     async with running(field):
