@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import grpc
@@ -27,8 +29,8 @@ from moderation.verdicts import View
 REQUEST_OVERHEAD = 64 << 10  # what a request may hold besides the post
 PROBES = 32  # calls let in beyond the bounds of the service, so that health checks are answered under load too
 LOOK_S = 0.5  # between two looks at the view's lag
-QUIET_S = 0.05  # without a call, in which it is time to stop
-QUIET_LOOKS = 20  # for it, at most
+QUIET_S = 0.1  # without a call, after which the answers are out and it is time to stop
+PRESSED_S = 1.0  # after which callers that do not heed refusals are waited for no more
 
 log = structlog.get_logger()
 
@@ -150,32 +152,43 @@ async def _announce(settings: Settings, view: View, checks: Checks, port: int) -
 
 
 async def _drain(settings: Settings, service: Service, server: grpc.aio.Server, checks: Checks) -> None:
-    """Says that it goes, then takes no new calls; those under way end within drain_timeout_s.
+    """Says that it goes, and goes on serving for drain_delay_s; what is under way then ends within drain_timeout_s.
 
-    Watches go on elsewhere at once; waits are answered with what is known before time is up.
+    First those that last: waits have half of that time to get their verdicts before they are answered with what is
+    known, watches go on elsewhere. Lookups are taken until then, and refused for a moment only. The server stops last,
+    with no call under way: it closes a connection as the last call on it ends, and under load, of the answers written
+    just before that, some never arrive (grpcio 1.85).
     """
-    grace = settings.api.drain_timeout_s
-    last = min(1.0, grace / 4)
+    eighth = settings.api.drain_timeout_s / 8
     await checks.leave()
     await asyncio.sleep(settings.api.drain_delay_s)
-    await _quiet(service)
-    stopping = asyncio.ensure_future(server.stop(grace))
-    service.end_watches()
-    await asyncio.wait([stopping], timeout=last / 4)  # for watches of the health to hear of it
+    await _until(lambda: not service.under_way("wait"), 4 * eighth)
+    service.close("wait", "watch")
+    await _quiet(service, 2 * eighth)
+    service.close("lookup")
     checks.end_watches()
-    await asyncio.wait([stopping], timeout=grace - 2 * last)
-    service.end_waits()
-    await stopping
+    await _quiet(service, eighth)
+    await server.stop(eighth)
 
 
-async def _quiet(service: Service) -> None:
-    """Refuses calls until none comes: gRPC cuts those that it has and that nobody has read when the server stops."""
-    service.stopping = True
-    for _ in range(QUIET_LOOKS):
-        late = service.late
+async def _quiet(service: Service, within: float) -> None:
+    """Until no call of a kind that is closed is under way, and none has come for a moment."""
+    pressed = time.monotonic() + PRESSED_S
+    before = None
+
+    def quiet() -> bool:
+        nonlocal before
+        now = service.under_way(*service.closed), service.late
+        still, before = now == before, now
+        return not now[0] and (still or time.monotonic() > pressed)
+
+    await _until(quiet, within)
+
+
+async def _until(happened: Callable[[], bool], within: float) -> None:
+    end = time.monotonic() + within
+    while not happened() and time.monotonic() < end:  # noqa: ASYNC110  a call that ends costs no event for this
         await asyncio.sleep(QUIET_S)
-        if service.late == late:
-            return
 
 
 class Checks(health.aio.HealthServicer):

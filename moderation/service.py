@@ -93,8 +93,9 @@ class Service:
             "wait": settings.api.max_waits,
             "watch": settings.api.max_watches,
         }
-        self.stopping = False  # calls are taken no more
-        self.late = 0  # those that came all the same
+        self.closed: set[str] = set()  # kinds that are taken no more
+        self.late = 0  # calls of those that came all the same
+        self._most = dict(self.room)
         self._settings = settings
         self._view = view
         self._policies = policies
@@ -245,7 +246,7 @@ class Service:
 
     def check_room(self, kind: str) -> None:
         """Raises RefusedError when this call of its kind is one too many, or comes too late."""
-        if self.stopping:
+        if kind in self.closed:
             self.late += 1
             raise unavailable("STOPPING", "the service is stopping; try again elsewhere", 0.0)
         if self.room[kind] < 0:
@@ -277,13 +278,17 @@ class Service:
         """Waits for what breaks the process, and raises it."""
         await self._failure
 
-    def end_watches(self) -> None:
-        """They go on elsewhere, from their tokens."""
-        self._view.end_feeds()
+    def under_way(self, *kinds: str) -> int:
+        """How many calls of these kinds are."""
+        return sum(self._most[kind] - self.room[kind] for kind in kinds)
 
-    def end_waits(self) -> None:
-        """They are answered with what is known."""
-        self._draining.set()
+    def close(self, *kinds: str) -> None:
+        """These kinds are refused from now on; waits are answered with what is known, watches go on elsewhere."""
+        self.closed.update(kinds)
+        if "wait" in kinds:
+            self._draining.set()
+        if "watch" in kinds:
+            self._view.end_feeds()
 
 
 def _bytes(answer: Message | bytes) -> bytes:

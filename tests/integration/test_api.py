@@ -217,7 +217,15 @@ async def test_drain_answers_what_is_under_way(running_api: Api) -> None:
         assert (await health.read()).status == SERVING
         running_api.stop.set()
         assert (await health.read()).status == NOT_SERVING
-        assert (await waiting).state == pb.LOOKUP_STATE_PENDING
+        lookups = 0
+        while not waiting.done():
+            try:
+                await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="b"))
+                lookups += 1
+            except grpc.aio.AioRpcError as error:
+                assert error.code() == grpc.StatusCode.UNAVAILABLE
+        assert lookups  # meanwhile they are answered
+        assert waiting.result().state == pb.LOOKUP_STATE_PENDING
 
 
 async def test_a_drain_cuts_nothing(running_api: Api) -> None:
