@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ pytestmark = pytest.mark.skipif(
 
 class Stopped(Exception):
     """In the place of a signal."""
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """Training does without them, for its speed; other tests of this process must not."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 def a_plan(folder: Path, out: str) -> Plan:
