@@ -154,25 +154,26 @@ async def _announce(settings: Settings, view: View, checks: Checks, port: int) -
 async def _drain(settings: Settings, service: Service, server: grpc.aio.Server, checks: Checks) -> None:
     """Says that it goes, and goes on serving for drain_delay_s; what is under way then ends within drain_timeout_s.
 
-    First those that last: waits have half of that time to get their verdicts before they are answered with what is
-    known, watches go on elsewhere. Lookups are taken until then, and refused for a moment only. The server stops last,
-    with no call under way: it closes a connection as the last call on it ends, and under load, of the answers written
-    just before that, some never arrive (grpcio 1.85).
+    First those that last: waits under way have up to half of that time to get their verdicts before they are answered
+    with what is known, watches go on elsewhere. Lookups are taken until then. The server stops last, when no call is
+    under way or time is nearly up: it closes a connection as the last call on it ends, and under load, of the answers
+    written just before that, some never arrive (grpcio 1.85).
     """
-    eighth = settings.api.drain_timeout_s / 8
+    patience = settings.api.drain_timeout_s
     await checks.leave()
     await asyncio.sleep(settings.api.drain_delay_s)
-    await _until(lambda: not service.under_way("wait"), 4 * eighth)
+    end = time.monotonic() + patience
+    await _until(lambda: not service.under_way("wait"), end - patience / 2)
     service.close("wait", "watch")
-    await _quiet(service, 2 * eighth)
+    await _until(lambda: not service.under_way("wait", "watch"), end - patience / 4)
     service.close("lookup")
     checks.end_watches()
-    await _quiet(service, eighth)
-    await server.stop(eighth)
+    await _quiet(service, end - patience / 8)
+    await server.stop(max(0.0, end - time.monotonic()))
 
 
-async def _quiet(service: Service, within: float) -> None:
-    """Until no call of a kind that is closed is under way, and none has come for a moment."""
+async def _quiet(service: Service, end: float) -> None:
+    """Until no call of a kind that is closed is under way, and none has come for a moment; or until `end`."""
     pressed = time.monotonic() + PRESSED_S
     before = None
 
@@ -182,11 +183,10 @@ async def _quiet(service: Service, within: float) -> None:
         still, before = now == before, now
         return not now[0] and (still or time.monotonic() > pressed)
 
-    await _until(quiet, within)
+    await _until(quiet, end)
 
 
-async def _until(happened: Callable[[], bool], within: float) -> None:
-    end = time.monotonic() + within
+async def _until(happened: Callable[[], bool], end: float) -> None:
     while not happened() and time.monotonic() < end:  # noqa: ASYNC110  a call that ends costs no event for this
         await asyncio.sleep(QUIET_S)
 

@@ -206,7 +206,7 @@ class ApiSettings(_Group):
         description="age at which clients are told to connect anew, so that balancers spread them; 0: never",
     )
     drain_delay_s: float = Field(
-        2.0, ge=0, description="from NOT_SERVING to refusing calls at a stop: balancers need time to hear of it"
+        2.0, ge=0, description="that a stopping API, NOT_SERVING, takes calls for: balancers need time to hear of it"
     )
     drain_timeout_s: float = Field(
         10.0, gt=0, description="how long a stopping API finishes its calls, after the delay"

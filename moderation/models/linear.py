@@ -38,9 +38,12 @@ def _kinds() -> frozenset[torch.dtype]:
     ops = torch.ops.mkldnn
     if not torch._C._has_mkldnn or not hasattr(ops, "_linear_pointwise"):
         return frozenset()
-    wide = "AVX512" in torch.backends.cpu.get_cpu_capability()
-    half = hasattr(ops, "_is_mkldnn_bf16_supported") and ops._is_mkldnn_bf16_supported()
-    return frozenset([torch.float32] * wide + [torch.bfloat16] * half)
+    kinds = set()
+    if "AVX512" in torch.backends.cpu.get_cpu_capability():
+        kinds.add(torch.float32)
+    if hasattr(ops, "_is_mkldnn_bf16_supported") and ops._is_mkldnn_bf16_supported():
+        kinds.add(torch.bfloat16)
+    return frozenset(kinds)
 
 
 _ONEDNN = _kinds()
