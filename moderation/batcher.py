@@ -24,10 +24,11 @@ from typing import Self
 
 import structlog
 
-from moderation import metrics, traces
+from moderation import metrics, phases, traces
 from moderation.encoders import Encoders
 from moderation.errors import DeviceError, ModerationError, PostError
 from moderation.models import Classifier, Encoded, LooksAhead
+from moderation.phases import Phase
 from moderation.settings import WorkerSettings
 from moderation.telemetry import frames
 from moderation.types import Content, Question, Reason, Score
@@ -74,6 +75,7 @@ class _Job:
     left: deque[int] = field(default_factory=deque)  # windows that no step has taken yet
     scores: dict[int, tuple[Score, ...]] = field(default_factory=dict)
     started: float | None = None
+    post: phases.InHand | None = None  # of the worker
     span: traces.SpanContext | None = None  # of the post, if it will be seen
     step: traces.SpanContext | None = None  # of the last step that it was in
 
@@ -180,14 +182,17 @@ class Batcher:
         """
         if not questions:
             return Answers((), 0.0, 0.0, 0.0)
+        phases.enter(Phase.ADMISSION)
         async with self._room:
             self._check()
             started = time.perf_counter()
+            phases.enter(Phase.ENCODE)
             windows = await self._encoders.encode(content, questions)
             self._check()
             encoded = time.perf_counter()
             job = _Job(windows, encoded, asyncio.get_running_loop().create_future(), deque(range(len(windows))))
-            job.span = traces.recorded()
+            job.span, job.post = traces.recorded(), phases.CURRENT.get(None)
+            phases.enter(Phase.BATCH_WAIT)
             self._jobs.add(job)
             # Bounded, or posts out of a backlog would starve those that come in now, or the other way round.
             older = min(max(age, 0.0), self._overtake_s)
@@ -266,6 +271,8 @@ class Batcher:
         now = time.perf_counter()
         for job, _ in batch:
             job.started = job.started or now
+            if job.post is not None:
+                job.post.phase = Phase.MODEL
         ahead = self._next() if isinstance(self._classifier, LooksAhead) else []
         outcome = await self._run_step([job.windows[window] for job, window in batch], ahead)
         if not isinstance(outcome, _Failed):

@@ -46,6 +46,12 @@ LAG_AGE = Gauge(
 PARTITIONS = Gauge("moderation_worker_partitions", "Partitions that are assigned to this worker")
 REBALANCES = Counter("moderation_worker_rebalances", "Assignments of partitions to this worker")
 IN_FLIGHT = Gauge("moderation_worker_in_flight_posts", "Posts under way: taken, and not committed")
+OLDEST_POST = Gauge(
+    "moderation_worker_oldest_post_seconds",
+    "Since the oldest post in hand was polled; it grows while the partition stands still. 0: there is none",
+    ["partition"],
+)
+IN_PHASE = Gauge("moderation_worker_posts_in_phase", "Posts in hand by the phase that they are in", ["phase"])
 IN_FLIGHT_BYTES = Gauge("moderation_worker_in_flight_bytes", "Bytes of their records")
 STAGES = Spread("moderation_stage_seconds", "What a published post has spent in each stage of its way", LONG, ["stage"])
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from moderation.errors import ConfigError, ModerationError, PostError, without_extra
+from moderation.errors import ConfigError, DeliveryError, ModerationError, PostError, without_extra
 from moderation.telemetry import frames
 
 EXIT_GRACE_S = 10.0
@@ -70,6 +70,20 @@ async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T
         working.cancel()
         stopping.cancel()
         await asyncio.wait((working, stopping))
+
+
+async def uncancelled(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns. A task that ends cancelled ends silently; so nothing but its owner may cancel it.
+
+    Raises DeliveryError when `work` raises CancelledError by itself: a library may cancel a future that we wait for.
+    """
+    try:
+        return await work
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise DeliveryError("a task of the process was cancelled from within: start again") from None
 
 
 def _report(error: Exception) -> int:

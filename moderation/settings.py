@@ -152,6 +152,12 @@ class WorkerSettings(_Group):
     encode_threads: int = Field(max(1, (os.cpu_count() or 1) - 1), ge=1, description="threads that prepare posts")
     encode_timeout_s: float = Field(60.0, gt=0, description="a post that takes longer to prepare becomes a dead letter")
     step_timeout_s: float = Field(300.0, gt=0, description="a batch that takes longer: the device is sick, exit")
+    post_timeout_s: float = Field(
+        900.0,
+        gt=0,
+        description="seconds from a post's poll to its commit, after which the process ends and Kafka delivers again; "
+        "longer than the deadlines on a post's way together",
+    )
     drain_timeout_s: float = Field(60.0, gt=0, description="how long a stopping worker finishes what it has begun")
 
 
@@ -293,9 +299,6 @@ class OpsSettings(_Group):
     loop_timeout_s: float = Field(
         30.0, gt=0, description="/livez fails once the event loop has stood still for so long"
     )
-    progress_timeout_s: float = Field(
-        900.0, gt=0, description="/livez fails once a worker has had posts in hand for so long, and got on with none"
-    )
 
 
 class TracesSettings(_Group):
@@ -338,12 +341,13 @@ class Settings(_Group):
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
-    def _patience_is_longest(self) -> Self:
-        longest = max(self.worker.step_timeout_s, self.worker.encode_timeout_s, self.media.timeout_s)
-        if self.ops.progress_timeout_s <= longest:
+    def _post_timeout_is_longest(self) -> Self:
+        steps = self.worker.step_timeout_s, self.worker.encode_timeout_s, 2 * self.media.timeout_s
+        if self.worker.post_timeout_s <= sum(steps):
             raise ValueError(
-                f"{PREFIX}OPS__PROGRESS_TIMEOUT_S must be longer than any deadline of a post's way (step_timeout_s, "
-                "encode_timeout_s, media.timeout_s): else a worker that waits for one is killed"
+                f"{PREFIX}WORKER__POST_TIMEOUT_S must be longer than the deadlines on a post's way together "
+                f"(step_timeout_s, encode_timeout_s, twice media.timeout_s: {sum(steps):g} s): else a worker that "
+                "waits for one ends"
             )
         return self
 

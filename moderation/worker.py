@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import KafkaError
 
 import moderation
-from moderation import kafka, metrics, models, ops, publisher, recall, traces, vitals, wire
+from moderation import kafka, metrics, models, ops, phases, publisher, recall, traces, vitals, wire
 from moderation.batcher import Batcher
 from moderation.errors import DeliveryError, PostError
 from moderation.lane import Answer, Lane
@@ -26,12 +26,14 @@ from moderation.media import Media
 from moderation.memory import Memory
 from moderation.moderator import Moderator
 from moderation.ops import Pulse
+from moderation.phases import InHand
 from moderation.policies import PolicySet
 from moderation.publisher import AtLeastOnce, Publisher
-from moderation.runtime import unless_stopped
+from moderation.runtime import uncancelled, unless_stopped
 from moderation.settings import Settings
 from moderation.telemetry import POST
 from moderation.types import Post, Reason, Source, Verdict
+from moderation.watchdog import Watchdog
 
 PROBE_MS = 2_000  # longest wait for a record that may be unreadable
 POLL_MS = 50  # longest wait for records, and so for seeing that a full partition has drained
@@ -79,7 +81,6 @@ class Worker:
     """A member of the consumer group."""
 
     def __init__(self, moderator: Moderator, settings: Settings, pulse: Pulse) -> None:
-        self.settled = 0  # posts with an outcome, ever
         self._moderator = moderator
         self._pulse = pulse
         self._settings = settings
@@ -87,6 +88,7 @@ class Worker:
         self._lives: dict[Lane, asyncio.Task[None]] = {}  # ends when a lane is drained
         self._closing: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()  # a lane was opened, committed or given back
+        self._watchdog = Watchdog(lambda: self._lanes, settings.worker.post_timeout_s)
         self._stopping = False
         self._largest = 0  # record so far: what the next ones may be like
         self._names_posts = settings.log.level == "debug"  # else not a thing is done for it
@@ -97,9 +99,9 @@ class Worker:
         return self._lanes
 
     @property
-    def open(self) -> int:
-        """Posts in hand, without an outcome."""
-        return sum(lane.unsettled for lane in self._lanes.values())
+    def post_timeout_s(self) -> float:
+        """From a post's poll to its commit."""
+        return self._settings.worker.post_timeout_s
 
     async def run(self, stop: asyncio.Event) -> None:
         """Judges posts until `stop` is set, then finishes what is begun, commits it and leaves the group."""
@@ -112,13 +114,15 @@ class Worker:
                 # After the start, which would wait for partitions: there may be none for us.
                 self._consumer.subscribe([self._settings.kafka.posts_topic], listener=_Rebalance(self))
                 log.info("worker_ready", topic=self._settings.kafka.posts_topic, group=self._settings.kafka.group)
-                polling = self._tasks.create_task(self._poll())
+                polling = self._tasks.create_task(uncancelled(self._poll()))
+                watching = self._tasks.create_task(self._watchdog.run())
                 self._pulse.ready = True
                 await stop.wait()
                 self._stopping, self._pulse.ready = True, False
                 polling.cancel()
                 await asyncio.wait([polling])
                 await self._release(self._settings.worker.drain_timeout_s)
+                watching.cancel()
         finally:
             self._stopping, self._pulse.ready = True, False
             self._lanes = {}  # crashed: what they hold is left to others
@@ -150,9 +154,10 @@ class Worker:
         for partition, records in polled.items():
             lane = self._lanes.get(partition)
             for record in records:
-                if lane is None or not lane.take(record.offset, _size(record), record.timestamp):
+                post = lane.take(record.offset, _size(record), record.timestamp) if lane is not None else None
+                if lane is None or post is None:
                     break  # aiokafka may hand out records before we have the position; we seek back to them
-                lane.own(self._tasks.create_task(self._judge(lane, record)))
+                lane.own(self._tasks.create_task(uncancelled(self._judge(lane, record, post))))
 
     async def _fetch(self, *partitions: TopicPartition, most: int) -> dict[TopicPartition, list[ConsumerRecord]]:
         """In a rebalance it returns when that is over, whatever POLL_MS says; it may be cancelled at any time."""
@@ -200,7 +205,8 @@ class Worker:
 
     # The life of a post
 
-    async def _judge(self, lane: Lane, record: ConsumerRecord) -> None:
+    async def _judge(self, lane: Lane, record: ConsumerRecord, post: InHand) -> None:
+        phases.CURRENT.set(post)  # this task is the post's own
         source = Source(record.topic, record.partition, record.offset, record.timestamp)
         span = traces.received(source, record.headers, self._settings.kafka.group)
         answer: Answer | None = None
@@ -210,7 +216,6 @@ class Worker:
         finally:
             if answer is None and span is not None:
                 traces.dropped(span)
-        self.settled += 1
         lane.settle(record.offset, answer)
         if self._names_posts and answer.verdict is not None:
             _name(answer.verdict, source)
@@ -223,7 +228,7 @@ class Worker:
         post: Post | None = None
         try:
             post = await self._decode(record)
-            POST.set(post.id)  # this task is the post's own
+            POST.set(post.id)
             verdict = await self._moderator.moderate(post, source, lane.memory)
         except PostError as error:
             verdict = self._undetermined(record, source, error.reason, post, error.post_id)
@@ -257,7 +262,8 @@ class Worker:
             lane = Lane(self._publisher(partition), memory, self._moved)
             self._lanes[partition] = lane
             fill = partial(recall.recall, memory, self._settings.kafka, partition.partition)
-            self._lives[lane] = self._tasks.create_task(lane.run(fill, partial(self._begin, partition)))
+            life = uncancelled(lane.run(fill, partial(self._begin, partition)))
+            self._lives[lane] = self._tasks.create_task(life)
 
     def _publisher(self, partition: TopicPartition) -> Publisher:
         find = partial(self._position, partition)

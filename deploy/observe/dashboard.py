@@ -107,6 +107,14 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("sum(moderation_batch_queue_posts)", "waiting for a step"),
             ),
             panel(
+                "Oldest post in hand, by partition", "Since its poll; it grows while the partition stands still.", "s",
+                ("max by (partition) (moderation_worker_oldest_post_seconds)", "{{partition}}"),
+            ),
+            panel(
+                "Posts in hand, by phase", "What they wait for or are at.", "short",
+                ("sum by (phase) (moderation_worker_posts_in_phase)", "{{phase}}"),
+            ),
+            panel(
                 "Bytes under way", "Of the records; the bound is MODERATION_WORKER__MAX_IN_FLIGHT_BYTES.", "bytes",
                 ("sum by (instance) (moderation_worker_in_flight_bytes)", "{{instance}}"),
             ),

@@ -18,20 +18,21 @@ PACKAGE = Path(moderation.__file__).parent
 # A row imports rows below it.
 ROWS = [
     "__main__ cli bench demo",
-    "runtime worker vitals lane recall publisher api service watching ledger guard posts verdicts kafka client show "
-    "ops top exporter health",
+    "runtime worker watchdog vitals lane recall publisher api service watching ledger guard posts verdicts kafka "
+    "client show ops top exporter health",
     "moderator wire requests answers recent stores",
     "memory verdict_json fastjson tokens refusals keys",
     "batcher encoders models",
     "prompts policies media",
-    "types errors settings telemetry traces metrics tally room v1",
+    "types errors settings telemetry traces metrics tally room phases deadline_pool v1",
 ]
 # And these, within their row.
 SIDEWAYS = {
     "__main__": "cli",
     "cli": "bench demo",
     "bench": "demo",
-    "worker": "kafka lane ops publisher recall runtime vitals",
+    "worker": "kafka lane ops publisher recall runtime vitals watchdog",
+    "watchdog": "lane",
     "vitals": "lane ops",
     "recall": "kafka",
     "lane": "kafka publisher",
@@ -52,10 +53,11 @@ SIDEWAYS = {
     "metrics": "tally types",
     "settings": "errors",
     "errors": "types",
+    "deadline_pool": "errors",
 }
 # Only these import them.
 LIBRARIES = {
-    "aiokafka": "kafka worker vitals publisher recall posts verdicts bench demo",
+    "aiokafka": "kafka worker watchdog vitals publisher recall posts verdicts bench demo",
     "grpc": "api service ledger guard refusals client health demo bench v1",
     "grpc_health": "api health demo",
     "grpc_reflection": "api",

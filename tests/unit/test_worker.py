@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from moderation.lane import Lane
 from moderation.memory import Memory
 from moderation.ops import Pulse
+from moderation.phases import InHand
 from moderation.publisher import Publisher
 from moderation.settings import LogSettings, Settings
 from moderation.worker import Worker
@@ -35,8 +36,7 @@ async def told(level: Any, *records: ConsumerRecord) -> list[dict[str, Any]]:
         lane = Lane(Publisher(settings.kafka, 3, nowhere), Memory(10, 1 << 20), asyncio.Event())
         with capture_logs() as events:
             for record in records:
-                await worker._judge(lane, record)
-        assert worker.settled == len(records)
+                await worker._judge(lane, record, InHand(0, 0, 0.0))
     return [dict(event) for event in events]
 
 
