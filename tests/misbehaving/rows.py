@@ -13,7 +13,12 @@ MANY = 2_000  # good posts of a row of the full set
 _ROWS = (
     Row("score-returns-what-is-no-score", faults=[f"fault:score:{kind}" for kind in SCORE], posts=80),
     Row("score-raises", faults=[f"fault:score:{kind}" for kind in PASSES]),
-    Row("look_ahead-raises", faults=[f"fault:look_ahead:{kind}" for kind in PASSES], dead=False),
+    Row(
+        "look_ahead-raises",
+        faults=[f"fault:look_ahead:{kind}" for kind in PASSES],
+        dead=False,
+        settings={"MODERATION_WORKER__BATCH_TOKENS": "60"},
+    ),
     Row("encode-raises", faults=[f"fault:encode:{kind}" for kind in PASSES]),
     Row("encode-returns-no-windows", faults=[f"fault:encode:{kind}" for kind in ENCODE]),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,7 +113,10 @@ async def workers(field: Field, row: Row, folder: Path) -> AsyncIterator[list[_S
 async def play(field: Field, row: Row, folder: Path) -> Outcome:
     """Posts everything, waits for all verdicts, stops the workers, and checks what holds for every row."""
     values = posts(row)
-    await field.produce(*((n % PARTITIONS, f"author-{n}".encode(), value, ()) for n, value in values.items()))
+    drawn = random.Random(0)
+    await field.produce(
+        *((drawn.randrange(PARTITIONS), f"author-{n}".encode(), value, ()) for n, value in values.items())
+    )
     async with workers(field, row, folder) as slots:
         verdicts = await field.verdicts(len(values), row.timeout)
     outcome = Outcome(verdicts, [code for slot in slots for code in slot.exits], [log for s in slots for log in s.logs])
