@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from heapq import heappop, heappush, nsmallest
-from itertools import count
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar, cast
 
@@ -30,12 +27,11 @@ from moderation.errors import DeviceError, ModerationError, PostError
 from moderation.failed_posts import FailedPosts
 from moderation.models import Classifier
 from moderation.models.checked import CheckedModel, Failure, Item, Scores
+from moderation.post_queue import Job, PostQueue, Window, middle
 from moderation.self_check import PROBES, SelfCheck
 from moderation.settings import WorkerSettings
 from moderation.telemetry import frames
 from moderation.types import Arrival, Content, Question, Reason, Score
-
-MOST_AHEAD = 64  # posts that are looked at for the next step
 
 T = TypeVar("T")
 
@@ -62,34 +58,6 @@ class Step:
     seconds: float
     waiting: int  # posts in the queue when it ended
     budget: int = 0  # tokens that a step is filled up to
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    """A post between its encoding and its answer."""
-
-    name: str  # the same for the same content
-    windows: Sequence[Item]
-    queued: float
-    done: asyncio.Future[float]  # when the last window was scored; done early: the caller left, or the post failed
-    left: deque[int] = field(default_factory=deque)  # windows that no step has taken yet
-    scores: dict[int, Sequence[Score]] = field(default_factory=dict)
-    failed: bool = False  # no step takes it any more
-    started: float | None = None
-    span: traces.SpanContext | None = None  # of the post, if it will be seen
-    step: traces.SpanContext | None = None  # of the last step that it was in
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.windows[window].tokens for window in self.left)
-
-    @property
-    def over(self) -> bool:
-        return self.failed or self.done.done()
-
-
-_Window = tuple[_Job, int]  # one window of a post
-_Place = tuple[float, int, int, _Job]  # in the queue: the earlier first, then as they came
 
 
 def report(step: Step) -> None:
@@ -119,7 +87,6 @@ class Batcher:
         self.model = CheckedModel(classifier)
         self._on_step = on_step
         self._budget = settings.batch_tokens
-        self._overtake_s = settings.overtake_s
         self._step_timeout_s = settings.step_timeout_s
         self._self_check = SelfCheck(self.model)
         self._self_check_s = settings.self_check_s
@@ -131,9 +98,8 @@ class Batcher:
         self._encoders = Encoders(cast(Classifier, self.model), settings, self._check)
         self._device = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._room = asyncio.Semaphore(settings.max_in_flight)
-        self._queue: list[_Place] = []  # a heap
-        self._came = count()
-        self._jobs: set[_Job] = set()  # queued, or in a step
+        self._queue = PostQueue(settings.batch_tokens, settings.overtake_s)
+        self._jobs: set[Job] = set()  # queued, or in a step
         self._queued = asyncio.Event()
         self._refusal: ModerationError | None = ModerationError("the batcher has not been started")
         self._pump: asyncio.Task[None] | None = None
@@ -163,8 +129,7 @@ class Batcher:
     @property
     def waited(self) -> float:
         """Seconds that the longest of them has; 0 when there is none."""
-        first = min((job.queued for *_, job in self._queue), default=None)
-        return 0.0 if first is None else time.perf_counter() - first
+        return self._queue.waited
 
     @property
     def held(self) -> int:
@@ -195,7 +160,7 @@ class Batcher:
         async with self._room:
             self._check()
             started = time.perf_counter()
-            job = _Job(content.digest, (), started, asyncio.get_running_loop().create_future())
+            job = Job(content.digest, (), started, asyncio.get_running_loop().create_future())
             job.name = job.name or f"{id(job)}"
             job.span = traces.recorded()
             try:
@@ -227,7 +192,7 @@ class Batcher:
             if not job.done.done():
                 job.done.set_exception(type(error)(*error.args))
 
-    async def _encode(self, job: _Job, content: Content, questions: Sequence[Question]) -> None:
+    async def _encode(self, job: Job, content: Content, questions: Sequence[Question]) -> None:
         """Its windows; of a post that the model fails on twice, the failure."""
         for last in (False, True):
             try:
@@ -245,15 +210,13 @@ class Batcher:
         job.left.extend(range(len(job.windows)))
         job.queued = time.perf_counter()
 
-    def _enqueue(self, job: _Job, arrival: Arrival) -> None:
+    def _enqueue(self, job: Job, arrival: Arrival) -> None:
         self._jobs.add(job)
-        # Bounded, or posts out of a backlog would starve those that come in now, or the other way round.
-        due = min(max(arrival.written, arrival.polled - self._overtake_s), arrival.polled)
-        heappush(self._queue, (due, arrival.number, next(self._came), job))
+        self._queue.put(job, arrival)
         self._queued.set()
 
     async def _hold(
-        self, job: _Job, error: PostError, failed: FailedPosts, well: Callable[[], Awaitable[bool | None]]
+        self, job: Job, error: PostError, failed: FailedPosts, well: Callable[[], Awaitable[bool | None]]
     ) -> None:
         """This post has failed alone. `well`: whether a post that went well before still does; None: there is none.
 
@@ -262,12 +225,11 @@ class Batcher:
         job.failed = True
         self._jobs.add(job)
         failed.hold(job.name, job.done, error)
-        if failed.doubtful:
-            proof = await well()
-            if proof:
-                failed.went_well()
-            elif failed.hopeless or proof is False:
-                self._refuse(DeviceError(_AT_FAULT))
+        proof = await well() if failed.doubtful else None
+        if failed.hopeless or proof is False:
+            self._refuse(DeviceError(_AT_FAULT))
+        elif proof:
+            failed.clear()
         self._queued.set()  # the pump watches how long it is held
 
     async def _still_encodes(self) -> bool | None:
@@ -288,7 +250,7 @@ class Batcher:
         try:
             while True:
                 await self._wait()
-                while batch := self._take():
+                while batch := self._queue.take():
                     await self._score(batch)
         except DeviceError as error:
             self._refuse(error)
@@ -311,35 +273,7 @@ class Batcher:
                     failed.release()
         self._queued.clear()
 
-    def _take(self) -> list[_Window]:
-        """The next batch: whole posts, oldest first. Only a post that no batch can hold whole is split."""
-        batch: list[_Window] = []
-        room = self._budget
-        while self._queue:
-            job = self._queue[0][-1]
-            if not job.over:
-                if batch and room < job.tokens <= self._budget:
-                    break
-                while job.left and (not batch or job.windows[job.left[0]].tokens <= room):
-                    window = job.left.popleft()
-                    room -= job.windows[window].tokens
-                    batch.append((job, window))
-                if job.left:
-                    break
-            heappop(self._queue)
-        return batch
-
-    def _next(self) -> list[Item]:
-        """What the step after this one will probably hold."""
-        items: list[Item] = []
-        room = self._budget
-        for *_, job in nsmallest(MOST_AHEAD, self._queue):
-            if (room := room - job.tokens) < 0:
-                break
-            items += [job.windows[window] for window in job.left]
-        return items
-
-    async def _score(self, batch: Sequence[_Window], again: bool = False) -> None:
+    async def _score(self, batch: Sequence[Window], again: bool = False) -> None:
         """again: it is one window, that has failed alone before."""
         batch = [(job, window) for job, window in batch if not job.over]
         if not batch:
@@ -347,7 +281,7 @@ class Batcher:
         now = time.perf_counter()
         for job, _ in batch:
             job.started = job.started or now
-        ahead = self._next() if self.model.looks_ahead else []
+        ahead = self._queue.next() if self.model.looks_ahead else []
         looked, outcome = await self._on_device(self._step, [job.windows[window] for job, window in batch], ahead)
         spent = time.perf_counter() - now
         if isinstance(outcome, Failure):
@@ -359,7 +293,7 @@ class Batcher:
             self._answer(batch, outcome, now, spent)
         elif len(batch) > 1:
             metrics.HALVINGS.labels(outcome.value).inc()
-            half = _middle(batch)
+            half = middle(batch)
             await self._score(batch[:half])
             await self._score(batch[half:])
         elif not again:
@@ -371,7 +305,7 @@ class Batcher:
     def _check_is_due(self, now: float) -> bool:
         return bool(self._self_check_s) and now - self._checked >= self._self_check_s
 
-    def _trace(self, batch: Sequence[_Window], begun: float, size: Mapping[str, int]) -> None:
+    def _trace(self, batch: Sequence[Window], begun: float, size: Mapping[str, int]) -> None:
         """Of a step that has ended: those who were in it find it in their traces, and it them."""
         if spans := [job.span for job, _ in batch if job.span is not None]:
             step = traces.stepped(spans, begun, size)
@@ -389,7 +323,7 @@ class Batcher:
         self.steps += 1
         return found
 
-    def _answer(self, batch: Sequence[_Window], scores: Scores, begun: float, spent: float) -> None:
+    def _answer(self, batch: Sequence[Window], scores: Scores, begun: float, spent: float) -> None:
         self._unscored.went_well()
         for (job, window), row in zip(batch, scores, strict=True):
             job.scores[window] = row
@@ -406,13 +340,6 @@ class Batcher:
     def _step(self, items: Sequence[Item], ahead: Sequence[Item]) -> tuple[bool, Scores | Failure]:
         """Whether it could look ahead, and the scores."""
         return self.model.look_ahead(ahead), self.model.score(items)
-
-
-def _middle(batch: Sequence[_Window]) -> int:
-    """Where to halve: between two posts where that is possible, so that each keeps its windows together."""
-    middle = len(batch) // 2
-    cuts = [cut for cut in range(1, len(batch)) if batch[cut - 1][0] is not batch[cut][0]]
-    return min(cuts, key=lambda cut: abs(cut - middle), default=middle)
 
 
 _AT_FAULT = "different posts in a row have failed alone, and none has gone well: the model is at fault"

@@ -5,7 +5,8 @@ A model that fails on every post but our own would turn a whole topic into dead 
     once another post goes well
     once nothing else has come for a while, as long as there are few of them
 
-and when there are several in a row, a post that went well before is tried again: it decides who is at fault.
+and when there are several in a row, a post that went well before is tried again: if it fails, the model is at fault. If
+it goes well it clears those posts, but not the model for good: it may fail at all that is new.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from moderation.errors import PostError
 
-PATIENCE = 4  # times `most` may fail in a row where no post has gone well before: the good ones may stand behind them
+PATIENCE = 4  # times `most` may fail in a row, and no more: a run of bad posts must not end the process
 
 
 class FailedPosts:
@@ -25,7 +26,8 @@ class FailedPosts:
     def __init__(self, most: int) -> None:
         """most: different posts that may fail in a row before the model is doubted."""
         self._most = most
-        self._row: set[str] = set()  # which posts have failed since one went well
+        self._row: set[str] = set()  # which posts have failed since another one went well
+        self._cleared = 0  # how many of the row
         self._held: deque[tuple[asyncio.Future[Any], PostError]] = deque()
 
     def __len__(self) -> int:
@@ -35,11 +37,11 @@ class FailedPosts:
     @property
     def doubtful(self) -> bool:
         """Whether so many have failed in a row that the model may be at fault."""
-        return len(self._row) >= self._most
+        return len(self._row) - self._cleared >= self._most
 
     @property
     def hopeless(self) -> bool:
-        """Whether so many have that it is at fault, even if no post has gone well before."""
+        """Whether so many have that it is at fault, whatever an earlier post says."""
         return len(self._row) >= PATIENCE * self._most
 
     def hold(self, post: str, answer: asyncio.Future[Any], error: PostError) -> None:
@@ -49,7 +51,13 @@ class FailedPosts:
 
     def went_well(self) -> None:
         """Another post did: those that are held back are at fault themselves."""
-        self._row.clear()
+        if self._row:
+            self._row.clear()
+            self.clear()
+
+    def clear(self) -> None:
+        """An earlier post still goes well: those that are held back are at fault themselves. The row goes on."""
+        self._cleared = len(self._row)
         while self._held:
             self.release()
 
