@@ -18,6 +18,7 @@ class Phase(StrEnum):
     ENCODE = "encode"  # it becomes the model's input
     BATCH_WAIT = "batch_wait"  # a step of the model
     MODEL = "model"  # a step that it is in
+    HELD = "held"  # the model has failed on it: other posts will show which of the two is at fault
     COMMIT = "commit"  # it has its outcome: the transaction that publishes it, and those before it
 
 

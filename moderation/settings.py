@@ -158,6 +158,15 @@ class WorkerSettings(_Group):
         description="seconds from a post's poll to its commit, after which the process ends and Kafka delivers again; "
         "longer than the deadlines on a post's way together",
     )
+    failed_posts: int = Field(
+        5, ge=1, description="different posts in a row that each make the model fail, alone, until the process exits"
+    )
+    failed_post_s: float = Field(
+        2.0, gt=0, description="seconds that such a post waits for another to be scored before it is a dead letter"
+    )
+    self_check_s: float = Field(
+        60.0, ge=0, description="seconds between two self-checks of the model; 0: only after a step that failed"
+    )
     drain_timeout_s: float = Field(60.0, gt=0, description="how long a stopping worker finishes what it has begun")
 
 

@@ -32,7 +32,7 @@ from moderation.publisher import AtLeastOnce, Publisher
 from moderation.runtime import uncancelled, unless_stopped
 from moderation.settings import Settings
 from moderation.telemetry import POST
-from moderation.types import Post, Reason, Source, Verdict
+from moderation.types import Arrival, Post, Reason, Source, Verdict
 from moderation.watchdog import Watchdog
 
 PROBE_MS = 2_000  # longest wait for a record that may be unreadable
@@ -66,14 +66,14 @@ async def _run(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
     metrics.POLICIES.labels(policies.digest).set(1)
     if model.caution:
         log.warning("model_is_not_for_people", model=model.name, caution=model.caution)
-    async with Batcher(classifier, settings.worker) as batcher, vitals.device_memory(classifier):
+    async with Batcher(classifier, settings.worker) as batcher, vitals.device_memory(batcher.model):
         asked = [policy.question_for_model for policy in policies.policies if policy.asked]
         await unless_stopped(stop, batcher.warm_up(asked))
         if not stop.is_set():
             log.info("policies_loaded", policies=len(asked), digest=policies.digest, version=moderation.__version__)
             worker = Worker(Moderator(policies, media, batcher, model), settings, pulse)
             pulse.started = True
-            async with vitals.watched(worker, batcher, classifier, pulse):
+            async with vitals.watched(worker, batcher, batcher.model, pulse):
                 await worker.run(stop)
 
 
@@ -151,13 +151,15 @@ class Worker:
     def _hand_out(self, polled: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
         sizes = [_size(record) for records in polled.values() for record in records]
         self._largest = max([self._largest, *sizes])
+        now, wall = time.perf_counter(), time.time()  # one moment decides the age of all of them
         for partition, records in polled.items():
             lane = self._lanes.get(partition)
             for record in records:
                 post = lane.take(record.offset, _size(record), record.timestamp) if lane is not None else None
                 if lane is None or post is None:
                     break  # aiokafka may hand out records before we have the position; we seek back to them
-                lane.own(self._tasks.create_task(uncancelled(self._judge(lane, record, post))))
+                arrival = lane.arrival(record.timestamp, now, wall)
+                lane.own(self._tasks.create_task(uncancelled(self._judge(lane, record, arrival, post))))
 
     async def _fetch(self, *partitions: TopicPartition, most: int) -> dict[TopicPartition, list[ConsumerRecord]]:
         """In a rebalance it returns when that is over, whatever POLL_MS says; it may be cancelled at any time."""
@@ -205,14 +207,14 @@ class Worker:
 
     # The life of a post
 
-    async def _judge(self, lane: Lane, record: ConsumerRecord, post: InHand) -> None:
+    async def _judge(self, lane: Lane, record: ConsumerRecord, arrival: Arrival, post: InHand) -> None:
         phases.CURRENT.set(post)  # this task is the post's own
         source = Source(record.topic, record.partition, record.offset, record.timestamp)
         span = traces.received(source, record.headers, self._settings.kafka.group)
         answer: Answer | None = None
         try:
             with traces.current(span):
-                answer = await self._answer(lane, record, source, span)
+                answer = await self._answer(lane, record, source, span, arrival)
         finally:
             if answer is None and span is not None:
                 traces.dropped(span)
@@ -220,7 +222,9 @@ class Worker:
         if self._names_posts and answer.verdict is not None:
             _name(answer.verdict, source)
 
-    async def _answer(self, lane: Lane, record: ConsumerRecord, source: Source, span: traces.Span | None) -> Answer:
+    async def _answer(
+        self, lane: Lane, record: ConsumerRecord, source: Source, span: traces.Span | None, arrival: Arrival
+    ) -> Answer:
         settings = self._settings.kafka
         if (post_id := wire.erased_id(record.key, record.value)) is not None:
             lane.memory.forget(post_id, record.offset)
@@ -229,7 +233,7 @@ class Worker:
         try:
             post = await self._decode(record)
             POST.set(post.id)
-            verdict = await self._moderator.moderate(post, source, lane.memory)
+            verdict = await self._moderator.moderate(post, source, lane.memory, arrival)
         except PostError as error:
             verdict = self._undetermined(record, source, error.reason, post, error.post_id)
         if span is not None:

@@ -24,10 +24,10 @@ Headers = Sequence[tuple[str, bytes]]
 class Role:
     """`moderation <command>` as a process. Its log is read as it is written; nothing waits by sleeping."""
 
-    def __init__(self, *command: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, *command: str, environment: Mapping[str, str], module: str = "moderation") -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "moderation", *command],
+            [sys.executable, "-m", module, *command],
             env=inherited | {"MODERATION_LOG__FORMAT": "json"} | dict(environment),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

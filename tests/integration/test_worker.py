@@ -203,12 +203,12 @@ async def test_back_pressure_holds_the_bounds(field: Field, monkeypatch: pytest.
     most: Counter[str] = Counter()
     judge = worker.Worker._judge
 
-    async def watched(self: worker.Worker, lane: Any, record: ConsumerRecord, post: Any) -> None:
+    async def watched(self: worker.Worker, lane: Any, record: ConsumerRecord, *arrival: Any) -> None:
         under_way[record.partition] += 1
         most["of one"] = max(most["of one"], *under_way.values())
         most["of all"] = max(most["of all"], under_way.total())
         try:
-            await judge(self, lane, record, post)
+            await judge(self, lane, record, *arrival)
         finally:
             under_way[record.partition] -= 1
 
@@ -350,9 +350,9 @@ async def test_bytes_under_way_have_a_bound_and_what_is_larger_goes_alone(
     judged: list[int] = []
     judge = worker.Worker._judge
 
-    async def watched(self: worker.Worker, lane: Any, record: Any, post: Any) -> None:
+    async def watched(self: worker.Worker, lane: Any, record: Any, *arrival: Any) -> None:
         judged.append(sum(each.bytes for each in self._lanes.values()))
-        await judge(self, lane, record, post)
+        await judge(self, lane, record, *arrival)
 
     monkeypatch.setattr(worker.Worker, "_judge", watched)
     values = [a_value(number, text="x" * (100_000 if number % 3 else 40_000)) for number in range(18)]

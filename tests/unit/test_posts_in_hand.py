@@ -9,6 +9,7 @@ import asyncio
 import base64
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -68,7 +69,8 @@ class Bench:
         record = ConsumerRecord("posts", 3, offset, 1_700_000_000_000, 0, b"key", value, None, 3, len(value), ())
         post = self.lane.take(offset, len(value), record.timestamp)
         assert post is not None
-        task = asyncio.create_task(self.worker._judge(self.lane, record, post))
+        arrival = self.lane.arrival(record.timestamp, time.perf_counter(), time.time())
+        task = asyncio.create_task(self.worker._judge(self.lane, record, arrival, post))
         self.lane.own(task)
         return task
 
@@ -84,7 +86,7 @@ class Bench:
             "media": (with_images, len(self.media.pool) + len(self.media._room._waiting)),
             "admission": (said[Phase.ADMISSION], admission),
             "encode": (said[Phase.ENCODE], len(self.batcher._encoders.pool)),
-            "batcher": (said[Phase.BATCH_WAIT] + said[Phase.MODEL], len(self.batcher._jobs)),
+            "batcher": (said[Phase.BATCH_WAIT] + said[Phase.MODEL] + said[Phase.HELD], len(self.batcher._jobs)),
             "commit": (said[Phase.COMMIT], sum(result is not None for result in offsets._results.values())),
         }
 

@@ -16,6 +16,7 @@ from moderation.ops import Pulse
 from moderation.phases import InHand
 from moderation.publisher import Publisher
 from moderation.settings import LogSettings, Settings
+from moderation.types import Arrival
 from moderation.worker import Worker
 from tests.builders import a_policy
 from tests.unit.test_moderator import a_moderator
@@ -36,7 +37,7 @@ async def told(level: Any, *records: ConsumerRecord) -> list[dict[str, Any]]:
         lane = Lane(Publisher(settings.kafka, 3, nowhere), Memory(10, 1 << 20), asyncio.Event())
         with capture_logs() as events:
             for record in records:
-                await worker._judge(lane, record, InHand(0, 0, 0.0))
+                await worker._judge(lane, record, Arrival(0.0, 0.0), InHand(0, 0, 0.0))
     return [dict(event) for event in events]
 
 

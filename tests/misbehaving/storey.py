@@ -1,0 +1,144 @@
+"""One run: real workers with a model that misbehaves, on a real Kafka, and what became of each post."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.service import Role
+from tests.integration.field import PARTITIONS, Field, a_value
+from tests.misbehaving.model import OF_THE_TEST, SECRET
+
+MODULE = "tests.misbehaving.worker"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model, posts, and what must become of them."""
+
+    name: str
+    model: str = "misbehaving?step_ms=5"
+    faults: Sequence[str] = ()  # words of the posts that ask for one: each stands among good posts
+    posts: int = 40  # good ones, every third of them violating
+    workers: int = 1
+    dead: bool = True  # whether the posts with faults end as dead letters; False: they are judged like any other
+    exits: frozenset[int] = frozenset()  # codes that workers must exit with, and no others; the next one is started
+    deaths: int = 0  # most exits
+    settings: Mapping[str, str] = field(default_factory=dict)
+    timeout: float = 40.0  # seconds until all posts must be answered
+
+
+@dataclass
+class Outcome:
+    """What a run did."""
+
+    verdicts: list[dict[str, Any]]
+    exits: list[int]
+    logs: list[str]
+
+
+def good(number: int) -> bytes:
+    violates = " violates:spam" if number % 3 == 0 else ""
+    return a_value(number, text=f"this is {OF_THE_TEST} {number}{violates}")
+
+
+def faulty(number: int, word: str) -> bytes:
+    return a_value(number, text=f"this is {OF_THE_TEST} {number} {word} violates:spam")
+
+
+def posts(row: Row) -> dict[int, bytes]:
+    """All values, by number: the posts with faults stand apart from one another, good ones before and after."""
+    total = row.posts + len(row.faults)
+    gap = total / (len(row.faults) + 1)
+    places = {int(gap * (at + 1)): word for at, word in enumerate(row.faults)}
+    assert len(places) == len(row.faults), "a row needs more good posts than posts with faults"
+    return {n: faulty(n, places[n]) if n in places else good(n) for n in range(total)}
+
+
+class _Slot:
+    """One worker, and after its end the next, as an orchestrator would."""
+
+    def __init__(self, environment: Mapping[str, str], deaths: int) -> None:
+        self._environment = environment
+        self._deaths = deaths
+        self.exits: list[int] = []
+        self.logs: list[str] = []
+
+    async def run(self) -> None:
+        """Until cancelled; then stops the worker by a signal and waits for its end. Raises after one death too many."""
+        while len(self.exits) <= self._deaths:
+            role = Role("worker", environment=self._environment, module=MODULE)
+            ended = asyncio.create_task(asyncio.to_thread(role.process.wait))
+            try:
+                await asyncio.shield(ended)
+            finally:
+                with contextlib.ExitStack() as stack:
+                    stack.enter_context(role)
+                    if role.process.poll() is None:
+                        role.process.terminate()
+                    await asyncio.wait([ended], timeout=30)
+                self.exits.append(role.process.returncode)
+                self.logs.append(role.log)
+        raise AssertionError(f"the worker has ended {len(self.exits)} times: {self.exits}")
+
+
+@contextlib.asynccontextmanager
+async def workers(field: Field, row: Row, folder: Path) -> AsyncIterator[list[_Slot]]:
+    settings = {
+        "MODERATION_MODEL__NAME": row.model,
+        "MODERATION_LOG__LEVEL": "debug",
+        "MODERATION_LOG__FORMAT": "json",
+        **row.settings,
+    }
+    slots = [_Slot(field.environment | settings, row.deaths) for _ in range(row.workers)]
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(slot.run()) for slot in slots]
+            yield slots
+            for one in running:
+                one.cancel()
+    finally:
+        for at, slot in enumerate(slots):
+            for life, log in enumerate(slot.logs):
+                (folder / f"worker-{at}-{life}.log").write_text(log)
+                print(f"worker {at}, life {life}: exit {slot.exits[life]}, log in {folder}", log[-4_000:], sep="\n")
+
+
+async def play(field: Field, row: Row, folder: Path) -> Outcome:
+    """Posts everything, waits for all verdicts, stops the workers, and checks what holds for every row."""
+    values = posts(row)
+    drawn = random.Random(0)
+    await field.produce(
+        *((drawn.randrange(PARTITIONS), f"author-{n}".encode(), value, ()) for n, value in values.items())
+    )
+    row = replace(row, model=row.model.replace("FILE", str(folder / "struck")))
+    async with workers(field, row, folder) as slots:
+        verdicts = await field.verdicts(len(values), row.timeout)
+    outcome = Outcome(verdicts, [code for slot in slots for code in slot.exits], [log for s in slots for log in s.logs])
+    check(row, values, outcome)
+    return outcome
+
+
+def check(row: Row, values: Mapping[int, bytes], outcome: Outcome) -> None:
+    """One verdict for each post, the right one; no exit but those that the fault explains; no text in a log."""
+    named = Counter(verdict["postId"] for verdict in outcome.verdicts)
+    assert named == Counter(f"post-{number}" for number in values)
+    wrong = []
+    for verdict in outcome.verdicts:
+        value = values[int(verdict["postId"].removeprefix("post-"))]
+        fails = row.dead and b"fault:" in value
+        expected = ("REVIEW", "UNDETERMINED") if fails else ("REMOVE" if b"violates:" in value else "ALLOW", "FINAL")
+        said = verdict["outcome"].removeprefix("OUTCOME_"), verdict["status"].removeprefix("STATUS_")
+        if said != expected:
+            wrong.append((verdict["postId"], value, said, expected))
+    assert not wrong
+    assert set(outcome.exits) <= row.exits | {0}, outcome.logs
+    assert sum(code != 0 for code in outcome.exits) <= row.deaths
+    assert row.exits <= set(outcome.exits), "the fault never struck"
+    assert not [log for log in outcome.logs if SECRET in log or OF_THE_TEST in log]

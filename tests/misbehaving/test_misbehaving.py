@@ -1,0 +1,22 @@
+"""A model or a machine that misbehaves: real workers with a double that does, on a real Kafka.
+
+The quick rows; `make misbehaving` plays the same rows with more posts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.integration.field import Field
+from tests.misbehaving.rows import FULL, ROWS
+from tests.misbehaving.storey import play
+
+PLAYED = FULL if os.environ.get("MODERATION_TEST_FULL") else ROWS
+
+
+@pytest.mark.parametrize("row", PLAYED)
+async def test_each_post_has_its_verdict_whatever_the_model_does(row: str, field: Field, tmp_path: Path) -> None:
+    await play(field, PLAYED[row], tmp_path)
