@@ -18,10 +18,10 @@ PACKAGE = Path(moderation.__file__).parent
 # A row imports rows below it.
 ROWS = [
     "__main__ cli bench demo",
-    "runtime worker vitals lane recall publisher api service watching ledger guard posts verdicts kafka client show "
-    "ops top exporter health",
+    "runtime worker processor vitals lane recall publisher api service watching ledger guard posts verdicts kafka "
+    "client show ops top exporter health",
     "moderator wire requests answers recent stores",
-    "memory verdict_json fastjson tokens refusals keys",
+    "memory verdict_json fastjson tokens refusals keys suspects isolation",
     "batcher encoders models",
     "prompts policies media",
     "types errors settings telemetry traces metrics tally room v1",
@@ -31,7 +31,8 @@ SIDEWAYS = {
     "__main__": "cli",
     "cli": "bench demo",
     "bench": "demo",
-    "worker": "kafka lane ops publisher recall runtime vitals",
+    "worker": "kafka lane ops processor publisher recall runtime vitals",
+    "processor": "lane publisher",
     "vitals": "lane ops",
     "recall": "kafka",
     "lane": "kafka publisher",
@@ -55,7 +56,7 @@ SIDEWAYS = {
 }
 # Only these import them.
 LIBRARIES = {
-    "aiokafka": "kafka worker vitals publisher recall posts verdicts bench demo",
+    "aiokafka": "kafka worker processor vitals publisher recall posts verdicts bench demo",
     "grpc": "api service ledger guard refusals client health demo bench v1",
     "grpc_health": "api health demo",
     "grpc_reflection": "api",

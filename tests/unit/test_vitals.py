@@ -72,7 +72,7 @@ class Worker:
 @pytest.fixture
 async def lane() -> AsyncIterator[tuple[Watched, Topic]]:
     topic: Any = Topic()
-    lane = Watched(topic, Memory(10, 1 << 20), asyncio.Event())
+    lane = Watched(topic, Memory(10, 1 << 20), asyncio.Event(), 10)
     begun = asyncio.Event()
 
     async def recall() -> None:

@@ -15,13 +15,14 @@ from moderation.memory import Memory
 from moderation.ops import Pulse
 from moderation.publisher import Publisher
 from moderation.settings import LogSettings, Settings
+from moderation.suspects import Opening
 from moderation.worker import Worker
 from tests.builders import a_policy
 from tests.unit.test_moderator import a_moderator
 
 
-async def nowhere() -> int:
-    return 0
+async def nowhere() -> Opening:
+    return Opening(0)
 
 
 def a_record(offset: int, value: bytes | None, key: bytes = b"key") -> ConsumerRecord:
@@ -31,12 +32,12 @@ def a_record(offset: int, value: bytes | None, key: bytes = b"key") -> ConsumerR
 async def told(level: Any, *records: ConsumerRecord) -> list[dict[str, Any]]:
     settings = Settings(log=LogSettings(level=level))
     async with a_moderator(a_policy("lakes")) as moderator:
-        worker = Worker(moderator, settings, Pulse(settings.ops))
-        lane = Lane(Publisher(settings.kafka, 3, nowhere), Memory(10, 1 << 20), asyncio.Event())
+        processor = Worker(moderator, settings, Pulse(settings.ops))._processor
+        lane = Lane(Publisher(settings.kafka, 3, nowhere), Memory(10, 1 << 20), asyncio.Event(), 10)
         with capture_logs() as events:
             for record in records:
-                await worker._judge(lane, record)
-        assert worker.settled == len(records)
+                await processor.process(lane, record)
+        assert processor.settled == len(records)
     return [dict(event) for event in events]
 
 
