@@ -5,39 +5,35 @@ busy, oldest first, filled up to a budget of tokens that is known before the ste
 place in the queue says, because it waited in its topic, goes before younger ones; but of those that it overtakes, none
 is overtaken without end (`overtake_s`).
 
-One post never fails another: a step that raises is run again in halves until the post that makes it raise is alone.
+One post never fails another: a step that fails is run again in halves until the post that makes it fail is alone. That
+one is scored once more. After each step that failed nothing is answered before the model has passed its self-check.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from enum import Enum
-from heapq import heappop, heappush, nsmallest
-from itertools import count
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar, cast
 
 import structlog
 
 from moderation import metrics, traces
 from moderation.encoders import Encoders
 from moderation.errors import DeviceError, ModerationError, PostError
-from moderation.models import Classifier, Encoded, LooksAhead
+from moderation.failed_posts import FailedPosts
+from moderation.models import Classifier
+from moderation.models.checked import CheckedModel, Failure, Item, Scores
+from moderation.post_queue import Job, PostQueue, Window, middle
+from moderation.self_check import PROBES, SelfCheck
 from moderation.settings import WorkerSettings
 from moderation.telemetry import frames
-from moderation.types import Content, Question, Reason, Score
+from moderation.types import Arrival, Content, Question, Reason, Score
 
-PROBE = Content(text="Good morning!", pictures=(), digest="")
-PROBE_QUESTIONS = (Question("probe", "Is this a post?"),)
-
-MOST_AHEAD = 64  # posts that are looked at for the next step
-
-Scores = Sequence[Sequence[Score]]
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -64,28 +60,6 @@ class Step:
     budget: int = 0  # tokens that a step is filled up to
 
 
-@dataclass(eq=False, slots=True)
-class _Job:
-    """A post between its encoding and its answer."""
-
-    windows: Sequence[Encoded]
-    queued: float
-    done: asyncio.Future[float]  # when the last window was scored; done early: the caller left, or the post failed
-    left: deque[int] = field(default_factory=deque)  # windows that no step has taken yet
-    scores: dict[int, tuple[Score, ...]] = field(default_factory=dict)
-    started: float | None = None
-    span: traces.SpanContext | None = None  # of the post, if it will be seen
-    step: traces.SpanContext | None = None  # of the last step that it was in
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.windows[window].tokens for window in self.left)
-
-
-_Item = tuple[_Job, int]  # one window of a post
-_Place = tuple[float, int, _Job]  # in the queue: the earlier first, then as they came
-
-
 def report(step: Step) -> None:
     """The default for `on_step`."""
     metrics.STEP.add(step.seconds)
@@ -102,13 +76,6 @@ def report(step: Step) -> None:
     )
 
 
-class _Failed(Enum):
-    """How a step failed. The exception itself stays on the thread: its frames hold the device's memory."""
-
-    TOO_LARGE = "out_of_memory"
-    RAISED = "error"
-
-
 class Batcher:
     """Scores posts on a classifier. Starts its threads in `async with`, and only there."""
 
@@ -117,17 +84,22 @@ class Batcher:
     ) -> None:
         """on_step: told of every step that has scored something, on the event loop; must return at once."""
         self.steps = 0  # that have ended, well or not
-        self._classifier = classifier
+        self.model = CheckedModel(classifier)
         self._on_step = on_step
         self._budget = settings.batch_tokens
-        self._overtake_s = settings.overtake_s
         self._step_timeout_s = settings.step_timeout_s
-        self._encoders = Encoders(classifier, settings, self._check)
+        self._self_check = SelfCheck(self.model)
+        self._self_check_s = settings.self_check_s
+        self._checked = time.perf_counter()  # when the model has last passed it
+        self._unencoded, self._unscored = FailedPosts(settings.failed_posts), FailedPosts(settings.failed_posts)
+        self._encoded: tuple[Content, Sequence[Question]] | None = None  # the last that was; without pictures
+        self._scored: Sequence[Item] = ()  # what was last scored
+        self._failed_post_s = settings.failed_post_s
+        self._encoders = Encoders(cast(Classifier, self.model), settings, self._check)
         self._device = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._room = asyncio.Semaphore(settings.max_in_flight)
-        self._queue: list[_Place] = []  # a heap
-        self._came = count()
-        self._jobs: set[_Job] = set()  # queued, or in a step
+        self._queue = PostQueue(settings.batch_tokens, settings.overtake_s)
+        self._jobs: set[Job] = set()  # queued, or in a step
         self._queued = asyncio.Event()
         self._refusal: ModerationError | None = ModerationError("the batcher has not been started")
         self._pump: asyncio.Task[None] | None = None
@@ -157,24 +129,29 @@ class Batcher:
     @property
     def waited(self) -> float:
         """Seconds that the longest of them has; 0 when there is none."""
-        first = min((job.queued for _, _, job in self._queue), default=None)
-        return 0.0 if first is None else time.perf_counter() - first
+        return self._queue.waited
 
-    async def warm_up(self, questions: Sequence[Question] = PROBE_QUESTIONS) -> None:
-        """Scores a post of our own.
+    @property
+    def held(self) -> int:
+        """Posts that have failed alone, and wait for another one to be scored."""
+        return len(self._unencoded) + len(self._unscored)
+
+    async def warm_up(self, questions: Sequence[Question] = ()) -> None:
+        """Puts the questions to a post of our own, and learns what the self-check compares with.
 
         Raises DeviceError when even that fails: the model is sick, not the posts. ConfigError: a question does not fit.
         """
         try:
-            windows = await self._encoders.encode(PROBE, questions)
-            outcome = await self._run_step(windows)
+            windows = await self._encoders.encode(PROBES[0], questions) if questions else ()
         except PostError:
-            outcome = _Failed.RAISED
-        if isinstance(outcome, _Failed):
+            raise DeviceError("the model cannot encode a post of our own") from None
+        if windows and isinstance(await self._on_device(self.model.score, windows), Failure):
             raise DeviceError("the model fails on a post of our own")
+        await self._on_device(self._self_check.start)
+        self._checked = time.perf_counter()
 
-    async def score(self, content: Content, questions: Sequence[Question], age: float = 0.0) -> Answers:
-        """The answers to all questions on all windows of the content. age: seconds that the post has waited before.
+    async def score(self, content: Content, questions: Sequence[Question], arrival: Arrival | None = None) -> Answers:
+        """The answers to all questions on all windows of the content. arrival: None if it comes only now.
 
         Raises PostError when this content, alone, cannot be scored, DeviceError when nothing can any more.
         """
@@ -183,26 +160,23 @@ class Batcher:
         async with self._room:
             self._check()
             started = time.perf_counter()
-            windows = await self._encoders.encode(content, questions)
-            self._check()
-            encoded = time.perf_counter()
-            job = _Job(windows, encoded, asyncio.get_running_loop().create_future(), deque(range(len(windows))))
+            job = Job(content.digest, (), started, asyncio.get_running_loop().create_future())
+            job.name = job.name or f"{id(job)}"
             job.span = traces.recorded()
-            self._jobs.add(job)
-            # Bounded, or posts out of a backlog would starve those that come in now, or the other way round.
-            older = min(max(age, 0.0), self._overtake_s)
-            heappush(self._queue, (started - older, next(self._came), job))
-            self._queued.set()
             try:
+                await self._encode(job, content, questions)
+                if not job.failed:
+                    self._enqueue(job, arrival or Arrival(started, started))
                 finished = await job.done
             finally:
                 self._jobs.discard(job)
+        encoded = job.queued
         begun = job.started or finished
         if job.span is not None:
             traces.stage(traces.ENCODE, started, encoded)
             traces.stage(traces.WAIT, encoded, begun)
             traces.stage(traces.MODEL, begun, finished, job.step)
-        scores = tuple(job.scores[window] for window in range(len(windows)))
+        scores = tuple(tuple(job.scores[window]) for window in range(len(job.windows)))
         return Answers(scores, encoded - started, begun - encoded, finished - begun)
 
     # On the event loop
@@ -218,130 +192,159 @@ class Batcher:
             if not job.done.done():
                 job.done.set_exception(type(error)(*error.args))
 
+    async def _encode(self, job: Job, content: Content, questions: Sequence[Question]) -> None:
+        """Its windows; of a post that the model fails on twice, the failure."""
+        for last in (False, True):
+            try:
+                job.windows = cast(Sequence[Item], await self._encoders.encode(content, questions))
+                self._unencoded.went_well()
+                self._encoded = self._encoded if content.pictures else (content, questions)
+                break
+            except PostError as error:
+                if error.reason is not Reason.MODEL_FAILED:
+                    raise
+                if last:
+                    failure = PostError(Reason.MODEL_FAILED, str(error))
+                    await self._hold(job, failure, self._unencoded, self._still_encodes)
+        self._check()
+        job.left.extend(range(len(job.windows)))
+        job.queued = time.perf_counter()
+
+    def _enqueue(self, job: Job, arrival: Arrival) -> None:
+        self._jobs.add(job)
+        self._queue.put(job, arrival)
+        self._queued.set()
+
+    async def _hold(
+        self, job: Job, error: PostError, failed: FailedPosts, well: Callable[[], Awaitable[bool | None]]
+    ) -> None:
+        """This post has failed alone. `well`: whether a post that went well before still does; None: there is none.
+
+        If the model is found to be at fault, every waiter gets a DeviceError.
+        """
+        job.failed = True
+        self._jobs.add(job)
+        failed.hold(job.name, job.done, error)
+        proof = await well() if failed.doubtful else None
+        if failed.hopeless or proof is False:
+            self._refuse(DeviceError(_AT_FAULT))
+        elif proof:
+            failed.clear()
+        self._queued.set()  # the pump watches how long it is held
+
+    async def _still_encodes(self) -> bool | None:
+        if self._encoded is None:
+            return None
+        try:
+            await self._encoders.encode(*self._encoded)
+        except PostError as error:
+            return False if error.reason is Reason.MODEL_FAILED else None
+        return True
+
+    async def _still_scores(self) -> bool | None:
+        if not self._scored:
+            return None
+        return not isinstance(await self._on_device(self.model.score, self._scored), Failure)
+
     async def _run(self) -> None:
         try:
             while True:
-                await self._queued.wait()
-                self._queued.clear()
-                while batch := self._take():
+                await self._wait()
+                while batch := self._queue.take():
                     await self._score(batch)
         except DeviceError as error:
             self._refuse(error)
-        except Exception as error:  # noqa: BLE001  of ours: nobody may be left waiting for a pump that is gone
-            log.critical("batcher_failed", error=type(error).__name__, frames=frames(error))
+        except BaseException as error:  # noqa: BLE001  of ours: nobody may be left waiting for a pump that is gone
+            closed = self._refusal is not None
             self._refuse(DeviceError(f"the batcher has failed ({type(error).__name__})"))
+            if not closed:
+                log.critical("batcher_failed", error=type(error).__name__, frames=frames(error))
 
-    def _take(self) -> list[_Item]:
-        """The next batch: whole posts, oldest first. Only a post that no batch can hold whole is split."""
-        batch: list[_Item] = []
-        room = self._budget
-        while self._queue:
-            job = self._queue[0][2]
-            if not job.done.done():
-                if batch and room < job.tokens <= self._budget:
-                    break
-                while job.left and (not batch or job.windows[job.left[0]].tokens <= room):
-                    window = job.left.popleft()
-                    room -= job.windows[window].tokens
-                    batch.append((job, window))
-                if job.left:
-                    break
-            heappop(self._queue)
-        return batch
+    async def _wait(self) -> None:
+        """For posts; or, while some are held back, for so long that they are to be answered without others."""
+        try:
+            async with asyncio.timeout(self._failed_post_s if self.held else None):
+                await self._queued.wait()
+        except TimeoutError:
+            for failed in (self._unencoded, self._unscored):
+                if failed.doubtful:
+                    raise DeviceError(_AT_FAULT) from None
+                if failed:
+                    failed.release()
+        self._queued.clear()
 
-    def _next(self) -> list[Encoded]:
-        """What the step after this one will probably hold."""
-        items: list[Encoded] = []
-        room = self._budget
-        for _, _, job in nsmallest(MOST_AHEAD, self._queue):
-            if (room := room - job.tokens) < 0:
-                break
-            items += [job.windows[window] for window in job.left]
-        return items
-
-    async def _score(self, batch: Sequence[_Item]) -> None:
-        batch = [(job, window) for job, window in batch if not job.done.done()]
+    async def _score(self, batch: Sequence[Window], again: bool = False) -> None:
+        """again: it is one window, that has failed alone before."""
+        batch = [(job, window) for job, window in batch if not job.over]
         if not batch:
             return
         now = time.perf_counter()
         for job, _ in batch:
             job.started = job.started or now
-        ahead = self._next() if isinstance(self._classifier, LooksAhead) else []
-        outcome = await self._run_step([job.windows[window] for job, window in batch], ahead)
-        if not isinstance(outcome, _Failed):
-            self._answer(batch, outcome)
-            tokens = sum(job.windows[window].tokens for job, window in batch)
-            posts = len({id(job) for job, _ in batch})
-            spent = time.perf_counter() - now
-            self._trace(batch, now, {"posts": posts, "items": len(batch), "tokens": tokens})
-            self._on_step(Step(posts, len(batch), tokens, spent, len(self._queue), self._budget))
+        ahead = self._queue.next() if self.model.looks_ahead else []
+        looked, outcome = await self._on_device(self._step, [job.windows[window] for job, window in batch], ahead)
+        spent = time.perf_counter() - now
+        if isinstance(outcome, Failure):
+            metrics.STEPS_FAILED.labels(outcome.value).inc()
+        if isinstance(outcome, Failure) or not looked or self._check_is_due(now):
+            await self._on_device(self._self_check.run)  # first: what it would find wrong is not answered yet
+            self._checked = time.perf_counter()
+        if not isinstance(outcome, Failure):
+            self._answer(batch, outcome, now, spent)
         elif len(batch) > 1:
             metrics.HALVINGS.labels(outcome.value).inc()
-            half = _middle(batch)
+            half = middle(batch)
             await self._score(batch[:half])
             await self._score(batch[half:])
-        else:
-            await self.warm_up()  # is it the post, or the model?
-            what = "needs more memory than the device has" if outcome is _Failed.TOO_LARGE else "makes the model raise"
-            if not batch[0][0].done.done():
-                batch[0][0].done.set_exception(PostError(Reason.MODEL_FAILED, f"the post {what}, alone in its batch"))
+        elif not again:
+            await self._score(batch, again=True)
+        elif not (job := batch[0][0]).over:
+            failure = PostError(Reason.MODEL_FAILED, f"the post {_WHAT[outcome]}, alone in its batch")
+            await self._hold(job, failure, self._unscored, self._still_scores)
 
-    def _trace(self, batch: Sequence[_Item], begun: float, size: Mapping[str, int]) -> None:
+    def _check_is_due(self, now: float) -> bool:
+        return bool(self._self_check_s) and now - self._checked >= self._self_check_s
+
+    def _trace(self, batch: Sequence[Window], begun: float, size: Mapping[str, int]) -> None:
         """Of a step that has ended: those who were in it find it in their traces, and it them."""
         if spans := [job.span for job, _ in batch if job.span is not None]:
             step = traces.stepped(spans, begun, size)
             for job, _ in batch:
                 job.step = step
 
-    async def _run_step(self, items: Sequence[Encoded], ahead: Sequence[Encoded] = ()) -> Scores | _Failed:
+    async def _on_device(self, work: Callable[..., T], *arguments: object) -> T:
+        """What it returns, on the model's thread. Raises DeviceError when that takes longer than a step may."""
         try:
             async with asyncio.timeout(self._step_timeout_s):
                 loop = asyncio.get_running_loop()
-                outcome = await loop.run_in_executor(self._device, self._step, items, ahead)
+                found = await loop.run_in_executor(self._device, work, *arguments)
         except TimeoutError:
             raise DeviceError(f"a step has not ended in {self._step_timeout_s:g} s: the device hangs") from None
         self.steps += 1
-        if isinstance(outcome, _Failed):
-            metrics.STEPS_FAILED.labels(outcome.value).inc()
-        return outcome
+        return found
 
-    def _answer(self, batch: Sequence[_Item], scores: Scores) -> None:
+    def _answer(self, batch: Sequence[Window], scores: Scores, begun: float, spent: float) -> None:
+        self._unscored.went_well()
         for (job, window), row in zip(batch, scores, strict=True):
-            job.scores[window] = tuple(row)
-            if len(job.scores) == len(job.windows) and not job.done.done():
+            job.scores[window] = row
+            if len(job.scores) == len(job.windows) and not job.over:
+                self._scored = job.windows
                 job.done.set_result(time.perf_counter())
+        tokens = sum(job.windows[window].tokens for job, window in batch)
+        posts = len({id(job) for job, _ in batch})
+        self._trace(batch, begun, {"posts": posts, "items": len(batch), "tokens": tokens})
+        self._on_step(Step(posts, len(batch), tokens, spent, len(self._queue), self._budget))
 
     # On the model's thread
 
-    def _step(self, items: Sequence[Encoded], ahead: Sequence[Encoded]) -> Scores | _Failed:
-        if ahead and isinstance(self._classifier, LooksAhead):
-            try:
-                self._classifier.look_ahead(ahead)
-            except DeviceError:
-                raise
-            except Exception as error:  # noqa: BLE001  the step that it was for will meet it, and find the post
-                log.debug("look_ahead_failed", error=type(error).__name__, frames=frames(error))
-        try:
-            scores = self._classifier.score(items)
-        except DeviceError:
-            raise
-        except Exception as error:  # noqa: BLE001  the device is well, so some item of the batch is at fault
-            log.warning("step_failed", error=type(error).__name__, items=len(items), frames=frames(error))
-            return _Failed.TOO_LARGE if _out_of_memory(error) else _Failed.RAISED
-        if len(scores) != len(items):
-            log.warning("step_failed", items=len(items), answers=len(scores))
-            return _Failed.RAISED
-        return scores
+    def _step(self, items: Sequence[Item], ahead: Sequence[Item]) -> tuple[bool, Scores | Failure]:
+        """Whether it could look ahead, and the scores."""
+        return self.model.look_ahead(ahead), self.model.score(items)
 
 
-def _middle(batch: Sequence[_Item]) -> int:
-    """Where to halve: between two posts where that is possible, so that each keeps its windows together."""
-    middle = len(batch) // 2
-    cuts = [cut for cut in range(1, len(batch)) if batch[cut - 1][0] is not batch[cut][0]]
-    return min(cuts, key=lambda cut: abs(cut - middle), default=middle)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """torch.OutOfMemoryError without importing torch, and Python's own."""
-    named = type(error).__name__ == "OutOfMemoryError" and isinstance(error, RuntimeError)
-    return named or isinstance(error, MemoryError)
+_AT_FAULT = "different posts in a row have failed alone, and none has gone well: the model is at fault"
+_WHAT = {
+    Failure.TOO_LARGE: "needs more memory than the device has",
+    Failure.RAISED: "makes the model raise",
+    Failure.MALFORMED: "makes the model return what is no score",
+}

@@ -6,9 +6,10 @@ Offsets are those that were delivered, never computed: compaction and transactio
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import islice, takewhile
+from itertools import count, islice, takewhile
 from typing import Generic, NamedTuple, TypeVar
 
 from moderation import metrics, traces
@@ -16,9 +17,10 @@ from moderation.errors import DeliveryError
 from moderation.memory import Memory
 from moderation.publisher import Message, Publisher
 from moderation.suspects import Mark, Suspects
-from moderation.types import Verdict
+from moderation.types import Arrival, Verdict
 
 MOST = 500  # posts answered in one transaction
+_NUMBERS = count()  # of all posts that were taken, in their order
 
 T = TypeVar("T")
 
@@ -99,6 +101,7 @@ class Lane:
         self._sizes: dict[int, int] = {}  # of their records, by offset
         self._stamps: dict[int, int] = {}  # of them: when they were put on the topic, in milliseconds
         self._posts: set[asyncio.Task[None]] = set()
+        self._written = -math.inf  # of the post that came last, as in its Arrival
         self._changed = asyncio.Event()
         self._draining = False
 
@@ -164,6 +167,12 @@ class Lane:
         self._sizes[offset] = size
         self._stamps[offset] = stamp_ms
         return True
+
+    def arrival(self, stamp_ms: int, polled: float, wall: float) -> Arrival:
+        """Of a post that was taken. `polled` and `wall`: when its poll ended, by time.perf_counter and time.time."""
+        age = max(0.0, wall - stamp_ms / 1000) if stamp_ms > 0 else 0.0
+        self._written = max(self._written, polled - age)  # answered before the post in front, it could not be committed
+        return Arrival(polled, self._written, next(_NUMBERS))
 
     def own(self, post: asyncio.Task[None]) -> None:
         """The task of a post that was taken: it ends when the lane is cut."""

@@ -133,8 +133,14 @@ class Memory:
         if known is None:
             return None
         verdict = known.verdict if isinstance(known.verdict, Verdict) else known.verdict()
-        if verdict is None or verdict.identity != identity or not verdict.stands:
-            self._drop(digest)  # what was read is not what its digest says
+        read = known.verdict is not verdict  # from the topic, where others may write and earlier versions have
+        if verdict is None or verdict.identity != identity or not verdict.stands or (read and not _sound(verdict)):
+            self._drop(digest)  # what was read is not what its digest says, or no answer of a model
             return None
         self.remember(verdict)  # it is published once more now, and so the latest
         return verdict
+
+
+def _sound(verdict: Verdict) -> bool:
+    """Whether each finding has the score that it stands on."""
+    return all(finding.score is not None and finding.score.sound for finding in verdict.findings)

@@ -11,7 +11,19 @@ from moderation.batcher import Batcher
 from moderation.media import Media, Read
 from moderation.memory import Memory
 from moderation.policies import Policy, PolicySet, decide
-from moderation.types import Identity, ModelInfo, Post, Reason, Severity, Source, Stage, Status, Timings, Verdict
+from moderation.types import (
+    Arrival,
+    Identity,
+    ModelInfo,
+    Post,
+    Reason,
+    Severity,
+    Source,
+    Stage,
+    Status,
+    Timings,
+    Verdict,
+)
 
 
 class Moderator:
@@ -23,8 +35,16 @@ class Moderator:
         self._batcher = batcher
         self._model = model
 
-    async def moderate(self, post: Post, source: Source | None = None, memory: Memory | None = None) -> Verdict:
+    async def moderate(
+        self,
+        post: Post,
+        source: Source | None = None,
+        memory: Memory | None = None,
+        arrival: Arrival | None = None,
+    ) -> Verdict:
         """The verdict for a post: out of `memory` where the same was asked before, and else into it.
+
+        `arrival` decides which posts the model is asked about first; None: it came now.
 
         Raises PostError when the post cannot be judged, DeviceError when nothing can.
         """
@@ -32,7 +52,7 @@ class Moderator:
         async with self._media.opened(post) as read:
             asked = self._policies.asked_of(post)
             age = started - source.timestamp_ms / 1000 if source and source.timestamp_ms > 0 else 0.0
-            judge = partial(self._judge, post, read, asked, age)
+            judge = partial(self._judge, post, read, asked, arrival)
             if memory is not None and source is not None and asked:
                 verdict = await memory.decided(self._identity(post, read, asked), judge, source.offset)
             else:
@@ -55,9 +75,9 @@ class Moderator:
             asked=tuple(policy.id for policy in asked),
         )
 
-    async def _judge(self, post: Post, read: Read, asked: Sequence[Policy], age: float) -> Verdict:
+    async def _judge(self, post: Post, read: Read, asked: Sequence[Policy], arrival: Arrival | None) -> Verdict:
         questions = [policy.question_for_model for policy in asked]
-        answers = await self._batcher.score(read.content, questions, age)
+        answers = await self._batcher.score(read.content, questions, arrival)
         windows_of = zip(*answers.windows, strict=True)  # windows x policies -> policies x windows
         findings = tuple(policy.find(scores) for policy, scores in zip(asked, windows_of, strict=True))
         decision = decide(findings)

@@ -152,6 +152,15 @@ class WorkerSettings(_Group):
     encode_threads: int = Field(max(1, (os.cpu_count() or 1) - 1), ge=1, description="threads that prepare posts")
     encode_timeout_s: float = Field(60.0, gt=0, description="a post that takes longer to prepare becomes a dead letter")
     step_timeout_s: float = Field(300.0, gt=0, description="a batch that takes longer: the device is sick, exit")
+    failed_posts: int = Field(
+        5, ge=1, description="different posts in a row that each make the model fail, alone, until the process exits"
+    )
+    failed_post_s: float = Field(
+        2.0, gt=0, description="seconds that such a post waits for another to be scored before it is a dead letter"
+    )
+    self_check_s: float = Field(
+        60.0, ge=0, description="seconds between two self-checks of the model; 0: only after a step that failed"
+    )
     drain_timeout_s: float = Field(60.0, gt=0, description="how long a stopping worker finishes what it has begun")
 
 

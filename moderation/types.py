@@ -6,6 +6,7 @@ The way of a post through them: Post -> Content -> (with Questions) Encoded -> S
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from functools import lru_cache
@@ -13,6 +14,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
+
+# By how much a probability may differ from the sigmoid of its margin. In float32 the two differ by some 1e-7, in
+# float16 by 5e-4 at most; a threshold is a number of two or three digits.
+SIGMOID_ERROR = 1e-3
 
 
 class Outcome(IntEnum):
@@ -119,6 +124,20 @@ class Score:
     margin: float  # logit(Yes) - logit(No)
     mass: float  # what the answer tokens hold of the full softmax, 0..1
 
+    @property
+    def sound(self) -> bool:
+        """Whether the three can be a model's answer: finite floats in their ranges, probability and margin agreeing."""
+        probability, margin, mass = self.probability, self.margin, self.mass
+        return (
+            isinstance(probability, float)
+            and isinstance(margin, float)
+            and isinstance(mass, float)
+            and 0.0 <= probability <= 1.0
+            and 0.0 <= mass <= 1.0
+            and -math.inf < margin < math.inf
+            and abs(probability - (0.5 + 0.5 * math.tanh(0.5 * margin))) <= SIGMOID_ERROR  # tanh overflows nowhere
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -162,6 +181,15 @@ class Source:
     partition: int
     offset: int
     timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """When a post came, in seconds of time.perf_counter: what decides which posts are the oldest."""
+
+    polled: float  # one moment for all posts of a poll
+    written: float  # to its topic; not after `polled`, and not before the post in front of it on its partition
+    number: int = 0  # among posts that were written together, the lower is the older
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ then gives its partitions to another worker, which fences ours and goes on from 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -65,14 +66,14 @@ async def _run(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
     metrics.POLICIES.labels(policies.digest).set(1)
     if model.caution:
         log.warning("model_is_not_for_people", model=model.name, caution=model.caution)
-    async with Batcher(classifier, settings.worker) as batcher, vitals.device_memory(classifier):
+    async with Batcher(classifier, settings.worker) as batcher, vitals.device_memory(batcher.model):
         asked = [policy.question_for_model for policy in policies.policies if policy.asked]
         await unless_stopped(stop, batcher.warm_up(asked))
         if not stop.is_set():
             log.info("policies_loaded", policies=len(asked), digest=policies.digest, version=moderation.__version__)
             worker = Worker(Moderator(policies, media, batcher, model), settings, pulse)
             pulse.started = True
-            async with vitals.watched(worker, batcher, classifier, pulse):
+            async with vitals.watched(worker, batcher, batcher.model, pulse):
                 await worker.run(stop)
 
 
@@ -185,12 +186,14 @@ class Worker:
     def _hand_out(self, polled: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
         sizes = [_size(record) for records in polled.values() for record in records]
         self._largest = max([self._largest, *sizes])
+        now, wall = time.perf_counter(), time.time()  # one moment decides the age of all of them
         for partition, records in polled.items():
             lane = self._lanes.get(partition)
             for record in records:
                 if lane is None or not lane.take(record.offset, _size(record), record.timestamp):
                     break  # aiokafka may hand out records before we have the position; we seek back to them
-                lane.own(self._begin_task(self._processor.process(lane, record)))
+                arrival = lane.arrival(record.timestamp, now, wall)
+                lane.own(self._begin_task(self._processor.process(lane, record, arrival)))
 
     async def _fetch(self, *partitions: TopicPartition, most: int) -> dict[TopicPartition, list[ConsumerRecord]]:
         """In a rebalance it returns when that is over, whatever POLL_MS says; it may be cancelled at any time."""

@@ -6,13 +6,19 @@ Importing this package imports neither torch nor transformers: `load` opens the 
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
-from moderation.errors import ConfigError
+import structlog
+
+from moderation.errors import ConfigError, DeviceError, ModerationError
 from moderation.settings import ModelSettings
+from moderation.telemetry import frames
 from moderation.types import Content, ModelInfo, Question, Score
+
+log = structlog.get_logger()
 
 # A model's short name, or the model_type of its config.json -> the function that loads it, given ModelSettings.
 MODELS: dict[str, str] = {
@@ -87,9 +93,24 @@ class Measured(Protocol):
 def load(settings: ModelSettings) -> Classifier:
     """The model that the settings name, ready to score. Raises ConfigError when there is none, or it is broken.
 
+    DeviceError: it has failed in a way that nobody foresaw. Of the error's text nothing is kept: it may quote a secret.
+
     A name is a short one of MODELS, with options after `?` where the model has any; else `demo` (the
     checkpoint that the package brings), a folder or a hub id, whose config.json says by model_type which door to open.
     """
+    try:
+        return _load(settings)
+    except (ModerationError, ModuleNotFoundError):  # the latter names a module, and what to install
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise  # a person at the terminal
+        name = type(error).__name__
+        log.error("model_load_failed", error=name, frames=frames(error))  # noqa: TRY400  no text
+    raise DeviceError(f"the model cannot be loaded ({name})")
+
+
+def _load(settings: ModelSettings) -> Classifier:
     kind = settings.name.partition("?")[0]
     if kind not in MODELS:
         from moderation.models import checkpoint  # noqa: PLC0415 - reads safetensors with torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,9 +18,10 @@ from aiokafka.producer import producer as aiokafka_producer
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from moderation import worker
-from moderation.batcher import PROBE
 from moderation.models.fake import Fake
+from moderation.self_check import PROBES
 from moderation.settings import ModelSettings, Settings
+from moderation.types import Score
 
 PARTITIONS = 6
 POLICY = """
@@ -162,12 +164,17 @@ class Fickle(Fake):
         self.asked: list[str] = []
 
     def score(self, batch: Any) -> Any:
-        self.asked += [item.text for item in batch if item.text != PROBE.text]
+        ours = {probe.text for probe in PROBES}
+        self.asked += [item.text for item in batch if item.text not in ours]
         base = len(self.asked)
         return [
-            [replace(one, probability=1 / (2 + base + number)) for one in row]
-            for number, row in enumerate(super().score(batch))
+            row if item.text in ours else [another(one, 1 / (2 + base + number)) for one in row]
+            for number, (item, row) in enumerate(zip(batch, super().score(batch), strict=True))
         ]
+
+
+def another(score: Score, probability: float) -> Score:
+    return replace(score, probability=probability, margin=math.log(probability / (1 - probability)))
 
 
 @asynccontextmanager

@@ -204,12 +204,12 @@ async def test_back_pressure_holds_the_bounds(field: Field, monkeypatch: pytest.
     most: Counter[str] = Counter()
     process = Processor.process
 
-    async def watched(self: Processor, lane: Any, record: ConsumerRecord) -> None:
+    async def watched(self: Processor, lane: Any, record: ConsumerRecord, *arrival: Any) -> None:
         under_way[record.partition] += 1
         most["of one"] = max(most["of one"], *under_way.values())
         most["of all"] = max(most["of all"], under_way.total())
         try:
-            await process(self, lane, record)
+            await process(self, lane, record, *arrival)
         finally:
             under_way[record.partition] -= 1
 

@@ -4,10 +4,13 @@ A post asks for a fault with a word `fault:<method>:<kind>` in its text, for ins
 the keys of SCORE, ENCODE and LOOK_AHEAD. The model's name asks for faults of the model itself:
 
     misbehaving?every=10&fault=score:raise    every tenth call of score fails, whatever it holds
+    misbehaving?at=10&fault=score:raise       the tenth call fails
     misbehaving?shift=1                       rows come shifted by one once score has raised: each is the one before
-    misbehaving?blind=1                       score fails on each batch that holds a post of the test
+    misbehaving?blind=10                      from the tenth call on score fails on what holds a post of the test
+    misbehaving?load=panic                    it cannot be loaded
+    misbehaving?once=FILE                     all this only in the process that creates the file
 
-Other options are those of `moderation.models.fake`, and so are the answers to everything else.
+`step_ms` and the answers to everything else are those of `moderation.models.fake`.
 """
 
 from __future__ import annotations
@@ -18,12 +21,12 @@ import threading
 from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
 from moderation.errors import DeviceError
 from moderation.models import Encoded
-from moderation.models import fake as double
 from moderation.models.fake import Fake, FakeEncoded
 from moderation.settings import ModelSettings
 from moderation.types import Content, Question, Score
@@ -125,9 +128,12 @@ def asked(text: str, method: str) -> str:
 class Misbehaving(Fake):
     """See the module's text."""
 
-    def __init__(self, inner: Fake, *, every: int, fault: str, shift: bool, blind: bool) -> None:
-        super().__init__(step_ms=inner.step_ms, raise_on=inner.raise_on, nonce=inner.nonce)
-        self._every, self._fault, self._shift, self._blind = every, fault.rpartition(":")[2], shift, blind
+    def __init__(
+        self, *, step_ms: float = 0.0, every: int = 0, at: int = 0, fault: str = "", shift: bool = False, blind: int = 0
+    ) -> None:
+        super().__init__(step_ms=step_ms)
+        self._every, self._at, self._fault = every, at, fault.rpartition(":")[2]
+        self._shift, self._blind = shift, blind
         self._calls = 0
         self._raised = False
         self._held: list[Score] | None = None  # the last row of the step before, when rows are shifted
@@ -160,9 +166,9 @@ class Misbehaving(Fake):
 
     def _rows(self, batch: Sequence[Encoded]) -> Any:
         texts = [getattr(item, "text", "") for item in batch]
-        if self._every and self._calls % self._every == 0:
+        if (self._every and self._calls % self._every == 0) or self._calls == self._at:
             STRIKES[self._fault]()
-        if self._blind and any(OF_THE_TEST in text.split() for text in texts):
+        if self._blind and self._calls >= self._blind and any(OF_THE_TEST in text.split() for text in texts):
             raise RuntimeError(SECRET)
         kinds = [asked(text, "score") for text in texts]
         for kind in kinds:
@@ -177,10 +183,15 @@ class Misbehaving(Fake):
 
 def load(settings: ModelSettings) -> Misbehaving:
     """The double, with the options in its name."""
-    options = dict(parse_qsl(settings.name.partition("?")[2], keep_blank_values=True))
+    options = dict(parse_qsl(settings.name.partition("?")[2]))
+    step_ms = float(options.pop("step_ms", 0))
+    if once := options.pop("once", ""):
+        try:
+            Path(once).touch(exist_ok=False)
+        except FileExistsError:
+            return Misbehaving(step_ms=step_ms)
     if kind := options.pop("load", ""):
         STRIKES[kind]()
-    every, fault = int(options.pop("every", 0)), options.pop("fault", "")
-    shift, blind = bool(int(options.pop("shift", 0))), bool(int(options.pop("blind", 0)))
-    inner = double.load(settings.model_copy(update={"name": f"fake?{urlencode(options)}"}))
-    return Misbehaving(inner, every=every, fault=fault, shift=shift, blind=blind)
+    fault = options.pop("fault", "")
+    numbers = {name: int(value) for name, value in options.items()}
+    return Misbehaving(step_ms=step_ms, fault=fault, shift=bool(numbers.pop("shift", 0)), **numbers)

@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from tests.misbehaving.model import ENCODE, SCORE
 from tests.misbehaving.storey import Row
 
 PASSES = ("raise", "memory", "panic", "cancelled", "interrupt", "exit", "stop")  # that a step may raise and be well
+SMALL_STEPS = {"MODERATION_WORKER__BATCH_TOKENS": "60"}
+DIES_ONCE: Any = {"exits": frozenset({3}), "deaths": 1}
 MANY = 2_000  # good posts of a row of the full set
 
 _ROWS = (
     Row("score-returns-what-is-no-score", faults=[f"fault:score:{kind}" for kind in SCORE], posts=80),
     Row("score-raises", faults=[f"fault:score:{kind}" for kind in PASSES]),
-    Row("look_ahead-raises", faults=[f"fault:look_ahead:{kind}" for kind in PASSES], dead=False),
+    Row(
+        "look_ahead-raises",
+        faults=[f"fault:look_ahead:{kind}" for kind in PASSES],
+        dead=False,
+        settings=SMALL_STEPS,
+    ),
     Row("encode-raises", faults=[f"fault:encode:{kind}" for kind in PASSES]),
     Row("encode-returns-no-windows", faults=[f"fault:encode:{kind}" for kind in ENCODE]),
+    Row("every-tenth-call-raises", "misbehaving?every=10&fault=score:raise", posts=60, settings=SMALL_STEPS),
+    Row(
+        "rows-come-shifted-after-one-exception",
+        "misbehaving?step_ms=5&at=8&fault=score:raise&shift=1&once=FILE",
+        posts=200,
+        settings=SMALL_STEPS,
+        **DIES_ONCE,
+    ),
+    Row(
+        "everything-but-the-probe-fails",
+        "misbehaving?step_ms=5&blind=8&once=FILE",
+        posts=60,
+        settings=SMALL_STEPS,
+        **DIES_ONCE,
+    ),
+    Row("loading-panics", "misbehaving?load=panic&once=FILE", posts=5, **DIES_ONCE),
+    Row("a-bad-post-that-nobody-follows", faults=["fault:score:raise"], posts=0),
 )
 ROWS = {row.name: row for row in _ROWS}
-FULL = {name: replace(row, posts=MANY, timeout=240.0) for name, row in ROWS.items()}
+FULL = {name: replace(row, posts=MANY if row.posts else 0, timeout=240.0) for name, row in ROWS.items()}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ class Row:
     posts: int = 40  # good ones, every third of them violating
     workers: int = 1
     dead: bool = True  # whether the posts with faults end as dead letters; False: they are judged like any other
-    exits: frozenset[int] = frozenset()  # exit codes that the fault explains; a worker that exits is started again
-    deaths: int = 0  # most of them
+    exits: frozenset[int] = frozenset()  # codes that workers must exit with, and no others; the next one is started
+    deaths: int = 0  # most exits
     settings: Mapping[str, str] = field(default_factory=dict)
     timeout: float = 40.0  # seconds until all posts must be answered
 
@@ -112,7 +113,11 @@ async def workers(field: Field, row: Row, folder: Path) -> AsyncIterator[list[_S
 async def play(field: Field, row: Row, folder: Path) -> Outcome:
     """Posts everything, waits for all verdicts, stops the workers, and checks what holds for every row."""
     values = posts(row)
-    await field.produce(*((n % PARTITIONS, f"author-{n}".encode(), value, ()) for n, value in values.items()))
+    drawn = random.Random(0)
+    await field.produce(
+        *((drawn.randrange(PARTITIONS), f"author-{n}".encode(), value, ()) for n, value in values.items())
+    )
+    row = replace(row, model=row.model.replace("FILE", str(folder / "struck")))
     async with workers(field, row, folder) as slots:
         verdicts = await field.verdicts(len(values), row.timeout)
     outcome = Outcome(verdicts, [code for slot in slots for code in slot.exits], [log for s in slots for log in s.logs])
@@ -135,4 +140,5 @@ def check(row: Row, values: Mapping[int, bytes], outcome: Outcome) -> None:
     assert not wrong
     assert set(outcome.exits) <= row.exits | {0}, outcome.logs
     assert sum(code != 0 for code in outcome.exits) <= row.deaths
+    assert row.exits <= set(outcome.exits), "the fault never struck"
     assert not [log for log in outcome.logs if SECRET in log or OF_THE_TEST in log]

@@ -21,6 +21,7 @@ from tests.misbehaving.storey import MODULE, faulty, good
 
 QUIET = 4  # partitions that get a post a second; the first gets the one that kills
 KILLER = 0  # number of that post
+WARM = 10_000  # and following: numbers of the posts before it
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ async def play(field: Field, word: str, *, seconds: int, pause: Pause, timeout: 
     supervisors = [Supervisor(environment, pause, random.Random(chance.random())) for _ in range(2)]
     sent: dict[str, float] = {}
     async with supervised(supervisors):
-        await field.produce(*((at, b"key", good(f"warm-{at}"), ()) for at in range(PARTITIONS)))
+        await field.produce(*((at, b"key", good(WARM + at), ()) for at in range(PARTITIONS)))
         await field.verdicts(PARTITIONS, 60)
         begun = time.time()
         sent[f"post-{KILLER}"] = begun
@@ -150,7 +151,7 @@ async def play(field: Field, word: str, *, seconds: int, pause: Pause, timeout: 
         await _post(field, sent, seconds)
         total = PARTITIONS + len(sent)
         await field.read(field.topics[1], total, timeout)
-    sent |= {f"post-warm-{at}": begun for at in range(PARTITIONS)}
+    sent |= {f"post-{WARM + at}": begun for at in range(PARTITIONS)}
     verdicts = await field.read(field.topics[1], total)
     letters = await field.read(field.topics[2], 0)
     last = max(record.timestamp for record in verdicts) / 1000

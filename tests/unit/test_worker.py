@@ -16,6 +16,7 @@ from moderation.ops import Pulse
 from moderation.publisher import Publisher
 from moderation.settings import LogSettings, Settings
 from moderation.suspects import Opening
+from moderation.types import Arrival
 from moderation.worker import Worker
 from tests.builders import a_policy
 from tests.unit.test_moderator import a_moderator
@@ -36,7 +37,7 @@ async def told(level: Any, *records: ConsumerRecord) -> list[dict[str, Any]]:
         lane = Lane(Publisher(settings.kafka, 3, nowhere), Memory(10, 1 << 20), asyncio.Event(), 10)
         with capture_logs() as events:
             for record in records:
-                await processor.process(lane, record)
+                await processor.process(lane, record, Arrival(0.0, 0.0))
         assert processor.settled == len(records)
     return [dict(event) for event in events]
 
