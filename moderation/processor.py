@@ -25,6 +25,7 @@ from moderation.suspects import ATTEMPTS
 from moderation.telemetry import POST
 from moderation.types import Arrival, Post, Reason, Source, Verdict
 
+OTHERS_FIRST_S = 2.0  # after an opening: partitions open one after another
 SMALL_BYTES = 64 << 10  # of a value that is decoded right on the event loop
 
 log = structlog.get_logger()
@@ -81,27 +82,34 @@ class Processor:
             return await self._answer(lane, delivery)
 
     async def _attempt(self, lane: Lane, delivery: Delivery) -> Answer:
-        """A suspect. It waits behind suspects that were attempted less often: their partitions get on first."""
-        async with lane.in_order, self.isolation.alone(lane.suspects.attempts(delivery.record.offset)):
-            number = await lane.attempt(delivery.record.offset)
-            try:
-                if number > ATTEMPTS:
-                    verdict = await self._give_up(delivery, decode=number == ATTEMPTS + 1)
-                    answer = self._published(delivery, verdict)
-                else:
-                    log.info(
-                        "post_attempted_alone",
-                        partition=delivery.source.partition,
-                        offset=delivery.source.offset,
-                        attempt=number,
-                    )
-                    metrics.ATTEMPTS.inc()
-                    answer = await self._answer(lane, delivery)
-            except Exception as error:
-                self._fail(error, lane)
-                raise
-            await lane.passed(delivery.record.offset)
-            return answer
+        """A suspect. One that may end the process again lets the posts of other partitions go first."""
+        earlier = lane.suspects.attempts(delivery.record.offset)
+        guilty = earlier >= ATTEMPTS
+        async with lane.in_order:
+            await asyncio.sleep(OTHERS_FIRST_S if earlier and not guilty else 0)
+            async with self.isolation.alone(0 if guilty else earlier):
+                return await self._attempt_alone(lane, delivery)
+
+    async def _attempt_alone(self, lane: Lane, delivery: Delivery) -> Answer:
+        number = await lane.attempt(delivery.record.offset)
+        try:
+            if number > ATTEMPTS:
+                verdict = await self._give_up(delivery, decode=number == ATTEMPTS + 1)
+                answer = self._published(delivery, verdict)
+            else:
+                log.info(
+                    "post_attempted_alone",
+                    partition=delivery.source.partition,
+                    offset=delivery.source.offset,
+                    attempt=number,
+                )
+                metrics.ATTEMPTS.inc()
+                answer = await self._answer(lane, delivery)
+        except Exception as error:
+            self._fail(error, lane)
+            raise
+        await lane.passed(delivery.record.offset)
+        return answer
 
     async def _give_up(self, delivery: Delivery, *, decode: bool) -> Verdict:
         """The verdict of a post that has ended several processes; decode: to find its id, unless that has ended one."""

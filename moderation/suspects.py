@@ -3,9 +3,11 @@
 Kafka delivers a post again after a crash, so one post that ends the process would end every worker, one after another.
 The metadata of the committed offset is where this is remembered, since it survives the process:
 
-    1. Before the first post of an opening is processed, the metadata counts the opening. Progress clears the count.
-    2. An opening that finds a count has suspects: the posts that may have been in hand at the crash. They are
-       processed one at a time, each alone in the process. Before each, the metadata records the attempt.
+    1. Before the first post of an opening is processed, the metadata counts the opening. Progress clears the count;
+       what is left says only that the partition is open. A drain leaves no metadata.
+    2. An opening that finds a count has suspects: the posts that may have been in hand at the crash. So has one that
+       finds that the partition was left open, if only FEW posts wait in it. Suspects are processed one at a time,
+       each alone in the process. Before each, the metadata records the attempt.
     3. A post that was attempted alone ATTEMPTS times, and ended the process each time, is given up.
 
 A worker that drains its posts, or that ends because of Kafka, takes back what it has recorded. Knows no Kafka.
@@ -22,7 +24,7 @@ from typing import NamedTuple
 # One crash proves nothing: a machine fails, or a memory limit is hit, while an innocent post is alone. Two in a row,
 # in two processes, both between the record of the attempt and its end, are taken as proof.
 ATTEMPTS = 2
-FEW = 16  # posts in hand at an orderly end: more are not worth processing one at a time because of one crash
+FEW = 16  # suspects because of one crash alone; more take too long, where most crashes have another cause than a post
 STUCK_S = 5.0  # an attempt that a drain cuts off after this time counts as one: a post that hangs is drained for ever
 
 _METADATA = re.compile(
@@ -35,6 +37,7 @@ _METADATA = re.compile(
 class Mark:
     """What earlier openings of a partition have left in the metadata of its committed offset."""
 
+    open: bool = False  # the partition was not drained
     openings: int = 0  # at this offset, with posts in hand and without progress
     until: int = 0  # first offset that was not in hand then; 0: unknown
     offset: int = 0  # of the post that was attempted alone; only where there are attempts
@@ -47,16 +50,22 @@ class Mark:
         if found is None:
             return cls()
         at, *fields = (int(number) for number in found.groups())
-        return cls(*fields) if at == position else cls()
+        return cls(True, *fields) if at == position else cls()
 
     def metadata(self, position: int) -> str:
         """What is stored with this committed offset; empty for an empty mark. At most 120 bytes."""
-        if not self.openings:
+        if not self.open:
             return ""
         return (
             f"moderation/1 position={position} openings={self.openings} until={self.until} "
             f"offset={self.offset} attempts={self.attempts}"
         )
+
+    def suspected(self, position: int, end: int) -> Mark:
+        """The mark for an opening at this position, of a partition that ends at `end`: `until` is known in it."""
+        if self.openings:
+            return replace(self, until=self.until or end)
+        return Mark(True, 1, end) if self.open and 0 < end - position <= FEW else self
 
 
 class Opening(NamedTuple):
@@ -64,6 +73,9 @@ class Opening(NamedTuple):
 
     position: int  # the first offset that is not answered
     mark: Mark = Mark()
+
+
+OPEN = Mark(True)
 
 
 class Suspects:
@@ -100,12 +112,12 @@ class Suspects:
 
     def count(self) -> None:
         """Posts are about to be in hand."""
-        self._now = self._now or Mark(self._openings)
+        self._now = self._now or Mark(True, self._openings)
 
     def attempt(self, offset: int) -> int:
         """The post is about to be attempted alone. Returns the number of this attempt, from 1."""
         number = self.attempts(offset) + 1
-        self._now = Mark(self._openings, self.found.until, offset, number)
+        self._now = Mark(True, self._openings, self.found.until, offset, number)
         self._begun = self._clock()
         return number
 
@@ -126,10 +138,10 @@ class Suspects:
             self.counted = True
             self._alone = {offset for offset in self._alone if offset > answered}
             self._openings = 1
-            self._resting = Mark(1, self.found.until) if self._left or self._alone else Mark()
+            self._resting = Mark(True, 1, self.found.until) if self._left or self._alone else Mark()
             if self._now and not self._now.attempts:
                 self._now = None
-        return self._now or self._resting
+        return self._now or (self._resting if self._resting.open else OPEN)
 
     def written(self, mark: Mark) -> None:
         """It is committed."""
@@ -142,11 +154,12 @@ class Suspects:
         An attempt that was cut off after STUCK_S stays recorded.
         """
         stuck = self._now is not None and self._now.attempts and self._clock() - self._begun >= STUCK_S
-        return None if stuck or self._written == self._resting else self._resting
+        left = self._resting if self._resting.openings else Mark()
+        return None if stuck or self._written == left else left
 
     def at_crash(self, unsettled: int, reached: int) -> Mark | None:
         """What to commit before an end that posts in hand may have caused; None: nothing.
 
         unsettled: posts in hand without an outcome; reached: the first offset that was not delivered.
         """
-        return None if self._written.openings or not 0 < unsettled <= FEW else Mark(1, reached)
+        return None if self._written.openings or not 0 < unsettled <= FEW else Mark(True, 1, reached)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -271,8 +270,8 @@ class Worker:
                 if committed is None:
                     return Opening((await self._consumer.beginning_offsets([partition]))[partition])
                 mark = Mark.read(committed.metadata, committed.offset)
-                if mark.openings and not mark.until:
-                    mark = replace(mark, until=(await self._consumer.end_offsets([partition]))[partition])
+                if mark.open:
+                    mark = mark.suspected(committed.offset, (await self._consumer.end_offsets([partition]))[partition])
         except (KafkaError, TimeoutError) as error:
             what = f"no position in {partition.topic}/{partition.partition}"
             raise DeliveryError(f"{what}: {type(error).__name__}") from error

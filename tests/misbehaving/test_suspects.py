@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections import Counter
 from statistics import median
 
@@ -16,14 +17,13 @@ from tests.misbehaving.supervised import KILLER, QUIET, Pause, Run, play
 FULL = bool(os.environ.get("MODERATION_TEST_FULL"))
 PAUSE = Pause(2, 10) if FULL else Pause(0.5, 1)
 SECONDS = 60 if FULL else 15
-QUICK = {"fault:score:abort": -6, "fault:score:device": 3}
+QUICK = {"fault:score:abort": -signal.SIGABRT, "fault:score:device": 3}
 KINDS = QUICK | {
     "fault:score:hang": 3,
-    "fault:encode:abort": -6,
+    "fault:encode:abort": -signal.SIGABRT,
     "fault:encode:device": 3,
 }
-# An abort leaves no time to say which posts were in hand: it takes an opening more until they are suspects.
-MOST_DEATHS = 4
+MOST_DEATHS = 3  # one that makes it a suspect, and two while it is alone
 
 
 @pytest.mark.parametrize("word", KINDS if FULL else QUICK)
@@ -45,11 +45,12 @@ async def test_a_post_that_ends_the_process_ends_few(word: str, delivery: str, f
     assert len(run.letters) == 1
     assert dict(run.letters[0].headers)["dlq.error.code"] == b"MODEL_CRASHED"
     assert {life.code for life in run.deaths} == {KINDS[word]}
-    assert {life.code for life in run.stops} == {0}
-    assert 2 <= len(run.deaths) <= MOST_DEATHS
+    assert {life.code for life in run.stops} <= {0, -signal.SIGTERM}  # the latter: while it was starting
+    assert len(run.deaths) <= MOST_DEATHS
     assert len(run.events("post_given_up")) == 1
     assert run.events("partition_opened_with_suspects")
-    assert not [log for log in run.logs if SECRET in log]
+    if not word.endswith(":device"):  # the text of a DeviceError is the model's own, for operators
+        assert not [log for log in run.logs if SECRET in log]
 
 
 def once(run: Run) -> None:

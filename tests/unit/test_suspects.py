@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moderation.suspects import ATTEMPTS, FEW, STUCK_S, Mark, Suspects
+from moderation.suspects import ATTEMPTS, FEW, OPEN, STUCK_S, Mark, Suspects
 
 NUMBERS = st.integers(0, 10**9 - 1)
-MARKS = st.builds(Mark, openings=st.integers(1, 10**9 - 1), until=NUMBERS, offset=NUMBERS, attempts=NUMBERS)
+MARKS = st.builds(
+    Mark, open=st.just(True), openings=st.integers(0, 10**9 - 1), until=NUMBERS, offset=NUMBERS, attempts=NUMBERS
+)
 
 
 @given(MARKS, st.integers(0, 10**18 - 1))
@@ -55,9 +57,7 @@ class Log:
     mark: Mark = field(default_factory=Mark)
 
     def opened(self, *offsets: int, most: int = 8, end: int = 1000, clock: float = 0.0) -> Suspects:
-        found = Mark.read(self.mark.metadata(self.position), self.position)
-        if found.openings and not found.until:
-            found = Mark(found.openings, end, found.offset, found.attempts)
+        found = Mark.read(self.mark.metadata(self.position), self.position).suspected(self.position, end)
         suspects = Suspects(found, most, lambda: clock)
         for offset in offsets:
             suspects.deliver(offset)
@@ -88,20 +88,26 @@ def test_progress_clears_the_count_and_the_next_opening_has_no_suspects() -> Non
     log = Log()
     first = log.opened(100, 101)
     log.count(first)
-    assert log.mark == Mark(1)
+    assert log.mark == Mark(True, 1)
     log.commit(first, 100)
+    assert log.mark == OPEN
+    log.mark = first.at_drain() or log.mark
     assert log.mark == Mark()
-    assert 101 not in log.opened(101)
+    assert 101 not in log.opened(101, end=102)
 
 
-def test_a_worker_that_is_killed_in_the_midst_of_its_work_leaves_no_suspects() -> None:
+def test_a_worker_that_is_killed_in_the_midst_of_its_work_leaves_no_suspects_but_a_few() -> None:
     log = Log()
     first = log.opened(100, 101)
     log.count(first)
     log.commit(first, 100)  # killed after it
-    second = log.opened(101)
-    assert 101 not in second
-    assert not second.counted
+    many = log.opened(101, end=101 + FEW + 1)
+    assert 101 not in many
+    assert not many.counted
+    assert log.opened(101, end=101).found.openings == 0, "none waits"
+    few = log.opened(101, 102, end=101 + 1)
+    assert 101 in few
+    assert 102 not in few, "it came later"
 
 
 def test_a_post_that_ends_the_process_is_attempted_alone_twice_and_then_given_up() -> None:
@@ -140,7 +146,7 @@ def test_an_innocent_post_whose_machine_failed_is_not_given_up() -> None:
 
 def test_publishing_that_fails_after_a_post_was_given_up_does_not_hide_its_id() -> None:
     """Another attempt more, and it would be given up without being decoded."""
-    log = Log(mark=Mark(1, 101, 100, ATTEMPTS))
+    log = Log(mark=Mark(True, 1, 101, 100, ATTEMPTS))
     first = log.opened(100)
     assert log.attempt(first, 100) == ATTEMPTS + 1
     assert first.passed(100)
@@ -149,7 +155,7 @@ def test_publishing_that_fails_after_a_post_was_given_up_does_not_hide_its_id() 
 
 
 def test_the_attempt_at_a_post_that_is_gone_says_nothing_about_the_next() -> None:
-    log = Log(mark=Mark(1, 110, 100, 2))
+    log = Log(mark=Mark(True, 1, 110, 100, 2))
     suspects = log.opened(103)  # 100 was compacted away
     assert 103 in suspects
     assert log.attempt(suspects, 103) == 1
@@ -159,27 +165,27 @@ def test_the_attempt_at_a_post_that_is_gone_says_nothing_about_the_next() -> Non
 def test_suspects_are_those_that_may_have_been_in_hand(*, gaps: bool) -> None:
     step = 3 if gaps else 1
     offsets = range(100, 100 + 20 * step, step)
-    many = Log(mark=Mark(1)).opened(*offsets, most=5)
+    many = Log(mark=Mark(True, 1)).opened(*offsets, most=5)
     assert [one for one in offsets if one in many] == list(offsets[:5])
-    few = Log(mark=Mark(1)).opened(*offsets, most=5, end=103)
+    few = Log(mark=Mark(True, 1)).opened(*offsets, most=5, end=103)
     assert [one for one in offsets if one in few] == [one for one in offsets if one < 103]
-    known = Log(mark=Mark(1, 102)).opened(*offsets, most=5)
+    known = Log(mark=Mark(True, 1, 102)).opened(*offsets, most=5)
     assert [one for one in offsets if one in known] == [one for one in offsets if one < 102]
 
 
 def test_while_suspects_remain_progress_does_not_clear_the_count() -> None:
-    log = Log(mark=Mark(3, 102))
+    log = Log(mark=Mark(True, 3, 102))
     suspects = log.opened(100, 101, 102)
     log.attempt(suspects, 100)
     log.pass_(suspects, 100)
-    assert log.mark == Mark(1, 102)
+    assert log.mark == Mark(True, 1, 102)
     log.attempt(suspects, 101)
     log.pass_(suspects, 101)
-    assert log.mark == Mark(), "102 came later"
+    assert log.mark == OPEN, "102 came later"
 
 
 def test_an_erasure_between_suspects_does_not_take_the_attempt_back() -> None:
-    log = Log(mark=Mark(1, 110))
+    log = Log(mark=Mark(True, 1, 110))
     suspects = log.opened(100, 101)
     suspects.attempt(101)
     log.commit(suspects, 100)  # 100 is an erasure
@@ -192,18 +198,20 @@ def test_a_drain_takes_back_what_it_has_recorded() -> None:
     first = log.opened(100)
     log.count(first)
     assert first.at_drain() == Mark()
-    found = Mark(2, 105, 100, 1)
+    found = Mark(True, 2, 105, 100, 1)
     log = Log(mark=found)
     second = log.opened(100)
     log.attempt(second, 100)
     assert second.at_drain() == found
     log.pass_(second, 100)
-    assert log.opened(101).at_drain() is None
+    assert log.mark == Mark(True, 1, 105), "more of them may come"
+    assert second.at_drain() is None
+    assert Log().opened(100).at_drain() is None
 
 
 def test_but_not_the_attempt_at_a_post_that_was_stuck() -> None:
     now = 0.0
-    suspects = Suspects(Mark(1, 105), 8, lambda: now)
+    suspects = Suspects(Mark(True, 1, 105), 8, lambda: now)
     suspects.deliver(100)
     suspects.attempt(100)
     suspects.written(suspects.mark(None))
@@ -216,7 +224,7 @@ def test_before_an_end_that_a_post_may_have_caused_the_few_in_hand_become_suspec
     first = log.opened(*range(100, 103))
     log.count(first)
     log.commit(first, 100)
-    assert first.at_crash(2, 103) == Mark(1, 103)
+    assert first.at_crash(2, 103) == Mark(True, 1, 103)
     assert first.at_crash(0, 103) is None
     assert first.at_crash(FEW + 1, 200) is None
     log.commit(second := log.opened(101))
