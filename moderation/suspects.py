@@ -138,7 +138,8 @@ class Suspects:
             self.counted = True
             self._alone = {offset for offset in self._alone if offset > answered}
             self._openings = 1
-            self._resting = Mark(True, 1, self.found.until) if self._left or self._alone else Mark()
+            remain = self._alone or (self._left and answered + 1 < self.found.until)
+            self._resting = Mark(True, 1, self.found.until) if remain else Mark()
             if self._now and not self._now.attempts:
                 self._now = None
         return self._now or (self._resting if self._resting.open else OPEN)

@@ -184,6 +184,14 @@ def test_while_suspects_remain_progress_does_not_clear_the_count() -> None:
     assert log.mark == OPEN, "102 came later"
 
 
+def test_the_last_suspect_is_the_last_even_if_nothing_comes_after_it() -> None:
+    log = Log(mark=Mark(True, 1, 101))
+    suspects = log.opened(100)
+    log.attempt(suspects, 100)
+    log.pass_(suspects, 100)
+    assert log.mark == OPEN
+
+
 def test_an_erasure_between_suspects_does_not_take_the_attempt_back() -> None:
     log = Log(mark=Mark(True, 1, 110))
     suspects = log.opened(100, 101)
