@@ -9,7 +9,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -151,7 +151,14 @@ class _Causes(logging.Filter):
         return last
 
 
-async def committed(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int | None:
+class Committed(NamedTuple):
+    """What a group has committed for a partition."""
+
+    offset: int
+    metadata: str  # as it was committed with the offset, by whatever tool
+
+
+async def committed(consumer: AIOKafkaConsumer, partition: TopicPartition) -> Committed | None:
     """The group's offset, None if it has none. Asks until it is told or cancelled; raises KafkaError if refused.
 
     In place of the consumer's own, which reads the errors of partitions and not that of the group: a coordinator that
@@ -163,7 +170,8 @@ async def committed(consumer: AIOKafkaConsumer, partition: TopicPartition) -> in
             await coordinator.ensure_coordinator_known()
             asked = [(partition.topic, [partition.partition])]
             answer = await coordinator._send_req(OffsetFetchRequest(coordinator.group_id, asked))
-            ((_, ((_, offset, _, code),)),) = answer.topics or [(partition.topic, [(partition.partition, -1, "", 0)])]
+            nothing = [(partition.topic, [(partition.partition, -1, "", 0)])]
+            ((_, ((_, offset, metadata, code),)),) = answer.topics or nothing
             if code := getattr(answer, "error_code", 0) or code:
                 raise for_code(code)
         except KafkaError as error:
@@ -173,7 +181,7 @@ async def committed(consumer: AIOKafkaConsumer, partition: TopicPartition) -> in
                 coordinator.coordinator_dead()
             await asyncio.sleep(RETRY_S)
         else:
-            return None if offset < 0 else int(offset)
+            return None if offset < 0 else Committed(int(offset), metadata or "")
 
 
 async def stop(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:

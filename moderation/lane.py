@@ -18,6 +18,7 @@ from moderation.errors import DeliveryError
 from moderation.memory import Memory
 from moderation.phases import InHand, Phase
 from moderation.publisher import Message, Publisher
+from moderation.suspects import Mark, Suspects
 from moderation.types import Arrival, Verdict
 
 MOST = 500  # posts answered in one transaction
@@ -79,18 +80,26 @@ class Offsets(Generic[T]):
         for offset, _ in prefix:
             del self._results[offset]
 
-    def give_up(self) -> None:
-        """What stands behind an offset without a result is left to whoever has the partition next."""
+    def give_up(self) -> int:
+        """Leaves what stands behind an offset without a result to the next owner. Returns how many have none."""
+        unsettled = sum(result is None for result in self._results.values())
         whole = self.prefix(len(self._results))
         self._results = dict(whole)
+        return unsettled
 
 
 class Lane:
     """A partition's way from delivery to commit: fence, find the position, recall, then commit prefix by prefix."""
 
-    def __init__(self, publisher: Publisher, memory: Memory, moved: asyncio.Event) -> None:
-        """`moved` is set whenever there may be room for more posts."""
+    def __init__(self, publisher: Publisher, memory: Memory, moved: asyncio.Event, most: int) -> None:
+        """`moved` is set whenever there may be room for more posts; `most`: posts under way here at most."""
         self.memory = memory  # what was decided for the posts of this partition
+        self.suspects = Suspects(Mark(), most)
+        self.in_order = asyncio.Lock()  # held by the post that is attempted alone
+        self._most = most
+        self._noting: asyncio.Future[None] | None = None  # posts wait for the mark to be committed
+        self._crashed = False
+        self._given_up = 0  # posts
         self._publisher = publisher
         self._moved = moved
         self._offsets: Offsets[Answer] | None = None
@@ -130,6 +139,11 @@ class Lane:
         return Counter(post.phase for post in self._in_hand.values())
 
     @property
+    def begun(self) -> bool:
+        """Whether it was open."""
+        return self._offsets is not None
+
+    @property
     def open(self) -> bool:
         """Whether it takes posts."""
         return self._offsets is not None and not self._draining
@@ -145,26 +159,26 @@ class Lane:
             if self._draining:
                 return
             self._offsets = Offsets(self._publisher.position)
+            self.suspects = Suspects(self._publisher.found, self._most)
             begin(self._publisher.position)
             self._moved.set()
             while (prefix := await self._prefix(self._offsets)) is not None:
-                messages = [message for _, answer in prefix for message in answer.messages]
-                begun = time.perf_counter()
-                await self._publisher.publish(messages, prefix[-1][0] + 1)
-                self._offsets.commit(prefix)
-                for offset, _ in prefix:
-                    del self._in_hand[offset]
-                self.memory.answered(prefix[-1][0])
-                self._moved.set()
-                _count(prefix, begun)
+                await self._commit(self._offsets, prefix)
+            if (mark := self._last_mark(self._offsets)) is not None:
+                await self._publisher.publish([], self._publisher.position, mark)
 
-    def take(self, offset: int, size: int, timestamp_ms: int) -> InHand | None:
-        """The post, which is under way now; None: the lane is not open. Raises DeliveryError for one out of order."""
+    def take(self, offset: int, size: int, timestamp_ms: int) -> bool:
+        """Whether this post is under way now: only while open. Raises DeliveryError for one out of order."""
         if self._offsets is None or self._draining:
-            return None
+            return False
         self._offsets.deliver(offset)
-        post = self._in_hand[offset] = InHand(size, timestamp_ms, time.monotonic())
-        return post
+        self.suspects.deliver(offset)
+        self._in_hand[offset] = InHand(size, timestamp_ms, time.monotonic())
+        return True
+
+    def in_hand(self, offset: int) -> InHand | None:
+        """The post at this offset; None: it is not under way here."""
+        return self._in_hand.get(offset)
 
     def arrival(self, stamp_ms: int, polled: float, wall: float) -> Arrival:
         """Of a post that was taken. `polled` and `wall`: when its poll ended, by time.perf_counter and time.time."""
@@ -185,25 +199,76 @@ class Lane:
                 post.phase = Phase.COMMIT
             self._changed.set()
 
+    async def count(self) -> None:
+        """Returns once the committed offset says that this opening has posts in hand, or there was progress."""
+        if self._offsets is not None and not self.suspects.counted:
+            self.suspects.count()
+            await self._note()
+
+    async def attempt(self, offset: int) -> int:
+        """Returns the number of this attempt of a suspect, from 1, once it is committed that it begins."""
+        number = self.suspects.attempt(offset)
+        await self._note()
+        return number
+
+    async def passed(self, offset: int) -> None:
+        """The attempt has not ended the process."""
+        if self.suspects.passed(offset):
+            await self._note()
+
     def drain(self) -> None:
         """Takes no further posts; `run` ends when those under way are committed."""
         self._draining = True
         self._changed.set()
 
-    def cut(self) -> None:
-        """Gives up what is under way; `run` commits what is ready and ends."""
+    def cut(self, *, crashed: bool = False) -> None:
+        """Gives up what is under way; `run` commits what is ready and ends.
+
+        crashed: the process ends, and posts under way here may have caused it.
+        """
         self.drain()
+        self._crashed = self._crashed or crashed
         if self._offsets is not None:
-            self._offsets.give_up()
+            self._given_up += self._offsets.give_up()
             self._in_hand = {offset: post for offset, post in self._in_hand.items() if offset in self._offsets}
         for post in self._posts:
             post.cancel()
 
+    async def _note(self) -> None:
+        """Returns when `run` has committed the mark as it is now."""
+        self._noting = self._noting or asyncio.get_running_loop().create_future()
+        self._changed.set()
+        await asyncio.wait([self._noting])  # which does not cancel it when one of those who wait is cancelled
+
+    async def _commit(self, offsets: Offsets[Answer], prefix: Sequence[tuple[int, Answer]]) -> None:
+        messages = [message for _, answer in prefix for message in answer.messages]
+        begun = time.perf_counter()
+        answered = prefix[-1][0] if prefix else None
+        mark = self.suspects.mark(answered)
+        noting, self._noting = self._noting, None
+        await self._publisher.publish(messages, self._publisher.position if answered is None else answered + 1, mark)
+        self.suspects.written(mark)
+        if noting:
+            noting.set_result(None)
+        if answered is None:
+            return
+        offsets.commit(prefix)
+        for offset, _ in prefix:
+            del self._in_hand[offset]
+        self.memory.answered(answered)
+        self._moved.set()
+        _count(prefix, begun)
+
+    def _last_mark(self, offsets: Offsets[Answer]) -> Mark | None:
+        if self._crashed:
+            return self.suspects.at_crash(self._given_up, offsets.reached)
+        return self.suspects.at_drain()
+
     async def _prefix(self, offsets: Offsets[Answer]) -> list[tuple[int, Answer]] | None:
-        """The next posts to commit, as soon as there is one; None when there will be none."""
+        """The next posts to commit, or none where only a mark is; None when there will be neither."""
         while True:
             self._changed.clear()
-            if prefix := offsets.prefix(MOST):
+            if (prefix := offsets.prefix(MOST)) or self._noting:
                 return prefix
             if self._draining and not offsets:
                 return None

@@ -10,6 +10,7 @@ from enum import StrEnum
 class Phase(StrEnum):
     """What a post waits for or is at."""
 
+    ISOLATION = "isolation"  # a suspect waits to be alone in the process, or others wait for one that is
     READ = "read"  # its record becomes a post
     FETCH = "fetch"  # the bytes of its images are read
     DECODE = "decode"  # its images become pictures, or wait for memory
@@ -29,7 +30,7 @@ class InHand:
     size: int  # bytes of its record
     timestamp_ms: int  # of its record
     taken: float  # when it was polled, by time.monotonic
-    phase: Phase = Phase.READ
+    phase: Phase = Phase.ISOLATION
     reported: bool = False  # as overdue
 
 

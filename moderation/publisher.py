@@ -23,10 +23,12 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from moderation import kafka, metrics, wire
 from moderation.errors import ConfigError, DeliveryError, ModerationError
 from moderation.settings import KafkaSettings
+from moderation.suspects import Mark, Opening
 from moderation.types import Reason, Source, Verdict
 
 BATCH_BYTES = 64 << 10  # of records sent together; a topic must take as much
 KEY_BYTES = 1 << 10  # of a dead letter's key that are kept when it is cut
+NO_MARK = Mark()
 
 log = structlog.get_logger()
 
@@ -89,9 +91,12 @@ def dead_letter(
 class Publisher:
     """Publishes for one partition, for as long as nobody else does."""
 
-    def __init__(self, settings: KafkaSettings, partition: int, find_position: Callable[[], Awaitable[int]]) -> None:
+    def __init__(
+        self, settings: KafkaSettings, partition: int, find_position: Callable[[], Awaitable[Opening]]
+    ) -> None:
         """`find_position`: asks Kafka for the first offset that is not answered yet. Raises DeliveryError."""
         self.position = 0  # that offset, once started
+        self.found = Mark()  # what was stored with it when the publisher started
         self._settings = settings
         self._partition = partition
         self._find_position = find_position
@@ -107,7 +112,7 @@ class Publisher:
         try:
             await self._start()
             await self._catch_up()
-            self.position = await self._find_position()
+            self.position, self.found = await self._find_position()
         except BaseException:
             await self._stop()
             raise
@@ -119,9 +124,10 @@ class Publisher:
         """A transaction that is open stays so: the next producer of this partition aborts it."""
         await self._stop()
 
-    async def publish(self, messages: Sequence[Message], position: int) -> None:
+    async def publish(self, messages: Sequence[Message], position: int, mark: Mark = NO_MARK) -> None:
         """Commits the messages, in this order, together with `position`, the first offset they do not answer.
 
+        `mark` is stored with the position. Without messages, only the position and the mark are committed.
         Raises DeliveryError when it is not known to be committed, and ConfigError when a topic takes next to nothing.
         """
         while True:
@@ -130,7 +136,7 @@ class Publisher:
             sized = [self._fitting(message) for message in messages]
             try:
                 async with asyncio.timeout(self._settings.transaction_timeout_ms / 1000):
-                    refused = await self._transact(sized, position)
+                    refused = await self._transact(sized, position, mark)
             except Exception as error:  # aiokafka raises what it likes, asserts included
                 what = f"the transaction of {self._settings.posts_topic}/{self._partition} up to offset {position}"
                 raise DeliveryError(f"{what} has failed: {type(error).__name__}") from error
@@ -154,14 +160,15 @@ class Publisher:
             log.warning("record_too_large", topic=message.topic, partition=self._partition, bytes=message.size)
             self._limits[message.topic] = min(message.size, self._limits.get(message.topic, message.size))
 
-    async def _transact(self, messages: Sequence[Message], position: int) -> list[Message]:
+    async def _transact(self, messages: Sequence[Message], position: int, mark: Mark) -> list[Message]:
         """Commits, and returns an empty list; or returns the messages that were too large, with nothing committed."""
         producer = self._producer
         await producer.begin_transaction()
         if refused := await self._send_all(messages):
             return refused
         partition = TopicPartition(self._settings.posts_topic, self._partition)
-        await producer.send_offsets_to_transaction({partition: OffsetAndMetadata(position, "")}, self._settings.group)
+        stored = OffsetAndMetadata(position, mark.metadata(position))
+        await producer.send_offsets_to_transaction({partition: stored}, self._settings.group)
         await producer.commit_transaction()
         return []
 
@@ -239,7 +246,7 @@ class Publisher:
         await self._stop()
         await self._start()
         await self._catch_up()
-        if (found := await self._find_position()) != self.position:
+        if (found := (await self._find_position()).position) != self.position:
             what = f"{self._settings.posts_topic}/{self._partition}"
             raise DeliveryError(f"{what} stands at offset {found}, not at our {self.position}: another worker has it")
 
@@ -267,15 +274,17 @@ class AtLeastOnce(Publisher):
         self,
         settings: KafkaSettings,
         partition: int,
-        find_position: Callable[[], Awaitable[int]],
-        commit: Callable[[int], Awaitable[None]],
+        find_position: Callable[[], Awaitable[Opening]],
+        commit: Callable[[int, str], Awaitable[None]],
     ) -> None:
-        """`commit` commits this position of the partition as a member of the group, in its generation."""
+        """`commit` commits a position of the partition and its metadata, as a member of the group in its generation."""
         super().__init__(settings, partition, find_position)
         self._commit = commit
 
-    async def publish(self, messages: Sequence[Message], position: int) -> None:
+    async def publish(self, messages: Sequence[Message], position: int, mark: Mark = NO_MARK) -> None:
         """Sends the messages, in this order, and then commits `position`, the first offset they do not answer.
+
+        `mark` is stored with the position.
 
         Raises DeliveryError when it is not known to be done, and ConfigError when a topic takes next to nothing.
         """
@@ -284,7 +293,8 @@ class AtLeastOnce(Publisher):
                 for run in _runs(messages):
                     while refused := await self._send_all([self._fitting(message) for message in run]):
                         self._learn(refused)
-                await self._commit(position)
+                await self._commit(position, mark.metadata(position))
+                self.position = position
         except ModerationError:
             raise
         except Exception as error:  # aiokafka raises what it likes

@@ -74,6 +74,7 @@ class Reason(StrEnum):
     IMAGE_CORRUPT = "IMAGE_CORRUPT"  # truncated or broken
     # of the model
     MODEL_FAILED = "MODEL_FAILED"  # this post makes the model raise or run out of memory, alone in its batch
+    MODEL_CRASHED = "MODEL_CRASHED"  # this post, alone in the process, has ended it several times
     NO_ANSWER = "NO_ANSWER"  # the answer tokens hold too little of the probability: the model did not answer
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"  # the post's own deadline passed before it was judged
 

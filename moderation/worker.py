@@ -10,36 +10,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 import moderation
-from moderation import kafka, metrics, models, ops, phases, publisher, recall, traces, vitals, wire
+from moderation import kafka, metrics, models, ops, recall, vitals
 from moderation.batcher import Batcher
-from moderation.errors import DeliveryError, PostError
-from moderation.lane import Answer, Lane
+from moderation.errors import ConfigError, DeliveryError
+from moderation.lane import Lane
 from moderation.media import Media
 from moderation.memory import Memory
 from moderation.moderator import Moderator
 from moderation.ops import Pulse
-from moderation.phases import InHand
 from moderation.policies import PolicySet
+from moderation.processor import Processor
 from moderation.publisher import AtLeastOnce, Publisher
 from moderation.runtime import uncancelled, unless_stopped
 from moderation.settings import Settings
-from moderation.telemetry import POST
-from moderation.types import Arrival, Post, Reason, Source, Verdict
+from moderation.suspects import Mark, Opening
 from moderation.watchdog import Watchdog
 
 PROBE_MS = 2_000  # longest wait for a record that may be unreadable
 POLL_MS = 50  # longest wait for records, and so for seeing that a full partition has drained
 REST_S = 10.0  # between two polls when nothing may be taken
 RECORD_BYTES = 200  # that a record takes beside key and value
-SMALL_BYTES = 64 << 10  # of a value that is decoded right on the event loop
+COMMIT_FIRST_S = 5.0  # for what is ready, before an error ends the process
 
 log = structlog.get_logger()
 
@@ -81,17 +81,19 @@ class Worker:
     """A member of the consumer group."""
 
     def __init__(self, moderator: Moderator, settings: Settings, pulse: Pulse) -> None:
-        self._moderator = moderator
         self._pulse = pulse
         self._settings = settings
         self._lanes: dict[TopicPartition, Lane] = {}
-        self._lives: dict[Lane, asyncio.Task[None]] = {}  # ends when a lane is drained
+        self._lives: dict[Lane, asyncio.Task[None]] = {}  # ends when a lane is drained; until it is closed
         self._closing: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()  # a lane was opened, committed or given back
         self._watchdog = Watchdog(lambda: self._lanes, settings.worker.post_timeout_s)
         self._stopping = False
+        self._processor = Processor(moderator, settings, self.fail)
+        self._failed = asyncio.Event()
+        self._error: Exception | None = None  # that ends the process
+        self._culprit: Lane | None = None  # whose post ran alone then
         self._largest = 0  # record so far: what the next ones may be like
-        self._names_posts = settings.log.level == "debug"  # else not a thing is done for it
 
     @property
     def lanes(self) -> Mapping[TopicPartition, Lane]:
@@ -114,19 +116,50 @@ class Worker:
                 # After the start, which would wait for partitions: there may be none for us.
                 self._consumer.subscribe([self._settings.kafka.posts_topic], listener=_Rebalance(self))
                 log.info("worker_ready", topic=self._settings.kafka.posts_topic, group=self._settings.kafka.group)
-                polling = self._tasks.create_task(uncancelled(self._poll()))
-                watching = self._tasks.create_task(self._watchdog.run())
+                polling = self._begin_task(self._poll())
+                watching = self._begin_task(self._watchdog.run())
                 self._pulse.ready = True
-                await stop.wait()
+                await unless_stopped(self._failed, stop.wait())
                 self._stopping, self._pulse.ready = True, False
                 polling.cancel()
                 await asyncio.wait([polling])
-                await self._release(self._settings.worker.drain_timeout_s)
+                await unless_stopped(self._failed, self._release(self._settings.worker.drain_timeout_s))
+                if self._error:
+                    await self._commit_first(self._error)
+                    raise self._error
                 watching.cancel()
         finally:
             self._stopping, self._pulse.ready = True, False
             self._lanes = {}  # crashed: what they hold is left to others
             await kafka.stop(self._consumer)
+
+    def fail(self, error: Exception, culprit: Lane | None = None) -> None:
+        """Ends the process with this error, once what is ready is committed. `culprit`: whose post ran alone."""
+        if self._error is None:
+            self._error, self._culprit = error, culprit
+            self._processor.isolation.close()  # no post begins any more
+            self._failed.set()
+
+    def _begin_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._tasks.create_task(self._guarded(work))
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await uncancelled(work)
+        except Exception as error:  # noqa: BLE001  raised again by `run`
+            self.fail(error)
+
+    async def _commit_first(self, error: Exception) -> None:
+        """Every lane commits what is ready, for COMMIT_FIRST_S at most. One whose publisher has failed has ended."""
+        by_kafka = isinstance(error, DeliveryError | ConfigError)
+        lives = dict(self._lives)
+        for lane, life in lives.items():
+            if not lane.begun:
+                life.cancel()
+            lane.cut(crashed=not by_kafka and self._culprit in (None, lane))
+        if lives:
+            _, late = await asyncio.wait(lives.values(), timeout=COMMIT_FIRST_S)
+            log.info("committed_before_exit", partitions=len(lives), late=len(late))
 
     async def _poll(self) -> None:
         """Hands records to their lanes, within the bounds of each lane and of all together."""
@@ -155,11 +188,10 @@ class Worker:
         for partition, records in polled.items():
             lane = self._lanes.get(partition)
             for record in records:
-                post = lane.take(record.offset, _size(record), record.timestamp) if lane is not None else None
-                if lane is None or post is None:
+                if lane is None or not lane.take(record.offset, _size(record), record.timestamp):
                     break  # aiokafka may hand out records before we have the position; we seek back to them
                 arrival = lane.arrival(record.timestamp, now, wall)
-                lane.own(self._tasks.create_task(uncancelled(self._judge(lane, record, arrival, post))))
+                lane.own(self._begin_task(self._processor.process(lane, record, arrival)))
 
     async def _fetch(self, *partitions: TopicPartition, most: int) -> dict[TopicPartition, list[ConsumerRecord]]:
         """In a rebalance it returns when that is over, whatever POLL_MS says; it may be cancelled at any time."""
@@ -205,96 +237,58 @@ class Worker:
             self._hand_out(await self._fetch(most=1))  # of a lane that has opened, and so resumed, meanwhile
             self._consumer.resume(*(partition for partition, lane in self._lanes.items() if lane.open))
 
-    # The life of a post
-
-    async def _judge(self, lane: Lane, record: ConsumerRecord, arrival: Arrival, post: InHand) -> None:
-        phases.CURRENT.set(post)  # this task is the post's own
-        source = Source(record.topic, record.partition, record.offset, record.timestamp)
-        span = traces.received(source, record.headers, self._settings.kafka.group)
-        answer: Answer | None = None
-        try:
-            with traces.current(span):
-                answer = await self._answer(lane, record, source, span, arrival)
-        finally:
-            if answer is None and span is not None:
-                traces.dropped(span)
-        lane.settle(record.offset, answer)
-        if self._names_posts and answer.verdict is not None:
-            _name(answer.verdict, source)
-
-    async def _answer(
-        self, lane: Lane, record: ConsumerRecord, source: Source, span: traces.Span | None, arrival: Arrival
-    ) -> Answer:
-        settings = self._settings.kafka
-        if (post_id := wire.erased_id(record.key, record.value)) is not None:
-            lane.memory.forget(post_id, record.offset)
-            return Answer([publisher.erasure(post_id, source, settings)], None, time.perf_counter(), span)
-        post: Post | None = None
-        try:
-            post = await self._decode(record)
-            POST.set(post.id)
-            verdict = await self._moderator.moderate(post, source, lane.memory, arrival)
-        except PostError as error:
-            verdict = self._undetermined(record, source, error.reason, post, error.post_id)
-        if span is not None:
-            traces.judged(span, verdict)
-        messages = [publisher.verdict(verdict, traces.onward(span, record.headers), settings)]
-        if verdict.reason:
-            whole = record.key, record.value, record.headers
-            messages.append(publisher.dead_letter(source, whole, verdict.reason, settings))
-        return Answer(messages, verdict, time.perf_counter(), span)
-
-    async def _decode(self, record: ConsumerRecord) -> Post:
-        read = partial(wire.post_record, record.value, record.headers, self._settings.media)
-        return read() if len(record.value or b"") <= SMALL_BYTES else await asyncio.to_thread(read)
-
-    def _undetermined(
-        self, record: ConsumerRecord, source: Source, reason: Reason, post: Post | None, post_id: str = ""
-    ) -> Verdict:
-        id = post.id if post else post_id or wire.post_id_for(record.key, source)
-        log.warning("post_dead_lettered", post_id=id, reason=reason, partition=source.partition, offset=source.offset)
-        return self._moderator.undetermined(id, reason, source, post.tenant if post else "")
-
     # The life of an assignment
 
     def assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """Opens a lane for each; until it is open its partition is paused."""
         metrics.REBALANCES.inc()
         self._consumer.pause(*partitions)
-        for partition in partitions if not self._stopping else ():
+        for partition in partitions if not (self._stopping or self._error) else ():
             memory = Memory(self._settings.worker.memory_posts, self._settings.worker.memory_bytes)
-            lane = Lane(self._publisher(partition), memory, self._moved)
+            limit = self._settings.worker.max_partition_in_flight
+            lane = Lane(self._publisher(partition), memory, self._moved, limit)
             self._lanes[partition] = lane
             fill = partial(recall.recall, memory, self._settings.kafka, partition.partition)
-            life = uncancelled(lane.run(fill, partial(self._begin, partition)))
-            self._lives[lane] = self._tasks.create_task(life)
+            self._lives[lane] = self._begin_task(lane.run(fill, partial(self._begin, partition, lane)))
 
     def _publisher(self, partition: TopicPartition) -> Publisher:
         find = partial(self._position, partition)
         if self._settings.kafka.delivery == "exactly_once":
             return Publisher(self._settings.kafka, partition.partition, find)
 
-        async def commit(position: int) -> None:
-            await self._consumer.commit({partition: position})
+        async def commit(position: int, metadata: str) -> None:
+            await self._consumer.commit({partition: (position, metadata)})
 
         return AtLeastOnce(self._settings.kafka, partition.partition, find, commit)
 
-    async def _position(self, partition: TopicPartition) -> int:
+    async def _position(self, partition: TopicPartition) -> Opening:
         """The first offset that is not answered, once our producer has fenced its predecessors."""
         try:
             async with asyncio.timeout(self._settings.kafka.connect_timeout_s):
                 committed = await kafka.committed(self._consumer, partition)
                 if committed is None:
-                    committed = (await self._consumer.beginning_offsets([partition]))[partition]
+                    return Opening((await self._consumer.beginning_offsets([partition]))[partition])
+                mark = Mark.read(committed.metadata, committed.offset)
+                if mark.open:
+                    mark = mark.suspected(committed.offset, (await self._consumer.end_offsets([partition]))[partition])
         except (KafkaError, TimeoutError) as error:
             what = f"no position in {partition.topic}/{partition.partition}"
             raise DeliveryError(f"{what}: {type(error).__name__}") from error
-        return committed
+        return Opening(committed.offset, mark)
 
-    def _begin(self, partition: TopicPartition, position: int) -> None:
+    def _begin(self, partition: TopicPartition, lane: Lane, position: int) -> None:
         self._consumer.seek(partition, position)
         self._consumer.resume(partition)
         log.info("partition_assigned", partition=partition.partition, position=position)
+        found = lane.suspects.found
+        if found.openings:
+            log.warning(
+                "partition_opened_with_suspects",
+                partition=partition.partition,
+                position=position,
+                openings=found.openings,
+                until=found.until,
+            )
 
     async def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
         """For each, where it ends for us, and how far it is read. Raises what aiokafka does."""
@@ -309,7 +303,7 @@ class Worker:
     async def _release(self, patience: float) -> None:
         """Drains and closes all lanes; returns when that is done, whoever has begun it."""
         for partition, lane in self._lanes.items():
-            closing = self._tasks.create_task(self._close(partition, lane, self._lives.pop(lane), patience))
+            closing = self._tasks.create_task(self._close(partition, lane, self._lives[lane], patience))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
         self._lanes = {}
@@ -318,7 +312,7 @@ class Worker:
             await asyncio.wait(self._closing)
 
     async def _close(self, partition: TopicPartition, lane: Lane, life: asyncio.Task[None], patience: float) -> None:
-        if not lane.open:
+        if not lane.begun:
             life.cancel()
         lane.drain()
         await asyncio.wait([life], timeout=patience)
@@ -327,19 +321,8 @@ class Worker:
         await asyncio.wait([life], timeout=patience)
         life.cancel()  # the next owner fences, and goes on from what is committed
         await asyncio.wait([life])
+        del self._lives[lane]
         log.info("partition_revoked", partition=partition.partition, unfinished=left)
-
-
-def _name(verdict: Verdict, source: Source) -> None:
-    log.debug(
-        "post_moderated",
-        post_id=verdict.post_id,
-        partition=source.partition,
-        offset=source.offset,
-        outcome=verdict.outcome.name,
-        status=verdict.status.name,
-        stage=verdict.stage.name,
-    )
 
 
 def _size(record: ConsumerRecord) -> int:

@@ -361,11 +361,11 @@ class Run:
                 while True:
                     for one in partitions:
                         async with asyncio.timeout(10):
-                            offset = await kafka.committed(consumer, one)
-                        known = self.committed.get(one.partition, 0)
-                        if (offset or 0) < known:
+                            found = await kafka.committed(consumer, one)
+                        offset, known = found.offset if found else 0, self.committed.get(one.partition, 0)
+                        if offset < known:
                             self.fell.append(f"the offset of partition {one.partition} fell from {known} to {offset}")
-                        self.committed[one.partition] = offset or 0
+                        self.committed[one.partition] = offset
                     await asyncio.sleep(0.2)
             except (KafkaError, OSError, TimeoutError):
                 await asyncio.sleep(0.5)

@@ -171,7 +171,7 @@ def mutate(design: str) -> None:
         async def enter_wrapped(self: Publisher) -> Publisher:
             position = await self._find_position()  # where the group stood when we were assigned: nobody was fenced yet
             await enter(self)
-            self.position = position
+            self.position = position.position
             return self
 
         setattr(Publisher, "__aenter__", enter_wrapped)  # noqa: B010

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError, RequestTimedOutError
 from moderation import kafka
 from moderation.errors import ConfigError, DeliveryError
 from moderation.publisher import AtLeastOnce, Message
+from moderation.suspects import Opening
 from tests.integration.field import Fickle, Field, running
 from tests.integration.test_worker import PROCESS
 
@@ -68,8 +69,12 @@ async def test_partitions_move_to_a_second_worker_and_back_in_calm_without_repet
 async def test_a_crash_between_publishing_and_committing_repeats_the_same_verdict(
     weak: Field, fickle: Fickle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> None:
-        raise KafkaError
+    commit = AIOKafkaConsumer.commit
+
+    async def fail(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, tuple[int, str]]) -> None:
+        if any(position for position, _ in offsets.values()):
+            raise KafkaError
+        await commit(consumer, offsets)  # that a post is in hand
 
     with monkeypatch.context() as patch:
         patch.setattr(AIOKafkaConsumer, "commit", fail)
@@ -131,11 +136,11 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         self.assigned.set()
 
     def publisher(self) -> AtLeastOnce:
-        async def commit(position: int) -> None:
-            await self.consumer.commit({self.partition: position})
+        async def commit(position: int, metadata: str) -> None:
+            await self.consumer.commit({self.partition: (position, metadata)})
 
-        async def position() -> int:
-            return await self.committed() or 0
+        async def position() -> Opening:
+            return Opening(await self.committed() or 0)
 
         return AtLeastOnce(self._settings, 0, position, commit)
 

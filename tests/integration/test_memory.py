@@ -19,6 +19,7 @@ from moderation.models import Encoded
 from moderation.models.fake import Fake
 from moderation.publisher import Message, Publisher, verdict
 from moderation.settings import KafkaSettings
+from moderation.suspects import Opening
 from moderation.types import Content, Question, Score, Stage, Verdict
 from tests.builders import a_finding, a_verdict
 from tests.conftest import make_topics
@@ -26,9 +27,9 @@ from tests.integration.field import Fickle, Field, a_value, running, send_unread
 from tests.integration.test_worker import PROCESS
 
 
-async def nowhere() -> int:
+async def nowhere() -> Opening:
     """A position for publishers that are never replaced."""
-    return 0
+    return Opening(0)
 
 
 async def test_a_repeat_is_answered_with_a_verdict_of_its_own_that_says_the_same(field: Field, fickle: Fickle) -> None:

@@ -14,6 +14,7 @@ from aiokafka.errors import RequestTimedOutError
 from moderation.errors import DeliveryError
 from moderation.publisher import Message, Publisher
 from moderation.settings import KafkaSettings
+from moderation.suspects import Opening
 from tests.conftest import make_topics
 
 
@@ -50,8 +51,8 @@ async def published(settings: KafkaSettings) -> tuple[list[bytes | None], int | 
 
 
 def a_publisher(settings: KafkaSettings) -> Publisher:
-    async def position() -> int:
-        return (await published(settings))[1] or 0
+    async def position() -> Opening:
+        return Opening((await published(settings))[1] or 0)
 
     return Publisher(settings, 0, position)
 

@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from moderation import kafka, models, wire, worker
 from moderation.errors import ConfigError, DeliveryError, DeviceError
+from moderation.processor import Processor
 from tests.builders import a_file
 from tests.conftest import make_topics
 from tests.integration.field import PARTITIONS, Field, a_value, running, send_unreadable
@@ -201,18 +202,18 @@ async def test_partitions_move_to_a_second_worker_and_back_without_loss_or_repet
 async def test_back_pressure_holds_the_bounds(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
     under_way: Counter[int] = Counter()
     most: Counter[str] = Counter()
-    judge = worker.Worker._judge
+    process = Processor.process
 
-    async def watched(self: worker.Worker, lane: Any, record: ConsumerRecord, *arrival: Any) -> None:
+    async def watched(self: Processor, lane: Any, record: ConsumerRecord, *arrival: Any) -> None:
         under_way[record.partition] += 1
         most["of one"] = max(most["of one"], *under_way.values())
         most["of all"] = max(most["of all"], under_way.total())
         try:
-            await judge(self, lane, record, *arrival)
+            await process(self, lane, record, *arrival)
         finally:
             under_way[record.partition] -= 1
 
-    monkeypatch.setattr(worker.Worker, "_judge", watched)
+    monkeypatch.setattr(Processor, "process", watched)
     async with running(field.with_("fake?step_ms=1", max_in_flight=5, max_partition_in_flight=2)):
         await field.post(120)
         await field.expect_exactly(120)
@@ -347,14 +348,14 @@ async def test_a_stop_while_the_model_loads_waits_for_nothing(field: Field, monk
 async def test_bytes_under_way_have_a_bound_and_what_is_larger_goes_alone(
     field: Field, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged: list[int] = []
-    judge = worker.Worker._judge
+    under_way: list[int] = []
+    hand_out = worker.Worker._hand_out
 
-    async def watched(self: worker.Worker, lane: Any, record: Any, *arrival: Any) -> None:
-        judged.append(sum(each.bytes for each in self._lanes.values()))
-        await judge(self, lane, record, *arrival)
+    def watched(self: worker.Worker, polled: Any) -> None:
+        hand_out(self, polled)
+        under_way.append(sum(each.bytes for each in self._lanes.values()))
 
-    monkeypatch.setattr(worker.Worker, "_judge", watched)
+    monkeypatch.setattr(worker.Worker, "_hand_out", watched)
     values = [a_value(number, text="x" * (100_000 if number % 3 else 40_000)) for number in range(18)]
     bound = 250_000
     async with running(field.with_("fake?step_ms=5", max_in_flight_bytes=bound)):
@@ -362,9 +363,9 @@ async def test_bytes_under_way_have_a_bound_and_what_is_larger_goes_alone(
         await field.verdicts(1)  # from here on it knows what may come
         await field.produce(*((number % PARTITIONS, b"key", value, []) for number, value in enumerate(values)))
         await field.expect_exactly(19)
-    assert bound * 0.5 < max(judged) < bound + 101_000
-    judged.clear()
+    assert bound * 0.5 < max(under_way) < bound + 101_000
+    under_way.clear()
     async with running(field.with_("fake?step_ms=5", max_in_flight_bytes=1)):
         await field.post(11, start=19)
         await field.expect_exactly(30)
-    assert max(judged) < 400
+    assert max(under_way) < 400

@@ -119,9 +119,10 @@ async def test_a_coordinator_that_is_loading_is_no_group_without_offsets() -> No
     loading, moved = (
         OffsetFetchResponse_v3(0, [], error.errno) for error in (GroupLoadInProgressError, NotCoordinator)
     )
-    known = OffsetFetchResponse_v3(0, [("posts", [(3, 7, "", 0)])], 0)
+    known = OffsetFetchResponse_v3(0, [("posts", [(3, 7, "stored with it", 0)])], 0)
     coordinator = Coordinator(loading, moved, known)
-    assert await kafka.committed(SimpleNamespace(_coordinator=coordinator), TopicPartition("posts", 3)) == 7
+    found = await kafka.committed(SimpleNamespace(_coordinator=coordinator), TopicPartition("posts", 3))
+    assert found == (7, "stored with it")
     assert coordinator.given_up == 1
 
 

@@ -18,10 +18,10 @@ PACKAGE = Path(moderation.__file__).parent
 # A row imports rows below it.
 ROWS = [
     "__main__ cli bench demo",
-    "runtime worker watchdog vitals lane recall publisher api service watching ledger guard posts verdicts kafka "
-    "client show ops top exporter health",
+    "runtime worker processor watchdog vitals lane recall publisher api service watching ledger guard posts verdicts "
+    "kafka client show ops top exporter health",
     "moderator wire requests answers recent stores",
-    "memory verdict_json fastjson tokens refusals keys",
+    "memory verdict_json fastjson tokens refusals keys suspects isolation",
     "batcher encoders failed_posts models post_queue self_check",
     "prompts policies media",
     "types errors settings telemetry traces metrics tally room phases deadline_pool v1",
@@ -31,8 +31,9 @@ SIDEWAYS = {
     "__main__": "cli",
     "cli": "bench demo",
     "bench": "demo",
-    "worker": "kafka lane ops publisher recall runtime vitals watchdog",
+    "worker": "kafka lane ops processor publisher recall runtime vitals watchdog",
     "watchdog": "lane",
+    "processor": "lane publisher",
     "vitals": "lane ops",
     "recall": "kafka",
     "lane": "kafka publisher",
@@ -59,7 +60,7 @@ SIDEWAYS = {
 }
 # Only these import them.
 LIBRARIES = {
-    "aiokafka": "kafka worker watchdog vitals publisher recall posts verdicts bench demo",
+    "aiokafka": "kafka worker processor watchdog vitals publisher recall posts verdicts bench demo",
     "grpc": "api service ledger guard refusals client health demo bench v1",
     "grpc_health": "api health demo",
     "grpc_reflection": "api",

@@ -29,6 +29,7 @@ from moderation.ops import Pulse
 from moderation.phases import Phase
 from moderation.policies import PolicySet
 from moderation.settings import Settings, WorkerSettings
+from moderation.suspects import Mark
 from moderation.worker import Worker
 from tests.builders import a_file, a_policy, an_image
 from tests.unit.test_encoders import Stuttering
@@ -41,7 +42,7 @@ class Topic:
     """Takes what a lane publishes, a moment later."""
 
     def __init__(self) -> None:
-        self.position, self.messages = 0, 0
+        self.position, self.messages, self.found = 0, 0, Mark()
 
     async def __aenter__(self) -> Topic:
         return self
@@ -49,7 +50,7 @@ class Topic:
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    async def publish(self, messages: Sequence[Any], position: int) -> None:
+    async def publish(self, messages: Sequence[Any], position: int, mark: Mark) -> None:
         await asyncio.sleep(0.001)
         self.messages += len(messages)
         self.position = position
@@ -67,10 +68,9 @@ class Bench:
 
     def take(self, offset: int, value: bytes) -> asyncio.Task[None]:
         record = ConsumerRecord("posts", 3, offset, 1_700_000_000_000, 0, b"key", value, None, 3, len(value), ())
-        post = self.lane.take(offset, len(value), record.timestamp)
-        assert post is not None
+        assert self.lane.take(offset, len(value), record.timestamp)
         arrival = self.lane.arrival(record.timestamp, time.perf_counter(), time.time())
-        task = asyncio.create_task(self.worker._judge(self.lane, record, arrival, post))
+        task = asyncio.create_task(self.worker._processor.process(self.lane, record, arrival))
         self.lane.own(task)
         return task
 
@@ -101,7 +101,7 @@ class Bench:
 async def a_bench(model: Fake) -> AsyncIterator[Bench]:
     settings = Settings(worker=WorkerSettings(encode_threads=2, max_in_flight=64))
     topic: Any = Topic()
-    lane = Lane(topic, Memory(1_000, 1 << 20), asyncio.Event())
+    lane = Lane(topic, Memory(1_000, 1 << 20), asyncio.Event(), POSTS)
     media = Media(settings.media)
     begun = asyncio.Event()
 

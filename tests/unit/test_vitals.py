@@ -19,6 +19,7 @@ from moderation.memory import Memory
 from moderation.models import DeviceMemory
 from moderation.models.fake import Fake
 from moderation.settings import WorkerSettings
+from moderation.suspects import Mark
 from moderation.vitals import Vitals
 
 PARTITION = TopicPartition("posts", 41)
@@ -28,7 +29,7 @@ class Topic:
     """Takes what a lane publishes once it is let to."""
 
     def __init__(self) -> None:
-        self.position = 5
+        self.position, self.found = 5, Mark()
         self.let = asyncio.Event()
 
     async def __aenter__(self) -> Topic:
@@ -37,7 +38,7 @@ class Topic:
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    async def publish(self, messages: Sequence[Any], position: int) -> None:
+    async def publish(self, messages: Sequence[Any], position: int, mark: Mark) -> None:
         await self.let.wait()
         self.position = position
 
@@ -71,7 +72,7 @@ class Worker:
 @pytest.fixture
 async def lane() -> AsyncIterator[tuple[Watched, Topic]]:
     topic: Any = Topic()
-    lane = Watched(topic, Memory(10, 1 << 20), asyncio.Event())
+    lane = Watched(topic, Memory(10, 1 << 20), asyncio.Event(), 10)
     begun = asyncio.Event()
 
     async def recall() -> None:
@@ -128,7 +129,7 @@ async def test_lag_is_what_has_no_committed_answer(lane: tuple[Watched, Topic]) 
     assert oldest is not None
     assert time.monotonic() - oldest < 10, "it counts until it is committed"
     assert REGISTRY.get_sample_value("moderation_worker_posts_in_phase", {"phase": "commit"}) == 1
-    assert REGISTRY.get_sample_value("moderation_worker_posts_in_phase", {"phase": "read"}) == 1
+    assert REGISTRY.get_sample_value("moderation_worker_posts_in_phase", {"phase": "isolation"}) == 1
     assert lag()[0] == 4
 
     topic.let.set()

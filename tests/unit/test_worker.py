@@ -13,17 +13,17 @@ from structlog.testing import capture_logs
 from moderation.lane import Lane
 from moderation.memory import Memory
 from moderation.ops import Pulse
-from moderation.phases import InHand
 from moderation.publisher import Publisher
 from moderation.settings import LogSettings, Settings
+from moderation.suspects import Opening
 from moderation.types import Arrival
 from moderation.worker import Worker
 from tests.builders import a_policy
 from tests.unit.test_moderator import a_moderator
 
 
-async def nowhere() -> int:
-    return 0
+async def nowhere() -> Opening:
+    return Opening(0)
 
 
 def a_record(offset: int, value: bytes | None, key: bytes = b"key") -> ConsumerRecord:
@@ -33,11 +33,11 @@ def a_record(offset: int, value: bytes | None, key: bytes = b"key") -> ConsumerR
 async def told(level: Any, *records: ConsumerRecord) -> list[dict[str, Any]]:
     settings = Settings(log=LogSettings(level=level))
     async with a_moderator(a_policy("lakes")) as moderator:
-        worker = Worker(moderator, settings, Pulse(settings.ops))
-        lane = Lane(Publisher(settings.kafka, 3, nowhere), Memory(10, 1 << 20), asyncio.Event())
+        processor = Worker(moderator, settings, Pulse(settings.ops))._processor
+        lane = Lane(Publisher(settings.kafka, 3, nowhere), Memory(10, 1 << 20), asyncio.Event(), 10)
         with capture_logs() as events:
             for record in records:
-                await worker._judge(lane, record, Arrival(0.0, 0.0), InHand(0, 0, 0.0))
+                await processor.process(lane, record, Arrival(0.0, 0.0))
     return [dict(event) for event in events]
 
 

@@ -1,0 +1,93 @@
+"""Posts run together, except one that has to run alone: nothing else is decoded, encoded or scored meanwhile.
+
+Where both kinds wait, SHARE posts run together between two that run alone, so that neither kind starves the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from heapq import heappop, heappush
+from itertools import count
+
+SHARE = 32
+
+
+class Isolation:
+    """Says who may run. Of one event loop."""
+
+    def __init__(self) -> None:
+        self._running = 0  # together
+        self._occupied = False  # by one that runs alone
+        self._closed = False
+        self._share = SHARE  # that may still run together before the next one that runs alone
+        self._together: deque[asyncio.Future[None]] = deque()
+        self._alone: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap
+        self._came = count()
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        """Runs beside others that run together."""
+        if self._closed or self._occupied or self._together or self._alone:
+            place = asyncio.get_running_loop().create_future()
+            self._together.append(place)
+            self._admit()
+            await self._admitted(place, self._leave_others)
+        else:
+            self._running += 1
+        try:
+            yield
+        finally:
+            self._leave_others()
+
+    @asynccontextmanager
+    async def alone(self, rank: int = 0) -> AsyncIterator[None]:
+        """Runs once nobody else does. Of those who wait to run alone, the lowest rank is first, then who came first."""
+        place = asyncio.get_running_loop().create_future()
+        heappush(self._alone, (rank, next(self._came), place))
+        self._admit()
+        await self._admitted(place, self._leave_alone)
+        try:
+            yield
+        finally:
+            self._leave_alone()
+
+    def close(self) -> None:
+        """Nobody else is admitted: those who wait do so until they are cancelled."""
+        self._closed = True
+
+    async def _admitted(self, place: asyncio.Future[None], leave: Callable[[], None]) -> None:
+        try:
+            await place
+        except asyncio.CancelledError:
+            if not place.cancelled():
+                leave()  # admitted and cancelled at once
+            else:
+                self._admit()
+            raise
+
+    def _leave_others(self) -> None:
+        self._running -= 1
+        self._admit()
+
+    def _leave_alone(self) -> None:
+        self._occupied = False
+        self._share = SHARE
+        self._admit()
+
+    def _admit(self) -> None:
+        if self._closed or self._occupied:
+            return
+        while self._alone and self._alone[0][2].done():
+            heappop(self._alone)
+        while self._together and (self._share or not self._alone):
+            place = self._together.popleft()
+            if not place.done():
+                self._share -= bool(self._alone)
+                self._running += 1
+                place.set_result(None)
+        if self._alone and not self._running:
+            self._occupied = True
+            heappop(self._alone)[2].set_result(None)

@@ -1,0 +1,74 @@
+"""One post that ends the process ends few of them: the others are answered, and then it has its verdict too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from statistics import median
+
+import pytest
+
+from tests.integration.field import Field
+from tests.misbehaving.model import SECRET
+from tests.misbehaving.supervised import KILLER, QUIET, Pause, Run, play
+
+FULL = bool(os.environ.get("MODERATION_TEST_FULL"))
+PAUSE = Pause(2, 10) if FULL else Pause(0.5, 1)
+SECONDS = 60 if FULL else 15
+QUICK = {"fault:score:abort": -signal.SIGABRT, "fault:score:device": 3}
+KINDS = QUICK | {
+    "fault:score:hang": 3,
+    "fault:encode:abort": -signal.SIGABRT,
+    "fault:encode:device": 3,
+}
+MOST_DEATHS = 3  # one that makes it a suspect, and two while it is alone
+
+
+@pytest.mark.parametrize("word", KINDS if FULL else QUICK)
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"] if FULL else ["exactly_once"])
+async def test_a_post_that_ends_the_process_ends_few(word: str, delivery: str, field: Field) -> None:
+    run = await play(
+        field.on(delivery=delivery),
+        word,
+        seconds=SECONDS,
+        pause=PAUSE,
+        MODERATION_WORKER__STEP_TIMEOUT_S="5",
+        MODERATION_WORKER__ENCODE_TIMEOUT_S="5",
+    )
+    told(word, delivery, run)
+    once(run)
+    dead = [record for record in run.verdicts if json.loads(record.value)["status"] == "STATUS_UNDETERMINED"]
+    assert [json.loads(record.value)["postId"] for record in dead] == [f"post-{KILLER}"]
+    assert json.loads(dead[0].value)["reason"] == "MODEL_CRASHED"
+    assert len(run.letters) == 1
+    assert dict(run.letters[0].headers)["dlq.error.code"] == b"MODEL_CRASHED"
+    assert {life.code for life in run.deaths} == {KINDS[word]}
+    assert {life.code for life in run.stops} <= {0, -signal.SIGTERM}  # the latter: while it was starting
+    assert len(run.deaths) <= MOST_DEATHS
+    assert len(run.events("post_given_up")) == 1
+    assert run.events("partition_opened_with_suspects")
+    if not word.endswith(":device"):  # the text of a DeviceError is the model's own, for operators
+        assert not [log for log in run.logs if SECRET in log]
+
+
+def once(run: Run) -> None:
+    """Each post has one verdict, and each partition's are in order."""
+    assert Counter(json.loads(record.value)["postId"] for record in run.verdicts) == Counter(run.sent.keys())
+    for partition in range(QUIET):
+        sources = [json.loads(record.value)["source"] for record in run.verdicts if record.partition == partition]
+        offsets = [int(source.get("offset", 0)) for source in sources]
+        assert offsets == sorted(offsets)
+
+
+def told(word: str, delivery: str, run: Run) -> None:
+    """The figures, for a report."""
+    others, first = run.waits(*range(1, QUIET)), run.waits(0)
+    begun = min(run.sent.values())
+    print(
+        f"\n{word} {delivery}: {len(run.deaths)} deaths at "
+        f"{[round(life.ended - begun, 1) for life in sorted(run.deaths, key=lambda life: life.ended)]} s, "
+        f"other partitions waited {median(others):.2f} s in the median, {max(others):.1f} s at most; "
+        f"the first {median(first):.2f} s, {max(first):.1f} s at most"
+    )
