@@ -19,7 +19,7 @@ import moderation
 from moderation import policies as policy_files
 from moderation import runtime, settings, show, telemetry
 from moderation.bench import commands as bench
-from moderation.errors import ConfigError, ModerationError, PostError, without_extra
+from moderation.errors import ConfigError, PostError
 from moderation.settings import Settings
 from moderation.types import Image, Post
 from moderation.v1.verdict_pb2 import Verdict
@@ -42,20 +42,7 @@ err = Console(soft_wrap=True, stderr=True)
 
 def main() -> None:
     """The console script: errors of ours end in one clear message and their own exit code."""
-    try:
-        app(standalone_mode=True)
-    except ModerationError as error:
-        err.print(f"[bold red]moderation:[/] {_plain(str(error))}", highlight=False)
-        sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        if (missing := without_extra(error)) is None:
-            raise
-        err.print(f"[bold red]moderation:[/] {_plain(str(missing))}", highlight=False)
-        sys.exit(missing.exit_code)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+    runtime.command(lambda: app(standalone_mode=True))
 
 
 # The two roles
@@ -161,7 +148,7 @@ async def _classify(some: Settings, folder: Path, post: Post) -> Verdict:
     policy_set = policy_files.PolicySet.load(folder)
     classifier = models.load(some.model)
     if classifier.info.caution:
-        err.print(f"{classifier.info.name}: {classifier.info.caution}", style="yellow", highlight=False, markup=False)
+        telemetry.say(f"{classifier.info.name}: {classifier.info.caution}")
     async with Batcher(classifier, some.worker) as batcher:
         moderator = Moderator(policy_set, Media(some.media), batcher, classifier.info)
         try:

@@ -21,10 +21,10 @@ ROWS = [
     "runtime worker vitals lane recall publisher api service watching ledger guard posts verdicts kafka client show "
     "ops top exporter health",
     "moderator wire requests answers recent stores",
-    "memory verdict_json fastjson tokens refusals keys",
+    "memory verdict_json fastjson tokens refusals keys jwks",
     "batcher encoders models",
     "prompts policies media",
-    "types errors settings telemetry traces metrics tally room v1",
+    "types errors settings telemetry log_writer traces metrics tally room v1",
 ]
 # And these, within their row.
 SIDEWAYS = {
@@ -47,7 +47,9 @@ SIDEWAYS = {
     "batcher": "encoders models",
     "encoders": "models",
     "policies": "prompts",
-    "telemetry": "settings traces",
+    "keys": "jwks",
+    "telemetry": "log_writer settings traces",
+    "log_writer": "metrics",
     "traces": "types",
     "metrics": "tally types",
     "settings": "errors",
