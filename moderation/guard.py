@@ -6,19 +6,16 @@ belongs behind something that does this in its place.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
 import jwt
 
 from moderation import requests
-from moderation.errors import ConfigError
 from moderation.keys import Keys
 from moderation.refusals import RefusedError, exhausted, unavailable
 from moderation.settings import GuardSettings
@@ -182,43 +179,3 @@ def unauthenticated(text: str) -> RefusedError:
 
 def _host(context: Context) -> str:
     return str(context.peer()).rpartition(":")[0]
-
-
-def credentials(settings: GuardSettings) -> grpc.ServerCredentials | None:
-    """What the port is opened with; None: in the clear. Certificates that change on disk are taken on by themselves."""
-    if settings.tls_certificate is None:
-        return None
-    load = functools.partial(_certificates, settings)
-    try:
-        current, stamp = load(), _stamp(settings)
-    except OSError as error:
-        raise ConfigError(f"MODERATION_GUARD__TLS_*: cannot read {error.filename}: {error.strerror}") from None
-
-    def fetch() -> Any:
-        """Called at each handshake; None: no change. What cannot be read leaves the old ones in place."""
-        nonlocal stamp
-        try:
-            if (now := _stamp(settings)) == stamp:
-                return None
-            changed = load()
-        except OSError:
-            return None
-        stamp = now
-        return changed
-
-    return grpc.dynamic_ssl_server_credentials(
-        current, fetch, require_client_authentication=settings.tls_client_ca is not None
-    )
-
-
-def _files(settings: GuardSettings) -> list[Path]:
-    return [path for path in (settings.tls_key, settings.tls_certificate, settings.tls_client_ca) if path]
-
-
-def _stamp(settings: GuardSettings) -> tuple[int, ...]:
-    return tuple(path.stat().st_mtime_ns for path in _files(settings))
-
-
-def _certificates(settings: GuardSettings) -> Any:
-    key, certificate, *ca = (path.read_bytes() for path in _files(settings))
-    return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=ca[0] if ca else None)

@@ -69,8 +69,8 @@ async def test_a_watch_ends_with_its_key(
             await running_api.put(a_verdict("after"))
         seen = []
         async with refused(DENIED, "UNAUTHENTICATED"), asyncio.timeout(20):
-            while True:
-                seen += (await ended.read()).changes
+            async for message in ended:
+                seen += message.changes
         assert not seen
         if beat_s > 1:
             while not (message := await stays.read()).changes:
@@ -106,12 +106,12 @@ async def test_keys_that_are_too_old_let_nobody_in_until_they_are_read_again(run
         good = a_set(old=OLD, new=NEW)
         write(file, b"{")
         async with asyncio.timeout(30), refused(grpc.StatusCode.UNAVAILABLE, "NOT_READY", retry=True):
-            while True:
-                await service(channel).GetVerdict(get, **new)
+            while await service(channel).GetVerdict(get, **new):
+                pass
         await running_api.put(a_verdict("b"))
         async with asyncio.timeout(30), refused(grpc.StatusCode.UNAVAILABLE, "NOT_READY", retry=True):
-            while True:
-                assert not (await watch.read()).changes
+            async for message in watch:
+                assert not message.changes
         write(file, good)
         async with asyncio.timeout(30):
             while True:

@@ -21,7 +21,7 @@ ROWS = [
     "runtime worker vitals lane recall publisher api service watching ledger guard posts verdicts kafka client show "
     "ops top exporter health",
     "moderator wire requests answers recent stores",
-    "memory verdict_json fastjson tokens refusals keys jwks",
+    "memory verdict_json fastjson tokens refusals keys jwks certificates",
     "batcher encoders models",
     "prompts policies media",
     "types errors settings telemetry log_writer traces metrics tally room v1",
@@ -58,7 +58,7 @@ SIDEWAYS = {
 # Only these import them.
 LIBRARIES = {
     "aiokafka": "kafka worker vitals publisher recall posts verdicts bench demo",
-    "grpc": "api service ledger guard refusals client health demo bench v1",
+    "grpc": "api certificates service ledger guard refusals client health demo bench v1",
     "grpc_health": "api health demo",
     "grpc_reflection": "api",
     "grpc_status": "refusals client",
