@@ -232,11 +232,7 @@ class GuardSettings(_Group):
     jwt_issuer: str = Field("", description="iss that a token must have; required with jwt_keys")
     jwt_tenant_claim: str = Field("tenant", min_length=1, description="claim that binds a caller to one tenant")
     jwt_refresh_s: float = Field(300.0, gt=0, description="seconds between two readings of the keys")
-    jwt_keys_max_age_s: float = Field(
-        86_400.0,
-        gt=0,
-        description="age in seconds, since the last good reading of the keys, from which on all tokens are refused",
-    )
+    jwt_keys_max_age_s: float = Field(86_400.0, gt=0, description="seconds until keys that were not read again expire")
     tenant_required: bool = Field(False, description="whether a token without a tenant is refused")
 
     @model_validator(mode="after")

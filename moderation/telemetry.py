@@ -32,7 +32,8 @@ from moderation.settings import LogSettings
 
 QUIET_S = 10.0
 MAX_FRAMES = 64  # of one exception: those nearest to where it was raised
-MAX_LINE_CHARS = 32 << 10  # with MAX_LINES of log_writer.py this bounds what waits
+MAX_EXCEPTION_CHARS = 12_000
+MAX_LINE_CHARS = 16 << 10  # with MAX_LINES of log_writer.py this bounds what waits
 DEPTH = 8  # of what is looked through for exceptions
 TELLING = (BaseException, asyncio.Future)  # as text they hold an exception's message
 # They write an exception's message into their text themselves, where nobody can tell it apart: of these only the place.
@@ -139,7 +140,7 @@ def _exceptions_without_text(_: WrappedLogger, __: str, event: EventDict) -> Eve
     given = event.pop("exc_info", None)
     error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
     if isinstance(error, BaseException):
-        event["exception"] = frames(error)
+        event["exception"] = frames(error)[:MAX_EXCEPTION_CHARS]
     return event
 
 

@@ -29,7 +29,10 @@ def locked_key(house: House) -> None:
 
 
 def write(name: str, content: bytes) -> Callable[[House], None]:
-    return lambda house: (house.folder / name).write_bytes(content) and None
+    def change(house: House) -> None:
+        (house.folder / name).write_bytes(content)
+
+    return change
 
 
 def remove(house: House) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import socket
 import threading
@@ -18,9 +19,24 @@ from structlog.testing import capture_logs
 
 from moderation import keys as keys_module
 from moderation.errors import ConfigError
+from moderation.guard import Guard
 from moderation.keys import MOST_STUCK, Keys, NotReadError
+from moderation.refusals import RefusedError
 from moderation.settings import GuardSettings
-from tests.key_server import KeyServer, a_key, a_set, answer, asked, chunked, faults, key_server, nothing, sending
+from tests.key_server import (
+    KeyServer,
+    a_key,
+    a_set,
+    a_token,
+    answer,
+    asked,
+    chunked,
+    faults,
+    key_server,
+    nothing,
+    sending,
+)
+from tests.unit.test_guard import Call
 
 KEY, OTHER = a_key(), a_key()
 GOOD = a_set(first=KEY)
@@ -282,3 +298,24 @@ async def test_the_age_of_the_keys_is_counted_from_the_last_reading(tmp_path: Pa
     file.write_bytes(GOOD)
     await refresh(keys, lambda: not keys.expired)
     assert keys.edition == 1  # they are the same
+
+
+def encoded(value: bytes) -> str:
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+
+async def test_a_token_that_is_deep_or_endless_is_refused_and_no_fault_of_ours(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(GOOD)
+    guard = Guard(GuardSettings(jwt_keys=str(file), jwt_audience="moderation", jwt_issuer="https://id"), 0)
+    assert guard.keys
+    await guard.keys.load()
+    header = encoded(b'{"alg": "ES256", "kid": "first"}')
+    deep = b"[" * 5_000
+    tokens = [f"{encoded(deep)}.e30.e30", f"{header}.{encoded(deep)}.e30"]
+    tokens += [a_token(KEY, "first", exp=exp) for exp in (float("inf"), 10**400)]
+    for token in tokens:
+        call: Any = Call(f"Bearer {token}")
+        with pytest.raises(RefusedError) as caught:
+            guard.admit(call, "GetVerdict")
+        assert caught.value.reason == "UNAUTHENTICATED"
