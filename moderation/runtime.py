@@ -40,14 +40,15 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], loop: LoopFactory | No
             code = runner.run(_supervise(main))
         except BaseException as error:  # noqa: BLE001  asyncio lets SystemExit and KeyboardInterrupt of a task through
             code = _report(error)
-        forced = threading.Timer(EXIT_GRACE_S, _end, (code,))
+        forced = threading.Timer(EXIT_GRACE_S, end_now, (code,))
         forced.daemon = True
         forced.start()
     log.info("process_stopped", exit_code=code)
     return code
 
 
-def _end(code: int) -> None:
+def end_now(code: int) -> None:
+    """Ends the process with this exit code, whatever its threads do, once its log is written or cannot be."""
     telemetry.flush()
     os._exit(code)
 

@@ -47,6 +47,12 @@ async def withdrawn(channel: grpc.aio.Channel) -> None:
                 await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"), **bearer(OLD, "old"))
 
 
+async def read_on(stream: Any, seen: list[str]) -> None:
+    """Reads until the stream ends with an error."""
+    while True:
+        seen += [change.post_id for change in (await stream.read()).changes]
+
+
 @pytest.mark.parametrize("beat_s", [0.2, 60.0])
 async def test_a_watch_ends_with_its_key(
     running_api: Api, file: Path, monkeypatch: pytest.MonkeyPatch, beat_s: float
@@ -67,10 +73,9 @@ async def test_a_watch_ends_with_its_key(
         await withdrawn(channel)
         if beat_s > 1:  # else a watch without changes ends as well
             await running_api.put(a_verdict("after"))
-        seen = []
+        seen: list[str] = []
         async with refused(DENIED, "UNAUTHENTICATED"), asyncio.timeout(20):
-            async for message in ended:
-                seen += message.changes
+            await read_on(ended, seen)
         assert not seen
         if beat_s > 1:
             while not (message := await stays.read()).changes:
@@ -109,9 +114,10 @@ async def test_keys_that_are_too_old_let_nobody_in_until_they_are_read_again(run
             while await service(channel).GetVerdict(get, **new):
                 pass
         await running_api.put(a_verdict("b"))
+        seen: list[str] = []
         async with asyncio.timeout(30), refused(grpc.StatusCode.UNAVAILABLE, "NOT_READY", retry=True):
-            async for message in watch:
-                assert not message.changes
+            await read_on(watch, seen)
+        assert not seen
         write(file, good)
         async with asyncio.timeout(30):
             while True:
