@@ -80,6 +80,7 @@ def _serve(
 ) -> None:
     some = settings.load()
     telemetry.configure(some.log)
+    telemetry.capture_prints(some.log)
     flush = _exporter(some, name)
     code = runtime.run(role(some), loop)
     flush()  # within the grace that an end has
@@ -136,6 +137,7 @@ def classify(
         some = some.model_copy(update={"model": some.model.model_copy(update={"name": model_name})})
     post = Post(f"cli-{uuid.uuid4()}", text, tuple(Image(data=_file(path)) for path in image))
     telemetry.configure(some.log.model_copy(update={"level": "warning"}))
+    telemetry.capture_prints(some.log)
     show.verdict(out, asyncio.run(_classify(some, folder or some.policies, post)), as_json=as_json)
 
 
@@ -291,6 +293,7 @@ def probe(
         words = _file(prompt).decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{prompt}: a prompt is UTF-8 text") from None
+    telemetry.capture_prints(settings.load().log)
     run_probe(folder, words, image, num_crops=num_crops, out=output)
 
 
@@ -299,6 +302,7 @@ def info(folder: Annotated[str, typer.Argument(help="folder or hub id of a check
     """Print what a checkpoint is, and its model card."""
     from moderation.models.info import describe
 
+    telemetry.capture_prints(settings.load().log)
     typer.echo(describe(folder))
 
 

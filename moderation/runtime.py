@@ -20,7 +20,6 @@ from moderation.errors import ConfigError, ModerationError, PostError, without_e
 from moderation.settings import LogSettings
 
 EXIT_GRACE_S = 10.0
-STDERR = 2  # its file descriptor
 
 T = TypeVar("T")
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -106,8 +105,8 @@ def _rendered(markup: str) -> str:
 
 def _fill_stderr() -> None:
     """Opens the null device as standard error where there is none: else the next file or socket gets its number."""
-    if sys.stderr is None and (opened := os.open(os.devnull, os.O_WRONLY)) != STDERR:
-        os.dup2(opened, STDERR)
+    if sys.stderr is None and (opened := os.open(os.devnull, os.O_WRONLY)) != telemetry.STDERR:
+        os.dup2(opened, telemetry.STDERR)
         os.close(opened)
 
 

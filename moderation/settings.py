@@ -323,6 +323,7 @@ class LogSettings(_Group):
         "info", description="debug names every post and its outcome"
     )
     format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
+    raw: bool = Field(False, description="true: what C and Rust libraries print passes as it is, posts' text included")
 
 
 class Settings(_Group):

@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +32,7 @@ from moderation import traces
 from moderation.log_writer import FLUSH_S, LogWriter
 from moderation.settings import LogSettings
 
+STDERR = 2  # its file descriptor
 QUIET_S = 10.0
 MAX_FRAMES = 64  # of one exception: those nearest to where it was raised
 MAX_EXCEPTION_CHARS = 12_000
@@ -77,6 +80,30 @@ def configure(settings: LogSettings) -> None:
     sys.excepthook = _uncaught
     sys.unraisablehook = _unraisable
     threading.excepthook = _thread_failed
+
+
+def capture_prints(settings: LogSettings) -> None:
+    """From now on only log lines reach standard error: what libraries in C or Rust print there is counted instead.
+
+    Their text may quote a post, as that of a panic in Rust does, and they may print with the interpreter's lock held:
+    a reader who is stopped would then stop all threads.
+    """
+    if settings.raw:
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)  # what does not fit is lost
+    os.dup2(writer, STDERR)
+    os.close(writer)
+    threading.Thread(target=_count_prints, args=(reader,), name="stderr", daemon=True).start()
+
+
+def _count_prints(reader: int) -> None:
+    reported, size, lines = -QUIET_S, 0, 0
+    while data := os.read(reader, 1 << 16):
+        size, lines = size + len(data), lines + data.count(b"\n")
+        if (now := time.monotonic()) - reported >= QUIET_S:
+            structlog.get_logger().warning("library_printed", bytes=size, lines=lines)
+            reported, size, lines = now, 0, 0
 
 
 def flush(seconds: float = FLUSH_S) -> None:

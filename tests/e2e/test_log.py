@@ -6,11 +6,13 @@ import asyncio
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +61,42 @@ def test_a_worker_answers_and_stops_without_its_log(service: Service, stream: st
         assert len(asyncio.run(committed_records(service.kafka, service.dead_letters, 4))) == 4
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(60) == 0
+
+
+def panicking(service: Service, folder: Path) -> str:
+    """A checkpoint whose tokenizer makes the engine panic, in Rust, while it is read."""
+    made = folder / "panicking"
+    shutil.copytree(service.model, made)
+    tokenizer = json.loads((made / "tokenizer.json").read_text())
+    tokenizer["model"] = {
+        "type": "BPE",
+        "vocab": {"a": 0, "b": 1},
+        "merges": ["a b"],
+        "continuing_subword_prefix": "secret",
+    }
+    (made / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return str(made)
+
+
+def test_a_model_that_panics_while_loading_ends_a_worker_without_its_text(service: Service, tmp_path: Path) -> None:
+    model = panicking(service, tmp_path)
+    with replace(service, extra={"MODERATION_MODEL": model}).worker() as worker:
+        assert worker.wait(120) == 1
+        crashed = worker.wait_for("process_crashed")
+        assert crashed["error"] == "PanicException"
+        assert "tokenizer.py" in crashed["exception"]
+        assert worker.wait_for("library_printed")["bytes"] > 0  # what Rust prints of a panic
+        assert "range end index" not in worker.log
+        assert "panicked" not in worker.log
+
+
+def test_a_model_that_panics_while_loading_ends_a_command_without_its_text(service: Service, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "moderation", "classify", "--text", "fine", "--model"]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")}
+    environment = inherited | {"MODERATION_POLICIES": service.environment["MODERATION_POLICIES"]}
+    whole = [*command, panicking(service, tmp_path)]
+    ended = subprocess.run(whole, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 1
+    assert "PanicException" in ended.stderr
+    assert "range end index" not in ended.stderr
+    assert "panicked" not in ended.stderr

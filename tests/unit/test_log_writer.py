@@ -189,6 +189,38 @@ def test_what_python_prints_itself_is_an_event_without_text() -> None:
     assert (destructor["event"], destructor["error"]) == ("exception_unraisable", "ValueError")
 
 
+def test_what_libraries_print_is_counted_and_not_shown() -> None:
+    code = """
+        from contextlib import suppress
+        async def main(stop):
+            telemetry.capture_prints(LogSettings())
+            os.write(2, b"a secret\\nand more\\n")
+            for _ in range(1000):
+                with suppress(BlockingIOError):  # to a library in C it is an error that it takes no notice of
+                    os.write(2, b"secret " * 10_000)
+            await stop.wait()
+    """
+    with subprocess.Popen(program(code), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        assert process.wait(30) == 0
+    assert json.loads(first)["event"] == "library_printed"
+    assert json.loads(first)["bytes"] > 0
+    assert "secret" not in first + rest
+
+
+def test_what_libraries_print_is_shown_if_it_is_asked_for() -> None:
+    code = """
+        async def main(stop):
+            telemetry.capture_prints(LogSettings(raw=True))
+            os.write(2, b"as it is\\n")
+    """
+    ended = subprocess.run(program(code), stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert ended.stderr.startswith("as it is\n")
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "name"),
     [
