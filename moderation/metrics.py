@@ -26,6 +26,10 @@ LOOP_LAG = Spread("moderation_loop_lag_seconds", "By how much the event loop was
 LOOP_TICK_AGE = Gauge(
     "moderation_loop_tick_age_seconds", "Since the event loop has last ticked; grows while it is stuck"
 )
+LOG_DROPPED = Tally("moderation_log_lines_dropped", "Log lines that found the queue of the log full", [])
+LOG_DROPPED.counts[()] = 0
+LOG_ERRORS = Tally("moderation_log_write_errors", "Failed attempts to write a log line, by cause", ["cause"])
+LOG_WAITING = Gauge("moderation_log_lines_waiting", "Log lines that wait to be written")
 
 # What judges
 
@@ -101,6 +105,7 @@ CALL = Spread(
 )
 WATCHES = Gauge("moderation_api_watches", "Watches that are open")
 PENDING = Gauge("moderation_api_pending_posts", "Posts put on the topic by this API that have no verdict yet")
+KEYS_AGE = Gauge("moderation_jwt_keys_age_seconds", "Since the keys of bearer tokens were last read; 0: there are none")
 
 _QUEUE, _FETCH, _DECODE, _ENCODE, _WAIT, _MODEL, _COMMIT = (
     STAGES.row(stage) for stage in ("queue", "fetch", "decode", "encode", "batch_wait", "model", "commit")

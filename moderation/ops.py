@@ -13,6 +13,7 @@ They answer also while the event loop is stuck: that is when they are needed.
 from __future__ import annotations
 
 import asyncio
+import io
 import socket
 import threading
 import time
@@ -152,6 +153,10 @@ class _Request(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Probes come every few seconds: nobody wants a line of each."""
+
+    def get_stderr(self) -> io.StringIO:
+        """Takes the tracebacks that wsgiref prints: they hold exceptions' texts, and printing may block."""
+        return io.StringIO()
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -246,7 +246,8 @@ class GuardSettings(_Group):
     jwt_audience: str = Field("", description="aud that a token must have; required with jwt_keys")
     jwt_issuer: str = Field("", description="iss that a token must have; required with jwt_keys")
     jwt_tenant_claim: str = Field("tenant", min_length=1, description="claim that binds a caller to one tenant")
-    jwt_refresh_s: float = Field(300.0, gt=0, description="between two readings of the keys")
+    jwt_refresh_s: float = Field(300.0, gt=0, description="seconds between two readings of the keys")
+    jwt_keys_max_age_s: float = Field(86_400.0, gt=0, description="seconds until keys that were not read again expire")
     tenant_required: bool = Field(False, description="whether a token without a tenant is refused")
 
     @model_validator(mode="after")
@@ -259,6 +260,8 @@ class GuardSettings(_Group):
             raise ValueError("tls_client_names needs tls_client_ca")
         if self.jwt_keys and not (self.jwt_audience and self.jwt_issuer):
             raise ValueError("jwt_keys needs jwt_audience and jwt_issuer: a token for another service is none for us")
+        if self.jwt_keys_max_age_s <= self.jwt_refresh_s:
+            raise ValueError("jwt_keys_max_age_s must be above jwt_refresh_s")
         if self.tenant_required and not self.jwt_keys:
             raise ValueError("tenant_required needs jwt_keys: tenants come from tokens")
         if self.jwt_keys.startswith("http:"):
@@ -332,6 +335,7 @@ class LogSettings(_Group):
         "info", description="debug names every post and its outcome"
     )
     format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
+    raw: bool = Field(False, description="true: what C and Rust libraries print passes as it is, posts' text included")
 
 
 class Settings(_Group):

@@ -160,3 +160,17 @@ async def test_what_goes_wrong_at_a_tick_ends_the_role() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         await role()
     assert caught.group_contains(RuntimeError)
+
+
+async def test_a_fault_while_answering_prints_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: float) -> str:
+        raise ValueError("secret")
+
+    listen = a_free_address()
+    async with ops.opened(OpsSettings(listen=listen), "worker") as pulse:
+        monkeypatch.setattr(pulse, "ailment", fail)
+        status, text = await asyncio.to_thread(ask, listen, "/livez")
+    assert status == 500
+    assert "secret" not in text + "".join(capfd.readouterr())
