@@ -44,10 +44,8 @@ class Files:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            lock = self._path.with_name(self._path.name + ".lock").open("a+b")
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._lock = lock
-            if _is_view(self.aside):  # of an earlier version, which kept its own: the topic has all of it
+            self._lock = _locked(self._path.with_name(self._path.name + ".lock"))
+            if _is_view(self.aside):  # an earlier version kept its own: the topic has all of it
                 self.aside.unlink()
         except BlockingIOError:
             raise ConfigError(
@@ -89,6 +87,17 @@ class Files:
 def unwritable(path: Path, why: str) -> ConfigError:
     """What an operator has to look at."""
     return ConfigError(f"MODERATION_API__VIEW: cannot use {path}: {why}")
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """The file, locked. Raises BlockingIOError if another process has locked it."""
+    file = path.open("a+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def _is_view(path: Path) -> bool:

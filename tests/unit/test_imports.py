@@ -20,7 +20,7 @@ ROWS = [
     "__main__ cli bench demo",
     "runtime worker vitals lane recall publisher api service watching ledger guard posts verdicts kafka client show "
     "ops top exporter health",
-    "moderator wire requests answers recent stores",
+    "moderator wire requests answers recent stores view_lag",
     "memory verdict_json fastjson tokens refusals keys",
     "batcher encoders models",
     "prompts policies media",
@@ -42,6 +42,7 @@ SIDEWAYS = {
     "ledger": "posts",
     "requests": "stores wire",
     "recent": "answers stores",
+    "view_lag": "stores",
     "posts": "kafka",
     "verdicts": "kafka",
     "batcher": "encoders models",
