@@ -67,17 +67,18 @@ class ViewLag:
 
     async def follow(self, ask: Callable[[], Awaitable[Mapping[int, int]]], caught_up: asyncio.Event) -> None:
         """Asks for the ends until cancelled."""
-        said = self._clock()
+        said, known = self._clock(), True
         while True:
-            asked = self._clock()
             try:
                 async with asyncio.timeout(ANSWER_S):
                     ends = dict(await ask())
             except Exception as error:  # noqa: BLE001  aiokafka raises what it likes
-                if self.unknown_s > UNKNOWN_S >= asked - self._answered:
+                if known and self.unknown_s > UNKNOWN_S:
+                    known = False
                     log.warning("topic_ends_unknown", error=type(error).__name__, seconds=round(self.unknown_s))
             else:
-                if self.unknown_s > UNKNOWN_S:
+                if not known:
+                    known = True
                     log.info("topic_ends_known", seconds=round(self.unknown_s))
                 self._answered, self._ends = self._clock(), ends
             self._tell()

@@ -171,7 +171,7 @@ async def test_a_disk_that_hangs_leaves_the_event_loop_alone_and_the_api_leaves_
 ) -> None:
     monkeypatch.setattr(view_lag, "STALL_S", 1.0)
     with volumes.disk(tmp_path / "disk", 64) as disk, capture_logs() as logged:
-        async with observed(running_api, view=disk / "verdicts.sqlite") as one:
+        async with observed(running_api, view=disk / "verdicts.sqlite", memory_bytes=0) as one:
             await one.verdicts(0, 10)
             await one.found("p9")
             with volumes.frozen(disk):
