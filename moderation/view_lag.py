@@ -59,7 +59,7 @@ class ViewLag:
     def folded(self, last_ms: Mapping[int, int]) -> None:
         """They are folded in: by partition, the timestamp of the last. What comes next is not older."""
         self._oldest |= {number: ms / 1000 for number, ms in last_ms.items() if ms > 0}
-        self._tell()
+        self._set_gauges()
 
     def moved(self, positions: Mapping[int, int]) -> None:
         """By partition: the offset of the next record to fold in."""
@@ -67,7 +67,7 @@ class ViewLag:
 
     async def follow(self, ask: Callable[[], Awaitable[Mapping[int, int]]], caught_up: asyncio.Event) -> None:
         """Asks for the ends until cancelled."""
-        said, known = self._clock(), True
+        logged, known = self._clock(), True
         while True:
             try:
                 async with asyncio.timeout(ANSWER_S):
@@ -81,14 +81,13 @@ class ViewLag:
                     known = True
                     log.info("topic_ends_known", seconds=round(self.unknown_s))
                 self._answered, self._ends = self._clock(), ends
-            self._tell()
-            if not caught_up.is_set() and self._clock() - said > CATCHING_UP_S:
-                said = self._clock()
+            self._set_gauges()
+            if not caught_up.is_set() and self._clock() - logged > CATCHING_UP_S:
+                logged = self._clock()
                 log.info("view_catching_up", lag=self.records)
             await asyncio.sleep(ASK_S)
 
-    def _tell(self) -> None:
-        """Sets the gauges."""
+    def _set_gauges(self) -> None:
         for number, end in self._ends.items():
             if end <= self._next.get(number, 0):
                 self._oldest.pop(number, None)

@@ -344,7 +344,7 @@ class Sqlite:
                 raise DeliveryError(
                     f"the view {self._path} is broken ({name}); it is rebuilt at the next start"
                 ) from None
-            if self._written is not None and getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSES:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSES:
                 raise StoreUnavailableError(f"{self._path}: {name}") from None
             raise unwritable(self._path, name) from None
         except OSError as error:

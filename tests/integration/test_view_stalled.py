@@ -15,17 +15,20 @@ from typing import Any
 import grpc
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from structlog.testing import capture_logs
 
-from moderation import api, view_lag, wire
+from moderation import api, stores, view_lag, wire
 from moderation.demo.kafka import LocalKafka
-from moderation.settings import OpsSettings
-from moderation.stores.sqlite import Sqlite
+from moderation.settings import ApiSettings, OpsSettings
+from moderation.stores import StoreUnavailableError
+from moderation.stores.sqlite import CLOSE_S, Sqlite
 from moderation.v1 import moderation_service_pb2 as pb
 from tests.builders import a_verdict
 from tests.integration import volumes
 from tests.integration.lookups import NOT_SERVING, SERVING, Api, a_free_address, service, watch_health
 from tests.integration.test_observe import Port
+from tests.integration.test_stores import LOG, Folding, entry, verdict
 from tests.integration.test_verdicts import events
 
 FOUND, NOT_FOUND = pb.LOOKUP_STATE_FOUND, pb.LOOKUP_STATE_NOT_FOUND
@@ -118,17 +121,17 @@ async def test_with_its_volume_full_the_lag_is_true_and_the_api_leaves_service_u
 
 async def test_at_a_real_end_of_what_the_file_may_hold_it_is_the_same(running_api: Api, tmp_path: Path) -> None:
     """Where no volume can be mounted: SQLite's own bound, which the view does not know of."""
-    stores: list[Sqlite] = []
+    made: list[Sqlite] = []
     real = Sqlite.__init__
 
     def kept(self: Sqlite, *arguments: Any) -> None:
         real(self, *arguments)
-        stores.append(self)
+        made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sqlite, "__init__", kept)
         async with observed(running_api, view=tmp_path / "verdicts.sqlite") as one:
-            (store,) = stores
+            (store,) = made
 
             def limit(pages: int) -> None:
                 store._writer.submit(lambda: store._written.execute(f"PRAGMA max_page_count={pages}")).result()  # type: ignore[union-attr]
@@ -195,20 +198,45 @@ async def test_a_thread_that_hangs_is_the_same(
     running_api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(view_lag, "STALL_S", 1.0)
-    stores: list[Sqlite] = []
+    made: list[Sqlite] = []
     real = Sqlite.__init__
 
     def kept(self: Sqlite, *arguments: Any) -> None:
         real(self, *arguments)
-        stores.append(self)
+        made.append(self)
 
     monkeypatch.setattr(Sqlite, "__init__", kept)
     async with observed(running_api, view=tmp_path / "verdicts.sqlite") as one:
         await one.verdicts(0, 10)
         await one.found("p9")
-        with held(stores[0]):
+        with held(made[0]):
             await hangs(one)
         await ends(one)
+        with held(made[0]), capture_logs() as logged:
+            await one.verdicts(6_000, 6_500)
+            await one.lags_by(500)
+            begun = time.monotonic()
+            one.api.stop.set()
+            async with asyncio.timeout(30):
+                while not events(logged, "view_not_closed"):  # noqa: ASYNC110  it stops all the same
+                    await asyncio.sleep(0.05)
+            assert time.monotonic() - begun < 2 * CLOSE_S
+
+
+async def test_a_store_that_could_not_be_opened_for_want_of_room_opens_when_there_is_some(tmp_path: Path) -> None:
+    with volumes.small(tmp_path / "volume", 8) as volume:
+        store = stores.open_store(ApiSettings(view=volume / "state" / "verdicts.sqlite"))
+        try:
+            (volume / "state").mkdir()
+            with volumes.filled(volume):
+                for _ in range(2):
+                    with pytest.raises(StoreUnavailableError, match=r"SQLITE_|No space"):
+                        await store.open(LOG)
+            assert (await store.open(LOG)).keys() == {0, 1}
+            await Folding(store)(entry("a", 1))
+            assert await verdict(store, "a") == b"a@1"
+        finally:
+            await store.close()
 
 
 @pytest.mark.usefixtures("local_kafka")
@@ -237,6 +265,33 @@ async def test_without_brokers_the_lag_is_not_known_and_after_a_while_the_api_le
                 await one.found("p19")
                 assert await one.port.value(ENDS_AGE) < SOON_S
     assert len(events(logged, "topic_ends_unknown")) == len(events(logged, "topic_ends_known")) == 1
+
+
+@pytest.mark.usefixtures("local_kafka")
+async def test_a_partition_without_a_leader_makes_the_lag_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The view gets nothing of it, silently, and all else goes on."""
+    monkeypatch.setattr(view_lag, "UNKNOWN_S", 2.0)
+    monkeypatch.setattr(view_lag, "ANSWER_S", 1.0)
+    async with LocalKafka(nodes=3) as local:
+        admin = AIOKafkaAdminClient(bootstrap_servers=local.bootstrap)
+        await admin.start()
+        leaders = {0: [1], 1: [3]}
+        await admin.create_topics([NewTopic(name, -1, -1, leaders) for name in ("posts", "verdicts")])
+        await admin.close()
+        async with observed(Api(local.bootstrap, "posts", "verdicts", tmp_path), max_lag_unknown_s=6.0) as one:
+            await one.verdicts(0, 10)
+            await one.found("p9")
+            local.kill(3)
+            await one.port.until(math.isnan, LAG)
+            await one.becomes(NOT_SERVING)
+            assert await one.port.value("moderation_view_stalled") == 0
+            assert await one.state("p5") == FOUND
+            await local.revive(3)
+            await one.verdicts(10, 20)
+            await one.becomes(SERVING)
+            await one.found("p19")
 
 
 async def test_a_view_that_does_not_catch_up_says_how_far_it_is(
