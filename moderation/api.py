@@ -23,8 +23,9 @@ from moderation.guard import Guard
 from moderation.ops import Pulse
 from moderation.policies import PolicySet
 from moderation.service import Service
-from moderation.settings import Settings
+from moderation.settings import ApiSettings, Settings
 from moderation.verdicts import View
+from moderation.view_lag import ViewLag
 
 REQUEST_OVERHEAD = 64 << 10  # what a request may hold besides the post
 PROBES = 32  # calls let in beyond the bounds of the service, so that health checks are answered under load too
@@ -143,12 +144,23 @@ async def _announce(settings: Settings, view: View, checks: Checks, port: int) -
     serving = True
     while True:
         await asyncio.sleep(LOOK_S)
-        # Half of the bound, back: one that goes in and out at the bound would make balancers do so, too.
-        wanted = view.lag <= (settings.api.max_lag if serving else settings.api.max_lag // 2)
-        if wanted != serving:
-            serving = wanted
+        if _is_near(view.lag, settings.api, serving) != serving:
+            serving = not serving
             await checks.tell(serving=serving)
-            log.warning("view_lag_changed_health", lag=view.lag, serving=serving)
+            unknown_s = round(view.lag.unknown_s, 1)
+            log.warning("view_lag_changed_health", lag=view.lag.records, unknown_s=unknown_s, serving=serving)
+
+
+def _is_near(lag: ViewLag, bounds: ApiSettings, serving: bool) -> bool:
+    """Whether the view is near enough to its topic for lookups.
+
+    While the brokers do not say where the topic ends, nobody knows: an API that serves goes on for max_lag_unknown_s,
+    as the brokers may be away for all replicas at once, and then a view without news lacks nothing.
+    """
+    if lag.records is None:
+        return serving and not 0 < bounds.max_lag_unknown_s < lag.unknown_s
+    # Half of the bound, back: one that goes in and out at the bound would make balancers do so, too.
+    return lag.records <= (bounds.max_lag if serving else bounds.max_lag // 2)
 
 
 async def _drain(settings: Settings, service: Service, server: grpc.aio.Server, checks: Checks) -> None:

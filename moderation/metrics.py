@@ -93,10 +93,15 @@ PRODUCERS_REPLACED = Counter("moderation_producers_replaced", "Producers thrown 
 
 # The API
 
-VIEW_LAG = Gauge("moderation_view_lag_records", "Records on the verdicts topic that the view has not folded in")
-VIEW_AGE = Gauge("moderation_view_lag_seconds", "Age of the last record folded in, while there are more; else 0")
-VIEW_STALLED = Gauge("moderation_view_stalled", "1 while the view's store cannot be written")
-VIEW_BYTES = Gauge("moderation_view_bytes", "Bytes of the view's file that are in use")
+VIEW_LAG = Gauge(
+    "moderation_view_lag_records", "Records on the verdicts topic that the view has not folded in; NaN: not known"
+)
+VIEW_AGE = Gauge("moderation_view_lag_seconds", "Age of the oldest record that the view has not folded in; 0: none")
+VIEW_ENDS_AGE = Gauge(
+    "moderation_view_ends_age_seconds", "Since the brokers have last said where the verdicts topic ends"
+)
+VIEW_STALLED = Gauge("moderation_view_stalled", "1 while the view's store takes no writes")
+VIEW_BYTES = Gauge("moderation_view_bytes", "Bytes of the view's files, the write-ahead log included")
 FOLDED = Counter("moderation_view_folded_records", "Records folded into the view")
 PRUNED = Counter("moderation_view_pruned_posts", "Posts that the view has forgotten by age or for want of room")
 CALLS = Counter("moderation_api_calls", "Calls answered, by method and status code", ["method", "code"])

@@ -184,11 +184,14 @@ class ApiSettings(_Group):
         SecretStr(""), description="postgresql://... of a database to keep the view in, in place of the file"
     )
     view_max_bytes: int = Field(
-        16 << 30, ge=0, description="of the file; beyond it the view forgets the oldest posts; 0: no bound"
+        16 << 30, ge=0, description="bytes of its files at any moment; without room the oldest posts go; 0: no bound"
     )
     memory_bytes: int = Field(128 << 20, ge=0, description="memory for the newest verdicts, in front of the view")
     retention_days: float = Field(0.0, ge=0, description="age after which the view forgets a post; 0: never")
     max_lag: int = Field(10_000, ge=0, description="records behind the topic at which health says NOT_SERVING")
+    max_lag_unknown_s: float = Field(
+        300.0, ge=0, description="NOT_SERVING after seconds without the topic's end from the brokers; 0: never"
+    )
     max_wait_s: float = Field(60.0, gt=0, description="longest wait for a verdict in one call")
     max_queued_calls: int = Field(
         1_000, ge=1, description="calls that wait to be read: from there on some are shed, at twice as many all"

@@ -114,8 +114,9 @@ class Frame:
         return sum(sum(self._values[key]) for key in self._keys(name, labels))
 
     def highest(self, name: str) -> float:
-        """The largest of what there is now."""
-        return max((max(self._values[key]) for key in self._keys(name, {})), default=0.0)
+        """The largest of what there is now; NaN if an endpoint does not know it."""
+        values = [value for key in self._keys(name, {}) for value in self._values[key]]
+        return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)
 
     def rate(self, name: str, **labels: str) -> float:
         """Of a counter, for each second."""
@@ -308,7 +309,7 @@ def _api(frame: Frame) -> Table:
 
 
 def _count(value: float) -> str:
-    return f"{value:,.0f}"
+    return "-" if math.isnan(value) else f"{value:,.0f}"
 
 
 def _number(value: float) -> str:

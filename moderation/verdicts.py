@@ -25,7 +25,19 @@ from moderation import kafka, metrics, stores, wire
 from moderation.errors import DeliveryError
 from moderation.recent import Recent
 from moderation.settings import Settings
-from moderation.stores import ERASED_KEPT_S, Entry, Kind, Log, Progress, Row, Store, StoreUnavailableError
+from moderation.stores import (
+    ERASED_KEPT_S,
+    LARGEST_VERDICT,
+    Entry,
+    Kind,
+    Log,
+    Progress,
+    Row,
+    Store,
+    StoreUnavailableError,
+)
+from moderation.v1.verdict_pb2 import Verdict
+from moderation.view_lag import Stall, ViewLag
 
 BATCH = 500  # records in one transaction
 RETRY_S = 1.0  # before a store that could not be written is tried again
@@ -98,7 +110,7 @@ class View:
     def __init__(self, settings: Settings, store: Store, consumer: AIOKafkaConsumer, topics: kafka.Topics) -> None:
         self.caught_up = asyncio.Event()  # set once all that was on the topic at the start is folded in
         self.store = store
-        self.lag = 0  # records on the topic that are not folded in, as far as the brokers have said
+        self.lag = ViewLag()
         self.judged: dict[int, int] = {}  # by partition of the posts topic: highest offset whose outcome is known
         self._settings = settings
         self._consumer = consumer
@@ -109,6 +121,7 @@ class View:
         self._recent = Recent(settings.api.memory_bytes)
         self._listeners: list[Callable[[Mapping[int, int]], None]] = []
         self._prune_at = 0.0
+        self._stall = Stall()
         self._waiters: set[Waiter] = set()
         self._feeds: set[Feed] = set()
 
@@ -172,10 +185,22 @@ class View:
 
     async def follow(self) -> None:
         """Folds the topic in until cancelled. Raises DeliveryError when it cannot be read any more."""
+        tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self.lag.follow(self._ends, self.caught_up))]
         try:
-            await self._follow()
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
         except (KafkaError, UnicodeDecodeError) as error:  # the latter: of a header's name, from within aiokafka
             raise DeliveryError(f"cannot read topic {self._topic}: {type(error).__name__}") from error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _ends(self) -> dict[int, int]:
+        """Where the partitions end, as the brokers say now."""
+        found = await self._consumer.end_offsets([self._partition(number) for number in self._partitions])
+        return {partition.partition: end for partition, end in found.items()}
 
     async def _follow(self) -> None:
         started = time.monotonic()
@@ -199,7 +224,7 @@ class View:
                     await self._check_posts()
                     self.caught_up.set()
                     log.info("view_caught_up", topic=self._topic, seconds=round(time.monotonic() - started, 3))
-            elif time.monotonic() >= self._prune_at:
+            if time.monotonic() >= self._prune_at:
                 await self._prune()
 
     async def _check_posts(self) -> None:
@@ -225,6 +250,7 @@ class View:
         """Also without records: transaction markers move a position, too."""
         records = [record for batch in batches.values() for record in batch]
         entries = [entry for record in records if (entry := self._entry(record))]
+        self.lag.read({each.partition: batch[0].timestamp for each, batch in batches.items() if batch})
         before, after = dict(self._progress), {}
         judged = {number: at.judged for number, at in before.items()}
         for entry in entries:
@@ -239,32 +265,26 @@ class View:
             self._take(before | after)
             self._tell(entries, tenants)
         metrics.FOLDED.inc(len(records))
-        self._measure(records[-1].timestamp if records else None)
+        self.lag.folded({each.partition: batch[-1].timestamp for each, batch in batches.items() if batch})
 
     async def _written(
         self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
     ) -> dict[str, str]:
         """Tries until it is: what we have read is not to be had again without a restart."""
-        stalled = False
         while True:
             try:
-                tenants = await self.store.fold(entries, before, after)
+                tenants = await self._stall.watch(self.store.fold(entries, before, after))
             except StoreUnavailableError as error:
-                if not stalled:
-                    log.error("view_stalled", reason=str(error))  # noqa: TRY400  it says which store, and why
-                    metrics.VIEW_STALLED.set(1)
-                stalled = True
-                self._measure(entries[0].ms if entries else None)
+                self._stall.begin(error)
                 await asyncio.sleep(RETRY_S)
             else:
-                if stalled:
-                    log.info("view_goes_on")
-                    metrics.VIEW_STALLED.set(0)
+                self._stall.end()
                 return tenants
 
     def _take(self, progress: Mapping[int, Progress]) -> None:
         self._progress = dict(progress)
         self.judged = {number: at.judged for number, at in progress.items()}
+        self.lag.moved(self.positions)
         for listener in self._listeners:
             listener(self.judged)
 
@@ -282,19 +302,6 @@ class View:
         for waiter in self._waiters:
             if waiter.post_id in changed or (waiter.posts and self.reached(waiter.posts)):
                 waiter.woken.set()
-
-    def _measure(self, last_ms: int | None) -> None:
-        """The lag, as of the brokers' last answers."""
-        lag = 0
-        for number, at in self._progress.items():
-            end = self._consumer.last_stable_offset(self._partition(number))
-            lag += max(0, (end or 0) - at.next)
-        self.lag = lag
-        metrics.VIEW_LAG.set(lag)
-        if not lag:
-            metrics.VIEW_AGE.set(0)
-        elif last_ms is not None:
-            metrics.VIEW_AGE.set(max(0.0, time.time() - last_ms / 1000))
 
     def _partition(self, number: int) -> TopicPartition:
         return TopicPartition(self._topic, number)
@@ -318,18 +325,17 @@ class View:
         self._assign()
 
     async def _prune(self) -> None:
-        """Forgets some of what is too old, and some of the oldest when there is no room for more; then folds go on."""
+        """Forgets some of what is too old; then folds go on."""
         settings, now = self._settings.api, int(time.time() * 1000)
         before = now - int(settings.retention_days * 86_400_000) if settings.retention_days else -EVER_MS
         try:
-            gone = await self.store.prune(before, now - ERASED_KEPT_S * 1000, BATCH)
-            size = await self.store.size()
-            if settings.view_max_bytes and size > settings.view_max_bytes:
-                log.warning("view_full", bytes=size, most=settings.view_max_bytes)
-                gone += await self.store.prune(EVER_MS, now, BATCH)
-        except StoreUnavailableError:
-            gone = 0  # the next fold says so
+            gone = await self._stall.watch(self.store.prune(before, now - ERASED_KEPT_S * 1000, BATCH))
+            size = await self._stall.watch(self.store.size())
+        except StoreUnavailableError as error:
+            self._stall.begin(error)
+            gone = 0
         else:
+            self._stall.end()
             metrics.VIEW_BYTES.set(size)
             metrics.PRUNED.inc(gone)
             self._recent.forget(before)
@@ -351,7 +357,7 @@ class View:
             kind, fields = Kind.ERASED, (*self._source(wire.erased_source(record.headers)), "", 0, "", 0, None)
         else:
             try:
-                found = wire.read_verdict(record.value, record.headers)
+                found = _verdict(record)
                 if found.post_id == post_id:
                     source = (found.source.topic, found.source.partition, found.source.offset)
                     decided = found.decided_at.seconds * 1000 + found.decided_at.nanos // 1_000_000
@@ -370,6 +376,13 @@ class View:
         if of is None or of[0] != self._settings.kafka.posts_topic:
             return -1, -1
         return of[1], of[2]
+
+
+def _verdict(record: ConsumerRecord) -> Verdict:
+    """Raises ValueError if it is none, or larger than a view takes."""
+    if len(record.value) > LARGEST_VERDICT:
+        raise ValueError(f"it is larger than {LARGEST_VERDICT} bytes")
+    return wire.read_verdict(record.value, record.headers)
 
 
 @asynccontextmanager

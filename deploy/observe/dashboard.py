@@ -250,11 +250,12 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ),
             ),
             panel(
-                "Age of the view", "How old lookups are.", "s",
+                "Age of the view", "Of the oldest record it lacks; since the brokers last told the topic's end.", "s",
                 ("max by (instance) (moderation_view_lag_seconds)", "{{instance}}"),
+                ("max by (instance) (moderation_view_ends_age_seconds)", "{{instance}} topic's end"),
             ),
             panel(
-                "Records that the view lacks", "And 1 while its store cannot be written.", "short",
+                "Records that the view lacks", "And 1 while its store takes no writes.", "short",
                 ("max by (instance) (moderation_view_lag_records)", "{{instance}}"),
                 ("max by (instance) (moderation_view_stalled)", "{{instance}} stalled"),
             ),
@@ -263,7 +264,7 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("sum(moderation_api_pending_posts)", "pending posts"), ("sum(moderation_api_watches)", "watches"),
             ),
             panel(
-                "Size of the view", "Of its file.", "bytes",
+                "Size of the view", "Of its files.", "bytes",
                 ("max by (instance) (moderation_view_bytes)", "{{instance}}"),
             ),
             panel(

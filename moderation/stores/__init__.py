@@ -21,6 +21,7 @@ SCHEMA = 2
 MAX_AWAY_S = 12 * 3600  # half of Kafka's default delete.retention.ms: a view that was away longer may miss erasures
 ERASED_KEPT_S = 24 * 3600  # how long an erasure is told to watches that go on from a position; so long Kafka keeps it
 SCANNED = 20_000  # rows looked at for one page
+LARGEST_VERDICT = 1 << 20  # bytes; with some thousand findings a verdict is smaller
 
 
 class StoreUnavailableError(ModerationError):
@@ -126,10 +127,10 @@ class Store(Protocol):
         """What the partition's offsets from `start` up to `end` say that still holds, in their order."""
 
     async def prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
-        """Forgets posts whose record is older, and erasures; at most `most` of each partition. Returns how many."""
+        """Forgets posts whose record is older, and erasures: about `most` at once. Returns how many."""
 
     async def size(self) -> int:
-        """Bytes that are in use; 0 where the store's server has to bound them."""
+        """Bytes of its files; 0 where the store's server has to bound them."""
 
     async def close(self) -> None:
         """Lets go of it."""

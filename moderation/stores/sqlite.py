@@ -2,33 +2,32 @@
 
 A killed process goes on where its file is. One thread writes; another reads what is asked for in bulk. One verdict is
 read on the event loop: that is a walk down one tree in the page cache, and takes a fraction of what the way to a thread
-and back does.
+and back does. While a write takes long the disk may be dead: then the event loop leaves the file to the threads.
+
+The files take no more than their bound at any moment, while the view is built and afterwards (sqlite_budget.py). When
+there is no room, the posts with the oldest records are deleted, and records that are older than these are not written.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import functools
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import IO, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import structlog
 
 import moderation
-from moderation.errors import ConfigError, DeliveryError
+from moderation import metrics
+from moderation.errors import DeliveryError
 from moderation.settings import ApiSettings
 from moderation.stores import (
-    MAX_AWAY_S,
     SCANNED,
-    SCHEMA,
     Entry,
     Kind,
     Log,
@@ -37,149 +36,248 @@ from moderation.stores import (
     Query,
     Row,
     StoreUnavailableError,
+    sqlite_budget,
+    sqlite_facts,
 )
+from moderation.stores import sqlite_statements as sql
+from moderation.stores.sqlite_facts import progress, remember, seen
+from moderation.stores.sqlite_files import Files, unwritable
 
-APPLICATION_ID = 0x6D6F6476  # in the file's header: so that we never take another program's database for ours
 PASSES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR)  # errors after which we try again
+SLOW_S = 0.25  # of a write, after which the event loop does not read the file itself
+READ_S = 10.0  # for an answer of the reading thread
+CLOSE_S = 5.0  # for each thread to end
+LONG_BYTES = sqlite_budget.PAGE // 2  # of a verdict; shorter ones are in what any record costs
+EVER_MS = 1 << 62
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Oldest = list[tuple[int, int, int]]  # rowid, record's timestamp in ms, bytes of the verdict
 
 log = structlog.get_logger()
 
 
 def open_store(settings: ApiSettings) -> Sqlite:
-    """The file that the settings name; not opened yet."""
-    return Sqlite(settings.view)
+    """The file that the settings name; not opened yet. Raises ConfigError."""
+    sqlite_budget.check(settings.view_max_bytes)
+    return Sqlite(settings)
 
 
 class Sqlite:
     """A store in a file. See stores.Store."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path.expanduser()
-        self._lock: IO[bytes] | None = None
+    def __init__(self, settings: ApiSettings) -> None:
+        self._path = settings.view.expanduser()
+        self._files = Files(self._path)
+        self._bound = settings.view_max_bytes
+        self._retention_ms = int(settings.retention_days * 86_400_000)
+        self._budget = sqlite_budget.divided(0, self._files.aside)
+        self._horizon_ms = -EVER_MS  # up to there the oldest records were deleted for want of room
         self._written: sqlite3.Connection | None = None  # the writer's
         self._bulk: sqlite3.Connection | None = None  # the reader's
         self._single: sqlite3.Connection | None = None  # the event loop's
         self._writer = ThreadPoolExecutor(1, "view-writer")
         self._reader = ThreadPoolExecutor(1, "view-reader")
+        self._writing = 0.0  # since when, by the monotonic clock; 0: nothing is being written
 
     async def open(self, log: Log) -> dict[int, Progress]:
-        found = await self._in(self._writer, self._open, log)
+        found = await self._write(self._open, log)
         self._single = self._explained(self._connect)
-        self._bulk = await self._in(self._reader, self._connect)
+        self._bulk = await self._read(self._connect)
         return found
 
     async def add(self, begins: Mapping[int, int]) -> None:
-        await self._in(self._writer, self._add, begins)
+        await self._write(self._add, begins)
 
     async def fold(
         self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
     ) -> dict[str, str]:
-        return await self._in(self._writer, self._fold, entries, before, after)
+        return await self._write(self._fold, entries, before, after)
 
     async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
-        if len(post_ids) == 1:
+        slow = self._writing and time.monotonic() - self._writing > SLOW_S
+        if len(post_ids) == 1 and not slow:
             return self._explained(self._find_one, post_ids[0])
-        return await self._in(self._reader, self._find, post_ids)
+        return await self._read(self._find, post_ids)
 
     async def page(self, query: Query) -> Page:
-        return await self._in(self._reader, self._page, query)
+        return await self._read(self._page, query)
 
     async def since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
-        return await self._in(self._reader, self._since, partition, start, end, most)
+        return await self._read(self._since, partition, start, end, most)
 
     async def prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
-        return await self._in(self._writer, self._prune, before_ms, erased_before_ms, most)
+        return await self._write(self._prune, before_ms, erased_before_ms, most)
 
     async def size(self) -> int:
-        return await self._in(self._writer, self._size)
+        return await self._write(self._files.size)
 
     async def close(self) -> None:
-        try:
-            if self._single is not None:
-                self._single.close()
-            await self._in(self._reader, _close, self._bulk)
-            await self._in(self._writer, self._close)
-        finally:
-            self._reader.shutdown()
-            self._writer.shutdown()
+        """A thread that hangs on a dead disk is left behind: the process ends without it."""
+        if self._single is not None:
+            self._single.close()
+        for thread, work in ((self._reader, lambda: _close(self._bulk)), (self._writer, self._close)):
+            try:
+                await self._in(thread, CLOSE_S, work)
+            except StoreUnavailableError as error:  # nothing is lost: the next start reads on from its positions
+                log.warning("view_not_closed", reason=str(error))
+            finally:
+                thread.shutdown(wait=False)
 
     # The writer's
 
     def _open(self, log_: Log) -> dict[int, Progress]:
-        self._own()
+        _close(self._written)  # of an attempt before this one
+        self._files.own()
+        self._budget = sqlite_budget.divided(self._bound, self._files.aside)
         reason = self._unusable(log_)
         if reason:
-            self._remove(reason)
+            self._files.remove(reason)
+            self._budget = sqlite_budget.divided(self._bound, self._files.aside)
         written = self._written = self._connect()
+        written.execute(f"PRAGMA page_size={sqlite_budget.PAGE}")
         written.execute("PRAGMA journal_mode=WAL")  # stays with the file: we read while we write
-        written.execute("PRAGMA journal_size_limit=67108864")
+        written.execute("PRAGMA wal_autocheckpoint=0")  # the log is emptied when its room is needed
+        written.execute(f"PRAGMA max_page_count={self._budget.pages}")
         with _transaction(written):
-            for statement in _CREATE if reason else ():
+            for statement in sql.CREATE if reason else ():
                 written.execute(statement)
             facts = {"cluster_id": log_.cluster_id, "topic": log_.topic, "engine_version": moderation.__version__}
-            _remember(written, facts | _seen())
+            remember(written, facts | seen())
+        self._files.mark()
         self._add(log_.begins)
         log.info("view_opened", path=str(self._path), topic=log_.topic, resumed=not reason)
-        return _progress(written)
+        return progress(written)
 
     def _add(self, begins: Mapping[int, int]) -> None:
+        self._empty_log(len(begins) * sqlite_budget.FRAME)
         with _transaction(_opened(self._written)) as written:
             written.executemany("INSERT OR IGNORE INTO partitions VALUES (?, ?, -1)", begins.items())
 
     def _fold(
         self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
     ) -> dict[str, str]:
-        erased = [(entry.post_id,) for entry in entries if entry.kind == Kind.ERASED]
+        """In as many transactions as the write-ahead log needs. The last one moves the positions.
+
+        A crash between two of them leaves entries that are written again: that changes nothing.
+        """
+        tenants: dict[str, str] = {}
+        costed = list(zip(entries, self._costs(entries), strict=True))
+        pieces = list(sqlite_budget.pieces(costed, lambda one: one[1], self._budget.transaction_bytes)) or [[]]
+        for piece in pieces:
+            part = [entry for entry, _ in piece]
+            needed = sqlite_budget.pages(part)
+            self._make_room(needed)
+            while True:
+                self._empty_log(sum(cost for _, cost in piece) + sqlite_budget.log_bytes(0))
+                try:
+                    tenants |= self._apply(part, before, after if piece is pieces[-1] else {})
+                    break
+                except sqlite3.OperationalError as error:
+                    full = error.sqlite_errorcode == sqlite3.SQLITE_FULL and self._free_pages() < 4 * needed
+                    if not full or not self._make_room(self._free_pages() + needed):  # else it is the disk that is full
+                        raise
+        return tenants
+
+    def _costs(self, entries: Sequence[Entry]) -> list[int]:
+        """Bytes of the write-ahead log for each, with what it frees of the record before it."""
+        ids = json.dumps([entry.post_id for entry in entries])
+        before = dict(_opened(self._written).execute(sql.LENGTHS, (ids, LONG_BYTES)))
+        costs = []
+        for entry in entries:
+            length = len(entry.verdict or b"")
+            costs.append(sqlite_budget.log_bytes(length + before.get(entry.post_id, 0)))
+            before[entry.post_id] = length
+        return costs
+
+    def _apply(
+        self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
+    ) -> dict[str, str]:
+        now = int(time.time() * 1000)
+        oldest = max(self._horizon_ms, now - self._retention_ms if self._retention_ms else -EVER_MS)
+        kept = [entry for entry in entries if entry.ms >= oldest or entry.kind == Kind.ERASED]
         with _transaction(_opened(self._written)) as written:
-            stored = _progress(written)
+            stored = progress(written)
             if any(stored[number].next != at.next for number, at in before.items()):
                 raise DeliveryError(f"the view {self._path} was changed by somebody else")
-            written.executemany(_UPSERT, entries)
-            rows = [(progress.next, progress.judged, number) for number, progress in after.items()]
+            # A record of a clock that is ahead would otherwise outlast those that come after it.
+            written.executemany(sql.UPSERT, (one if one.ms <= now else one._replace(ms=now) for one in kept))
+            if len(kept) < len(entries):  # the others would be deleted at once: what they supersede goes
+                old = (entry for entry in entries if entry.ms < oldest and entry.kind != Kind.ERASED)
+                written.executemany(sql.SUPERSEDE, (entry._asdict() for entry in old))
+            rows = [(at.next, at.judged, number) for number, at in after.items()]
             written.executemany("UPDATE partitions SET next = ?, judged = ? WHERE number = ?", rows)
-            _remember(written, _seen())
+            remember(written, seen())
+            erased = [(entry.post_id,) for entry in kept if entry.kind == Kind.ERASED]
             found = (written.execute("SELECT post_id, tenant FROM verdicts WHERE post_id = ?", one) for one in erased)
             return dict(row for rows in found for row in rows)
 
     def _prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
-        with _transaction(_opened(self._written)) as written:
-            numbers = [number for (number,) in written.execute("SELECT number FROM partitions")]
-            gone = sum(written.execute(_PRUNE, (number, most, before_ms)).rowcount for number in numbers)
-            return gone + written.execute(_PRUNE_ERASED, (erased_before_ms, most)).rowcount
+        left = most
+        for statement, limit in ((sql.OLDEST, before_ms), (sql.ERASED, erased_before_ms)):
+            while left and (gone := self._delete(statement, limit, left)):
+                left -= len(gone)
+        return most - left
 
-    def _size(self) -> int:
-        pragmas = ("page_count", "freelist_count", "page_size")
-        pages, free, size = (_opened(self._written).execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas)
-        return int((pages - free) * size)
+    def _make_room(self, pages: int) -> int:
+        """Deletes the oldest until the file has so many free pages, or is empty. Returns how many it has deleted."""
+        deleted = 0
+        while self._free_pages() < pages and (gone := self._delete(sql.OLDEST, EVER_MS, self._budget.records)):
+            if self._horizon_ms == -EVER_MS:
+                log.warning("view_full", path=str(self._path), bound=self._bound, oldest_ms=gone[-1][1])
+            self._horizon_ms = max(self._horizon_ms, gone[-1][1])
+            deleted += len(gone)
+        metrics.PRUNED.inc(deleted)
+        return deleted
+
+    def _delete(self, statement: str, before_ms: int, most: int) -> Oldest:
+        """Deletes the oldest of those that the statement finds, as many as one transaction may. Returns them."""
+        found: Oldest = _opened(self._written).execute(statement, (before_ms, most)).fetchall()
+        pieces = sqlite_budget.pieces(
+            found, lambda row: sqlite_budget.log_bytes(row[2]), self._budget.transaction_bytes
+        )
+        rows = next(pieces, [])
+        self._empty_log(sum(sqlite_budget.log_bytes(length) for _, _, length in rows))
+        with _transaction(_opened(self._written)) as written:
+            written.executemany("DELETE FROM verdicts WHERE rowid = ?", [row[:1] for row in rows])
+        return rows
+
+    def _empty_log(self, needed: int) -> None:
+        """Makes room in the write-ahead log. Raises StoreUnavailableError while somebody reads an older state."""
+        if self._files.log_bytes + needed <= self._budget.log_bytes:
+            return
+        _opened(self._written).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if (held := self._files.log_bytes) + needed > self._budget.log_bytes:
+            raise StoreUnavailableError(f"{self._path}: a reader keeps the write-ahead log at {held} bytes")
+
+    def _free_pages(self) -> int:
+        pragmas = ("page_count", "freelist_count")
+        pages, free = (_opened(self._written).execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas)
+        return int(self._budget.pages - pages + free)
 
     def _close(self) -> None:
         try:
             if self._written is not None:
                 with closing(self._written) as written, _transaction(written):
-                    _remember(written, _seen())
+                    remember(written, seen())
         finally:
-            if self._lock is not None:
-                self._lock.close()
+            self._files.release()
 
     # The readers'
 
     def _find_one(self, post_id: str) -> dict[str, Row]:
-        row = _opened(self._single).execute(_FIND_ONE, (post_id,)).fetchone()
+        row = _opened(self._single).execute(sql.FIND_ONE, (post_id,)).fetchone()
         return {post_id: row} if row else {}
 
     def _find(self, post_ids: Sequence[str]) -> dict[str, Row]:
-        return {row[0]: row[1:] for row in _opened(self._bulk).execute(_FIND, (json.dumps(post_ids),))}
+        return {row[0]: row[1:] for row in _opened(self._bulk).execute(sql.FIND, (json.dumps(post_ids),))}
 
     def _page(self, query: Query) -> Page:
         db = _opened(self._bulk)
-        scope, values = _scope(query)
+        scope, values = sql.scope(query)
         end: tuple[int, str] | None = None
         if query.filters:
-            edge = f"SELECT decided_ms, post_id FROM verdicts WHERE {scope} {_ORDER} LIMIT 1 OFFSET {SCANNED}"
-            end = db.execute(edge, values).fetchone()
+            end = db.execute(sql.EDGE.format(scope=scope, scanned=SCANNED), values).fetchone()
             if end:
                 scope += " AND (decided_ms, post_id) >= (:end_ms, :end_id)"
                 values |= {"end_ms": end[0], "end_id": end[1]}
@@ -189,60 +287,51 @@ class Sqlite:
             if query.policies:
                 scope += " AND policy IN (SELECT value FROM json_each(:policies))"
                 values["policies"] = json.dumps(query.policies)
-        read = f"SELECT decided_ms, post_id, verdict FROM verdicts WHERE {scope} {_ORDER} LIMIT :most"
-        rows = db.execute(read, values).fetchall()
+        rows = db.execute(sql.PAGE.format(scope=scope), values).fetchall()
         after = (rows[-1][0], rows[-1][1]) if len(rows) == query.most else end
         return Page([verdict for _, _, verdict in rows], after)
 
     def _since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
-        return [Entry(*row) for row in _opened(self._bulk).execute(_SINCE, (partition, start, end, most))]
+        return [Entry(*row) for row in _opened(self._bulk).execute(sql.SINCE, (partition, start, end, most))]
 
     # The file
-
-    def _own(self) -> None:
-        """Two processes on one file would bring each other's positions back."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = self._path.with_name(self._path.name + ".lock").open("ab")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"the view {self._path} is in use by another process: give each API its own MODERATION_API__VIEW"
-            ) from None
-        except OSError as error:
-            raise _unwritable(self._path, error.strerror or type(error).__name__) from None
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, isolation_level=None)
         db.execute("PRAGMA synchronous=NORMAL")  # after a power cut the last transactions are gone: read again
         db.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten, not only unlinked
+        db.execute("PRAGMA temp_store=MEMORY")  # nothing is written that the bound does not know of
         return db
 
     def _unusable(self, log: Log) -> str:
         with closing(sqlite3.connect(self._path)) as db:
             try:
-                return _unusable(db, log)
+                return sqlite_facts.unusable(db, log, self._budget.pages)
             except sqlite3.DatabaseError as error:
                 if not _is_corruption(error):
                     raise
                 return "corrupt"
 
-    def _remove(self, reason: str) -> None:
-        if reason != "new":
-            log.warning("view_rebuilt", path=str(self._path), reason=reason)
-        if reason == "corrupt":
-            self._set_aside()
-        for suffix in ("", "-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+    async def _write(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self._writing = time.monotonic()
+        try:
+            return await self._in(self._writer, None, work, *args, **kwargs)
+        finally:
+            self._writing = 0.0
 
-    def _set_aside(self) -> None:
-        """It may be another program's: kept, one at most."""
-        if self._path.exists():
-            os.replace(self._path, self._path.with_name(self._path.name + ".corrupt"))
+    async def _read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._in(self._reader, READ_S, work, *args, **kwargs)
 
-    async def _in(self, thread: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _in(
+        self, thread: ThreadPoolExecutor, seconds: float | None, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What `work` returns on the thread. Raises StoreUnavailableError when that takes longer."""
         call = functools.partial(self._explained, work, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(thread, call)
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.get_running_loop().run_in_executor(thread, call)
+        except TimeoutError:
+            raise StoreUnavailableError(f"{self._path}: no answer within {seconds} s") from None
 
     def _explained(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `work` returns. SQLite's errors become ours: broken, the file is rebuilt at the next start."""
@@ -251,117 +340,15 @@ class Sqlite:
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", type(error).__name__)
             if _is_corruption(error):
-                self._set_aside()
+                self._files.remove("corrupt")
                 raise DeliveryError(
                     f"the view {self._path} is broken ({name}); it is rebuilt at the next start"
                 ) from None
-            if self._written is not None and getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSES:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSES:
                 raise StoreUnavailableError(f"{self._path}: {name}") from None
-            raise _unwritable(self._path, name) from None
-
-
-def _unwritable(path: Path, why: str) -> ConfigError:
-    return ConfigError(f"MODERATION_API__VIEW: cannot use {path}: {why}")
-
-
-_COLUMNS = (
-    "post_id, kind, at_partition, at_offset, at_ms, source_partition, source_offset, "
-    "tenant, outcome, policy, decided_ms, verdict"
-)
-_CREATE = (
-    f"PRAGMA application_id={APPLICATION_ID}",
-    f"PRAGMA user_version={SCHEMA}",
-    "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    "CREATE TABLE partitions (number INTEGER PRIMARY KEY, next INTEGER NOT NULL, judged INTEGER NOT NULL)",
-    """CREATE TABLE verdicts (
-        post_id TEXT PRIMARY KEY, kind INTEGER NOT NULL,
-        at_partition INTEGER NOT NULL, at_offset INTEGER NOT NULL, at_ms INTEGER NOT NULL,
-        source_partition INTEGER NOT NULL, source_offset INTEGER NOT NULL,
-        tenant TEXT NOT NULL, outcome INTEGER NOT NULL, policy TEXT NOT NULL, decided_ms INTEGER NOT NULL,
-        verdict BLOB)""",
-    "CREATE INDEX by_place ON verdicts (at_partition, at_offset)",
-    "CREATE INDEX by_time ON verdicts (decided_ms, post_id) WHERE kind = 1",
-    "CREATE INDEX by_tenant ON verdicts (tenant, decided_ms, post_id) WHERE kind = 1",
-    "CREATE INDEX erased ON verdicts (at_ms) WHERE kind = 3",
-)
-# Offsets order the records of a partition. After partitions were added a post may change its partition: then time does.
-_UPSERT = f"""
-    INSERT INTO verdicts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (post_id) DO UPDATE
-    SET kind = excluded.kind, at_partition = excluded.at_partition, at_offset = excluded.at_offset,
-        at_ms = excluded.at_ms, source_partition = excluded.source_partition, source_offset = excluded.source_offset,
-        tenant = CASE excluded.kind WHEN 3 THEN verdicts.tenant ELSE excluded.tenant END,
-        outcome = excluded.outcome, policy = excluded.policy, decided_ms = excluded.decided_ms,
-        verdict = excluded.verdict
-    WHERE CASE at_partition WHEN excluded.at_partition THEN at_offset < excluded.at_offset
-          ELSE at_ms < excluded.at_ms END"""
-_FIND_ONE = "SELECT kind, tenant, source_partition, source_offset, verdict FROM verdicts WHERE post_id = ?"
-_FIND = """
-    SELECT post_id, kind, tenant, source_partition, source_offset, verdict FROM verdicts
-    WHERE post_id IN (SELECT value FROM json_each(?))"""
-_SINCE = f"""
-    SELECT {_COLUMNS} FROM verdicts WHERE at_partition = ? AND at_offset >= ? AND at_offset < ?
-    ORDER BY at_offset LIMIT ?"""
-_PRUNE = """
-    DELETE FROM verdicts WHERE rowid IN (
-        SELECT rowid FROM (SELECT rowid, at_ms FROM verdicts WHERE at_partition = ? ORDER BY at_offset LIMIT ?)
-        WHERE at_ms < ?)"""
-_PRUNE_ERASED = """
-    DELETE FROM verdicts WHERE rowid IN (SELECT rowid FROM verdicts WHERE kind = 3 AND at_ms < ? LIMIT ?)"""
-_ORDER = "ORDER BY decided_ms DESC, post_id DESC"
-
-
-def _scope(query: Query) -> tuple[str, dict[str, object]]:
-    """The rows that a listing goes over, in one stretch of an index."""
-    scope = "kind = 1 AND decided_ms >= :from AND decided_ms < :before AND (decided_ms, post_id) < (:at_ms, :at_id)"
-    values: dict[str, object] = {
-        "from": query.from_ms,
-        "before": query.before_ms,
-        "at_ms": query.after[0],
-        "at_id": query.after[1],
-        "most": query.most,
-    }
-    if query.tenant is None:
-        return scope, values
-    return f"tenant = :tenant AND {scope}", values | {"tenant": query.tenant}
-
-
-def _unusable(db: sqlite3.Connection, log: Log) -> str:
-    """Why the file cannot be gone on with, or the empty string. Raises ConfigError if it is not ours at all."""
-    if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        return "new"
-    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        path = db.execute("PRAGMA database_list").fetchone()[2]
-        raise ConfigError(f"MODERATION_API__VIEW: {path} is another program's database: name another file")
-    if db.execute("PRAGMA user_version").fetchone()[0] != SCHEMA:
-        return "another schema"
-    facts = dict(db.execute("SELECT name, value FROM facts"))
-    for name, value in (("cluster_id", log.cluster_id), ("topic", log.topic)):
-        if facts.get(name) != value:
-            return f"another {name}"
-    if any(progress.next > log.ends.get(number, 0) for number, progress in _progress(db).items()):
-        return "the log ends before our position"  # the topic was made anew. A longer one passes for the old one
-    if time.time() - float(facts.get("seen", 0)) > MAX_AWAY_S:
-        return "erasures may have been missed"
-    unreadable = db.execute("SELECT count(*) FROM verdicts WHERE kind = 2").fetchone()[0]
-    if unreadable and facts["engine_version"] != moderation.__version__:
-        return "this version may read what the last one could not"
-    return ""
-
-
-def _progress(db: sqlite3.Connection) -> dict[int, Progress]:
-    found = db.execute("SELECT number, next, judged FROM partitions")
-    return {number: Progress(next, judged) for number, next, judged in found}
-
-
-def _remember(db: sqlite3.Connection, facts: Mapping[str, str]) -> None:
-    db.executemany(
-        "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", facts.items()
-    )
-
-
-def _seen() -> dict[str, str]:
-    return {"seen": str(int(time.time()))}
+            raise unwritable(self._path, name) from None
+        except OSError as error:
+            raise StoreUnavailableError(f"{self._path}: {error.strerror or type(error).__name__}") from None
 
 
 def _is_corruption(error: sqlite3.Error) -> bool:

@@ -14,6 +14,7 @@ import yaml
 from moderation import kafka, runtime, settings
 from moderation.policies import PolicySet
 from moderation.settings import Settings
+from moderation.stores.sqlite_budget import SMALLEST
 from tests.deploy.conftest import Render
 from tests.kubernetes.cluster import DEPLOY, Manifest, named, one
 
@@ -126,8 +127,12 @@ def test_the_view_fits_its_volume(combinations: Combinations) -> None:
     for name, manifests in combinations.items():
         (view,) = [volume for volume in pod(manifests, "api")["volumes"] if volume["name"] == "view"]
         size = bytes_of(view["emptyDir"]["sizeLimit"])
-        assert size > 1.25 * int(environment(manifests, "api")["MODERATION_API__VIEW_MAX_BYTES"]), name
-        assert bytes_of(container(manifests, "api")["resources"]["limits"]["ephemeral-storage"]) > size
+        bound = int(environment(manifests, "api")["MODERATION_API__VIEW_MAX_BYTES"])
+        assert bound >= SMALLEST, name
+        assert size >= 1.1 * bound, name
+        resources = container(manifests, "api")["resources"]
+        assert bytes_of(resources["limits"]["ephemeral-storage"]) > size
+        assert bytes_of(resources["requests"]["ephemeral-storage"]) >= bound, "it would be the first to be evicted"
 
 
 def test_probes_lead_to_ports_that_are_listened_on(combinations: Combinations) -> None:

@@ -346,27 +346,6 @@ async def test_what_is_too_old_is_forgotten(topic: Topic, monkeypatch: pytest.Mo
             await asyncio.sleep(0.05)  # nobody is told when something is forgotten
 
 
-async def test_the_file_has_a_bound_and_the_oldest_make_room(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdicts, "PRUNE_S", 0.1)
-    monkeypatch.setattr(verdicts, "BATCH", 100)
-    topic.set(view_max_bytes=300_000)
-    posts = [f"post-{number}" for number in range(1_500)]
-    async with topic.writer() as producer:
-        for post_id in posts:
-            value, headers = wire.verdict_record(a_verdict(post_id), "protobuf")
-            await producer.send(topic.name, value, key=post_id.encode(), partition=0, headers=headers)
-    with capture_logs() as logged:
-        async with topic.view() as view, asyncio.timeout(30):
-            while (size := await view.store.size()) > 300_000 or not events(logged, "view_full"):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-            found = await view.store.find(posts)
-            assert posts[0] not in found
-            assert posts[-1] in found
-            assert size > 100_000
-            await topic.put(a_verdict("later"))
-            await until_answered(view, "later", FOUND)
-
-
 async def test_what_is_folded_in_is_fed_to_who_reads_it_and_a_slow_reader_loses_it(topic: Topic) -> None:
     await topic.put(a_verdict("before"))
     async with topic.view() as view:

@@ -20,7 +20,7 @@ ROWS = [
     "__main__ cli bench demo",
     "runtime worker processor watchdog vitals lane recall publisher api service watching ledger guard posts verdicts "
     "kafka client show ops top exporter health",
-    "moderator wire requests answers recent stores",
+    "moderator wire requests answers recent stores view_lag",
     "memory verdict_json fastjson tokens refusals keys suspects isolation jwks certificates",
     "batcher encoders failed_posts models post_queue self_check",
     "prompts policies media",
@@ -44,6 +44,7 @@ SIDEWAYS = {
     "ledger": "posts",
     "requests": "stores wire",
     "recent": "answers stores",
+    "view_lag": "stores",
     "posts": "kafka",
     "verdicts": "kafka",
     "batcher": "encoders failed_posts models post_queue self_check",

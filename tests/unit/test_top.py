@@ -87,3 +87,11 @@ def test_a_role_is_shown_by_what_it_has() -> None:
     assert "Connection refused" in page
     assert "STALLED" not in page
     assert next(line for line in page.splitlines() if line.startswith("lag")).split()[1] == "7"
+
+
+def test_a_lag_that_an_api_does_not_know_is_not_shown_as_one() -> None:
+    known = 'moderation_build_info{version="1",role="api"} 1\nmoderation_view_lag_records 7\n'
+    assert "view 7 behind" in shown(a_reading(known, url="a"))
+    unknown = known.replace(" 7", " NaN")
+    assert "view - behind" in shown(a_reading(known, url="a"), a_reading(unknown, url="b"))
+    assert "view - behind" in shown(a_reading(unknown, url="b"), a_reading(known, url="a"))
