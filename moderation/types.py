@@ -56,9 +56,10 @@ class Reason(StrEnum):
 
     # of a record on the posts topic
     NULL_VALUE = "NULL_VALUE"  # the record has no value
-    NOT_DECODABLE = "NOT_DECODABLE"  # neither JSON nor Protobuf of moderation.v1.Post
+    NOT_DECODABLE = "NOT_DECODABLE"  # neither JSON nor Protobuf of moderation.v1.Post, or a header that is not UTF-8
     UNKNOWN_CONTENT_TYPE = "UNKNOWN_CONTENT_TYPE"  # the content-type header names another format
     INVALID_POST = "INVALID_POST"  # decodable, but a field breaks a rule (id missing, too many images, ...)
+    RECORD_TOO_LARGE = "RECORD_TOO_LARGE"  # larger than kafka.max_message_bytes, once its batch is decompressed
     # of a post's content
     TEXT_TOO_LONG = "TEXT_TOO_LONG"
     IMAGE_FORBIDDEN = "IMAGE_FORBIDDEN"  # the reference points outside what is allowed

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
 import moderation
 from moderation import kafka, metrics, models, ops, publisher, recall, traces, vitals, wire
 from moderation.batcher import Batcher
+from moderation.consumer import UnreadableError
 from moderation.errors import DeliveryError, PostError
 from moderation.lane import Answer, Lane
 from moderation.media import Media
@@ -28,16 +31,19 @@ from moderation.moderator import Moderator
 from moderation.ops import Pulse
 from moderation.policies import PolicySet
 from moderation.publisher import AtLeastOnce, Publisher
+from moderation.records import Record
 from moderation.runtime import unless_stopped
 from moderation.settings import Settings
+from moderation.shares import Held, Shares
 from moderation.telemetry import POST
 from moderation.types import Post, Reason, Source, Verdict
 
-PROBE_MS = 2_000  # longest wait for a record that may be unreadable
-POLL_MS = 50  # longest wait for records, and so for seeing that a full partition has drained
+POLL_MS = 50  # longest wait for records
 REST_S = 10.0  # between two polls when nothing may be taken
-RECORD_BYTES = 200  # that a record takes beside key and value
 SMALL_BYTES = 64 << 10  # of a value that is decoded right on the event loop
+LARGE_AT_ONCE = 2  # larger values that are decoded at the same time
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -88,7 +94,9 @@ class Worker:
         self._closing: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()  # a lane was opened, committed or given back
         self._stopping = False
-        self._largest = 0  # record so far: what the next ones may be like
+        self._threads = ThreadPoolExecutor(LARGE_AT_ONCE, thread_name_prefix="decode")
+        self._turn = 0  # which partition is asked first, and
+        self._first: TopicPartition | None = None  # which one in its place
         self._names_posts = settings.log.level == "debug"  # else not a thing is done for it
 
     @property
@@ -103,7 +111,7 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Judges posts until `stop` is set, then finishes what is begun, commits it and leaves the group."""
-        self._consumer: AIOKafkaConsumer = kafka.consumer(self._settings.kafka, group_id=self._settings.kafka.group)
+        self._consumer = kafka.consumer(self._settings.kafka, group_id=self._settings.kafka.group)
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 await unless_stopped(stop, kafka.connected(self._consumer.start, self._settings.kafka))
@@ -122,85 +130,98 @@ class Worker:
         finally:
             self._stopping, self._pulse.ready = True, False
             self._lanes = {}  # crashed: what they hold is left to others
+            self._threads.shutdown(wait=False, cancel_futures=True)
             await kafka.stop(self._consumer)
 
     async def _poll(self) -> None:
         """Hands records to their lanes, within the bounds of each lane and of all together."""
-        limits = self._settings.worker
+        polled = time.monotonic()
         while True:
-            room = limits.max_in_flight - sum(map(len, self._lanes.values()))
-            free = {
-                partition: limits.max_partition_in_flight - len(lane)
-                for partition, lane in self._lanes.items()
-                if lane.open and len(lane) < limits.max_partition_in_flight
-            }
-            left = limits.max_in_flight_bytes - sum(lane.bytes for lane in self._lanes.values())
-            if room <= 0 or left <= 0 or (self._lanes and not free):
-                await self._rest()
-                continue
-            # Full partitions are left out, not paused: of a paused one, aiokafka throws away what it has fetched.
-            by_size = max(1, left // (self._largest or self._settings.kafka.max_message_bytes))
-            # Also while no lane is open: one may open, and be handed what this poll brings.
-            most = min([room, by_size, limits.max_partition_in_flight, *free.values()])
-            self._hand_out(await self._fetch(*free, most=most))
-
-    def _hand_out(self, polled: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
-        sizes = [_size(record) for records in polled.values() for record in records]
-        self._largest = max([self._largest, *sizes])
-        for partition, records in polled.items():
-            lane = self._lanes.get(partition)
-            for record in records:
-                if lane is None or not lane.take(record.offset, _size(record), record.timestamp):
-                    break  # aiokafka may hand out records before we have the position; we seek back to them
-                lane.own(self._tasks.create_task(self._judge(lane, record)))
-
-    async def _fetch(self, *partitions: TopicPartition, most: int) -> dict[TopicPartition, list[ConsumerRecord]]:
-        """In a rebalance it returns when that is over, whatever POLL_MS says; it may be cancelled at any time."""
-        try:
-            polled: dict[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(
-                *partitions, timeout_ms=POLL_MS, max_records=most
-            )
-        except (KafkaError, UnicodeDecodeError) as error:  # the latter: of a header's name, from within aiokafka
-            raise await self._unreadable(error, most) from error
-        return polled
-
-    async def _unreadable(self, error: Exception, most: int) -> DeliveryError:
-        """Where it is, and what an operator can do: nothing that we skip by ourselves would have its verdict.
-
-        Reads up to it, within the `most` records of the poll that failed: what is dropped here is not committed.
-        """
-        settings, cause = self._settings.kafka, type(error).__name__
-        for partition in self._consumer.assignment():
+            self._moved.clear()
             try:
-                for _ in range(most):
-                    if not await self._consumer.getmany(partition, timeout_ms=PROBE_MS, max_records=1):
-                        break
-            except (KafkaError, UnicodeDecodeError):
-                position = await self._consumer.position(partition)
-                where = f"{partition.topic}/{partition.partition}"
-                return DeliveryError(
-                    f"{where} cannot be read at offset {position} ({cause}): the record or "
-                    "its batch is broken. To go on without it, and without a verdict for it, stop all workers and "
-                    "run (again, should the next offset be in the same batch)\n  kafka-consumer-groups.sh "
-                    f"--bootstrap-server {settings.bootstrap} --group {settings.group} --topic "
-                    f"{partition.topic}:{partition.partition} --reset-offsets --to-offset {position + 1} --execute"
-                )
-        return DeliveryError(f"{settings.posts_topic} cannot be read: {cause}")
+                waiting = self._serve()
+                if waiting or not self._lanes or time.monotonic() - polled > REST_S:
+                    # Now and then in any case, or the group would take us for dead.
+                    polled = time.monotonic()
+                    await self._arrival(waiting)
+                else:
+                    await self._rest()
+            except UnreadableError as error:
+                raise self._unreadable(error) from error
+            except KafkaError as error:
+                cause = type(error).__name__
+                raise DeliveryError(f"{self._settings.kafka.posts_topic} cannot be read: {cause}") from error
+
+    def _serve(self) -> list[TopicPartition]:
+        """Asks each partition in turn for its share of what is free. Returns those that have nothing more by now."""
+        limits = self._settings.worker
+        lanes = {partition: lane for partition, lane in self._lanes.items() if lane.open}
+        shares = Shares(
+            {partition: Held(len(lane), lane.bytes) for partition, lane in lanes.items()},
+            Held(limits.max_in_flight, limits.max_in_flight_bytes),
+            limits.max_partition_in_flight,
+        )
+        waiting: list[TopicPartition] = []
+        first: TopicPartition | None = None  # to be asked first the next time
+        for partition in self._in_turn(lanes):
+            free = shares.of(partition)
+            if free.posts <= 0:
+                first = first or partition
+                continue
+            records = self._consumer.ready(partition, free.posts, free.bytes, alone=shares.alone(partition))
+            self._hand_out(lanes[partition], records)
+            shares.take(partition, Held(len(records), sum(record.size for record in records)))
+            if len(records) < free.posts:
+                if self._consumer.first_size(partition):  # it needs more bytes than are free
+                    first = first or partition
+                    shares.keep()
+                else:
+                    waiting.append(partition)
+        self._first = first
+        return waiting
+
+    def _in_turn(self, lanes: Mapping[TopicPartition, Lane]) -> list[TopicPartition]:
+        """The one that went away empty-handed comes first, else each in its turn."""
+        every = sorted(lanes)
+        self._turn += 1
+        at = every.index(self._first) if self._first in lanes else self._turn % max(1, len(every))
+        return [*every[at:], *every[:at]]
+
+    def _hand_out(self, lane: Lane, records: Iterable[Record]) -> None:
+        for record in records:
+            if not lane.take(record.offset, record.size, record.timestamp):
+                break  # the lane takes posts while it is open
+            lane.own(self._tasks.create_task(self._judge(lane, record)))
+
+    async def _arrival(self, partitions: Sequence[TopicPartition]) -> None:
+        """Waits for records of these partitions, or for a change; in a rebalance, until that is over."""
+        moved = asyncio.ensure_future(self._moved.wait())
+        try:
+            await self._consumer.wait(partitions, POLL_MS / 1000, moved)
+        finally:
+            moved.cancel()
 
     async def _rest(self) -> None:
-        """Nothing may be taken: waits for a change, and polls now and then, or the group would take us for dead."""
-        self._moved.clear()
+        """Nothing may be taken: waits for a change."""
         try:
             async with asyncio.timeout(REST_S):
                 await self._moved.wait()
         except TimeoutError:
-            self._consumer.pause(*self._lanes)
-            self._hand_out(await self._fetch(most=1))  # of a lane that has opened, and so resumed, meanwhile
-            self._consumer.resume(*(partition for partition, lane in self._lanes.items() if lane.open))
+            return
+
+    def _unreadable(self, error: UnreadableError) -> DeliveryError:
+        """Where it is, and what an operator can do: nothing that we skip by ourselves would have its verdict."""
+        settings, partition = self._settings.kafka, error.partition
+        return DeliveryError(
+            f"{error}: the batch is broken. To go on without it, and without a verdict for what is in it from there "
+            "on, stop all workers and run\n  kafka-consumer-groups.sh "
+            f"--bootstrap-server {settings.bootstrap} --group {settings.group} --topic "
+            f"{partition.topic}:{partition.partition} --reset-offsets --to-offset {error.after} --execute"
+        )
 
     # The life of a post
 
-    async def _judge(self, lane: Lane, record: ConsumerRecord) -> None:
+    async def _judge(self, lane: Lane, record: Record) -> None:
         source = Source(record.topic, record.partition, record.offset, record.timestamp)
         span = traces.received(source, record.headers, self._settings.kafka.group)
         answer: Answer | None = None
@@ -215,9 +236,9 @@ class Worker:
         if self._names_posts and answer.verdict is not None:
             _name(answer.verdict, source)
 
-    async def _answer(self, lane: Lane, record: ConsumerRecord, source: Source, span: traces.Span | None) -> Answer:
+    async def _answer(self, lane: Lane, record: Record, source: Source, span: traces.Span | None) -> Answer:
         settings = self._settings.kafka
-        if (post_id := wire.erased_id(record.key, record.value)) is not None:
+        if (post_id := wire.erased_id(record.key, record.value)) is not None:  # whatever its headers are
             lane.memory.forget(post_id, record.offset)
             return Answer([publisher.erasure(post_id, source, settings)], None, time.perf_counter(), span)
         post: Post | None = None
@@ -231,16 +252,24 @@ class Worker:
             traces.judged(span, verdict)
         messages = [publisher.verdict(verdict, traces.onward(span, record.headers), settings)]
         if verdict.reason:
-            whole = record.key, record.value, record.headers
-            messages.append(publisher.dead_letter(source, whole, verdict.reason, settings))
+            write = partial(publisher.dead_letter, source, record, verdict.reason, settings)
+            messages.append(await self._apart(write, record.size))
         return Answer(messages, verdict, time.perf_counter(), span)
 
-    async def _decode(self, record: ConsumerRecord) -> Post:
+    async def _decode(self, record: Record) -> Post:
+        if record.problem:
+            raise PostError(record.problem, "the record cannot be read as it came")
         read = partial(wire.post_record, record.value, record.headers, self._settings.media)
-        return read() if len(record.value or b"") <= SMALL_BYTES else await asyncio.to_thread(read)
+        return await self._apart(read, len(record.value or b""))
+
+    async def _apart(self, work: Callable[[], T], size: int) -> T:
+        """Work on so many bytes: of many, on a thread, so that partitions go on meanwhile."""
+        if size <= SMALL_BYTES:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _undetermined(
-        self, record: ConsumerRecord, source: Source, reason: Reason, post: Post | None, post_id: str = ""
+        self, record: Record, source: Source, reason: Reason, post: Post | None, post_id: str = ""
     ) -> Verdict:
         id = post.id if post else post_id or wire.post_id_for(record.key, source)
         log.warning("post_dead_lettered", post_id=id, reason=reason, partition=source.partition, offset=source.offset)
@@ -330,10 +359,6 @@ def _name(verdict: Verdict, source: Source) -> None:
         status=verdict.status.name,
         stage=verdict.stage.name,
     )
-
-
-def _size(record: ConsumerRecord) -> int:
-    return RECORD_BYTES + len(record.key or b"") + len(record.value or b"")
 
 
 class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -21,10 +21,11 @@ ROWS = [
     "runtime worker vitals lane recall publisher api service watching ledger guard posts verdicts kafka client show "
     "ops top exporter health",
     "moderator wire requests answers recent stores",
-    "memory verdict_json fastjson tokens refusals keys",
+    "memory verdict_json fastjson tokens refusals keys consumer prescan",
+    "records",
     "batcher encoders models",
     "prompts policies media",
-    "types errors settings telemetry traces metrics tally room v1",
+    "types errors settings telemetry traces metrics tally room shares decompression v1",
 ]
 # And these, within their row.
 SIDEWAYS = {
@@ -55,7 +56,7 @@ SIDEWAYS = {
 }
 # Only these import them.
 LIBRARIES = {
-    "aiokafka": "kafka worker vitals publisher recall posts verdicts bench demo",
+    "aiokafka": "kafka consumer records worker vitals publisher recall posts verdicts bench demo",
     "grpc": "api service ledger guard refusals client health demo bench v1",
     "grpc_health": "api health demo",
     "grpc_reflection": "api",
