@@ -187,19 +187,19 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 async def test_foreign_batches_stop_nothing(topic: Topic) -> None:
-    """A header whose name is not UTF-8, a time beyond 64 bits, and a batch that becomes large."""
+    """A header whose name is not UTF-8, a time long ago, and a batch that becomes large."""
     await topic.put(a_verdict("a"))
     value, headers = wire.verdict_record(a_verdict("b"), "json")
     named = [(name.encode(), content) for name, content in headers]
-    large = b"".join(foreign.a_record(number, bytes(25 << 20), b"a") for number in range(8))
+    large = b"".join(foreign.a_record(number, bytes(25 << 20), b"large") for number in range(8))
     for batch in (
-        foreign.a_batch(foreign.a_record(0, value, b"b", [*named, (b"caf\xe9", b"")], -9), 1, first_ms=-(1 << 63)),
+        foreign.a_batch(foreign.a_record(0, value, b"b", [*named, (b"caf\xe9", b"")]), 1, first_ms=-(1 << 40)),
         foreign.a_batch(large + foreign.a_record(8, value, b"\xff"), 9, "zstd"),
     ):
         assert await foreign.put(topic.settings.kafka.bootstrap, TopicPartition(topic.name, 0), batch) == 0
     await topic.put(a_verdict("c"))
     async with topic.view() as view:
-        assert await states(view, "a", "b", "c") == [Kind.UNREADABLE, FOUND, FOUND]
+        assert await states(view, "a", "b", "c", "large") == [FOUND, FOUND, FOUND, Kind.UNREADABLE]
 
 
 async def test_a_verdict_that_no_store_can_hold_is_a_foreign_record(topic: Topic, database_url: str) -> None:
