@@ -3,7 +3,8 @@
 A post is encoded on a pool of threads, then queues. There is no timer: a batch is what queued while the device was
 busy, oldest first, filled up to a budget of tokens that is known before the step starts. A post that is older than its
 place in the queue says, because it waited in its topic, goes before younger ones; but of those that it overtakes, none
-is overtaken without end (`overtake_s`).
+is overtaken without end (`overtake_s`). Each partition that has posts in the queue has its oldest in the next step, or,
+where there is no room for all of them, in its turn: two full partitions do not keep the others waiting.
 
 One post never fails another: a step that raises is run again in halves until the post that makes it raise is alone.
 """
@@ -12,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
 from heapq import heappop, heappush, nsmallest
-from itertools import count
+from itertools import chain, count
 from types import TracebackType
 from typing import Self
 
@@ -125,7 +126,7 @@ class Batcher:
         self._encoders = Encoders(classifier, settings, self._check)
         self._device = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._room = asyncio.Semaphore(settings.max_in_flight)
-        self._queue: list[_Place] = []  # a heap
+        self._queues: OrderedDict[Hashable, list[_Place]] = OrderedDict()  # heaps, by partition; the next turn first
         self._came = count()
         self._jobs: set[_Job] = set()  # queued, or in a step
         self._queued = asyncio.Event()
@@ -152,12 +153,12 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Posts that are encoded and wait for a step to take all of them."""
-        return len(self._queue)
+        return sum(map(len, self._queues.values()))
 
     @property
     def waited(self) -> float:
         """Seconds that the longest of them has; 0 when there is none."""
-        first = min((job.queued for _, _, job in self._queue), default=None)
+        first = min((job.queued for _, _, job in chain(*self._queues.values())), default=None)
         return 0.0 if first is None else time.perf_counter() - first
 
     async def warm_up(self, questions: Sequence[Question] = PROBE_QUESTIONS) -> None:
@@ -173,9 +174,12 @@ class Batcher:
         if isinstance(outcome, _Failed):
             raise DeviceError("the model fails on a post of our own")
 
-    async def score(self, content: Content, questions: Sequence[Question], age: float = 0.0) -> Answers:
+    async def score(
+        self, content: Content, questions: Sequence[Question], age: float = 0.0, partition: Hashable = None
+    ) -> Answers:
         """The answers to all questions on all windows of the content. age: seconds that the post has waited before.
 
+        partition: where it comes from; each has its turn.
         Raises PostError when this content, alone, cannot be scored, DeviceError when nothing can any more.
         """
         if not questions:
@@ -191,7 +195,7 @@ class Batcher:
             self._jobs.add(job)
             # Bounded, or posts out of a backlog would starve those that come in now, or the other way round.
             older = min(max(age, 0.0), self._overtake_s)
-            heappush(self._queue, (started - older, next(self._came), job))
+            heappush(self._queues.setdefault(partition, []), (started - older, next(self._came), job))
             self._queued.set()
             try:
                 finished = await job.done
@@ -232,11 +236,17 @@ class Batcher:
             self._refuse(DeviceError(f"the batcher has failed ({type(error).__name__})"))
 
     def _take(self) -> list[_Item]:
-        """The next batch: whole posts, oldest first. Only a post that no batch can hold whole is split."""
+        """The next batch: whole posts, the oldest of each partition, and then the oldest of all.
+
+        Only a post that no batch can hold whole is split.
+        """
         batch: list[_Item] = []
         room = self._budget
-        while self._queue:
-            job = self._queue[0][2]
+        turns = deque(self._queues)
+        while self._queues:
+            partition = turns[0] if turns else min(self._queues, key=lambda one: self._queues[one][0])
+            queue = self._queues[partition]
+            job = queue[0][2]
             if not job.done.done():
                 if batch and room < job.tokens <= self._budget:
                     break
@@ -246,14 +256,22 @@ class Batcher:
                     batch.append((job, window))
                 if job.left:
                     break
-            heappop(self._queue)
+                if turns:
+                    self._queues.move_to_end(turns.popleft())
+            heappop(queue)
+            if not queue:
+                del self._queues[partition]
+                if turns and turns[0] == partition:
+                    turns.popleft()
         return batch
 
     def _next(self) -> list[Encoded]:
         """What the step after this one will probably hold."""
         items: list[Encoded] = []
         room = self._budget
-        for _, _, job in nsmallest(MOST_AHEAD, self._queue):
+        first = [queue[0] for queue in self._queues.values()]
+        oldest = nsmallest(MOST_AHEAD, chain(*self._queues.values()))
+        for job in dict.fromkeys(job for _, _, job in chain(first, oldest)):
             if (room := room - job.tokens) < 0:
                 break
             items += [job.windows[window] for window in job.left]
@@ -274,7 +292,7 @@ class Batcher:
             posts = len({id(job) for job, _ in batch})
             spent = time.perf_counter() - now
             self._trace(batch, now, {"posts": posts, "items": len(batch), "tokens": tokens})
-            self._on_step(Step(posts, len(batch), tokens, spent, len(self._queue), self._budget))
+            self._on_step(Step(posts, len(batch), tokens, spent, self.waiting, self._budget))
         elif len(batch) > 1:
             metrics.HALVINGS.labels(outcome.value).inc()
             half = _middle(batch)

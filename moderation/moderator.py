@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -32,7 +32,8 @@ class Moderator:
         async with self._media.opened(post) as read:
             asked = self._policies.asked_of(post)
             age = started - source.timestamp_ms / 1000 if source and source.timestamp_ms > 0 else 0.0
-            judge = partial(self._judge, post, read, asked, age)
+            partition = (source.topic, source.partition) if source else None
+            judge = partial(self._judge, post, read, asked, (age, partition))
             if memory is not None and source is not None and asked:
                 verdict = await memory.decided(self._identity(post, read, asked), judge, source.offset)
             else:
@@ -55,9 +56,10 @@ class Moderator:
             asked=tuple(policy.id for policy in asked),
         )
 
-    async def _judge(self, post: Post, read: Read, asked: Sequence[Policy], age: float) -> Verdict:
+    async def _judge(self, post: Post, read: Read, asked: Sequence[Policy], waiting: tuple[float, Hashable]) -> Verdict:
+        """waiting: for how many seconds the post did, and in which partition."""
         questions = [policy.question_for_model for policy in asked]
-        answers = await self._batcher.score(read.content, questions, age)
+        answers = await self._batcher.score(read.content, questions, *waiting)
         windows_of = zip(*answers.windows, strict=True)  # windows x policies -> policies x windows
         findings = tuple(policy.find(scores) for policy, scores in zip(asked, windows_of, strict=True))
         decision = decide(findings)

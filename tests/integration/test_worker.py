@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -219,6 +220,32 @@ async def test_back_pressure_holds_the_bounds(field: Field, monkeypatch: pytest.
         await field.expect_exactly(120)
     assert 1 <= most["of one"] <= 2
     assert 2 <= most["of all"] <= 5
+
+
+async def test_full_partitions_do_not_keep_a_quiet_one_waiting(field: Field) -> None:
+    """Posts of quiet partitions are answered within some steps, while those of two others wait for a hundred."""
+    step_ms, full, steps = 50, 1000, 20
+    slow = field.with_(f"fake?step_ms={step_ms}", batch_tokens=80)  # some eight posts a step
+    await field.produce(*((number % 2, b"author", a_value(f"full-{number}"), ()) for number in range(full)))
+    delays: list[float] = []
+    async with running(slow):
+        done = 1
+        await field.verdicts(done)
+        for turn in range(4):
+            quiet = [(partition, b"author", a_value(f"quiet-{turn}-{partition}"), ()) for partition in (2, 3, 4, 5)]
+            await field.produce(*quiet)
+            while len(delays) < 4 * (turn + 1):
+                found = await field.read(field.topics[1], done)
+                done = len(found) + 1
+                delays = [
+                    record.timestamp - _put_ms(record) for record in found if record.key.startswith(b"post-quiet")
+                ]
+        assert done < full / 2, "the others still wait"
+    assert max(delays) < steps * step_ms
+
+
+def _put_ms(verdict: ConsumerRecord) -> float:
+    return datetime.fromisoformat(json.loads(verdict.value)["source"]["timestamp"]).timestamp() * 1000
 
 
 async def test_a_worker_with_no_room_still_polls(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
