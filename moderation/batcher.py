@@ -3,7 +3,7 @@
 A post is encoded on a pool of threads, then queues. There is no timer: a batch is what queued while the device was
 busy, oldest first, filled up to a budget of tokens that is known before the step starts. A post that is older than its
 place in the queue says, because it waited in its topic, goes before younger ones; but of those that it overtakes, none
-is overtaken without end (`overtake_s`).
+is overtaken without end (`overtake_s`). Partitions take turns: full ones do not keep the others waiting.
 
 One post never fails another: a step that fails is run again in halves until the post that makes it fail is alone. That
 one is scored once more. After each step that failed nothing is answered before the model has passed its self-check.
@@ -153,6 +153,7 @@ class Batcher:
     async def score(self, content: Content, questions: Sequence[Question], arrival: Arrival | None = None) -> Answers:
         """The answers to all questions on all windows of the content. arrival: None if it comes only now.
 
+        partition: where it comes from; each has its turn.
         Raises PostError when this content, alone, cannot be scored, DeviceError when nothing can any more.
         """
         if not questions:

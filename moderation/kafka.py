@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError, NotCoordinatorForGroupError, for_code
 from aiokafka.protocol.commit import OffsetFetchRequest
 
 import moderation
+from moderation.consumer import Consumer
 from moderation.errors import ConfigError
 from moderation.settings import KafkaSettings
 
@@ -32,15 +33,15 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-def consumer(settings: KafkaSettings, *topics: str, **options: Any) -> AIOKafkaConsumer:
+def consumer(settings: KafkaSettings, **options: Any) -> Consumer:
     """A consumer that has not started: commits nothing by itself, misses nothing, sees no aborted transaction.
 
     With `group_id` it joins a group; without, partitions are assigned by the caller.
     """
     # a fetch as large as the largest record, which brokers would send anyway
     options = {"max_partition_fetch_bytes": settings.max_message_bytes} | options
-    return AIOKafkaConsumer(
-        *topics,
+    return Consumer(
+        max_record_bytes=settings.max_message_bytes,
         enable_auto_commit=False,
         auto_offset_reset="earliest",  # "latest" would lose the posts of a partition that is added
         isolation_level="read_committed",

@@ -105,6 +105,7 @@ class Lane:
         self._offsets: Offsets[Answer] | None = None
         self._in_hand: dict[int, InHand] = {}  # by offset, in their order: delivered, and not yet committed
         self._posts: set[asyncio.Task[None]] = set()
+        self._number = next(_NUMBERS)  # of no other lane
         self._written = -math.inf  # of the post that came last, as in its Arrival
         self._changed = asyncio.Event()
         self._draining = False
@@ -184,7 +185,7 @@ class Lane:
         """Of a post that was taken. `polled` and `wall`: when its poll ended, by time.perf_counter and time.time."""
         age = max(0.0, wall - stamp_ms / 1000) if stamp_ms > 0 else 0.0
         self._written = max(self._written, polled - age)  # answered before the post in front, it could not be committed
-        return Arrival(polled, self._written, next(_NUMBERS))
+        return Arrival(polled, self._written, next(_NUMBERS), self._number)
 
     def own(self, post: asyncio.Task[None]) -> None:
         """The task of a post that was taken: it ends when the lane is cut."""

@@ -1,18 +1,19 @@
 """Posts that are encoded and wait for the device, oldest first.
 
 Time that a post waited in Kafka counts towards its age, but at most `overtake_s`, so that a backlog does not delay new
-posts without end.
+posts without end. Each partition that has posts here has its oldest in the next batch, or, where there is no room for
+all of them, in its turn: full partitions do not keep the others waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, nsmallest
-from itertools import count
+from itertools import chain, count
 
 from moderation import phases, traces
 from moderation.models.checked import Item
@@ -47,6 +48,7 @@ class Job:
 
 
 Window = tuple[Job, int]  # one window of a post
+_Place = tuple[float, int, int, Job]  # in a queue: the earlier first, then as they came
 
 
 class PostQueue:
@@ -56,30 +58,36 @@ class PostQueue:
         """budget: tokens that a batch is filled up to. overtake_s: seconds by which a post may overtake."""
         self._budget = budget
         self._overtake_s = overtake_s
-        self._places: list[tuple[float, int, int, Job]] = []  # a heap: the earlier first, then as they came
+        self._queues: OrderedDict[int, list[_Place]] = OrderedDict()  # heaps, by partition; the next turn first
         self._came = count()
 
     def __len__(self) -> int:
         """Posts of which no step has taken all yet."""
-        return len(self._places)
+        return sum(map(len, self._queues.values()))
 
     @property
     def waited(self) -> float:
         """Seconds that the longest of them has; 0 when there is none."""
-        first = min((job.queued for *_, job in self._places), default=None)
+        first = min((job.queued for *_, job in chain(*self._queues.values())), default=None)
         return 0.0 if first is None else time.perf_counter() - first
 
     def put(self, job: Job, arrival: Arrival) -> None:
         """Takes its place by age."""
         due = min(max(arrival.written, arrival.polled - self._overtake_s), arrival.polled)
-        heappush(self._places, (due, arrival.number, next(self._came), job))
+        heappush(self._queues.setdefault(arrival.partition, []), (due, arrival.number, next(self._came), job))
 
     def take(self) -> list[Window]:
-        """The next batch: whole posts, oldest first. Only a post that no batch can hold whole is split."""
+        """The next batch: whole posts, the oldest of each partition, and then the oldest of all.
+
+        Only a post that no batch can hold whole is split.
+        """
         batch: list[Window] = []
         room = self._budget
-        while self._places:
-            job = self._places[0][-1]
+        turns = deque(self._queues)
+        while self._queues:
+            partition = turns[0] if turns else min(self._queues, key=lambda one: self._queues[one][0])
+            queue = self._queues[partition]
+            job = queue[0][-1]
             if not job.over:
                 if batch and room < job.tokens <= self._budget:
                     break
@@ -89,14 +97,22 @@ class PostQueue:
                     batch.append((job, window))
                 if job.left:
                     break
-            heappop(self._places)
+                if turns:
+                    self._queues.move_to_end(turns.popleft())
+            heappop(queue)
+            if not queue:
+                del self._queues[partition]
+                if turns and turns[0] == partition:
+                    turns.popleft()
         return batch
 
     def next(self) -> list[Item]:
         """What the batch after this one will probably hold."""
         items: list[Item] = []
         room = self._budget
-        for *_, job in nsmallest(MOST_AHEAD, self._places):
+        first = [queue[0] for queue in self._queues.values()]
+        oldest = nsmallest(MOST_AHEAD, chain(*self._queues.values()))
+        for job in dict.fromkeys(job for *_, job in chain(first, oldest)):
             if (room := room - job.tokens) < 0:
                 break
             items += [job.windows[window] for window in job.left]

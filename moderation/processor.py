@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import structlog
-from aiokafka import ConsumerRecord
 
 from moderation import metrics, phases, publisher, traces, wire
 from moderation.errors import PostError
@@ -21,6 +22,7 @@ from moderation.isolation import Isolation
 from moderation.lane import Answer, Lane
 from moderation.moderator import Moderator
 from moderation.phases import Phase
+from moderation.records import Record
 from moderation.settings import Settings
 from moderation.suspects import ATTEMPTS
 from moderation.telemetry import POST
@@ -28,6 +30,9 @@ from moderation.types import Arrival, Post, Reason, Source, Verdict
 
 OTHERS_FIRST_S = 2.0  # after an opening: partitions open one after another
 SMALL_BYTES = 64 << 10  # of a value that is decoded right on the event loop
+LARGE_AT_ONCE = 2  # larger values that are decoded at the same time
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -36,7 +41,7 @@ log = structlog.get_logger()
 class Delivery:
     """A record that was delivered."""
 
-    record: ConsumerRecord
+    record: Record
     source: Source
     arrival: Arrival
     span: traces.Span | None
@@ -51,9 +56,14 @@ class Processor:
         self._moderator = moderator
         self._settings = settings
         self._fail = fail
+        self._threads = ThreadPoolExecutor(LARGE_AT_ONCE, thread_name_prefix="decode")
         self._names_posts = settings.log.level == "debug"  # else not a thing is done for it
 
-    async def process(self, lane: Lane, record: ConsumerRecord, arrival: Arrival) -> None:
+    def close(self) -> None:
+        """Does not wait for its threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def process(self, lane: Lane, record: Record, arrival: Arrival) -> None:
         """Gives the record its outcome, or ends the process. Raises what it does not expect."""
         if (post := lane.in_hand(record.offset)) is not None:
             phases.CURRENT.set(post)  # this task is the post's own
@@ -97,7 +107,7 @@ class Processor:
         try:
             if number > ATTEMPTS:
                 verdict = await self._give_up(delivery, decode=number == ATTEMPTS + 1)
-                answer = self._published(delivery, verdict)
+                answer = await self._published(delivery, verdict)
             else:
                 log.info(
                     "post_attempted_alone",
@@ -133,22 +143,30 @@ class Processor:
             verdict = await self._moderator.moderate(post, delivery.source, lane.memory, delivery.arrival)
         except PostError as error:
             verdict = self._undetermined(delivery, error.reason, post, error.post_id)
-        return self._published(delivery, verdict)
+        return await self._published(delivery, verdict)
 
-    def _published(self, delivery: Delivery, verdict: Verdict) -> Answer:
+    async def _published(self, delivery: Delivery, verdict: Verdict) -> Answer:
         settings = self._settings.kafka
         if delivery.span is not None:
             traces.judged(delivery.span, verdict)
         messages = [publisher.verdict(verdict, traces.onward(delivery.span, delivery.record.headers), settings)]
         if verdict.reason:
-            whole = delivery.record.key, delivery.record.value, delivery.record.headers
-            messages.append(publisher.dead_letter(delivery.source, whole, verdict.reason, settings))
+            write = partial(publisher.dead_letter, delivery.source, delivery.record, verdict.reason, settings)
+            messages.append(await self._apart(write, delivery.record.size))
         return Answer(messages, verdict, time.perf_counter(), delivery.span)
 
-    async def _decode(self, record: ConsumerRecord) -> Post:
+    async def _decode(self, record: Record) -> Post:
         phases.enter(Phase.READ)
+        if record.problem:
+            raise PostError(record.problem, "the record cannot be read as it came")
         read = partial(wire.post_record, record.value, record.headers, self._settings.media)
-        return read() if len(record.value or b"") <= SMALL_BYTES else await asyncio.to_thread(read)
+        return await self._apart(read, len(record.value or b""))
+
+    async def _apart(self, work: Callable[[], T], size: int) -> T:
+        """Work on so many bytes: of many, on a thread, so that partitions go on meanwhile."""
+        if size <= SMALL_BYTES:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _undetermined(self, delivery: Delivery, reason: Reason, post: Post | None, post_id: str = "") -> Verdict:
         source = delivery.source

@@ -22,6 +22,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from moderation import kafka, metrics, wire
 from moderation.errors import ConfigError, DeliveryError, ModerationError
+from moderation.records import Omitted, Record
 from moderation.settings import KafkaSettings
 from moderation.suspects import Mark, Opening
 from moderation.types import Reason, Source, Verdict
@@ -67,25 +68,51 @@ def erasure(post_id: str, by: Source, settings: KafkaSettings) -> Message:
     return Message(settings.verdicts_topic, post_id.encode(), None, wire.erasure_headers(by))
 
 
-def dead_letter(
-    source: Source, record: tuple[bytes | None, bytes | None, wire.Headers], reason: Reason, settings: KafkaSettings
-) -> Message:
-    """The record (key, value, headers) as it came, and why. Cut, it says which bytes it stands for."""
-    key, value, headers = record
-    told = wire.dead_letter_headers(source, headers, reason, settings.group)
-    if value is None:
-        told = [*told, ("dlq.value.null", b"true")]  # a null would be a tombstone, and without a key cannot be sent
+def dead_letter(source: Source, record: Record, reason: Reason, settings: KafkaSettings) -> Message:
+    """The record as it came, and why: up to max_dead_letter_bytes of it.
+
+    What is left out, of the value its end, is named in headers. Cut, it keeps nothing of the value and the headers.
+    """
+    bounded = _bounded(record, settings.max_dead_letter_bytes)
+    value, most = bounded.value or b"", settings.max_dead_letter_bytes
+    told = wire.dead_letter_headers(source, bounded.headers, reason, settings.group)
+    told += [(f"dlq.{mark}", b"true") for mark in bounded.marks]
+    room = max(0, most - bounded.size + len(value))
+    if record.value is None:
+        told.append(("dlq.value.null", b"true"))  # a null would be a tombstone, and without a key cannot be sent
+    if bounded.omitted:
+        told += [("dlq.value.omitted", b"true"), *_stood_for(bounded.omitted)]
+    elif len(value) > room:
+        told += [("dlq.value.truncated", b"true"), *_stood_for(_omitted(value))]
 
     def cut() -> Message:
-        kept = [
-            *wire.dead_letter_headers(source, (), reason, settings.group),
-            ("dlq.value.omitted", b"true"),
-            ("dlq.value.size", str(len(value or b"")).encode()),
-            ("dlq.value.sha256", hashlib.sha256(value or b"").hexdigest().encode()),
-        ]
-        return Message(settings.dead_letters, key if len(key or b"") <= KEY_BYTES else None, b"", kept)
+        kept = wire.dead_letter_headers(source, (), reason, settings.group)
+        stands = record.omitted or _omitted(record.value or b"")
+        key = record.key if len(record.key or b"") <= KEY_BYTES else None
+        marks = {*record.marks, *(["headers.omitted"] if record.headers else [])}
+        marks |= {"key.omitted"} if key is None and record.key is not None else set()
+        kept += [(f"dlq.{mark}", b"true") for mark in sorted(marks)]
+        return Message(settings.dead_letters, key, b"", [*kept, ("dlq.value.omitted", b"true"), *_stood_for(stands)])
 
-    return Message(settings.dead_letters, key, value or b"", told, cut)
+    return Message(settings.dead_letters, bounded.key, value[:room], told, cut)
+
+
+def _bounded(record: Record, most: int) -> Record:
+    """Without a key, and then without headers, that leave no room for a value."""
+    if record.size > most and len(record.key or b"") > KEY_BYTES:
+        record = record._replace(key=None, marks=(*record.marks, "key.omitted"))
+    if record.size - len(record.value or b"") > most:
+        record = record._replace(headers=(), marks=(*record.marks, "headers.omitted"))
+    return record
+
+
+def _omitted(value: bytes) -> Omitted:
+    return Omitted(len(value), hashlib.sha256(value).hexdigest())
+
+
+def _stood_for(value: Omitted) -> list[tuple[str, bytes | None]]:
+    """Headers in place of a value, or of its end."""
+    return [("dlq.value.size", str(value.size).encode()), ("dlq.value.sha256", value.sha256.encode())]
 
 
 class Publisher:

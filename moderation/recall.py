@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from functools import partial
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from moderation import kafka, wire
+from moderation.consumer import Consumer, UnreadableError
 from moderation.errors import DeliveryError
 from moderation.memory import Memory
+from moderation.records import Record
 from moderation.settings import KafkaSettings
 from moderation.types import Verdict
 
 STEP = 1_000  # offsets read at a time, from the end backwards
 STEP_BYTES = 1 << 20  # of a fetch, or one record where that is larger
+HELD_BYTES = 64 << 20  # of a step: more than a partition's memory takes by default
 RECORD_BYTES = 1_000  # that a record takes beside its value
 
 log = structlog.get_logger()
@@ -37,11 +41,7 @@ async def recall(memory: Memory, settings: KafkaSettings, partition: int) -> Non
             await kafka.connected(consumer.start, settings)
             consumer.assign([verdicts])
             await _fill(memory, consumer, verdicts)
-    except (
-        KafkaError,
-        TimeoutError,
-        UnicodeDecodeError,
-    ) as error:  # the last: of a header's name, from within aiokafka
+    except (KafkaError, UnreadableError, TimeoutError) as error:
         what = f"cannot read back what was decided, from {verdicts.topic}/{partition}"
         raise DeliveryError(f"{what}: {type(error).__name__}") from error
     finally:
@@ -50,15 +50,15 @@ async def recall(memory: Memory, settings: KafkaSettings, partition: int) -> Non
     log.info("verdicts_recalled", partition=partition, verdicts=len(memory), bytes=memory.bytes, seconds=seconds)
 
 
-async def _fill(memory: Memory, consumer: AIOKafkaConsumer, verdicts: TopicPartition) -> None:
+async def _fill(memory: Memory, consumer: Consumer, verdicts: TopicPartition) -> None:
     end: int = (await consumer.end_offsets([verdicts]))[verdicts]  # of what is committed: the last stable offset
     begin: int = (await consumer.beginning_offsets([verdicts]))[verdicts]
     begin = max(begin, end - 2 * memory.most)
     erased: set[str] = set()
     while begin < end:
         start = max(begin, end - STEP)
-        for record in reversed(await _between(consumer, verdicts, start, end)):
-            digest = next((value for name, value in record.headers if name == wire.IDENTITY), None)
+        for record in reversed(await _between(consumer, verdicts, range(start, end))):
+            digest = _digest(record)
             post_id = (record.key or b"").decode("utf-8", "replace")
             if record.value is None:
                 erased.add(post_id)
@@ -69,28 +69,31 @@ async def _fill(memory: Memory, consumer: AIOKafkaConsumer, verdicts: TopicParti
         end = start
 
 
-async def _between(consumer: AIOKafkaConsumer, partition: TopicPartition, start: int, end: int) -> list[ConsumerRecord]:
-    """Its records from `start` up to `end`, without it."""
-    found: list[ConsumerRecord] = []
-    try:
-        consumer.seek(partition, start)
-        while await consumer.position(partition) < end:
-            for records in (await consumer.getmany(timeout_ms=1_000, max_records=end - start)).values():
-                found += [record for record in records if record.offset < end]
-    except UnicodeDecodeError:  # of a foreign record's header: aiokafka cannot read what is behind it in its batch
-        if end - start == 1:
-            log.warning("record_unreadable", topic=partition.topic, partition=partition.partition, offset=start)
-            return []
-        middle = (start + end) // 2
-        return [
-            *await _between(consumer, partition, start, middle),
-            *await _between(consumer, partition, middle, end),
-        ]
+async def _between(consumer: Consumer, partition: TopicPartition, offsets: range) -> deque[Record]:
+    """Erasures and verdicts that stand, of these offsets: the last ones, where all of them take more than HELD_BYTES.
+
+    What else anybody has written there is not held.
+    """
+    found: deque[Record] = deque()
+    held = 0
+    consumer.seek(partition, offsets.start)
+    while await consumer.position(partition) < offsets.stop:
+        polled = await consumer.poll(partition, most=len(offsets), room=STEP_BYTES, timeout_s=1.0)
+        for record in polled.get(partition, ()):
+            if record.offset in offsets and (record.value is None or _digest(record)):
+                found.append(record)
+                held += record.size
+        while held > HELD_BYTES:
+            held -= found.popleft().size
     return found
 
 
-def _read(record: ConsumerRecord) -> Verdict | None:
+def _digest(record: Record) -> bytes | None:
+    return next((value for name, value in record.headers if name == wire.IDENTITY), None)
+
+
+def _read(record: Record) -> Verdict | None:
     try:
-        return wire.verdict_type(wire.read_verdict(record.value, record.headers))
+        return wire.verdict_type(wire.read_verdict(record.value or b"", record.headers))
     except ValueError:
         return None

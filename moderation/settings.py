@@ -52,6 +52,9 @@ class KafkaSettings(_Group):
     session_timeout_ms: int = Field(30_000, ge=1_000, description="after it the group counts a silent worker as dead")
     rebalance_timeout_ms: int = Field(120_000, ge=1_000, description="how long a worker may drain in a rebalance")
     max_message_bytes: int = Field(20 << 20, ge=1024, description="largest record to read or write; the topics' too")
+    max_dead_letter_bytes: int = Field(
+        1 << 20, ge=1024, description="bytes of a record that its dead letter keeps; headers tell size and hash of all"
+    )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
     )

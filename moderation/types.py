@@ -61,9 +61,10 @@ class Reason(StrEnum):
 
     # of a record on the posts topic
     NULL_VALUE = "NULL_VALUE"  # the record has no value
-    NOT_DECODABLE = "NOT_DECODABLE"  # neither JSON nor Protobuf of moderation.v1.Post
+    NOT_DECODABLE = "NOT_DECODABLE"  # neither JSON nor Protobuf of moderation.v1.Post, or a header that is not UTF-8
     UNKNOWN_CONTENT_TYPE = "UNKNOWN_CONTENT_TYPE"  # the content-type header names another format
     INVALID_POST = "INVALID_POST"  # decodable, but a field breaks a rule (id missing, too many images, ...)
+    RECORD_TOO_LARGE = "RECORD_TOO_LARGE"  # larger than kafka.max_message_bytes, once its batch is decompressed
     # of a post's content
     TEXT_TOO_LONG = "TEXT_TOO_LONG"
     IMAGE_FORBIDDEN = "IMAGE_FORBIDDEN"  # the reference points outside what is allowed
@@ -190,6 +191,7 @@ class Arrival:
     polled: float  # one moment for all posts of a poll
     written: float  # to its topic; not after `polled`, and not before the post in front of it on its partition
     number: int = 0  # among posts that were written together, the lower is the older
+    partition: int = 0  # which posts it shares turns with: a number for each assigned partition
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from moderation import kafka, metrics, stores, wire
+from moderation.consumer import Consumer, UnreadableError
 from moderation.errors import DeliveryError
 from moderation.recent import Recent
+from moderation.records import Record
 from moderation.settings import Settings
 from moderation.stores import (
     ERASED_KEPT_S,
@@ -40,6 +42,7 @@ from moderation.v1.verdict_pb2 import Verdict
 from moderation.view_lag import Stall, ViewLag
 
 BATCH = 500  # records in one transaction
+BATCH_BYTES = 32 << 20  # of them; a larger record goes alone
 RETRY_S = 1.0  # before a store that could not be written is tried again
 PRUNE_S = 10.0  # between two looks at what has to be forgotten
 WARM_BYTES = 4_000  # of memory for each verdict that is remembered at the start
@@ -107,7 +110,7 @@ class Waiter:
 class View:
     """Answers lookups while `follow` runs, from `caught_up` on. Made by `open_view`."""
 
-    def __init__(self, settings: Settings, store: Store, consumer: AIOKafkaConsumer, topics: kafka.Topics) -> None:
+    def __init__(self, settings: Settings, store: Store, consumer: Consumer, topics: kafka.Topics) -> None:
         self.caught_up = asyncio.Event()  # set once all that was on the topic at the start is folded in
         self.store = store
         self.lag = ViewLag()
@@ -190,7 +193,9 @@ class View:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
                 task.result()
-        except (KafkaError, UnicodeDecodeError) as error:  # the latter: of a header's name, from within aiokafka
+        except UnreadableError as error:
+            raise DeliveryError(str(error)) from error
+        except KafkaError as error:
             raise DeliveryError(f"cannot read topic {self._topic}: {type(error).__name__}") from error
         finally:
             for task in tasks:
@@ -215,7 +220,7 @@ class View:
         self._assign()
         while True:
             await self._take_new_partitions()
-            batches = await self._consumer.getmany(timeout_ms=200, max_records=BATCH)
+            batches = await self._consumer.poll(most=BATCH, room=BATCH_BYTES, timeout_s=0.2)
             await self._fold(batches)
             if not self.caught_up.is_set():
                 at = self.positions
@@ -246,7 +251,7 @@ class View:
             async for changes in self.replay({number: start}, {number: at.next}):
                 self._recent.put(changes.entries)
 
-    async def _fold(self, batches: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
+    async def _fold(self, batches: Mapping[TopicPartition, Sequence[Record]]) -> None:
         """Also without records: transaction markers move a position, too."""
         records = [record for batch in batches.values() for record in batch]
         entries = [entry for record in records if (entry := self._entry(record))]
@@ -341,7 +346,7 @@ class View:
             self._recent.forget(before)
         self._prune_at = time.monotonic() + (0 if gone else PRUNE_S)
 
-    def _entry(self, record: ConsumerRecord) -> Entry | None:
+    def _entry(self, record: Record) -> Entry | None:
         """None: the record is about no post."""
         position = {"partition": record.partition, "offset": record.offset, "ms": record.timestamp}
         try:
@@ -378,11 +383,12 @@ class View:
         return of[1], of[2]
 
 
-def _verdict(record: ConsumerRecord) -> Verdict:
+def _verdict(record: Record) -> Verdict:
     """Raises ValueError if it is none, or larger than a view takes."""
-    if len(record.value) > LARGEST_VERDICT:
+    value = record.value or b""
+    if len(value) > LARGEST_VERDICT:
         raise ValueError(f"it is larger than {LARGEST_VERDICT} bytes")
-    return wire.read_verdict(record.value, record.headers)
+    return wire.read_verdict(value, record.headers)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 import moderation
-from moderation import fastjson, verdict_json
+from moderation import fastjson, prescan, verdict_json
 from moderation.errors import PostError
 from moderation.settings import MediaSettings
 from moderation.types import (
@@ -48,6 +48,8 @@ CONTENT_TYPES: dict[Format, bytes] = {"json": b"application/json", "protobuf": b
 MAX_ID_BYTES = 512
 MAX_LABEL_BYTES = 128  # tenant, language, surface
 MAX_URI_BYTES = 4096
+MAX_POST_ELEMENTS = 1_000  # JSON's members, items, arrays and objects, or Protobuf's fields; a post has some thirty
+MAX_VERDICT_ELEMENTS = 100_000  # the same of a verdict, which has some twenty for each policy
 
 _FORMATS: dict[str, Format] = {
     "application/json": "json",
@@ -55,6 +57,10 @@ _FORMATS: dict[str, Format] = {
     "application/protobuf": "protobuf",
 }
 _TEXTS = frozenset(field.name for field in post_pb2.Post.DESCRIPTOR.fields if field.message_type is None)
+_POST_MESSAGES, _VERDICT_MESSAGES = (
+    frozenset(field.number for field in of.DESCRIPTOR.fields if field.message_type is not None)
+    for of in (post_pb2.Post, verdict_pb2.Verdict)
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _SECONDS, _NANOS = range(-62_135_596_800, 253_402_300_800), range(10**9)  # of a Timestamp: the years 1 to 9999
@@ -108,8 +114,9 @@ def post_record(value: bytes | None, headers: Headers, media: MediaSettings) -> 
     if format == "json":
         return post(_post_from_json(value), media)
     try:
+        prescan.check_protobuf(value, _POST_MESSAGES, MAX_POST_ELEMENTS)
         message = post_pb2.Post.FromString(value)
-    except DecodeError:
+    except (DecodeError, ValueError):
         raise PostError(Reason.NOT_DECODABLE, "the value is not a Protobuf moderation.v1.Post") from None
     return post(message, media)
 
@@ -176,8 +183,14 @@ def _has_unknown_fields(message: Message) -> bool:
 def _post_from_json(value: bytes) -> post_pb2.Post:
     post_id = ""
     try:
+        prescan.check_json(value, MAX_POST_ELEMENTS)
         # RecursionError: nested too deep. ValueError: broken JSON or UTF-8, duplicate keys, absurdly long numbers
-        parsed = json.loads(value.decode(), object_pairs_hook=_without_duplicates)
+        parsed = json.loads(
+            value.decode(),
+            object_pairs_hook=_without_duplicates,
+            parse_int=prescan.number,
+            parse_float=prescan.number,
+        )
         id = parsed.get("id")  # AttributeError: JSON, and no object
         post_id = id if isinstance(id, str) and _is_unicode(id) and not id_problem(id) else ""
         if "images" not in parsed and _TEXTS.issuperset(parsed) and all(type(text) is str for text in parsed.values()):
@@ -381,17 +394,19 @@ def _is_sound(of: verdict_pb2.Verdict) -> bool:
 
 def _verdict_message(value: bytes, format: Format | None) -> verdict_pb2.Verdict:
     if format == "json":
+        prescan.check_json(value, MAX_VERDICT_ELEMENTS)
         try:
             return fastjson.parse(value, verdict_pb2.Verdict)
         except ValueError:
             return json_format.Parse(value, verdict_pb2.Verdict(), ignore_unknown_fields=True)
     if format == "protobuf":
+        prescan.check_protobuf(value, _VERDICT_MESSAGES, MAX_VERDICT_ELEMENTS)
         return verdict_pb2.Verdict.FromString(value)
     raise ValueError
 
 
 def dead_letter_headers(source: Source, headers: Headers, reason: Reason, group: str) -> list[tuple[str, bytes | None]]:
-    """Headers of a dead letter: the record's own, then where it came from and why. Key and value stay as they are."""
+    """Headers of a dead letter: the record's own, then where it came from and why."""
     carried = [(name, value) for name, value in headers if not name.startswith("dlq.")]  # of an earlier round
     told = {
         "dlq.original.topic": source.topic,

@@ -15,12 +15,13 @@ from functools import partial
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
 import moderation
 from moderation import kafka, metrics, models, ops, recall, vitals
 from moderation.batcher import Batcher
+from moderation.consumer import UnreadableError
 from moderation.errors import ConfigError, DeliveryError
 from moderation.lane import Lane
 from moderation.media import Media
@@ -30,15 +31,15 @@ from moderation.ops import Pulse
 from moderation.policies import PolicySet
 from moderation.processor import Processor
 from moderation.publisher import AtLeastOnce, Publisher
+from moderation.records import Record
 from moderation.runtime import uncancelled, unless_stopped
 from moderation.settings import Settings
+from moderation.shares import Held, Shares
 from moderation.suspects import Mark, Opening
 from moderation.watchdog import Watchdog
 
-PROBE_MS = 2_000  # longest wait for a record that may be unreadable
-POLL_MS = 50  # longest wait for records, and so for seeing that a full partition has drained
+POLL_MS = 50  # longest wait for records
 REST_S = 10.0  # between two polls when nothing may be taken
-RECORD_BYTES = 200  # that a record takes beside key and value
 COMMIT_FIRST_S = 5.0  # for what is ready, before an error ends the process
 
 log = structlog.get_logger()
@@ -93,7 +94,8 @@ class Worker:
         self._failed = asyncio.Event()
         self._error: Exception | None = None  # that ends the process
         self._culprit: Lane | None = None  # whose post ran alone then
-        self._largest = 0  # record so far: what the next ones may be like
+        self._turn = 0  # which partition is asked first, and
+        self._first: TopicPartition | None = None  # which one in its place
 
     @property
     def lanes(self) -> Mapping[TopicPartition, Lane]:
@@ -107,7 +109,7 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Judges posts until `stop` is set, then finishes what is begun, commits it and leaves the group."""
-        self._consumer: AIOKafkaConsumer = kafka.consumer(self._settings.kafka, group_id=self._settings.kafka.group)
+        self._consumer = kafka.consumer(self._settings.kafka, group_id=self._settings.kafka.group)
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 await unless_stopped(stop, kafka.connected(self._consumer.start, self._settings.kafka))
@@ -131,6 +133,7 @@ class Worker:
         finally:
             self._stopping, self._pulse.ready = True, False
             self._lanes = {}  # crashed: what they hold is left to others
+            self._processor.close()
             await kafka.stop(self._consumer)
 
     def fail(self, error: Exception, culprit: Lane | None = None) -> None:
@@ -163,79 +166,91 @@ class Worker:
 
     async def _poll(self) -> None:
         """Hands records to their lanes, within the bounds of each lane and of all together."""
-        limits = self._settings.worker
+        polled = time.monotonic()
         while True:
-            room = limits.max_in_flight - sum(map(len, self._lanes.values()))
-            free = {
-                partition: limits.max_partition_in_flight - len(lane)
-                for partition, lane in self._lanes.items()
-                if lane.open and len(lane) < limits.max_partition_in_flight
-            }
-            left = limits.max_in_flight_bytes - sum(lane.bytes for lane in self._lanes.values())
-            if room <= 0 or left <= 0 or (self._lanes and not free):
-                await self._rest()
-                continue
-            # Full partitions are left out, not paused: of a paused one, aiokafka throws away what it has fetched.
-            by_size = max(1, left // (self._largest or self._settings.kafka.max_message_bytes))
-            # Also while no lane is open: one may open, and be handed what this poll brings.
-            most = min([room, by_size, limits.max_partition_in_flight, *free.values()])
-            self._hand_out(await self._fetch(*free, most=most))
-
-    def _hand_out(self, polled: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
-        sizes = [_size(record) for records in polled.values() for record in records]
-        self._largest = max([self._largest, *sizes])
-        now, wall = time.perf_counter(), time.time()  # one moment decides the age of all of them
-        for partition, records in polled.items():
-            lane = self._lanes.get(partition)
-            for record in records:
-                if lane is None or not lane.take(record.offset, _size(record), record.timestamp):
-                    break  # aiokafka may hand out records before we have the position; we seek back to them
-                arrival = lane.arrival(record.timestamp, now, wall)
-                lane.own(self._begin_task(self._processor.process(lane, record, arrival)))
-
-    async def _fetch(self, *partitions: TopicPartition, most: int) -> dict[TopicPartition, list[ConsumerRecord]]:
-        """In a rebalance it returns when that is over, whatever POLL_MS says; it may be cancelled at any time."""
-        try:
-            polled: dict[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(
-                *partitions, timeout_ms=POLL_MS, max_records=most
-            )
-        except (KafkaError, UnicodeDecodeError) as error:  # the latter: of a header's name, from within aiokafka
-            raise await self._unreadable(error, most) from error
-        return polled
-
-    async def _unreadable(self, error: Exception, most: int) -> DeliveryError:
-        """Where it is, and what an operator can do: nothing that we skip by ourselves would have its verdict.
-
-        Reads up to it, within the `most` records of the poll that failed: what is dropped here is not committed.
-        """
-        settings, cause = self._settings.kafka, type(error).__name__
-        for partition in self._consumer.assignment():
+            self._moved.clear()
             try:
-                for _ in range(most):
-                    if not await self._consumer.getmany(partition, timeout_ms=PROBE_MS, max_records=1):
-                        break
-            except (KafkaError, UnicodeDecodeError):
-                position = await self._consumer.position(partition)
-                where = f"{partition.topic}/{partition.partition}"
-                return DeliveryError(
-                    f"{where} cannot be read at offset {position} ({cause}): the record or "
-                    "its batch is broken. To go on without it, and without a verdict for it, stop all workers and "
-                    "run (again, should the next offset be in the same batch)\n  kafka-consumer-groups.sh "
-                    f"--bootstrap-server {settings.bootstrap} --group {settings.group} --topic "
-                    f"{partition.topic}:{partition.partition} --reset-offsets --to-offset {position + 1} --execute"
-                )
-        return DeliveryError(f"{settings.posts_topic} cannot be read: {cause}")
+                waiting = self._serve()
+                if waiting or not self._lanes or time.monotonic() - polled > REST_S:
+                    # Now and then in any case, or the group would take us for dead.
+                    polled = time.monotonic()
+                    await self._arrival(waiting)
+                else:
+                    await self._rest()
+            except UnreadableError as error:
+                raise self._unreadable(error) from error
+            except KafkaError as error:
+                cause = type(error).__name__
+                raise DeliveryError(f"{self._settings.kafka.posts_topic} cannot be read: {cause}") from error
+
+    def _serve(self) -> list[TopicPartition]:
+        """Asks each partition in turn for its share of what is free. Returns those that have nothing more by now."""
+        limits = self._settings.worker
+        lanes = {partition: lane for partition, lane in self._lanes.items() if lane.open}
+        shares = Shares(
+            {partition: Held(len(lane), lane.bytes) for partition, lane in lanes.items()},
+            Held(limits.max_in_flight, limits.max_in_flight_bytes),
+            limits.max_partition_in_flight,
+        )
+        polled = time.perf_counter(), time.time()  # one moment decides the age of all posts of a poll
+        waiting: list[TopicPartition] = []
+        first: TopicPartition | None = None  # to be asked first the next time
+        for partition in self._in_turn(lanes):
+            free = shares.of(partition)
+            if free.posts <= 0:
+                first = first or partition
+                continue
+            records = self._consumer.ready(partition, free.posts, free.bytes, alone=shares.alone(partition))
+            self._hand_out(lanes[partition], records, polled)
+            shares.take(partition, Held(len(records), sum(record.size for record in records)))
+            if len(records) < free.posts:
+                if self._consumer.first_size(partition):  # it needs more bytes than are free
+                    first = first or partition
+                    shares.keep()
+                else:
+                    waiting.append(partition)
+        self._first = first
+        return waiting
+
+    def _in_turn(self, lanes: Mapping[TopicPartition, Lane]) -> list[TopicPartition]:
+        """The one that went away empty-handed comes first, else each in its turn."""
+        every = sorted(lanes)
+        self._turn += 1
+        at = every.index(self._first) if self._first in lanes else self._turn % max(1, len(every))
+        return [*every[at:], *every[:at]]
+
+    def _hand_out(self, lane: Lane, records: Iterable[Record], polled: tuple[float, float]) -> None:
+        for record in records:
+            if not lane.take(record.offset, record.size, record.timestamp):
+                break  # the lane takes posts while it is open
+            arrival = lane.arrival(record.timestamp, *polled)
+            lane.own(self._begin_task(self._processor.process(lane, record, arrival)))
+
+    async def _arrival(self, partitions: Sequence[TopicPartition]) -> None:
+        """Waits for records of these partitions, or for a change; in a rebalance, until that is over."""
+        moved = asyncio.ensure_future(self._moved.wait())
+        try:
+            await self._consumer.wait(partitions, POLL_MS / 1000, moved)
+        finally:
+            moved.cancel()
 
     async def _rest(self) -> None:
-        """Nothing may be taken: waits for a change, and polls now and then, or the group would take us for dead."""
-        self._moved.clear()
+        """Nothing may be taken: waits for a change."""
         try:
             async with asyncio.timeout(REST_S):
                 await self._moved.wait()
         except TimeoutError:
-            self._consumer.pause(*self._lanes)
-            self._hand_out(await self._fetch(most=1))  # of a lane that has opened, and so resumed, meanwhile
-            self._consumer.resume(*(partition for partition, lane in self._lanes.items() if lane.open))
+            return
+
+    def _unreadable(self, error: UnreadableError) -> DeliveryError:
+        """Where it is, and what an operator can do: nothing that we skip by ourselves would have its verdict."""
+        settings, partition = self._settings.kafka, error.partition
+        return DeliveryError(
+            f"{error}: the batch is broken. To go on without it, and without a verdict for what is in it from there "
+            "on, stop all workers and run\n  kafka-consumer-groups.sh "
+            f"--bootstrap-server {settings.bootstrap} --group {settings.group} --topic "
+            f"{partition.topic}:{partition.partition} --reset-offsets --to-offset {error.after} --execute"
+        )
 
     # The life of an assignment
 
@@ -323,10 +338,6 @@ class Worker:
         await asyncio.wait([life])
         del self._lives[lane]
         log.info("partition_revoked", partition=partition.partition, unfinished=left)
-
-
-def _size(record: ConsumerRecord) -> int:
-    return RECORD_BYTES + len(record.key or b"") + len(record.value or b"")
 
 
 class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]

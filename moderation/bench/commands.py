@@ -68,12 +68,13 @@ def stream(
     posts: Annotated[int, typer.Option(min=1000, help="for each measurement")] = 6000,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     memory: Annotated[int, typer.Option(min=0, help="posts to watch memory over; 0: none")] = 0,
+    quiet: Annotated[int, typer.Option(min=0, help="seconds to watch quiet partitions beside full ones; 0: none")] = 0,
     results: Annotated[Path | None, typer.Option("--json", help="file for the results")] = None,
 ) -> None:
     """Kafka to Kafka against a plain consume-produce loop. KAFKA_BOOTSTRAP_SERVERS, or a broker of its own."""
     from moderation.bench import stream as measure
 
-    measure.run(measure.Plan(settings.load().policies, delivery, posts, rounds, memory), results)
+    measure.run(measure.Plan(settings.load().policies, delivery, posts, rounds, memory, quiet), results)
 
 
 @app.command()

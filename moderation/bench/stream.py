@@ -2,6 +2,7 @@
 
     moderation bench stream                        speed, without a model and with one of 100 ms a step
     moderation bench stream --memory 200000        memory over so many posts, too
+    moderation bench stream --quiet 30             the delay of quiet partitions beside full ones, too (quiet.py)
     moderation bench stream --delivery at_least_once
 
 plain   the least that promises the same delivery: one process, one aiokafka consumer of the group, getmany of up to 500
@@ -38,6 +39,7 @@ from uuid import uuid4
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
+from moderation.bench import quiet
 from moderation.demo.kafka import LocalKafka, create_topics
 from moderation.models.fake import Fake
 from moderation.policies import PolicySet
@@ -63,6 +65,8 @@ class Plan:
     posts: int
     rounds: int
     memory: int  # posts to watch memory over; 0: none
+    quiet: int = 0  # seconds to watch the delay of quiet partitions for; 0: none
+    backlog: int = 20_000  # posts in each of the full partitions beside them
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +301,12 @@ async def _run(plan: Plan) -> dict[str, Any]:
         facts: dict[str, Any] = {"speed": await _speed(bootstrap, plan), "model": await _with_model(bootstrap, plan)}
         if plan.memory:
             facts["memory"] = await _memory(bootstrap, plan)
+        if plan.quiet:
+
+            def start(posts: str, verdicts: str, group: str, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
+                return _worker(Field(bootstrap, plan, posts, 0), verdicts, group, extra)
+
+            facts["quiet"] = await quiet.measure(bootstrap, start, plan.quiet, plan.backlog)
     return facts
 
 

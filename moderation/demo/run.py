@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import grpc
@@ -165,12 +166,12 @@ async def _moderate(console: Console, settings: KafkaSettings, samples: Sequence
             await producer.send_and_wait(settings.posts_topic, value, key=post.id.encode())
         with Live(_table(samples, verdicts, console.width), console=console, refresh_per_second=8) as live:
             async with asyncio.timeout(PATIENCE_S):
-                async for record in consumer:
-                    verdict = wire.read_verdict(record.value, record.headers)
-                    verdicts[verdict.post_id] = verdict
-                    live.update(_table(samples, verdicts, console.width))
-                    if len(verdicts) == len(samples):
-                        return
+                while len(verdicts) < len(samples):
+                    polled = await consumer.poll(most=len(samples), room=settings.max_message_bytes, timeout_s=1.0)
+                    for record in chain(*polled.values()):
+                        verdict = wire.read_verdict(record.value or b"", record.headers)
+                        verdicts[verdict.post_id] = verdict
+                        live.update(_table(samples, verdicts, console.width))
 
 
 def _table(samples: Sequence[Post], verdicts: dict[str, Verdict], width: int) -> Table:

@@ -11,11 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
-from aiokafka.producer import message_accumulator
-from aiokafka.producer import producer as aiokafka_producer
-from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from moderation import worker
 from moderation.models.fake import Fake
@@ -131,29 +127,6 @@ class Field:
 
 def a_value(number: int | str, **fields: Any) -> bytes:
     return json.dumps({"id": f"post-{number}", "text": f"this is number {number}"} | fields).encode()
-
-
-async def send_unreadable(kafka: str, partition: TopicPartition, before: Sequence[bytes] = ()) -> None:
-    """One batch of `before` and a record whose header's name is no UTF-8: aiokafka cannot read it.
-
-    Its compiled writer cannot write it either; its Python one asks the name how it is encoded.
-    """
-    producer = AIOKafkaProducer(bootstrap_servers=kafka, linger_ms=200)
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (aiokafka_producer, message_accumulator):
-            patch.setattr(module, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
-        async with producer:
-            for value in before:
-                await producer.send(partition.topic, value, b"x", partition.partition)
-            await producer.send(partition.topic, b"x", b"x", partition.partition, headers=[(_Latin("café"), b"")])
-            await producer.flush()
-
-
-class _Latin(str):
-    __slots__ = ()
-
-    def encode(self, *_: Any) -> bytes:
-        return super().encode("latin-1")
 
 
 class Fickle(Fake):

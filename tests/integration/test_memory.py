@@ -21,9 +21,10 @@ from moderation.publisher import Message, Publisher, verdict
 from moderation.settings import KafkaSettings
 from moderation.suspects import Opening
 from moderation.types import Content, Question, Score, Stage, Verdict
+from tests import foreign
 from tests.builders import a_finding, a_verdict
 from tests.conftest import make_topics
-from tests.integration.field import Fickle, Field, a_value, running, send_unreadable
+from tests.integration.field import Fickle, Field, a_value, running
 from tests.integration.test_worker import PROCESS
 
 
@@ -196,12 +197,17 @@ async def test_nothing_is_recalled_of_an_empty_partition(settings: KafkaSettings
     assert len(memory) == 0
 
 
-async def test_a_record_that_the_client_cannot_read_hides_its_batch_and_nothing_else(settings: KafkaSettings) -> None:
-    """A foreign record's header whose name is no UTF-8: aiokafka raises on it for ever."""
+async def test_a_foreign_batch_hides_nothing(settings: KafkaSettings) -> None:
+    """Neither a header whose name is not UTF-8, nor a batch that becomes large; and its values are not held."""
     async with Publisher(settings, 0, nowhere) as publisher:
         await publisher.publish(messages(settings, 1), 1)
     partition = TopicPartition(settings.verdicts_topic, 0)
-    await send_unreadable(settings.bootstrap, partition)
+    large = b"".join(foreign.a_record(number, bytes(8 << 20), b"post-1") for number in range(12))
+    for batch in (
+        foreign.a_batch(foreign.a_record(0, b"x", b"x", [(b"caf\xe9", b"")]), 1),
+        foreign.a_batch(large, 12, "zstd"),
+    ):
+        assert await foreign.put(settings.bootstrap, partition, batch) == 0
     async with Publisher(settings, 0, nowhere) as publisher:
         await publisher.publish(messages(settings, 2), 2)
     memory = Memory(100, 1 << 20)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from pydantic import SecretStr
 from structlog.testing import capture_logs
@@ -25,6 +25,7 @@ from moderation.settings import ApiSettings, KafkaSettings, Settings
 from moderation.stores import Kind
 from moderation.types import Outcome, Source
 from moderation.v1.verdict_pb2 import Verdict
+from tests import foreign
 from tests.builders import FOREIGN_FIELDS, a_verdict
 from tests.conftest import make_topics
 
@@ -183,6 +184,22 @@ async def test_a_foreign_record_stops_nothing_and_makes_its_post_unreadable(topi
 def database_url(request: pytest.FixtureRequest) -> str:
     """Of each kind of store; empty: a file."""
     return str(request.getfixturevalue("database")) if request.param == "postgresql" else ""
+
+
+async def test_foreign_batches_stop_nothing(topic: Topic) -> None:
+    """A header whose name is not UTF-8, a time long ago, and a batch that becomes large."""
+    await topic.put(a_verdict("a"))
+    value, headers = wire.verdict_record(a_verdict("b"), "json")
+    named = [(name.encode(), content) for name, content in headers]
+    large = b"".join(foreign.a_record(number, bytes(25 << 20), b"large") for number in range(8))
+    for batch in (
+        foreign.a_batch(foreign.a_record(0, value, b"b", [*named, (b"caf\xe9", b"")]), 1, first_ms=-(1 << 40)),
+        foreign.a_batch(large + foreign.a_record(8, value, b"\xff"), 9, "zstd"),
+    ):
+        assert await foreign.put(topic.settings.kafka.bootstrap, TopicPartition(topic.name, 0), batch) == 0
+    await topic.put(a_verdict("c"))
+    async with topic.view() as view:
+        assert await states(view, "a", "b", "c", "large") == [FOUND, FOUND, FOUND, Kind.UNREADABLE]
 
 
 async def test_a_verdict_that_no_store_can_hold_is_a_foreign_record(topic: Topic, database_url: str) -> None:

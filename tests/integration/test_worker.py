@@ -11,19 +11,21 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from moderation import kafka, models, wire, worker
+from moderation.consumer import Consumer
 from moderation.errors import ConfigError, DeliveryError, DeviceError
 from moderation.processor import Processor
 from tests.builders import a_file
 from tests.conftest import make_topics
-from tests.integration.field import PARTITIONS, Field, a_value, running, send_unreadable
+from tests.integration.field import PARTITIONS, Field, a_value, running
 
 
 async def test_each_post_gets_one_verdict_in_order(field: Field) -> None:
@@ -221,21 +223,50 @@ async def test_back_pressure_holds_the_bounds(field: Field, monkeypatch: pytest.
     assert 2 <= most["of all"] <= 5
 
 
+async def test_full_partitions_do_not_keep_a_quiet_one_waiting(field: Field) -> None:
+    """Posts of quiet partitions are answered within some steps, while those of two others wait for a hundred."""
+    step_ms, full, steps = 50, 1000, 20
+    slow = field.with_(f"fake?step_ms={step_ms}", batch_tokens=80)  # some eight posts a step
+    await field.produce(*((number % 2, b"author", a_value(f"full-{number}"), ()) for number in range(full)))
+    delays: list[float] = []
+    async with running(slow):
+        done = 1
+        await field.verdicts(done)
+        for turn in range(4):
+            quiet = [(partition, b"author", a_value(f"quiet-{turn}-{partition}"), ()) for partition in (2, 3, 4, 5)]
+            await field.produce(*quiet)
+            while len(delays) < 4 * (turn + 1):
+                found = await field.read(field.topics[1], done)
+                done = len(found) + 1
+                delays = [
+                    record.timestamp - _put_ms(record) for record in found if record.key.startswith(b"post-quiet")
+                ]
+        assert done < full / 2, "the others still wait"
+    assert max(delays) < steps * step_ms
+
+
+def _put_ms(verdict: ConsumerRecord) -> float:
+    return datetime.fromisoformat(json.loads(verdict.value)["source"]["timestamp"]).timestamp() * 1000
+
+
 async def test_a_worker_with_no_room_still_polls(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
     polls = 0
-    fetch = worker.Worker._fetch
+    wait = Consumer.wait
 
-    async def counted(self: worker.Worker, *partitions: TopicPartition, most: int) -> Any:
+    async def counted(self: Consumer, partitions: Iterable[TopicPartition], *others: Any) -> None:
         nonlocal polls
-        polls += not partitions and most == 1  # as _rest does
-        return await fetch(self, *partitions, most=most)
+        polls += not partitions  # none has room
+        await wait(self, partitions, *others)
 
-    monkeypatch.setattr(worker.Worker, "_fetch", counted)
+    monkeypatch.setattr(Consumer, "wait", counted)
     monkeypatch.setattr(worker, "REST_S", 0.02)
     async with running(field.with_("fake?step_ms=500", max_in_flight=4)):
-        await field.post(12)
-        await field.expect_exactly(12)
-    assert polls >= 3
+        await field.post(4)
+        await field.verdicts(4)  # all partitions are assigned, and have been asked
+        before = polls
+        await field.post(12, start=4)
+        await field.expect_exactly(16)
+    assert polls >= before + 3
 
 
 async def test_a_topic_that_takes_next_to_nothing_is_told_to_the_operator(
@@ -306,27 +337,6 @@ raise SystemExit(runtime.run(lambda stop: worker.run(some, stop)))
 """
 
 
-async def test_a_record_that_the_client_cannot_read_is_named_with_the_way_around_it(field: Field) -> None:
-    partition = TopicPartition(field.topics[0], 3)
-    await send_unreadable(field.kafka, partition, before=[a_value(0), a_value(1)])
-    with pytest.raises(BaseExceptionGroup) as crash:
-        async with running(field) as task:
-            await asyncio.wait([task], timeout=30)
-    told = rf"{partition.topic}/3 cannot be read at offset 2 \(UnicodeDecodeError\)[\s\S]*--to-offset 3 --execute"
-    assert crash.group_contains(DeliveryError, match=told)
-    await field.produce((3, b"key", a_value(2), []))
-    group = field.settings.kafka.group
-    async with AIOKafkaConsumer(
-        bootstrap_servers=field.kafka,
-        group_id=group,
-        enable_auto_commit=False,  # of what it happens to read itself
-    ) as operator:
-        operator.assign([partition])
-        await operator.commit({partition: 3})
-    async with running(field):
-        assert [one["postId"] for one in await field.verdicts(1)] == ["post-2"]
-
-
 async def test_a_stop_while_the_model_loads_waits_for_nothing(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
     stop, loading, end = asyncio.Event(), asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
@@ -351,8 +361,8 @@ async def test_bytes_under_way_have_a_bound_and_what_is_larger_goes_alone(
     under_way: list[int] = []
     hand_out = worker.Worker._hand_out
 
-    def watched(self: worker.Worker, polled: Any) -> None:
-        hand_out(self, polled)
+    def watched(self: worker.Worker, *given: Any) -> None:
+        hand_out(self, *given)
         under_way.append(sum(each.bytes for each in self._lanes.values()))
 
     monkeypatch.setattr(worker.Worker, "_hand_out", watched)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -142,6 +143,26 @@ async def test_no_post_is_overtaken_without_end() -> None:
         model.let()
         await asyncio.gather(*tasks)
     assert model.steps == [["first"], ["a", "ancient"]]
+
+
+@pytest.mark.parametrize("budget", [8, 4])
+async def test_each_partition_has_its_oldest_post_in_the_next_step_or_in_its_turn(budget: int) -> None:
+    """Two full ones, whose posts have waited long, and three with one post each; a post is two tokens."""
+    model = Watched()
+    async with behind_a_busy_device(model, batch_tokens=budget) as (batcher, tasks):
+        posts = [(f"{full}{number}", 1e9) for number in range(9) for full in "ab"]
+        for text, age in [*posts, ("c", 0.0), ("d", 0.0), ("e", 0.0)]:
+            arrival = replace(aged(age), partition=ord(text[0]))
+            tasks.append(asyncio.create_task(batcher.score(a_content(text), [SPAM], arrival)))
+        await until(lambda: batcher.waiting == len(posts) + 3)
+        model.let()
+        await asyncio.gather(*tasks)
+    each = budget // 2
+    scored = [text for step in model.steps[1:] for text in step]
+    assert all(len(step) <= each for step in model.steps)
+    assert {"c", "d", "e"} <= set(scored[: 5 + each]), "within one turn of the five partitions"
+    for full in "ab":
+        assert [text for text in scored if text[0] == full] == [f"{full}{number}" for number in range(9)]
 
 
 async def test_every_step_is_reported() -> None:

@@ -63,7 +63,7 @@ async def test_a_broker_that_does_not_answer_is_given_up_at_the_deadline() -> No
 
 async def test_stop_of_clients_that_never_started(nobody: str) -> None:
     settings = KafkaSettings(bootstrap=nobody)
-    await kafka.stop(kafka.consumer(settings, "posts", group_id="g"))
+    await kafka.stop(kafka.consumer(settings, group_id="g"))
     await kafka.stop(kafka.producer(settings, transactional_id="t"))
 
 

@@ -21,10 +21,11 @@ ROWS = [
     "runtime worker processor watchdog vitals lane recall publisher api service watching ledger guard posts verdicts "
     "kafka client show ops top exporter health",
     "moderator wire requests answers recent stores view_lag",
-    "memory verdict_json fastjson tokens refusals keys suspects isolation jwks certificates",
+    "memory verdict_json fastjson tokens refusals keys suspects isolation jwks certificates consumer prescan",
+    "records",
     "batcher encoders failed_posts models post_queue self_check",
     "prompts policies media",
-    "types errors settings telemetry traces metrics tally room phases deadline_pool v1 log_writer",
+    "types errors settings telemetry traces metrics tally room phases deadline_pool shares decompression v1 log_writer",
 ]
 # And these, within their row.
 SIDEWAYS = {
@@ -63,7 +64,7 @@ SIDEWAYS = {
 }
 # Only these import them.
 LIBRARIES = {
-    "aiokafka": "kafka worker processor watchdog vitals publisher recall posts verdicts bench demo",
+    "aiokafka": "kafka consumer records worker watchdog vitals publisher recall posts verdicts bench demo",
     "grpc": "api service ledger guard refusals client health demo bench v1 certificates",
     "grpc_health": "api health demo",
     "grpc_reflection": "api",

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import TopicPartition
 
 from moderation import deadline_pool
 from moderation.batcher import Batcher
@@ -28,6 +28,7 @@ from moderation.moderator import Moderator
 from moderation.ops import Pulse
 from moderation.phases import Phase
 from moderation.policies import PolicySet
+from moderation.records import Record
 from moderation.settings import Settings, WorkerSettings
 from moderation.suspects import Mark
 from moderation.worker import Worker
@@ -65,14 +66,13 @@ class Bench:
     topic: Topic
     media: Media
     batcher: Batcher
+    tasks: asyncio.TaskGroup
 
-    def take(self, offset: int, value: bytes) -> asyncio.Task[None]:
-        record = ConsumerRecord("posts", 3, offset, 1_700_000_000_000, 0, b"key", value, None, 3, len(value), ())
+    def take(self, offset: int, value: bytes) -> None:
+        record = Record("posts", 3, offset, 1_700_000_000_000, b"key", value, ())
         assert self.lane.take(offset, len(value), record.timestamp)
         arrival = self.lane.arrival(record.timestamp, time.perf_counter(), time.time())
-        task = asyncio.create_task(self.worker._processor.process(self.lane, record, arrival))
-        self.lane.own(task)
-        return task
+        self.lane.own(self.tasks.create_task(self.worker._processor.process(self.lane, record, arrival)))
 
     def places(self) -> dict[str, tuple[int, int]]:
         """For each place: how many posts say that they are there, and how many are."""
@@ -111,11 +111,11 @@ async def a_bench(model: Fake) -> AsyncIterator[Bench]:
     async with Batcher(model, settings.worker) as batcher:
         moderator = Moderator(PolicySet.of([a_policy()]), media, batcher, model.info)
         worker = Worker(moderator, settings, Pulse(settings.ops))
-        life = asyncio.create_task(lane.run(recall, lambda _: begun.set()))
-        await begun.wait()
-        yield Bench(worker, lane, topic, media, batcher)
-        lane.drain()
-        await life
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(lane.run(recall, lambda _: begun.set()))
+            await begun.wait()
+            yield Bench(worker, lane, topic, media, batcher, tasks)
+            lane.drain()
 
 
 def values(some: random.Random) -> list[bytes]:
@@ -148,15 +148,13 @@ async def test_each_post_in_hand_is_where_it_says(monkeypatch: Any) -> None:
     model.raise_on = "poison"
     seen: Counter[str] = Counter()
     async with asyncio.timeout(120), a_bench(model) as bench:
-        tasks: list[asyncio.Task[None]] = []
         for offset, value in enumerate(values(some)):
             while len(bench.lane) >= 128:  # noqa: ASYNC110
                 await asyncio.sleep(0.0005)
-            tasks.append(bench.take(offset, value))
+            bench.take(offset, value)
             if some.random() < 0.1:
                 await bench.agree()
                 seen.update({name: there for name, (_, there) in bench.places().items()})
-        await asyncio.gather(*tasks)
         await bench.agree()
         while len(bench.lane):  # noqa: ASYNC110
             await asyncio.sleep(0.0005)

@@ -7,13 +7,13 @@ import json
 from typing import Any
 
 import pytest
-from aiokafka import ConsumerRecord
 from structlog.testing import capture_logs
 
 from moderation.lane import Lane
 from moderation.memory import Memory
 from moderation.ops import Pulse
 from moderation.publisher import Publisher
+from moderation.records import Record
 from moderation.settings import LogSettings, Settings
 from moderation.suspects import Opening
 from moderation.types import Arrival
@@ -26,11 +26,11 @@ async def nowhere() -> Opening:
     return Opening(0)
 
 
-def a_record(offset: int, value: bytes | None, key: bytes = b"key") -> ConsumerRecord:
-    return ConsumerRecord("posts", 3, offset, 1_700_000_000_000, 0, key, value, None, len(key), len(value or b""), ())
+def a_record(offset: int, value: bytes | None, key: bytes = b"key") -> Record:
+    return Record("posts", 3, offset, 1_700_000_000_000, key, value, ())
 
 
-async def told(level: Any, *records: ConsumerRecord) -> list[dict[str, Any]]:
+async def told(level: Any, *records: Record) -> list[dict[str, Any]]:
     settings = Settings(log=LogSettings(level=level))
     async with a_moderator(a_policy("lakes")) as moderator:
         processor = Worker(moderator, settings, Pulse(settings.ops))._processor
