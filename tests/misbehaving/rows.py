@@ -13,6 +13,7 @@ SMALL_STEPS = {"MODERATION_WORKER__BATCH_TOKENS": "60"}
 ONE_A_STEP = {"MODERATION_WORKER__BATCH_TOKENS": "1"}
 DIES_ONCE: Any = {"exits": frozenset({3}), "deaths": 1}
 MANY = 2_000  # good posts of a row of the full set
+MORE = 10  # times as many posts with faults there
 
 _ROWS = (
     Row("score-returns-what-is-no-score", faults=[f"fault:score:{kind}" for kind in SCORE], posts=80),
@@ -44,4 +45,7 @@ _ROWS = (
     Row("a-bad-post-that-nobody-follows", faults=["fault:score:raise"], posts=0),
 )
 ROWS = {row.name: row for row in _ROWS}
-FULL = {name: replace(row, posts=MANY if row.posts else 0, timeout=240.0) for name, row in ROWS.items()}
+FULL = {
+    name: replace(row, posts=MANY if row.posts else 0, faults=[*row.faults] * (MORE if row.posts else 1), timeout=240.0)
+    for name, row in ROWS.items()
+}
