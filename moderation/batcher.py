@@ -173,6 +173,7 @@ class Batcher:
                 finished = await job.done
             finally:
                 self._jobs.discard(job)
+                job.done.cancel()  # for nobody any more
         encoded = job.queued
         begun = job.started or finished
         if job.span is not None:
@@ -197,6 +198,7 @@ class Batcher:
 
     async def _encode(self, job: Job, content: Content, questions: Sequence[Question]) -> None:
         """Its windows; of a post that the model fails on twice, the failure."""
+        well = -1
         for last in (False, True):
             try:
                 job.windows = cast(Sequence[Item], await self._encoders.encode(content, questions))
@@ -204,11 +206,13 @@ class Batcher:
                 self._encoded = self._encoded if content.pictures else (content, questions)
                 break
             except PostError as error:
-                if error.reason is not Reason.MODEL_FAILED:
-                    raise
+                if error.reason is not Reason.MODEL_FAILED or (last and self._unencoded.well > well):
+                    raise  # the model is not in doubt
+                well = self._unencoded.well
                 if last:
                     failure = PostError(Reason.MODEL_FAILED, str(error))
                     await self._hold(job, failure, self._unencoded, self._still_encodes)
+                    return
         self._check()
         job.left.extend(range(len(job.windows)))
         job.queued = time.perf_counter()

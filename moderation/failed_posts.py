@@ -25,6 +25,7 @@ class FailedPosts:
 
     def __init__(self, most: int) -> None:
         """most: different posts that may fail in a row before the model is doubted."""
+        self.well = 0  # posts that went well, ever
         self._most = most
         self._row: set[str] = set()  # which posts have failed since another one went well
         self._cleared = 0  # how many of the row
@@ -51,6 +52,7 @@ class FailedPosts:
 
     def went_well(self) -> None:
         """Another post did: those that are held back are at fault themselves."""
+        self.well += 1
         if self._row:
             self._row.clear()
             self.clear()

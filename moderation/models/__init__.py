@@ -39,7 +39,10 @@ class Encoded(Protocol):
 
 
 class Classifier(Protocol):
-    """Judges contents against questions. A seam of two methods; `moderation.models.fake` is its double."""
+    """Judges contents against questions. A seam of two methods; `moderation.models.fake` is its double.
+
+    `moderation.models.checked` holds it to what is said here: an answer that breaks it is a failure of the post.
+    """
 
     info: ModelInfo
 
@@ -51,6 +54,8 @@ class Classifier(Protocol):
 
     def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
         """On the one model thread: one forward pass. For each item of the batch, one Score for each of its questions.
+
+        Each must be `sound`.
 
         Raises DeviceError when the device can no longer be trusted, torch.OutOfMemoryError or MemoryError when the
         batch is too large; any other exception is taken to be the fault of some item in the batch.

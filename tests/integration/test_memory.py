@@ -140,9 +140,8 @@ async def settings(kafka: str, names: Callable[[str], str]) -> KafkaSettings:
 
 
 def standing(number: int) -> Verdict:
-    probability = (number + 1) / 1e4
-    margin = math.log(probability / (1 - probability))
-    return a_verdict(f"post-{number}", findings=(a_finding(score=Score(probability, margin, 0.9)),))
+    margin = number / 1e3
+    return a_verdict(f"post-{number}", findings=(a_finding(score=Score(1 / (1 + math.exp(-margin)), margin, 0.9)),))
 
 
 def messages(settings: KafkaSettings, *numbers: int) -> list[Message]:

@@ -1,7 +1,7 @@
 """A double of a model that misbehaves, as a post's words or its own options ask.
 
 A post asks for a fault with a word `fault:<method>:<kind>` in its text, for instance `fault:score:nan`. The kinds are
-the keys of SCORE, ENCODE and LOOK_AHEAD. The model's name asks for faults of the model itself:
+the keys of STRIKES, and those of SCORE and ENCODE. The name of the model asks for faults of the model itself:
 
     misbehaving?every=10&fault=score:raise    every tenth call of score fails, whatever it holds
     misbehaving?at=10&fault=score:raise       the tenth call fails
@@ -31,7 +31,7 @@ from moderation.models.fake import Fake, FakeEncoded
 from moderation.settings import ModelSettings
 from moderation.types import Content, Question, Score
 
-SECRET = "what nobody may read in a log"  # noqa: S105  the text of all exceptions raised here
+SECRET = "what nobody may read in a log"  # noqa: S105  the text of foreign exceptions raised here
 OF_THE_TEST = "number"  # a word of each post of the tests, and of no probe
 
 Rows = list[list[Any]]
@@ -45,9 +45,9 @@ def hang() -> None:
     threading.Event().wait()
 
 
-def raises(kind: type[BaseException]) -> Callable[[], None]:
+def raises(kind: type[BaseException], text: str = SECRET) -> Callable[[], None]:
     def strike() -> None:
-        raise kind(SECRET)
+        raise kind(text)
 
     return strike
 
@@ -60,7 +60,7 @@ STRIKES: dict[str, Callable[[], None]] = {
     "interrupt": raises(KeyboardInterrupt),
     "exit": raises(SystemExit),
     "stop": raises(StopIteration),
-    "device": raises(DeviceError),
+    "device": raises(DeviceError, "the double's device has failed"),  # a text of ours: it is logged
     "hang": hang,
     "abort": os.abort,
 }
@@ -175,10 +175,8 @@ class Misbehaving(Fake):
             if kind in STRIKES:
                 STRIKES[kind]()
         rows: Any = super().score(batch)
-        for at, kind in enumerate(kinds):
-            if kind:
-                rows = SCORE[kind](rows, at) if isinstance(rows, list) else rows
-        return rows
+        at = next((at for at, kind in enumerate(kinds) if kind), None)  # one row less and one row more look like none
+        return rows if at is None else SCORE[kinds[at]](rows, at)
 
 
 def load(settings: ModelSettings) -> Misbehaving:

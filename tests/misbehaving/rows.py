@@ -10,8 +10,10 @@ from tests.misbehaving.storey import Row
 
 PASSES = ("raise", "memory", "panic", "cancelled", "interrupt", "exit", "stop")  # that a step may raise and be well
 SMALL_STEPS = {"MODERATION_WORKER__BATCH_TOKENS": "60"}
+ONE_A_STEP = {"MODERATION_WORKER__BATCH_TOKENS": "1"}
 DIES_ONCE: Any = {"exits": frozenset({3}), "deaths": 1}
 MANY = 2_000  # good posts of a row of the full set
+MORE = 10  # times as many posts with faults there
 
 _ROWS = (
     Row("score-returns-what-is-no-score", faults=[f"fault:score:{kind}" for kind in SCORE], posts=80),
@@ -24,7 +26,7 @@ _ROWS = (
     ),
     Row("encode-raises", faults=[f"fault:encode:{kind}" for kind in PASSES]),
     Row("encode-returns-no-windows", faults=[f"fault:encode:{kind}" for kind in ENCODE]),
-    Row("every-tenth-call-raises", "misbehaving?every=10&fault=score:raise", posts=60, settings=SMALL_STEPS),
+    Row("every-tenth-call-raises", "misbehaving?every=10&fault=score:raise", settings=ONE_A_STEP),
     Row(
         "rows-come-shifted-after-one-exception",
         "misbehaving?step_ms=5&at=8&fault=score:raise&shift=1&once=FILE",
@@ -43,4 +45,7 @@ _ROWS = (
     Row("a-bad-post-that-nobody-follows", faults=["fault:score:raise"], posts=0),
 )
 ROWS = {row.name: row for row in _ROWS}
-FULL = {name: replace(row, posts=MANY if row.posts else 0, timeout=240.0) for name, row in ROWS.items()}
+FULL = {
+    name: replace(row, posts=MANY if row.posts else 0, faults=[*row.faults] * (MORE if row.posts else 1), timeout=240.0)
+    for name, row in ROWS.items()
+}

@@ -424,7 +424,7 @@ async def test_what_a_tokenizer_chokes_on_is_the_posts_fault() -> None:
                 raise PostError(Reason.TEXT_TOO_LONG, "too long")
             return super().encode(content, questions)
 
-    async with Batcher(Choking(open=True), WorkerSettings()) as batcher:
+    async with Batcher(Choking(open=True), WorkerSettings(failed_post_s=0.05)) as batcher:
         for text, reason in (("odd", Reason.MODEL_FAILED), ("refused", Reason.TEXT_TOO_LONG)):
             with pytest.raises(PostError) as refusal:
                 await batcher.score(a_content(text), [SPAM])
@@ -507,7 +507,7 @@ async def test_a_tokenizer_that_panics_fails_its_post_alone() -> None:
                 raise PanicException
             return super().encode(content, questions)
 
-    async with Batcher(Panicking(), WorkerSettings(encode_threads=1)) as batcher:
+    async with Batcher(Panicking(), WorkerSettings(encode_threads=1, failed_post_s=0.05)) as batcher:
         scored = [batcher.score(a_content(text), [SPAM]) for text in ("a", "panic", "b")]
         outcomes = await asyncio.gather(*scored, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Answers, PostError, Answers]
@@ -528,7 +528,7 @@ async def test_logs_hold_no_content(capfd: pytest.CaptureFixture[str]) -> None:
                     raise ValueError(f"cannot score {item.text!r}")
             return super().score(batch)
 
-    async with Batcher(Talkative(open=True), WorkerSettings()) as batcher:
+    async with Batcher(Talkative(open=True), WorkerSettings(failed_post_s=0.05)) as batcher:
         with pytest.raises(PostError) as refusal:
             await batcher.score(a_content("a secret"), [SPAM])
     captured = capfd.readouterr()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,7 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from moderation.errors import DeliveryError
-from moderation.lane import Offsets
+from moderation.lane import Lane, Offsets
+from moderation.memory import Memory
+from moderation.publisher import Publisher
+from moderation.settings import KafkaSettings
 
 
 def test_the_prefix_ends_at_the_first_offset_without_a_result() -> None:
@@ -45,6 +49,37 @@ def test_what_is_ready_survives_giving_up_and_nothing_else_does() -> None:
     offsets.give_up()
     offsets.settle(2, "too late")
     assert offsets.prefix(10) == [(0, "done"), (1, "done")]
+
+
+def a_lane() -> Lane:
+    async def nowhere() -> int:
+        raise AssertionError("it is not opened")
+
+    return Lane(Publisher(KafkaSettings(), 0, nowhere), Memory(0, 0), asyncio.Event())
+
+
+def test_posts_of_one_poll_are_as_old_as_their_timestamps_say_whenever_that_is_asked() -> None:
+    lane, other = a_lane(), a_lane()
+    polled, wall = 1_000.0, 1_700_000_000.0
+    stamps = [1_699_999_999_000, 1_699_999_999_001, 1_699_999_999_001]
+    arrivals = [lane.arrival(stamp, polled, wall) for stamp in stamps]
+    assert [one.written for one in arrivals] == pytest.approx([999.0, 999.001, 999.001])
+    between = other.arrival(1_699_999_999_000, polled, wall)
+    key = [(one.written, one.number) for one in (arrivals[0], between, *arrivals[1:])]
+    assert key == sorted(key)
+
+
+def test_a_post_is_never_older_than_the_one_in_front_of_it() -> None:
+    lane = a_lane()
+    first = lane.arrival(1_700_000_000_000, 1_000.0, 1_700_000_001.0)
+    stamped_earlier = lane.arrival(1_600_000_000_000, 1_000.0, 1_700_000_001.0)
+    after_a_slow_look_at_the_clock = lane.arrival(1_700_000_000_000, 1_000.1, 1_700_000_001.2)
+    without_a_stamp = lane.arrival(0, 1_000.2, 1_700_000_001.3)
+    from_the_future = lane.arrival(1_800_000_000_000, 1_000.3, 1_700_000_001.4)
+    arrivals = [first, stamped_earlier, after_a_slow_look_at_the_clock, without_a_stamp, from_the_future]
+    keys = [(one.written, one.number) for one in arrivals]
+    assert keys == sorted(keys)
+    assert all(one.written <= one.polled for one in arrivals)
 
 
 @dataclass(eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import tracemalloc
 from dataclasses import replace
 
@@ -19,7 +20,8 @@ ROOM = 1 << 20
 
 
 def standing(post_id: str = "post-1", content: str = "c", margin: float = 1.0) -> Verdict:
-    return a_verdict(post_id, content_digest=content, findings=(a_finding(score=Score(0.7, margin, 0.9)),))
+    score = Score(1 / (1 + math.exp(-margin)), margin, 0.9)
+    return a_verdict(post_id, content_digest=content, findings=(a_finding(score=score),))
 
 
 class Judge:
@@ -248,3 +250,16 @@ async def test_who_waited_for_a_decision_that_came_to_nothing_is_overtaken_by_an
         await first
     assert (await second).stage is Stage.MODEL
     assert len(memory) == 0
+
+
+@pytest.mark.parametrize(
+    "score",
+    [Score(math.nan, -8.0, 0.9), Score(0.001, 8.0, 0.9), Score(0.1, -2.2, math.nan), Score(1.5, 8.0, 0.9), None],
+)
+async def test_what_came_of_no_sound_score_is_not_recalled(score: Score | None) -> None:
+    memory, judge = Memory(10, ROOM), Judge(standing())
+    judge.open.set()
+    unsound = a_verdict("post-1", content_digest="c", findings=(a_finding(score=score),))
+    assert memory.recall(standing().identity.digest, "post-1", lambda: unsound, 100)
+    verdict = await memory.decided(standing().identity, judge, 0)
+    assert (verdict.stage, judge.calls) == (Stage.MODEL, 1)
