@@ -14,7 +14,7 @@ IMAGE   = $(ENGINE) build $(IMAGE_OPTIONS) --file deploy/Dockerfile --build-arg 
   --build-arg VERSION=$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' moderation/__init__.py) \
   --build-arg REVISION=$(shell git rev-parse HEAD)
 
-.PHONY: demo test unit chaos misbehaving test-kubernetes test-containers lint format protos bench baseline pins images clean
+.PHONY: demo test unit chaos soak misbehaving test-kubernetes test-containers lint format protos bench baseline pins images clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/dev.ok ## A local Kafka, a worker and an API; sample posts in, verdicts out
@@ -28,6 +28,9 @@ unit: $(VENV)/dev.ok ## The tests that need nothing, in seconds
 
 chaos: $(VENV)/dev.ok ## Exactly once under fire, the long run: half an hour, a table
 	$(BIN)/python -m tests.chaos --runs 60 --json chaos.json
+
+soak: $(VENV)/dev.ok ## One worker and 300,000 posts, throttled and not: a quarter of an hour, a table
+	$(BIN)/python -m tests.chaos --rows 20,20q --scale 7.5 --json soak.json
 
 misbehaving: $(VENV)/dev.ok ## A model that misbehaves in real workers: the rows of tests/misbehaving with thousands of posts each
 	MODERATION_TEST_FULL=1 $(BIN)/pytest tests/misbehaving

@@ -17,7 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 import moderation
-from moderation import guard, kafka, ops, posts, runtime, verdicts
+from moderation import certificates, guard, kafka, ops, posts, runtime, verdicts
 from moderation.errors import ConfigError
 from moderation.guard import Guard
 from moderation.ops import Pulse
@@ -113,7 +113,7 @@ def _server(settings: Settings, service: Service, checks: Checks) -> tuple[grpc.
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     if api.reflection == "on" or (api.reflection == "auto" and settings.guard.open):
         reflection.enable_server_reflection([service.name, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    credentials = guard.credentials(settings.guard)
+    credentials = certificates.credentials(settings.guard)
     try:
         if credentials is None:
             return server, server.add_insecure_port(api.listen)

@@ -21,12 +21,13 @@ from typing import Self, TypeVar, cast
 
 import structlog
 
-from moderation import metrics, traces
+from moderation import metrics, phases, traces
 from moderation.encoders import Encoders
 from moderation.errors import DeviceError, ModerationError, PostError
 from moderation.failed_posts import FailedPosts
 from moderation.models import Classifier
 from moderation.models.checked import CheckedModel, Failure, Item, Scores
+from moderation.phases import Phase
 from moderation.post_queue import Job, PostQueue, Window, middle
 from moderation.self_check import PROBES, SelfCheck
 from moderation.settings import WorkerSettings
@@ -83,7 +84,6 @@ class Batcher:
         self, classifier: Classifier, settings: WorkerSettings, on_step: Callable[[Step], None] = report
     ) -> None:
         """on_step: told of every step that has scored something, on the event loop; must return at once."""
-        self.steps = 0  # that have ended, well or not
         self.model = CheckedModel(classifier)
         self._on_step = on_step
         self._budget = settings.batch_tokens
@@ -157,12 +157,14 @@ class Batcher:
         """
         if not questions:
             return Answers((), 0.0, 0.0, 0.0)
+        phases.enter(Phase.ADMISSION)
         async with self._room:
             self._check()
             started = time.perf_counter()
             job = Job(content.digest, (), started, asyncio.get_running_loop().create_future())
             job.name = job.name or f"{id(job)}"
-            job.span = traces.recorded()
+            job.span, job.post = traces.recorded(), phases.CURRENT.get(None)
+            phases.enter(Phase.ENCODE)
             try:
                 await self._encode(job, content, questions)
                 if not job.failed:
@@ -211,6 +213,7 @@ class Batcher:
         job.queued = time.perf_counter()
 
     def _enqueue(self, job: Job, arrival: Arrival) -> None:
+        phases.enter(Phase.BATCH_WAIT)
         self._jobs.add(job)
         self._queue.put(job, arrival)
         self._queued.set()
@@ -223,6 +226,8 @@ class Batcher:
         If the model is found to be at fault, every waiter gets a DeviceError.
         """
         job.failed = True
+        if job.post is not None:
+            job.post.phase = Phase.HELD
         self._jobs.add(job)
         failed.hold(job.name, job.done, error)
         proof = await well() if failed.doubtful else None
@@ -281,6 +286,8 @@ class Batcher:
         now = time.perf_counter()
         for job, _ in batch:
             job.started = job.started or now
+            if job.post is not None:
+                job.post.phase = Phase.MODEL
         ahead = self._queue.next() if self.model.looks_ahead else []
         looked, outcome = await self._on_device(self._step, [job.windows[window] for job, window in batch], ahead)
         spent = time.perf_counter() - now
@@ -320,7 +327,6 @@ class Batcher:
                 found = await loop.run_in_executor(self._device, work, *arguments)
         except TimeoutError:
             raise DeviceError(f"a step has not ended in {self._step_timeout_s:g} s: the device hangs") from None
-        self.steps += 1
         return found
 
     def _answer(self, batch: Sequence[Window], scores: Scores, begun: float, spent: float) -> None:

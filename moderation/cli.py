@@ -19,7 +19,7 @@ import moderation
 from moderation import policies as policy_files
 from moderation import runtime, settings, show, telemetry
 from moderation.bench import commands as bench
-from moderation.errors import ConfigError, ModerationError, PostError, without_extra
+from moderation.errors import ConfigError, PostError
 from moderation.settings import Settings
 from moderation.types import Image, Post
 from moderation.v1.verdict_pb2 import Verdict
@@ -42,20 +42,7 @@ err = Console(soft_wrap=True, stderr=True)
 
 def main() -> None:
     """The console script: errors of ours end in one clear message and their own exit code."""
-    try:
-        app(standalone_mode=True)
-    except ModerationError as error:
-        err.print(f"[bold red]moderation:[/] {_plain(str(error))}", highlight=False)
-        sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        if (missing := without_extra(error)) is None:
-            raise
-        err.print(f"[bold red]moderation:[/] {_plain(str(missing))}", highlight=False)
-        sys.exit(missing.exit_code)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+    runtime.command(lambda: app(standalone_mode=True))
 
 
 # The two roles
@@ -93,6 +80,7 @@ def _serve(
 ) -> None:
     some = settings.load()
     telemetry.configure(some.log)
+    telemetry.capture_prints(some.log)
     flush = _exporter(some, name)
     code = runtime.run(role(some), loop)
     flush()  # within the grace that an end has
@@ -149,6 +137,7 @@ def classify(
         some = some.model_copy(update={"model": some.model.model_copy(update={"name": model_name})})
     post = Post(f"cli-{uuid.uuid4()}", text, tuple(Image(data=_file(path)) for path in image))
     telemetry.configure(some.log.model_copy(update={"level": "warning"}))
+    telemetry.capture_prints(some.log)
     show.verdict(out, asyncio.run(_classify(some, folder or some.policies, post)), as_json=as_json)
 
 
@@ -161,7 +150,7 @@ async def _classify(some: Settings, folder: Path, post: Post) -> Verdict:
     policy_set = policy_files.PolicySet.load(folder)
     classifier = models.load(some.model)
     if classifier.info.caution:
-        err.print(f"{classifier.info.name}: {classifier.info.caution}", style="yellow", highlight=False, markup=False)
+        telemetry.say(f"{classifier.info.name}: {classifier.info.caution}")
     async with Batcher(classifier, some.worker) as batcher:
         moderator = Moderator(policy_set, Media(some.media), batcher, classifier.info)
         try:
@@ -304,6 +293,7 @@ def probe(
         words = _file(prompt).decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{prompt}: a prompt is UTF-8 text") from None
+    telemetry.capture_prints(settings.load().log)
     run_probe(folder, words, image, num_crops=num_crops, out=output)
 
 
@@ -312,6 +302,7 @@ def info(folder: Annotated[str, typer.Argument(help="folder or hub id of a check
     """Print what a checkpoint is, and its model card."""
     from moderation.models.info import describe
 
+    telemetry.capture_prints(settings.load().log)
     typer.echo(describe(folder))
 
 

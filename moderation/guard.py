@@ -6,21 +6,18 @@ belongs behind something that does this in its place.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
 import jwt
 
 from moderation import requests
-from moderation.errors import ConfigError
 from moderation.keys import Keys
-from moderation.refusals import RefusedError, exhausted
+from moderation.refusals import RefusedError, exhausted, unavailable
 from moderation.settings import GuardSettings
 
 READ, LIST, WRITE, POLICIES = "verdicts:read", "verdicts:list", "posts:write", "policies:read"
@@ -37,6 +34,7 @@ SCOPES = {
 
 MAX_TOKEN_CHARS = 8_192
 REMEMBERED = 10_000  # tokens and callers
+KEYS_RETRY_S = 30.0
 LEEWAY_S = 30.0  # that two clocks may differ
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -97,6 +95,9 @@ class Guard:
         if len(given) != 1 or not isinstance(given[0], str) or given[0][:7].lower() != "bearer ":
             raise unauthenticated("one authorization header with a bearer token is needed")
         token = given[0][7:].strip()
+        if self.keys.expired:
+            text = "the keys of bearer tokens could not be read for too long; try again later"
+            raise unavailable("NOT_READY", text, KEYS_RETRY_S)
         if self._edition != self.keys.edition:  # a key that is withdrawn takes its tokens with it
             self._known.clear()
             self._edition = self.keys.edition
@@ -108,6 +109,22 @@ class Guard:
         if caller.until < time.time():
             raise unauthenticated("the token has expired")
         return caller
+
+    def check(self, context: Context, edition: int) -> int:
+        """Checks the caller of a long call again, when the keys are others than those of this edition, or too old.
+
+        Returns the edition of the keys now. Raises RefusedError.
+        """
+        if self.keys is None:
+            return edition
+        if edition != self.keys.edition or self.keys.expired:
+            self._caller(context)
+        return self.keys.edition
+
+    @property
+    def edition(self) -> int:
+        """Of the keys that callers are checked with now."""
+        return self.keys.edition if self.keys else 0
 
     def _read(self, token: str, keys: Keys) -> Caller:
         settings = self._settings
@@ -127,7 +144,7 @@ class Guard:
                 options={"require": ["exp", "aud", "iss"], "strict_aud": False},
             )
             return self._named(claims)
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             # No cause, and no text: which of the checks failed is nobody's business who cannot pass them.
             raise unauthenticated("the token does not hold") from None
 
@@ -162,43 +179,3 @@ def unauthenticated(text: str) -> RefusedError:
 
 def _host(context: Context) -> str:
     return str(context.peer()).rpartition(":")[0]
-
-
-def credentials(settings: GuardSettings) -> grpc.ServerCredentials | None:
-    """What the port is opened with; None: in the clear. Certificates that change on disk are taken on by themselves."""
-    if settings.tls_certificate is None:
-        return None
-    load = functools.partial(_certificates, settings)
-    try:
-        current, stamp = load(), _stamp(settings)
-    except OSError as error:
-        raise ConfigError(f"MODERATION_GUARD__TLS_*: cannot read {error.filename}: {error.strerror}") from None
-
-    def fetch() -> Any:
-        """Called at each handshake; None: no change. What cannot be read leaves the old ones in place."""
-        nonlocal stamp
-        try:
-            if (now := _stamp(settings)) == stamp:
-                return None
-            changed = load()
-        except OSError:
-            return None
-        stamp = now
-        return changed
-
-    return grpc.dynamic_ssl_server_credentials(
-        current, fetch, require_client_authentication=settings.tls_client_ca is not None
-    )
-
-
-def _files(settings: GuardSettings) -> list[Path]:
-    return [path for path in (settings.tls_key, settings.tls_certificate, settings.tls_client_ca) if path]
-
-
-def _stamp(settings: GuardSettings) -> tuple[int, ...]:
-    return tuple(path.stat().st_mtime_ns for path in _files(settings))
-
-
-def _certificates(settings: GuardSettings) -> Any:
-    key, certificate, *ca = (path.read_bytes() for path in _files(settings))
-    return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=ca[0] if ca else None)

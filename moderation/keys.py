@@ -1,13 +1,18 @@
-"""The keys that bearer tokens are signed with: from a PEM, a JWKS file or a JWKS URL, read anew now and then."""
+"""The keys that bearer tokens are signed with: from a PEM, a JWKS file or a JWKS URL, read again at intervals.
+
+Whatever goes wrong with a reading means that the keys were not refreshed: the last ones stay, until they are older than
+jwt_keys_max_age_s. Only a valid set with a usable key replaces them; a key that is missing in it is withdrawn.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import ssl
-import urllib.error
-import urllib.request
+import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +21,25 @@ import structlog
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
+from moderation import jwks, metrics
 from moderation.errors import ConfigError
 from moderation.settings import GuardSettings
 
-MAX_BYTES = 1 << 20
-FETCH_S = 5.0
+READ_S = 10.0  # for a whole reading: connection, TLS, headers and body
+STUCK_S = 2.0  # beyond that, after which its thread is given up
+MOST_STUCK = 3  # threads that were given up and still hang: in the resolver, or on a dead file system
 
 log = structlog.get_logger()
+
+
+class NotReadError(Exception):
+    """The keys could not be read. Its text is the cause: a type's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    content: bytes
+    by_id: Mapping[str | None, Any]
 
 
 class Keys:
@@ -32,32 +49,43 @@ class Keys:
         self._from = settings.jwt_keys
         self._algorithms = settings.algorithms
         self._refresh_s = settings.jwt_refresh_s
+        self._max_age_s = settings.jwt_keys_max_age_s
         self._content = b""
         self._by_id: Mapping[str | None, Any] = {}
+        self._read_at = time.monotonic()
+        self._stuck: list[threading.Thread] = []
         self.edition = 0  # changes with them: what was checked with those of another has to be checked again
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since they were last read."""
+        return time.monotonic() - self._read_at
+
+    @property
+    def expired(self) -> bool:
+        """Whether they are too old to trust: a key may have been withdrawn since."""
+        return self.age_s > self._max_age_s
+
     async def load(self) -> None:
-        """Reads them. Raises ConfigError when there are none."""
+        """Reads them at the start. Raises ConfigError when there are none."""
         try:
-            content, by_id = await asyncio.to_thread(self._read)
-        except (OSError, ValueError, jwt.PyJWTError, AttributeError, TypeError) as error:
-            # The reason only: a library's text may quote what it read.
+            self._take(await self._reading())
+        except NotReadError as error:
+            # The cause only: a library's text may quote what it read.
             raise ConfigError(
-                f"MODERATION_GUARD__JWT_KEYS: no keys can be read there ({type(error).__name__}): it is a file with a "
-                f"public key (PEM) or a JWKS, or an https URL of a JWKS, with keys for {', '.join(self._algorithms)}"
+                f"MODERATION_GUARD__JWT_KEYS: no keys can be read there ({error}): it is a file with a public key "
+                f"(PEM) or a JWKS, or an https URL of a JWKS, with keys for {', '.join(self._algorithms)}"
             ) from None
-        if content != self._content:
-            self._content, self._by_id = content, by_id
-            self.edition += 1
+        metrics.KEYS_AGE.set_function(lambda: self.age_s)
 
     async def refresh(self) -> None:
-        """Reads them now and then until cancelled; those known stay while they cannot be read."""
+        """Reads them at intervals until cancelled; those known stay while they cannot be read."""
         while True:
             await asyncio.sleep(self._refresh_s)
             try:
-                await self.load()
-            except ConfigError:
-                log.warning("jwt_keys_not_refreshed")
+                self._take(await self._reading())
+            except NotReadError as error:
+                log.warning("jwt_keys_not_refreshed", cause=str(error), age_s=round(self.age_s, 1))
 
     def find(self, id: str | None) -> Any:
         """The key of this id, or the only one there is; None: it is not known."""
@@ -65,12 +93,55 @@ class Keys:
             return self._by_id[None]
         return self._by_id.get(id)
 
-    def _read(self) -> tuple[bytes, Mapping[str | None, Any]]:
-        content = _fetch(self._from) if self._from.startswith("https:") else Path(self._from).read_bytes()[:MAX_BYTES]
+    def _take(self, reading: _Reading) -> None:
+        self._read_at = time.monotonic()
+        if reading.content != self._content:
+            self._content, self._by_id = reading.content, reading.by_id
+            self.edition += 1
+
+    async def _reading(self) -> _Reading:
+        """One reading, on a thread of its own: a thread cannot be stopped, and the loop's own are few.
+
+        Raises NotReadError, in READ_S + STUCK_S at the latest.
+        """
+        self._stuck = [thread for thread in self._stuck if thread.is_alive()]
+        if len(self._stuck) > MOST_STUCK:
+            raise NotReadError("EarlierReadingsHang")
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[_Reading] = loop.create_future()
+
+        def tell(reading: _Reading | None, cause: str) -> None:
+            if ended.done():  # too late: given up, or cancelled
+                return
+            if reading is None:
+                ended.set_exception(NotReadError(cause))
+            else:
+                ended.set_result(reading)
+
+        def work() -> None:
+            reading, cause = None, ""
+            try:
+                reading = self._read(time.monotonic() + READ_S)
+            except BaseException as error:  # noqa: BLE001  strangers' bytes; and a Rust panic is no Exception
+                cause = type(error).__name__
+            with suppress(RuntimeError):  # the loop is closed: the process ends
+                loop.call_soon_threadsafe(tell, reading, cause)
+
+        thread = threading.Thread(target=work, name="jwt-keys", daemon=True)
+        self._stuck.append(thread)  # until it has ended
+        thread.start()
+        try:
+            async with asyncio.timeout(READ_S + STUCK_S):
+                return await ended
+        except TimeoutError:
+            raise NotReadError("TimeoutError") from None
+
+    def _read(self, until: float) -> _Reading:
+        content = jwks.fetch(self._from, until) if self._from.startswith("https:") else _file(Path(self._from))
         if content.lstrip().startswith(b"-----BEGIN CERTIFICATE"):
-            return content, {None: load_pem_x509_certificate(content).public_key()}
+            return _Reading(content, {None: load_pem_x509_certificate(content).public_key()})
         if content.lstrip().startswith(b"-----BEGIN"):
-            return content, {None: load_pem_public_key(content)}
+            return _Reading(content, {None: load_pem_public_key(content)})
         keys = jwt.PyJWKSet.from_dict(json.loads(content)).keys
         usable = {
             key.key_id: key
@@ -79,21 +150,12 @@ class Keys:
         }
         if not usable:
             raise ValueError("no key that may sign")
-        return content, usable
+        return _Reading(content, usable)
 
 
-class _Here(urllib.request.HTTPRedirectHandler):
-    """Goes nowhere else: the settings name the one place that is trusted."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def _fetch(url: str) -> bytes:
-    secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
-    try:
-        with urllib.request.build_opener(_Here, secure).open(url, timeout=FETCH_S) as answer:
-            content: bytes = answer.read(MAX_BYTES)
-            return content
-    except urllib.error.URLError as error:
-        raise OSError(type(error).__name__) from None
+def _file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(jwks.MAX_BYTES + 1)
+    if len(content) > jwks.MAX_BYTES:
+        raise ValueError("too large")
+    return content

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count, islice, takewhile
 from typing import Generic, NamedTuple, TypeVar
@@ -15,6 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 from moderation import metrics, traces
 from moderation.errors import DeliveryError
 from moderation.memory import Memory
+from moderation.phases import InHand, Phase
 from moderation.publisher import Message, Publisher
 from moderation.suspects import Mark, Suspects
 from moderation.types import Arrival, Verdict
@@ -44,6 +46,9 @@ class Offsets(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._results)
+
+    def __contains__(self, offset: object) -> bool:
+        return offset in self._results
 
     @property
     def reached(self) -> int:
@@ -98,8 +103,7 @@ class Lane:
         self._publisher = publisher
         self._moved = moved
         self._offsets: Offsets[Answer] | None = None
-        self._sizes: dict[int, int] = {}  # of their records, by offset
-        self._stamps: dict[int, int] = {}  # of them: when they were put on the topic, in milliseconds
+        self._in_hand: dict[int, InHand] = {}  # by offset, in their order: delivered, and not yet committed
         self._posts: set[asyncio.Task[None]] = set()
         self._written = -math.inf  # of the post that came last, as in its Arrival
         self._changed = asyncio.Event()
@@ -112,12 +116,7 @@ class Lane:
     @property
     def bytes(self) -> int:
         """Of the records of the posts under way: a dead letter holds its own until it is committed."""
-        return sum(self._sizes.values())
-
-    @property
-    def unsettled(self) -> int:
-        """Posts under way without an outcome."""
-        return len(self._posts)
+        return sum(post.size for post in self._in_hand.values())
 
     @property
     def reached(self) -> int:
@@ -127,7 +126,17 @@ class Lane:
     @property
     def oldest_ms(self) -> int | None:
         """When the first of the posts under way was put on its topic; None: there is none."""
-        return next(iter(self._stamps.values()), None)
+        return next((post.timestamp_ms for post in self._in_hand.values()), None)
+
+    @property
+    def oldest(self) -> tuple[int, InHand] | None:
+        """The first of the posts under way, by offset, and so the one that was taken first; None: there is none."""
+        return next(iter(self._in_hand.items()), None)
+
+    @property
+    def phases(self) -> Counter[Phase]:
+        """How many of the posts under way are in each phase."""
+        return Counter(post.phase for post in self._in_hand.values())
 
     @property
     def begun(self) -> bool:
@@ -158,15 +167,18 @@ class Lane:
             if (mark := self._last_mark(self._offsets)) is not None:
                 await self._publisher.publish([], self._publisher.position, mark)
 
-    def take(self, offset: int, size: int, stamp_ms: int) -> bool:
+    def take(self, offset: int, size: int, timestamp_ms: int) -> bool:
         """Whether this post is under way now: only while open. Raises DeliveryError for one out of order."""
         if self._offsets is None or self._draining:
             return False
         self._offsets.deliver(offset)
         self.suspects.deliver(offset)
-        self._sizes[offset] = size
-        self._stamps[offset] = stamp_ms
+        self._in_hand[offset] = InHand(size, timestamp_ms, time.monotonic())
         return True
+
+    def in_hand(self, offset: int) -> InHand | None:
+        """The post at this offset; None: it is not under way here."""
+        return self._in_hand.get(offset)
 
     def arrival(self, stamp_ms: int, polled: float, wall: float) -> Arrival:
         """Of a post that was taken. `polled` and `wall`: when its poll ended, by time.perf_counter and time.time."""
@@ -183,6 +195,8 @@ class Lane:
         """What is to be published for a post."""
         if self._offsets is not None:
             self._offsets.settle(offset, answer)
+            if (post := self._in_hand.get(offset)) is not None:
+                post.phase = Phase.COMMIT
             self._changed.set()
 
     async def count(self) -> None:
@@ -216,6 +230,7 @@ class Lane:
         self._crashed = self._crashed or crashed
         if self._offsets is not None:
             self._given_up += self._offsets.give_up()
+            self._in_hand = {offset: post for offset, post in self._in_hand.items() if offset in self._offsets}
         for post in self._posts:
             post.cancel()
 
@@ -239,7 +254,7 @@ class Lane:
             return
         offsets.commit(prefix)
         for offset, _ in prefix:
-            del self._sizes[offset], self._stamps[offset]
+            del self._in_hand[offset]
         self.memory.answered(answered)
         self._moved.set()
         _count(prefix, begun)

@@ -6,7 +6,6 @@ animation. What cannot be read as users would see it is refused with a Reason, n
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import stat
@@ -21,16 +20,22 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
+import structlog
 from PIL import Image as pil
 from PIL import ImageOps, UnidentifiedImageError
 
-from moderation import traces
-from moderation.errors import ConfigError, DeviceError, PostError
+from moderation import phases, traces
+from moderation.deadline_pool import DeadlinePool, LateError
+from moderation.errors import ConfigError, ModerationError, PostError
+from moderation.phases import Phase
 from moderation.room import Room
 from moderation.settings import MediaSettings
+from moderation.telemetry import frames
 from moderation.types import Content, Image, Post, Reason
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MOST_FRAMES = 1_000  # of an animation; each must be decoded to reach the next
@@ -67,9 +72,8 @@ class Media:
         self._settings = settings
         self._room = Room(settings.max_decoded_bytes)
         self._stores = stores if stores is not None else {"file": LocalFiles(settings)}
-        self._threads = asyncio.Semaphore(settings.posts_at_once)
-        self._on_time = settings.posts_at_once  # threads that are idle, or not late yet
-        self._all_late = f"no image is read any more: all threads have been at a post for {settings.timeout_s:g} s"
+        late = f"no image is read any more: all threads have been at a post for {settings.timeout_s:g} s"
+        self.pool = DeadlinePool("media", settings.posts_at_once, settings.timeout_s, late)
 
     @asynccontextmanager
     async def opened(self, post: Post) -> AsyncIterator[Read]:
@@ -81,49 +85,30 @@ class Media:
             yield Read(Content(post.text, (), digest(post.text, ())), 0.0, 0.0)
             return
         started = time.perf_counter()
-        files, size = await self._on_thread(self._fetch_all, post)
+        phases.enter(Phase.FETCH)
+        files, size = await self._on_thread(partial(self._fetch_all, post), Reason.IMAGE_UNAVAILABLE)
         fetched = time.perf_counter()
+        phases.enter(Phase.DECODE)
         async with self._room.of(size):
             begun = time.perf_counter()
-            content = await self._on_thread(self._decode_all, post, files)
+            content = await self._on_thread(partial(self._decode_all, post, files), Reason.IMAGE_CORRUPT)
             decoded = time.perf_counter()
             traces.stage(traces.FETCH, started, fetched)
             traces.stage(traces.DECODE, begun, decoded)
             yield Read(content, fetched - started, decoded - begun)
 
-    async def _on_thread(self, work: Callable[..., T], *arguments: object) -> T:
-        """Raises PostError when it takes too long, DeviceError when all threads do: no post is at fault then."""
-        await self._threads.acquire()
-        if not self._on_time:
-            self._threads.release()  # the next one that waits hears of it, too
-            raise DeviceError(self._all_late)
-        loop = asyncio.get_running_loop()
-        working = loop.run_in_executor(None, work, *arguments)
-        watch = loop.call_later(self._settings.timeout_s, self._give_up, working)  # whether or not we are there to see
-        working.add_done_callback(partial(self._ended, watch))
+    async def _on_thread(self, work: Callable[[], T], reason: Reason) -> T:
+        """Raises PostError when it takes too long, or fails (for this reason), DeviceError when no thread is left."""
         try:
-            async with asyncio.timeout(self._settings.timeout_s):
-                return await asyncio.shield(working)
-        except TimeoutError:
-            if not self._on_time:
-                raise DeviceError(self._all_late) from None
+            return await self.pool.run(work)
+        except LateError:
             raise PostError(Reason.DEADLINE_EXCEEDED, "the post's images could not be read in time") from None
-
-    def _give_up(self, working: asyncio.Future[T]) -> None:
-        self._on_time -= 1
-        working.add_done_callback(self._on_time_again)
-        if not self._on_time:
-            self._threads.release()  # nobody else will
-
-    def _on_time_again(self, _: asyncio.Future[T]) -> None:
-        self._on_time += 1
-
-    def _ended(self, watch: asyncio.TimerHandle, working: asyncio.Future[T]) -> None:
-        """A thread cannot be stopped: it keeps its place until it ends."""
-        watch.cancel()
-        self._threads.release()
-        if not working.cancelled():
-            working.exception()  # perhaps nobody else asks for it
+        except ModerationError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever a decoder or a source raises is this post's fault
+            cause = error
+        log.warning("image_failed", error=type(cause).__name__, frames=frames(cause))
+        raise PostError(reason, f"the post's images cannot be read ({type(cause).__name__})")
 
     def _fetch_all(self, post: Post) -> tuple[list[bytes], int]:
         """The files, and what they take decoded."""

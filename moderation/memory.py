@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from moderation import phases
+from moderation.phases import Phase
 from moderation.types import Identity, Stage, Verdict
 
 # What a verdict takes in memory, at most (a test measures it): by itself, and for each finding.
@@ -63,6 +65,7 @@ class Memory:
             if digest not in self._turns:
                 break
             _, turn = self._turns[digest]
+            phases.enter(Phase.TWIN)
             await asyncio.wait([turn])  # which does not cancel it when we are cancelled
             if verdict := turn.result():
                 return replace(verdict, stage=Stage.CACHE)

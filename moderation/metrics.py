@@ -26,6 +26,10 @@ LOOP_LAG = Spread("moderation_loop_lag_seconds", "By how much the event loop was
 LOOP_TICK_AGE = Gauge(
     "moderation_loop_tick_age_seconds", "Since the event loop has last ticked; grows while it is stuck"
 )
+LOG_DROPPED = Tally("moderation_log_lines_dropped", "Log lines that found the queue of the log full", [])
+LOG_DROPPED.counts[()] = 0
+LOG_ERRORS = Tally("moderation_log_write_errors", "Failed attempts to write a log line, by cause", ["cause"])
+LOG_WAITING = Gauge("moderation_log_lines_waiting", "Log lines that wait to be written")
 
 # What judges
 
@@ -46,6 +50,12 @@ LAG_AGE = Gauge(
 PARTITIONS = Gauge("moderation_worker_partitions", "Partitions that are assigned to this worker")
 REBALANCES = Counter("moderation_worker_rebalances", "Assignments of partitions to this worker")
 IN_FLIGHT = Gauge("moderation_worker_in_flight_posts", "Posts under way: taken, and not committed")
+OLDEST_POST = Gauge(
+    "moderation_worker_oldest_post_seconds",
+    "Since the oldest post in hand was polled; it grows while the partition stands still. 0: there is none",
+    ["partition"],
+)
+IN_PHASE = Gauge("moderation_worker_posts_in_phase", "Posts in hand by the phase that they are in", ["phase"])
 IN_FLIGHT_BYTES = Gauge("moderation_worker_in_flight_bytes", "Bytes of their records")
 STAGES = Spread("moderation_stage_seconds", "What a published post has spent in each stage of its way", LONG, ["stage"])
 
@@ -95,6 +105,7 @@ CALL = Spread(
 )
 WATCHES = Gauge("moderation_api_watches", "Watches that are open")
 PENDING = Gauge("moderation_api_pending_posts", "Posts put on the topic by this API that have no verdict yet")
+KEYS_AGE = Gauge("moderation_jwt_keys_age_seconds", "Since the keys of bearer tokens were last read; 0: there are none")
 
 _QUEUE, _FETCH, _DECODE, _ENCODE, _WAIT, _MODEL, _COMMIT = (
     STAGES.row(stage) for stage in ("queue", "fetch", "decode", "encode", "batch_wait", "model", "commit")

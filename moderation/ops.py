@@ -1,9 +1,9 @@
 """The operations port: metrics for Prometheus and probes for the kubelet, answered by threads of its own.
 
     /metrics    every metric
-    /livez      200 while the process gets on; 503, and why, once its event loop has stood still, or a worker has had
-                posts in hand and got on with none, for longer than the settings allow. What a broker does is not in it:
-                a restart does not help a broker
+    /livez      200 while the process gets on; 503, and why, once its event loop has stood still, or a post has been in
+                a worker's hands, for longer than the settings allow. What a broker does is not in it: a transaction has
+                its own, shorter deadline
     /readyz     200 while there is work that it can do
     /startupz   200 once it has started: weights loaded and warm, or the view open
 
@@ -13,6 +13,7 @@ They answer also while the event loop is stuck: that is when they are needed.
 from __future__ import annotations
 
 import asyncio
+import io
 import socket
 import threading
 import time
@@ -43,10 +44,10 @@ _late = metrics.LOOP_LAG.row()
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How far a role has got."""
+    """What a role has in hand."""
 
-    open: int = 0  # posts in hand, without an outcome
-    done: int = 0  # steps that ended and outcomes, ever
+    oldest: float | None = None  # when its oldest post was taken, by time.monotonic; None: it has none
+    timeout_s: float = 0.0  # how long it may have it
 
 
 class Pulse:
@@ -59,7 +60,6 @@ class Pulse:
         self.look: Callable[[], Work] = Work  # called at every tick, on the event loop
         self._settings = settings
         self._ticked = time.monotonic()
-        self._moved = self._ticked  # when the work last got on, or there was none
         self._work = Work()
 
     async def beat(self) -> None:
@@ -73,10 +73,7 @@ class Pulse:
 
     def tick(self, now: float) -> None:
         """The event loop is there, and looks at its work."""
-        work = self.look()
-        if not work.open or work.done != self._work.done:
-            self._moved = now
-        self._work = work
+        self._work = self.look()
         self._ticked = now
 
     def stood_still(self, now: float) -> float:
@@ -85,11 +82,11 @@ class Pulse:
 
     def ailment(self, now: float) -> str:
         """Why the process should be killed; empty: it should not."""
-        limits = self._settings
-        if (still := self.stood_still(now)) > limits.loop_timeout_s:
+        if (still := self.stood_still(now)) > self._settings.loop_timeout_s:
             return f"the event loop has stood still for {still:.0f} s"
-        if self._work.open and (still := now - self._moved) > limits.progress_timeout_s:
-            return f"{self._work.open} posts in hand, and none has got on for {still:.0f} s"
+        work = self._work
+        if work.oldest is not None and (age := now - work.oldest) > work.timeout_s:
+            return f"a post has been in hand for {age:.0f} s"
         return ""
 
 
@@ -156,6 +153,10 @@ class _Request(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Probes come every few seconds: nobody wants a line of each."""
+
+    def get_stderr(self) -> io.StringIO:
+        """Takes the tracebacks that wsgiref prints: they hold exceptions' texts, and printing may block."""
+        return io.StringIO()
 
 
 class _Server(ThreadingMixIn, WSGIServer):

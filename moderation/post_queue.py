@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush, nsmallest
 from itertools import count
 
-from moderation import traces
+from moderation import phases, traces
 from moderation.models.checked import Item
 from moderation.types import Arrival, Score
 
@@ -33,6 +33,7 @@ class Job:
     scores: dict[int, Sequence[Score]] = field(default_factory=dict)
     failed: bool = False  # no step takes it any more
     started: float | None = None
+    post: phases.InHand | None = None  # of the worker
     span: traces.SpanContext | None = None  # of the post, if it will be seen
     step: traces.SpanContext | None = None  # of the last step that it was in
 

@@ -49,6 +49,12 @@ class Posts:
                 record = await sent
         except (TimeoutError, KafkaTimeoutError):
             raise NotAcceptedError("brokers did not answer in time") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # A producer that closes cancels what it has not sent. That must not look like a caller who left.
+            raise NotAcceptedError("the producer was closed") from None
         except KafkaError as error:
             # The refused batch leaves a gap in the producer's sequence, and brokers refuse all that comes after it.
             raise DeliveryError(f"topic {self._topic} did not take a post: {type(error).__name__}") from error

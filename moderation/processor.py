@@ -15,11 +15,12 @@ from functools import partial
 import structlog
 from aiokafka import ConsumerRecord
 
-from moderation import metrics, publisher, traces, wire
+from moderation import metrics, phases, publisher, traces, wire
 from moderation.errors import PostError
 from moderation.isolation import Isolation
 from moderation.lane import Answer, Lane
 from moderation.moderator import Moderator
+from moderation.phases import Phase
 from moderation.settings import Settings
 from moderation.suspects import ATTEMPTS
 from moderation.telemetry import POST
@@ -46,7 +47,6 @@ class Processor:
 
     def __init__(self, moderator: Moderator, settings: Settings, fail: Callable[[Exception, Lane], None]) -> None:
         """fail: told of an error that a post has caused while it ran alone, and of its partition."""
-        self.settled = 0  # posts with an outcome, ever
         self.isolation = Isolation()
         self._moderator = moderator
         self._settings = settings
@@ -55,6 +55,8 @@ class Processor:
 
     async def process(self, lane: Lane, record: ConsumerRecord, arrival: Arrival) -> None:
         """Gives the record its outcome, or ends the process. Raises what it does not expect."""
+        if (post := lane.in_hand(record.offset)) is not None:
+            phases.CURRENT.set(post)  # this task is the post's own
         source = Source(record.topic, record.partition, record.offset, record.timestamp)
         span = traces.received(source, record.headers, self._settings.kafka.group)
         answer: Answer | None = None
@@ -64,7 +66,6 @@ class Processor:
         finally:
             if answer is None and span is not None:
                 traces.dropped(span)
-        self.settled += 1
         lane.settle(record.offset, answer)
         if self._names_posts and answer.verdict is not None:
             _name(answer.verdict, source)
@@ -74,6 +75,7 @@ class Processor:
             lane.memory.forget(post_id, delivery.record.offset)
             erasure = publisher.erasure(post_id, delivery.source, self._settings.kafka)
             return Answer([erasure], None, time.perf_counter(), delivery.span)
+        phases.enter(Phase.ISOLATION)
         if delivery.record.offset in lane.suspects:
             return await self._attempt(lane, delivery)
         async with self.isolation.together():
@@ -144,6 +146,7 @@ class Processor:
         return Answer(messages, verdict, time.perf_counter(), delivery.span)
 
     async def _decode(self, record: ConsumerRecord) -> Post:
+        phases.enter(Phase.READ)
         read = partial(wire.post_record, record.value, record.headers, self._settings.media)
         return read() if len(record.value or b"") <= SMALL_BYTES else await asyncio.to_thread(read)
 

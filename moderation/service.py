@@ -146,13 +146,16 @@ class Service:
     @_answered("wait")
     async def WaitVerdict(self, request: pb.WaitVerdictRequest, caller: Caller, context: Context) -> bytes:
         look = requests.one(request, caller.tenant_of(_tenant(request)))
-        return answers.one(await self._wait(look, self._until(context)))
+        edition = self.guard.edition
+        found = await self._wait(look, self._until(context))
+        self.guard.check(context, edition)  # a token whose key was withdrawn meanwhile gets no verdict
+        return answers.one(found)
 
     @_answered("watch")
     async def WatchVerdicts(self, request: pb.WatchVerdictsRequest, caller: Caller, context: Context) -> None:
         watch = requests.watch(request, caller.tenant_of(_tenant(request)))
         self._check_ready()
-        await Watching(self._settings.api, self._view, watch, caller, context).run()
+        await Watching(self._settings.api, self._view, watch, caller, self.guard, context).run()
 
     @_answered("lookup")
     async def ListPolicies(
@@ -219,10 +222,11 @@ class Service:
         self._check_ready()
         if caller.tenant is not None:
             await self._check_id_is_free(post.id, caller.tenant)
-        until = self._until(context)
+        until, edition = self._until(context), self.guard.edition
         record = await self._ledger.put(post, request_id, _trace(context), until)
         look = Look((post.id,), post.tenant, posts={record.partition: record.offset})
         state, verdict = await self._wait(look, until)
+        self.guard.check(context, edition)
         return pb.ModeratePostResponse(
             state=state,
             verdict=verdict_pb2.Verdict.FromString(verdict) if verdict is not None else None,

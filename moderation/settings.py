@@ -152,6 +152,12 @@ class WorkerSettings(_Group):
     encode_threads: int = Field(max(1, (os.cpu_count() or 1) - 1), ge=1, description="threads that prepare posts")
     encode_timeout_s: float = Field(60.0, gt=0, description="a post that takes longer to prepare becomes a dead letter")
     step_timeout_s: float = Field(300.0, gt=0, description="a batch that takes longer: the device is sick, exit")
+    post_timeout_s: float = Field(
+        900.0,
+        gt=0,
+        description="seconds from a post's poll to its commit, after which the process ends and Kafka delivers again; "
+        "longer than the deadlines on a post's way together",
+    )
     failed_posts: int = Field(
         5, ge=1, description="different posts in a row that each make the model fail, alone, until the process exits"
     )
@@ -240,7 +246,8 @@ class GuardSettings(_Group):
     jwt_audience: str = Field("", description="aud that a token must have; required with jwt_keys")
     jwt_issuer: str = Field("", description="iss that a token must have; required with jwt_keys")
     jwt_tenant_claim: str = Field("tenant", min_length=1, description="claim that binds a caller to one tenant")
-    jwt_refresh_s: float = Field(300.0, gt=0, description="between two readings of the keys")
+    jwt_refresh_s: float = Field(300.0, gt=0, description="seconds between two readings of the keys")
+    jwt_keys_max_age_s: float = Field(86_400.0, gt=0, description="seconds until keys that were not read again expire")
     tenant_required: bool = Field(False, description="whether a token without a tenant is refused")
 
     @model_validator(mode="after")
@@ -253,6 +260,8 @@ class GuardSettings(_Group):
             raise ValueError("tls_client_names needs tls_client_ca")
         if self.jwt_keys and not (self.jwt_audience and self.jwt_issuer):
             raise ValueError("jwt_keys needs jwt_audience and jwt_issuer: a token for another service is none for us")
+        if self.jwt_keys_max_age_s <= self.jwt_refresh_s:
+            raise ValueError("jwt_keys_max_age_s must be above jwt_refresh_s")
         if self.tenant_required and not self.jwt_keys:
             raise ValueError("tenant_required needs jwt_keys: tenants come from tokens")
         if self.jwt_keys.startswith("http:"):
@@ -302,9 +311,6 @@ class OpsSettings(_Group):
     loop_timeout_s: float = Field(
         30.0, gt=0, description="/livez fails once the event loop has stood still for so long"
     )
-    progress_timeout_s: float = Field(
-        900.0, gt=0, description="/livez fails once a worker has had posts in hand for so long, and got on with none"
-    )
 
 
 class TracesSettings(_Group):
@@ -329,6 +335,7 @@ class LogSettings(_Group):
         "info", description="debug names every post and its outcome"
     )
     format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
+    raw: bool = Field(False, description="true: what C and Rust libraries print passes as it is, posts' text included")
 
 
 class Settings(_Group):
@@ -347,12 +354,13 @@ class Settings(_Group):
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
-    def _patience_is_longest(self) -> Self:
-        longest = max(self.worker.step_timeout_s, self.worker.encode_timeout_s, self.media.timeout_s)
-        if self.ops.progress_timeout_s <= longest:
+    def _post_timeout_is_longest(self) -> Self:
+        steps = self.worker.step_timeout_s, self.worker.encode_timeout_s, 2 * self.media.timeout_s
+        if self.worker.post_timeout_s <= sum(steps):
             raise ValueError(
-                f"{PREFIX}OPS__PROGRESS_TIMEOUT_S must be longer than any deadline of a post's way (step_timeout_s, "
-                "encode_timeout_s, media.timeout_s): else a worker that waits for one is killed"
+                f"{PREFIX}WORKER__POST_TIMEOUT_S must be longer than the deadlines on a post's way together "
+                f"(step_timeout_s, encode_timeout_s, twice media.timeout_s: {sum(steps):g} s): else a worker that "
+                "waits for one ends"
             )
         return self
 

@@ -3,25 +3,40 @@
 Events are named in the past tense and carry ids, never content. A library's exception may quote what it choked on,
 so of an exception only its type and its frames are written. Our own errors' messages are written where they are
 handled (runtime.py): errors.py says what they may hold.
+
+Logging never raises and never blocks (log_writer.py). Everything that Python itself would print on standard error comes
+the same way: warnings, exceptions that nothing has caught, in the main thread, in threads and in destructors.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import os
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from moderation import traces
+from moderation.log_writer import FLUSH_S, LogWriter
 from moderation.settings import LogSettings
 
+STDERR = 2  # its file descriptor
 QUIET_S = 10.0
+MAX_FRAMES = 64  # of one exception: those nearest to where it was raised
+MAX_EXCEPTION_CHARS = 12_000
+MAX_LINE_CHARS = 16 << 10  # with MAX_LINES of log_writer.py this bounds what waits
 DEPTH = 8  # of what is looked through for exceptions
 TELLING = (BaseException, asyncio.Future)  # as text they hold an exception's message
 # They write an exception's message into their text themselves, where nobody can tell it apart: of these only the place.
@@ -30,23 +45,83 @@ POST: ContextVar[str] = ContextVar("POST")  # id of the post that a task is abou
 
 
 def configure(settings: LogSettings) -> None:
-    """Sets up structlog, and sends what libraries log at WARNING or above the same way. Called once a process."""
-    human = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
+    """Sets up structlog, and sends what libraries and Python itself would print the same way. May be called again."""
+    human = settings.format == "console" or (settings.format == "auto" and bool(sys.stderr) and sys.stderr.isatty())
     renderer: Processor = structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[
+    line = _Line(
+        [
             _with_ids,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _exceptions_without_text,
             renderer,
-        ],
+        ]
+    )
+
+    def report(dropped: int) -> str:
+        return line(None, "warning", {"event": "log_lines_dropped", "lines": dropped})
+
+    before = _writer()
+    if before is not None and before.stream is sys.stderr:
+        writer, before.report = before, report
+    else:
+        writer = LogWriter(sys.stderr, report)
+        if before is not None:
+            before.close()
+    structlog.configure(
+        processors=[line],
         wrapper_class=structlog.make_filtering_bound_logger(settings.level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # one write a line: processes may share the stream
+        logger_factory=writer,
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Libraries()], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)
+    logging.raiseExceptions = False  # else a handler that fails prints its record, with all arguments
+    sys.excepthook = _uncaught
+    sys.unraisablehook = _unraisable
+    threading.excepthook = _thread_failed
+
+
+def capture_prints(settings: LogSettings) -> None:
+    """From now on only log lines reach standard error: what libraries in C or Rust print there is counted instead.
+
+    Their text may quote a post, as that of a panic in Rust does, and they may print with the interpreter's lock held:
+    a reader who is stopped would then stop all threads.
+    """
+    if settings.raw:
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)  # what does not fit is lost
+    os.dup2(writer, STDERR)
+    os.close(writer)
+    threading.Thread(target=_count_prints, args=(reader,), name="stderr", daemon=True).start()
+
+
+def _count_prints(reader: int) -> None:
+    reported, size, lines = -QUIET_S, 0, 0
+    while data := os.read(reader, 1 << 16):
+        size, lines = size + len(data), lines + data.count(b"\n")
+        if (now := time.monotonic()) - reported >= QUIET_S:
+            structlog.get_logger().warning("library_printed", bytes=size, lines=lines)
+            reported, size, lines = now, 0, 0
+
+
+def flush(seconds: float = FLUSH_S) -> None:
+    """Waits, for so long at most, until what was logged is written. The end of the interpreter does so by itself."""
+    if (writer := _writer()) is not None:
+        writer.flush(seconds)
+
+
+def say(text: str) -> None:
+    """Prints a text on standard error the way log lines go there: a reader who is gone or stopped holds nothing up."""
+    if (writer := _writer()) is not None:
+        writer.msg(text)
+        writer.flush()
+
+
+def _writer() -> LogWriter | None:
+    factory = structlog.get_config()["logger_factory"]
+    return factory if isinstance(factory, LogWriter) else None
 
 
 def adopt(library: str) -> None:
@@ -73,8 +148,9 @@ def _lines(error: BaseException, seen: set[int]) -> Iterator[str]:
         return
     seen.add(id(error))
     yield type(error).__qualname__
-    for frame in traceback.extract_tb(error.__traceback__):
-        yield f"  {_short(frame.filename)}:{frame.lineno} {frame.name}"
+    # Not extract_tb: it reads the source files.
+    for frame, number in deque(traceback.walk_tb(error.__traceback__), maxlen=MAX_FRAMES):
+        yield f"  {_short(frame.f_code.co_filename)}:{number} {frame.f_code.co_name}"
     if isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:
             yield from _lines(member, seen)
@@ -91,8 +167,53 @@ def _exceptions_without_text(_: WrappedLogger, __: str, event: EventDict) -> Eve
     given = event.pop("exc_info", None)
     error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
     if isinstance(error, BaseException):
-        event["exception"] = frames(error)
+        event["exception"] = frames(error)[:MAX_EXCEPTION_CHARS]
     return event
+
+
+class _Line:
+    """Makes the line of an event. It never raises: an event that cannot be written becomes one that says so."""
+
+    def __init__(self, processors: Sequence[Processor]) -> None:
+        self._processors = processors
+
+    def __call__(self, logger: WrappedLogger, name: str, event: EventDict) -> str:
+        event_name = event.get("event")
+        try:
+            made: Any = event
+            for process in self._processors:
+                made = process(logger, name, made)
+            line = str(made)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  a value's own code may raise anything
+            return _fallback("log_line_failed", name, event_name, error=type(error).__name__)
+        if len(line) > MAX_LINE_CHARS:
+            return _fallback("log_line_too_long", name, event_name, chars=len(line))
+        return line
+
+
+def _fallback(event: str, level: str, of: object, **fields: str | int) -> str:
+    """A line in place of one about the event `of`. Its values are ours."""
+    about = of[:100] if type(of) is str else type(of).__name__
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return json.dumps({"event": event, "about": about, "level": level, "timestamp": now, **fields})
+
+
+def _uncaught(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    structlog.get_logger().error("process_crashed", error=type(error).__name__, exc_info=error)
+
+
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    thread = args.thread.name if args.thread else ""
+    name = args.exc_type.__name__
+    structlog.get_logger().error("thread_failed", thread=thread, error=name, exc_info=args.exc_value)
+
+
+def _unraisable(args: sys.UnraisableHookArgs) -> None:
+    """An exception in a destructor or a callback of C code."""
+    name = args.exc_type.__name__
+    structlog.get_logger().error("exception_unraisable", error=name, exc_info=args.exc_value)
 
 
 class _Libraries(logging.Handler):
@@ -114,13 +235,24 @@ class _Libraries(logging.Handler):
             return
         self._last[place] = record.created, 0
         details: dict[str, object] = {"repeated": held} if held else {}
-        if record.name.partition(".")[0] in FORMATTED:
+        message = None if record.name.partition(".")[0] in FORMATTED else _message(record)
+        if message is None:
             details["place"] = f"{_short(record.pathname)}:{record.lineno}"
         else:
-            record.msg, record.args = _without_text(record.msg), _without_text(record.args)
-            details["message"] = record.getMessage().partition("\n")[0]
+            details["message"] = message
         log = structlog.get_logger()
         log.log(record.levelno, "library_warned", library=record.name, exc_info=record.exc_info, **details)
+
+
+def _message(record: logging.LogRecord) -> str | None:
+    """The first line of a record's text, without exceptions' texts; None: it cannot be made."""
+    try:
+        record.msg, record.args = _without_text(record.msg), _without_text(record.args)
+        return record.getMessage().partition("\n")[0]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001  its format does not fit its arguments, or one of them cannot be written
+        return None
 
 
 def _without_text(value: Any, depth: int = DEPTH) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -16,6 +17,7 @@ from moderation.batcher import Batcher
 from moderation.lane import Lane
 from moderation.models import Measured
 from moderation.ops import Pulse, Work
+from moderation.phases import Phase
 
 ASK_S = 5.0  # between two questions to the brokers for the ends of our partitions
 
@@ -31,12 +33,8 @@ class Worker(Protocol):
         """The partitions that are assigned to it."""
 
     @property
-    def open(self) -> int:
-        """Posts without an outcome."""
-
-    @property
-    def settled(self) -> int:
-        """Outcomes, ever."""
+    def post_timeout_s(self) -> float:
+        """From a post's poll to its commit."""
 
     async def ends(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
         """For each, where it ends and how far it is read. Raises what aiokafka does."""
@@ -76,8 +74,16 @@ class Vitals:
                 records, seconds = self._lag(partition, lane, now)
                 metrics.LAG.labels(partition.partition).set(records)
                 metrics.LAG_AGE.labels(partition.partition).set(seconds)
+                metrics.OLDEST_POST.labels(partition.partition).set(now - post[1].taken if (post := lane.oldest) else 0)
                 self._told.add(partition)
-        return Work(open=worker.open, done=worker.settled + batcher.steps)
+        return Work(self._look_at_posts(), worker.post_timeout_s)
+
+    def _look_at_posts(self) -> float | None:
+        """Counts them by phase. When the oldest was taken; None: there is none."""
+        phases = sum((lane.phases for lane in self._worker.lanes.values()), Counter[Phase]())
+        for phase in Phase:
+            metrics.IN_PHASE.labels(phase).set(phases[phase])
+        return min((oldest[1].taken for lane in self._worker.lanes.values() if (oldest := lane.oldest)), default=None)
 
     async def ask(self) -> None:
         """Asks the brokers where our partitions end, until cancelled.
@@ -113,6 +119,7 @@ class Vitals:
         self._idle.pop(partition, None)
         metrics.LAG.remove(partition.partition)
         metrics.LAG_AGE.remove(partition.partition)
+        metrics.OLDEST_POST.remove(partition.partition)
 
     def _look_at_pictures(self) -> None:
         if self._model is not None:
@@ -129,6 +136,7 @@ class Vitals:
             gauge.set(0)
         for gauge in (metrics.QUEUE_AGE, metrics.MEMORY_VERDICTS, metrics.MEMORY_BYTES):
             gauge.set(0)
+        metrics.IN_PHASE.clear()
 
 
 @asynccontextmanager

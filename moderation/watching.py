@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from moderation import metrics, tokens
-from moderation.guard import Caller, Context, unauthenticated
+from moderation.guard import Caller, Context, Guard, unauthenticated
 from moderation.refusals import exhausted, unavailable
 from moderation.requests import Watch
 from moderation.settings import ApiSettings
@@ -21,8 +21,12 @@ RETRY_S = 0.5
 class Watching:
     """Writes changes to one reader."""
 
-    def __init__(self, settings: ApiSettings, view: View, watch: Watch, caller: Caller, context: Context) -> None:
+    def __init__(
+        self, settings: ApiSettings, view: View, watch: Watch, caller: Caller, guard: Guard, context: Context
+    ) -> None:
         self._settings = settings
+        self._guard = guard
+        self._edition = guard.edition  # of the keys that the caller's token was checked with
         self._view = view
         self._watch = watch
         self._context = context
@@ -98,6 +102,7 @@ class Watching:
     def _check_end(self, feed: Feed) -> None:
         if feed.ended:
             raise unavailable("STOPPING", "the service is stopping; go on from the last token")
+        self._edition = self._guard.check(self._context, self._edition)
         if self._clock() >= self._expiry:
             raise unauthenticated("the bearer token has expired; go on from the last consistency token with a new one")
         if self._clock() >= self._end:

@@ -30,9 +30,10 @@ from moderation.ops import Pulse
 from moderation.policies import PolicySet
 from moderation.processor import Processor
 from moderation.publisher import AtLeastOnce, Publisher
-from moderation.runtime import unless_stopped
+from moderation.runtime import uncancelled, unless_stopped
 from moderation.settings import Settings
 from moderation.suspects import Mark, Opening
+from moderation.watchdog import Watchdog
 
 PROBE_MS = 2_000  # longest wait for a record that may be unreadable
 POLL_MS = 50  # longest wait for records, and so for seeing that a full partition has drained
@@ -86,6 +87,7 @@ class Worker:
         self._lives: dict[Lane, asyncio.Task[None]] = {}  # ends when a lane is drained; until it is closed
         self._closing: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()  # a lane was opened, committed or given back
+        self._watchdog = Watchdog(lambda: self._lanes, settings.worker.post_timeout_s)
         self._stopping = False
         self._processor = Processor(moderator, settings, self.fail)
         self._failed = asyncio.Event()
@@ -94,19 +96,14 @@ class Worker:
         self._largest = 0  # record so far: what the next ones may be like
 
     @property
-    def settled(self) -> int:
-        """Posts with an outcome, ever."""
-        return self._processor.settled
-
-    @property
     def lanes(self) -> Mapping[TopicPartition, Lane]:
         """The partitions that are assigned to it."""
         return self._lanes
 
     @property
-    def open(self) -> int:
-        """Posts in hand, without an outcome."""
-        return sum(lane.unsettled for lane in self._lanes.values())
+    def post_timeout_s(self) -> float:
+        """From a post's poll to its commit."""
+        return self._settings.worker.post_timeout_s
 
     async def run(self, stop: asyncio.Event) -> None:
         """Judges posts until `stop` is set, then finishes what is begun, commits it and leaves the group."""
@@ -120,6 +117,7 @@ class Worker:
                 self._consumer.subscribe([self._settings.kafka.posts_topic], listener=_Rebalance(self))
                 log.info("worker_ready", topic=self._settings.kafka.posts_topic, group=self._settings.kafka.group)
                 polling = self._begin_task(self._poll())
+                watching = self._begin_task(self._watchdog.run())
                 self._pulse.ready = True
                 await unless_stopped(self._failed, stop.wait())
                 self._stopping, self._pulse.ready = True, False
@@ -129,6 +127,7 @@ class Worker:
                 if self._error:
                     await self._commit_first(self._error)
                     raise self._error
+                watching.cancel()
         finally:
             self._stopping, self._pulse.ready = True, False
             self._lanes = {}  # crashed: what they hold is left to others
@@ -146,7 +145,7 @@ class Worker:
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await work
+            await uncancelled(work)
         except Exception as error:  # noqa: BLE001  raised again by `run`
             self.fail(error)
 

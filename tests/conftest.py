@@ -24,7 +24,11 @@ UNAVAILABLE = pytest.StashKey[str]()
 # Python 3.11's parser fails ("AST constructor recursion depth mismatch") when the collector runs a finalizer that
 # parses too, as one that prints a traceback does, while pytest parses a test file.
 gc.disable()
-importlib.import_module("hypothesis")  # its plugin would, at the end: pytest parses it, too
+hypothesis = importlib.import_module("hypothesis")  # its plugin would, at the end: pytest parses it, too
+
+# A shared machine may stand still for longer than any deadline of one example.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 
 def run_apart(work: Coroutine[object, object, T]) -> T:

@@ -107,6 +107,14 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("sum(moderation_batch_queue_posts)", "waiting for a step"),
             ),
             panel(
+                "Oldest post in hand, by partition", "Since its poll; it grows while the partition stands still.", "s",
+                ("max by (partition) (moderation_worker_oldest_post_seconds)", "{{partition}}"),
+            ),
+            panel(
+                "Posts in hand, by phase", "What they wait for or are at.", "short",
+                ("sum by (phase) (moderation_worker_posts_in_phase)", "{{phase}}"),
+            ),
+            panel(
                 "Bytes under way", "Of the records; the bound is MODERATION_WORKER__MAX_IN_FLIGHT_BYTES.", "bytes",
                 ("sum by (instance) (moderation_worker_in_flight_bytes)", "{{instance}}"),
             ),
@@ -263,6 +271,10 @@ ROWS: list[tuple[str, list[Any]]] = [
                 (rate("moderation_view_folded_records_total", "instance"), "{{instance}} folded"),
                 (rate("moderation_view_pruned_posts_total", "instance"), "{{instance}} forgotten"),
             ),
+            panel(
+                "Age of the keys", "Since the keys of bearer tokens were last read.", "s",
+                ("max by (instance) (moderation_jwt_keys_age_seconds)", "{{instance}}"),
+            ),
         ],
     ),
     (
@@ -284,6 +296,15 @@ ROWS: list[tuple[str, list[Any]]] = [
             panel(
                 "Posts that were not encoded in time", "In ten minutes.", "short",
                 ("sum by (instance) (increase(moderation_encode_timeouts_total[10m]))", "{{instance}}"),
+            ),
+            panel(
+                "Log", "Lines that wait to be written; lines dropped and failed attempts in ten minutes.", "short",
+                ("max by (instance) (moderation_log_lines_waiting)", "{{instance}} waiting"),
+                ("sum by (instance) (increase(moderation_log_lines_dropped_total[10m]))", "{{instance}} dropped"),
+                (
+                    "sum by (instance, cause) (increase(moderation_log_write_errors_total[10m]))",
+                    "{{instance}} failed: {{cause}}",
+                ),
             ),
             panel("Processes", "What runs.", "short", ("moderation_build_info", ""), kind="table"),
             panel("Models", "What judges.", "short", ("moderation_model_info", ""), kind="table"),

@@ -58,7 +58,10 @@ def show(results: Sequence[Result]) -> Table:
 def schedule(args: argparse.Namespace) -> list[Scenario]:
     every = ROWS | BROKERS
     chosen = [every[row] for row in args.rows.split(",")] if args.rows else list(every.values())
-    chosen = [replace(one.of(args.design), posts=int(one.posts * args.scale)) for one in chosen]
+    chosen = [
+        replace(one.of(args.design), posts=int(one.posts * args.scale), patience=one.patience * max(1.0, args.scale))
+        for one in chosen
+    ]
     planned = list(islice(cycle(chosen), args.runs or len(chosen)))
     return planned + [ROWS[row].of(design) for row, design in MUTATIONS] * (2 if args.runs else 0)
 

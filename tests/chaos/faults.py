@@ -117,6 +117,21 @@ async def kills_and_stops(run: Run) -> None:
     await asyncio.gather(kills(run), stops(run))
 
 
+# 20  a worker that gets less CPU than it wants
+
+THROTTLED_S, PERIOD_S = 0.15, 0.5  # stopped for so long, so often: a CPU limit of 70 % of a core does as much
+
+
+async def throttled(run: Run) -> None:
+    """All workers are stopped and let go on, over and over, until each post has its verdict or time is up."""
+    patience = time.monotonic() + run.scenario.posts / run.scenario.rate + run.scenario.patience
+    while time.monotonic() < patience and sum(run.committed.values()) < run.scenario.posts:
+        for number, seconds in ((signal.SIGSTOP, THROTTLED_S), (signal.SIGCONT, PERIOD_S - THROTTLED_S)):
+            for worker in run.workers:
+                run.hit(worker, number)
+            await asyncio.sleep(seconds)
+
+
 # 3, 4  requests and replies
 
 IN_A_TRANSACTION = ("AddPartitionsToTxn", "Produce", "AddOffsetsToTxn", "TxnOffsetCommit", "EndTxn")

@@ -52,6 +52,13 @@ async def test_every_post_is_answered_exactly_once_and_in_order(one_broker: Clus
     assert result.ok, result.summary()
 
 
+async def test_a_throttled_worker_answers_every_post(one_broker: Cluster, tmp_path: Path) -> None:
+    """A CPU limit stops a process at any instruction: between the event loop and a thread, too."""
+    result = await played(one_broker, replace(ROWS["20"], posts=8_000), tmp_path)
+    assert result.ok, result.summary()
+    assert result.struck["SIGSTOP"] > 5
+
+
 async def test_a_broker_that_dies_takes_nothing_with_it(three_brokers: Cluster, tmp_path: Path) -> None:
     result = await played(three_brokers, replace(BROKERS["5"], posts=1500), tmp_path)
     assert result.ok, result.summary()

@@ -9,9 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import grpc
+import pytest
 from aiokafka import AIOKafkaProducer
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
+from moderation.errors import DeviceError
 from moderation.settings import OpsSettings
 from moderation.v1 import moderation_service_pb2 as pb
 from tests.builders import a_verdict
@@ -104,20 +107,25 @@ async def test_the_marks_of_transactions_on_the_posts_topic_are_no_lag(
         assert (await port.get("/readyz"))[0] == 200
 
 
-async def test_a_worker_whose_posts_do_not_get_on_is_told_on(field: Field) -> None:
-    """A step that does not end, within the time that the device has for it: only the port knows."""
+async def test_a_worker_with_a_post_that_gets_nowhere_says_so_and_ends(field: Field) -> None:
+    """A step that does not end, within the time that the device has for it: nothing but the post's own clock knows."""
     port = Port()
-    port.settings = port.settings.model_copy(update={"progress_timeout_s": 1.5})
-    async with running(observed(field.with_("fake?step_ms=8000"), port)) as worker:
-        await port.until(lambda found: found == PARTITIONS, "moderation_worker_partitions")
-        assert (await port.get("/livez"))[0] == 200
-        await field.post(1)
-        async with asyncio.timeout(60):
-            while (answer := await port.get("/livez"))[0] == 200:
-                assert not worker.done()
-        assert "1 posts in hand, and none has got on for" in answer[1]
-        await field.verdicts(1)
-        await port.well("/livez")
+    stuck = observed(field.with_("fake?step_ms=8000", post_timeout_s=4.0), port)
+
+    async def judges() -> None:
+        async with running(stuck) as worker:
+            await port.until(lambda found: found == PARTITIONS, "moderation_worker_partitions")
+            assert (await port.get("/livez"))[0] == 200
+            await field.post(1)
+            await port.until(lambda found: found > 0, "moderation_worker_oldest_post_seconds")
+            assert await port.value("moderation_worker_posts_in_phase", phase="model") == 1
+            await worker
+
+    with capture_logs() as events, pytest.raises(BaseExceptionGroup) as caught:
+        await judges()
+    assert caught.group_contains(DeviceError, match=r"offset 0 has been in hand for \d+ s, and stands at model")
+    (overdue,) = [event for event in events if event["event"] == "post_overdue"]
+    assert (overdue["offset"], overdue["phase"], overdue["phases"]) == (0, "model", {"model": 1})
 
 
 async def test_an_api_tells_of_its_view_and_its_calls(running_api: Api) -> None:

@@ -445,20 +445,12 @@ async def test_when_every_encoder_hangs_the_process_is_at_fault_and_not_the_post
     settings = WorkerSettings(encode_threads=2, encode_timeout_s=0.05)
     with Hanging() as model:
         async with Batcher(model, settings) as batcher:
-            hung = [batcher.score(a_content("hang"), [SPAM]) for _ in range(2)]
+            hung = [batcher.score(a_content("hang"), [SPAM]) for _ in range(6)]  # with the spare threads
             outcomes = await asyncio.gather(*hung, return_exceptions=True)
-            assert [type(outcome) for outcome in outcomes] == [PostError, DeviceError]
-
-
-async def test_an_encoder_that_was_late_is_used_again() -> None:
-    settings = WorkerSettings(encode_threads=1, encode_timeout_s=0.05)
-    with Hanging() as model:
-        async with Batcher(model, settings) as batcher:
-            with pytest.raises(DeviceError):
-                await batcher.score(a_content("hang"), [SPAM])
-            model.let_go.set()
-            await until(lambda: batcher._encoders._on_time == 1)
-            assert (await batcher.score(a_content("another"), [SPAM])).windows
+            assert [type(outcome) for outcome in outcomes].count(DeviceError) == 1
+            assert [type(outcome) for outcome in outcomes].count(PostError) == 5
+            with pytest.raises(DeviceError, match="no post is encoded"):
+                await batcher.score(a_content("another"), [SPAM])
 
 
 async def test_small_posts_that_wait_for_a_thread_share_a_way_to_it_and_one_step() -> None:
@@ -482,18 +474,6 @@ async def test_a_post_that_hangs_holds_up_nobody_of_its_row() -> None:
             assert not hung.done()
             model.let_go.set()
             assert (await hung).windows
-
-
-async def test_when_every_encoder_hangs_those_who_come_later_hear_of_it() -> None:
-    with Hanging() as model:
-        async with Batcher(model, WorkerSettings(encode_threads=1, encode_timeout_s=0.05)) as batcher:
-            left = asyncio.create_task(batcher.score(a_content("hang"), [SPAM]))
-            await asyncio.to_thread(model.hanging.wait)
-            left.cancel()  # as those of a partition that is given back are
-            await asyncio.gather(left, return_exceptions=True)
-            await until(lambda: not batcher._encoders._on_time)
-            with pytest.raises(DeviceError, match="no post is encoded"):
-                await batcher.score(a_content("another"), [SPAM])
 
 
 async def test_a_tokenizer_that_panics_fails_its_post_alone() -> None:

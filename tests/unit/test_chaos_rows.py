@@ -44,7 +44,7 @@ def test_a_run_with_a_problem_is_not_ok() -> None:
 @pytest.mark.parametrize("row", EVERY)
 def test_every_row_says_what_must_strike(row: str) -> None:
     must = EVERY[row].must
-    assert must or row == "0"
+    assert must or row in ("0", "20q"), "these have no fault"
     for action in (proxy.LOSE_REPLY, proxy.LOSE_REQUEST, proxy.DELAY, proxy.SWALLOW, proxy.REFUSE):
         assert {name.removeprefix(f"{action} ") for name in must if name.startswith(action)} <= APIS.keys()
 

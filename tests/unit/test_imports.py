@@ -18,20 +18,21 @@ PACKAGE = Path(moderation.__file__).parent
 # A row imports rows below it.
 ROWS = [
     "__main__ cli bench demo",
-    "runtime worker processor vitals lane recall publisher api service watching ledger guard posts verdicts kafka "
-    "client show ops top exporter health",
+    "runtime worker processor watchdog vitals lane recall publisher api service watching ledger guard posts verdicts "
+    "kafka client show ops top exporter health",
     "moderator wire requests answers recent stores",
-    "memory verdict_json fastjson tokens refusals keys suspects isolation",
+    "memory verdict_json fastjson tokens refusals keys suspects isolation jwks certificates",
     "batcher encoders failed_posts models post_queue self_check",
     "prompts policies media",
-    "types errors settings telemetry traces metrics tally room v1",
+    "types errors settings telemetry traces metrics tally room phases deadline_pool v1 log_writer",
 ]
 # And these, within their row.
 SIDEWAYS = {
     "__main__": "cli",
     "cli": "bench demo",
     "bench": "demo",
-    "worker": "kafka lane ops processor publisher recall runtime vitals",
+    "worker": "kafka lane ops processor publisher recall runtime vitals watchdog",
+    "watchdog": "lane",
     "processor": "lane publisher",
     "vitals": "lane ops",
     "recall": "kafka",
@@ -50,16 +51,19 @@ SIDEWAYS = {
     "post_queue": "models",
     "self_check": "models",
     "policies": "prompts",
-    "telemetry": "settings traces",
+    "keys": "jwks",
+    "telemetry": "log_writer settings traces",
+    "log_writer": "metrics",
     "traces": "types",
     "metrics": "tally types",
     "settings": "errors",
     "errors": "types",
+    "deadline_pool": "errors",
 }
 # Only these import them.
 LIBRARIES = {
-    "aiokafka": "kafka worker processor vitals publisher recall posts verdicts bench demo",
-    "grpc": "api service ledger guard refusals client health demo bench v1",
+    "aiokafka": "kafka worker processor watchdog vitals publisher recall posts verdicts bench demo",
+    "grpc": "api service ledger guard refusals client health demo bench v1 certificates",
     "grpc_health": "api health demo",
     "grpc_reflection": "api",
     "grpc_status": "refusals client",

@@ -98,7 +98,7 @@ def test_second_signal_kills_even_a_blocked_loop() -> None:
 
 
 def test_stuck_thread_does_not_keep_a_dead_process() -> None:
-    returned, _ = run(
+    returned, events = run(
         """
         runtime.EXIT_GRACE_S = 0.2
         async def main(stop):
@@ -107,6 +107,7 @@ def test_stuck_thread_does_not_keep_a_dead_process() -> None:
         """
     )
     assert returned == 3
+    assert named(events, "process_crashed")["message"] == "hung"
 
 
 def test_unretrieved_exceptions_and_library_logs_hold_no_text() -> None:

@@ -55,7 +55,7 @@ def test_dead_letters_have_a_default_name() -> None:
         ("MODERATION_KAFKA__VERDICT_FORMAT", "secret", "'json' or 'protobuf'"),
         ("MODERATION_KAFKA", "secret", "MODERATION_KAFKA"),
         ("MODERATION_TRACES__SAMPLE_RATIO", "2", "less than or equal to 1"),
-        ("MODERATION_OPS__PROGRESS_TIMEOUT_S", "300", "must be longer than any deadline of a post's way"),
+        ("MODERATION_WORKER__POST_TIMEOUT_S", "480", "must be longer than the deadlines on a post's way together"),
     ],
 )
 def test_a_wrong_setting_is_named(variable: str, value: str, told: str) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import sys
+import threading
 from asyncio import Future
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -33,8 +34,17 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
     handlers, level = list(logging.root.handlers), logging.root.level
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
     telemetry.configure(LogSettings(format="json"))
-    yield lambda: [json.loads(line) for line in written.getvalue().splitlines()]
+
+    def lines() -> list[dict[str, Any]]:
+        telemetry.flush()
+        return [json.loads(line) for line in written.getvalue().splitlines()]
+
+    yield lines
+    sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
+    logging.raiseExceptions = True
+    structlog.get_config()["logger_factory"].close()
     structlog.reset_defaults()
     logging.captureWarnings(capture=False)
     logging.root.handlers[:] = handlers

@@ -18,8 +18,8 @@ from moderation.lane import Answer, Lane
 from moderation.memory import Memory
 from moderation.models import DeviceMemory
 from moderation.models.fake import Fake
-from moderation.ops import Work
 from moderation.settings import WorkerSettings
+from moderation.suspects import Mark
 from moderation.vitals import Vitals
 
 PARTITION = TopicPartition("posts", 41)
@@ -29,7 +29,7 @@ class Topic:
     """Takes what a lane publishes once it is let to."""
 
     def __init__(self) -> None:
-        self.position = 5
+        self.position, self.found = 5, Mark()
         self.let = asyncio.Event()
 
     async def __aenter__(self) -> Topic:
@@ -38,7 +38,7 @@ class Topic:
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    async def publish(self, messages: Sequence[Any], position: int) -> None:
+    async def publish(self, messages: Sequence[Any], position: int, mark: Mark) -> None:
         await self.let.wait()
         self.position = position
 
@@ -57,7 +57,7 @@ class Worker:
 
     def __init__(self, lane: Lane) -> None:
         self.lanes: dict[TopicPartition, Lane] = {PARTITION: lane}
-        self.open, self.settled = 0, 0
+        self.post_timeout_s = 900.0
         self.end = (0, 0)
         self.asked = asyncio.Event()
 
@@ -125,8 +125,11 @@ async def test_lag_is_what_has_no_committed_answer(lane: tuple[Watched, Topic]) 
     assert seconds == pytest.approx(300, abs=5)
 
     one.settle(5, Answer((), None, time.perf_counter()))  # ready, and not committed: a broker keeps it waiting
-    worker.settled = 1
-    assert watch.look() == Work(open=0, done=1)
+    oldest = watch.look().oldest
+    assert oldest is not None
+    assert time.monotonic() - oldest < 10, "it counts until it is committed"
+    assert REGISTRY.get_sample_value("moderation_worker_posts_in_phase", {"phase": "commit"}) == 1
+    assert REGISTRY.get_sample_value("moderation_worker_posts_in_phase", {"phase": "isolation"}) == 1
     assert lag()[0] == 4
 
     topic.let.set()

@@ -38,7 +38,6 @@ async def told(level: Any, *records: ConsumerRecord) -> list[dict[str, Any]]:
         with capture_logs() as events:
             for record in records:
                 await processor.process(lane, record, Arrival(0.0, 0.0))
-        assert processor.settled == len(records)
     return [dict(event) for event in events]
 
 
