@@ -224,7 +224,7 @@ class Lane:
     def end(self, *, crashed: bool) -> None:
         """Is cut because the process ends. crashed: posts under way here may have caused it.
 
-        What is ready is not committed where that takes another producer, which would fence an owner that we do not know.
+        What is ready is not committed where that takes another producer, which could fence a new owner.
         """
         self._publisher.replaces = False
         self._crashed = crashed
