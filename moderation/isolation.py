@@ -1,6 +1,8 @@
 """Posts run together, except one that has to run alone: nothing else is decoded, encoded or scored meanwhile.
 
 Where both kinds wait, SHARE posts run together between two that run alone, so that neither kind starves the other.
+While one of them takes longer than PATIENCE_S, others run together again for as long: a post that is stuck must not
+hold up the whole process.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ from heapq import heappop, heappush
 from itertools import count
 
 SHARE = 32
+PATIENCE_S = 10.0
+_ALL = 1 << 62
 
 
 class Isolation:
     """Says who may run. Of one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+        self._patience_s = patience_s
         self._running = 0  # together
         self._occupied = False  # by one that runs alone
         self._closed = False
@@ -26,6 +31,7 @@ class Isolation:
         self._together: deque[asyncio.Future[None]] = deque()
         self._alone: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap
         self._came = count()
+        self._patience: asyncio.TimerHandle | None = None  # while some wait to run alone
 
     @asynccontextmanager
     async def together(self) -> AsyncIterator[None]:
@@ -48,6 +54,7 @@ class Isolation:
         place = asyncio.get_running_loop().create_future()
         heappush(self._alone, (rank, next(self._came), place))
         self._admit()
+        self._patience = self._patience or asyncio.get_running_loop().call_later(self._patience_s, self._turn)
         await self._admitted(place, self._leave_alone)
         try:
             yield
@@ -67,6 +74,16 @@ class Isolation:
             else:
                 self._admit()
             raise
+
+    def _turn(self) -> None:
+        """Lets others in, or holds them up again, while one waits to run alone."""
+        waits = bool(self._alone) and not self._closed
+        self._patience = asyncio.get_running_loop().call_later(self._patience_s, self._turn) if waits else None
+        if not waits:
+            self._share = SHARE
+        elif not self._occupied:
+            self._share = 0 if self._share > SHARE else _ALL
+            self._admit()
 
     def _leave_others(self) -> None:
         self._running -= 1

@@ -222,13 +222,18 @@ class Lane:
         self._draining = True
         self._changed.set()
 
-    def cut(self, *, crashed: bool = False) -> None:
-        """Gives up what is under way; `run` commits what is ready and ends.
+    def end(self, *, crashed: bool) -> None:
+        """Is cut because the process ends. crashed: posts under way here may have caused it.
 
-        crashed: the process ends, and posts under way here may have caused it.
+        What is ready is not committed where that takes another producer, which could fence a new owner.
         """
+        self._publisher.replaces = False
+        self._crashed = crashed
+        self.cut()
+
+    def cut(self) -> None:
+        """Gives up what is under way; `run` commits what is ready and ends."""
         self.drain()
-        self._crashed = self._crashed or crashed
         if self._offsets is not None:
             self._given_up += self._offsets.give_up()
             self._in_hand = {offset: post for offset, post in self._in_hand.items() if offset in self._offsets}

@@ -70,6 +70,7 @@ BATCH_FILL = Spread("moderation_batch_fill_ratio", "Tokens of a step over the bu
 STEPS_FAILED = Counter("moderation_steps_failed", "Steps that have scored nothing, by cause", ["cause"])
 HALVINGS = Counter("moderation_batch_halvings", "Batches that were scored again in halves, by cause", ["cause"])
 ATTEMPTS = Counter("moderation_posts_attempted_alone", "Posts that were processed alone, as they may end the process")
+GIVEN_UP = Counter("moderation_posts_given_up", "Posts that became dead letters because they ended several processes")
 ENCODE_TIMEOUTS = Counter("moderation_encode_timeouts", "Posts that were not encoded in time")
 FEATURES_ASKED = Counter("moderation_picture_features_asked", "Pictures whose features a step needed")
 FEATURES_FOUND = Counter("moderation_picture_features_found", "Of these, those that were kept from an earlier step")

@@ -133,6 +133,7 @@ class Processor:
             post = await self._decode(delivery.record) if decode else None
         except PostError as error:
             return self._undetermined(delivery, error.reason, None, error.post_id)
+        metrics.GIVEN_UP.inc()
         return self._undetermined(delivery, Reason.MODEL_CRASHED, post)
 
     async def _answer(self, lane: Lane, delivery: Delivery) -> Answer:

@@ -124,6 +124,7 @@ class Publisher:
         """`find_position`: asks Kafka for the first offset that is not answered yet. Raises DeliveryError."""
         self.position = 0  # that offset, once started
         self.found = Mark()  # what was stored with it when the publisher started
+        self.replaces = True  # its producer when a request of that may still be under way; else it publishes no more
         self._settings = settings
         self._partition = partition
         self._find_position = find_position
@@ -159,7 +160,7 @@ class Publisher:
         """
         while True:
             if self._suspect:
-                await self._replace()
+                await self._replace(position)
             sized = [self._fitting(message) for message in messages]
             try:
                 async with asyncio.timeout(self._settings.transaction_timeout_ms / 1000):
@@ -262,12 +263,15 @@ class Publisher:
             what = f"the group's coordinator takes no offset of {partition.topic}/{partition.partition}"
             raise DeliveryError(f"{what}: {type(error).__name__}") from error
 
-    async def _replace(self) -> None:
+    async def _replace(self, position: int) -> None:
         """A late request of the old producer, an EndTxn above all, must find itself fenced (pre-KIP-890 protocol).
 
         Starting fences whoever else has this partition, too: if we had lost it unawares, its new owner. What that one
         has committed is not ours to answer again.
         """
+        if not self.replaces:
+            where = f"{self._settings.posts_topic}/{self._partition}"
+            raise DeliveryError(f"{where} up to offset {position} is not published: a request may still be under way")
         log.info("producer_replaced", partition=self._partition)
         metrics.PRODUCERS_REPLACED.inc()
         await self._stop()

@@ -53,7 +53,7 @@ class Mark:
         return cls(True, *fields) if at == position else cls()
 
     def metadata(self, position: int) -> str:
-        """What is stored with this committed offset; empty for an empty mark. At most 120 bytes."""
+        """What is stored with this committed offset; empty for an empty mark. At most 129 bytes."""
         if not self.open:
             return ""
         return (

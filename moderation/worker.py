@@ -159,7 +159,7 @@ class Worker:
         for lane, life in lives.items():
             if not lane.begun:
                 life.cancel()
-            lane.cut(crashed=not by_kafka and self._culprit in (None, lane))
+            lane.end(crashed=not by_kafka and self._culprit in (None, lane))
         if lives:
             _, late = await asyncio.wait(lives.values(), timeout=COMMIT_FIRST_S)
             log.info("committed_before_exit", partitions=len(lives), late=len(late))

@@ -299,6 +299,11 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("sum by (instance) (increase(moderation_encode_timeouts_total[10m]))", "{{instance}}"),
             ),
             panel(
+                "Posts that ended a process", "Attempted alone, and given up, in ten minutes.", "short",
+                ("sum(increase(moderation_posts_attempted_alone_total[10m]))", "attempted alone"),
+                ("sum(increase(moderation_posts_given_up_total[10m]))", "given up"),
+            ),
+            panel(
                 "Log", "Lines that wait to be written; lines dropped and failed attempts in ten minutes.", "short",
                 ("max by (instance) (moderation_log_lines_waiting)", "{{instance}} waiting"),
                 ("sum by (instance) (increase(moderation_log_lines_dropped_total[10m]))", "{{instance}} dropped"),

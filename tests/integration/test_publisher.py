@@ -11,10 +11,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import RequestTimedOutError
 
+from moderation import kafka as kafka_client
 from moderation.errors import DeliveryError
 from moderation.publisher import Message, Publisher
 from moderation.settings import KafkaSettings
-from moderation.suspects import Opening
+from moderation.suspects import Mark, Opening
 from tests.conftest import make_topics
 
 
@@ -124,6 +125,33 @@ async def test_nor_does_it_by_way_of_a_new_producer(
             with pytest.raises(DeliveryError):
                 await old.publish([zombie], 2)
     assert await published(settings) == ([b"1", b"2"], 2)
+
+
+async def test_before_the_process_ends_it_fences_nobody_to_publish_what_is_ready(
+    settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lossy = Lossy(monkeypatch)
+    async with a_publisher(settings) as old:
+        lossy.next = "EndTxn"
+        await old.publish([a_message(settings, b"1")], 1)
+        async with a_publisher(settings) as new:
+            old.replaces = False
+            with pytest.raises(DeliveryError, match="may still be under way"):
+                await old.publish([a_message(settings, b"late")], 2)
+            await new.publish([a_message(settings, b"2")], 2)
+    assert await published(settings) == ([b"1", b"2"], 2)
+
+
+async def test_a_mark_is_stored_with_the_position_and_told_to_the_next(settings: KafkaSettings) -> None:
+    mark = Mark(open=True, openings=2, until=9, offset=3, attempts=1)
+    async with a_publisher(settings) as first:
+        await first.publish([a_message(settings, b"1")], 3, mark)
+        await first.publish([], 3, mark)
+    async with AIOKafkaConsumer(bootstrap_servers=settings.bootstrap, group_id=settings.group) as consumer:
+        found = await kafka_client.committed(consumer, TopicPartition(settings.posts_topic, 0))
+    assert found is not None
+    assert (found.offset, Mark.read(found.metadata, found.offset)) == (3, mark)
+    assert await published(settings) == ([b"1"], 3)
 
 
 async def test_what_a_dead_worker_left_half_done_is_undone_by_the_next(settings: KafkaSettings) -> None:

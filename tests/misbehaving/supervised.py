@@ -101,11 +101,12 @@ class Run:
         return [event for event in map(json.loads, lines) if event["event"] == name]
 
     def waits(self, *partitions: int) -> list[float]:
-        """Seconds from post to verdict, of the posts of these partitions."""
+        """Seconds from post to verdict, of the good posts of these partitions that have one."""
+        answered = [(json.loads(record.value)["postId"], record) for record in self.verdicts]
         return [
-            record.timestamp / 1000 - self.sent[json.loads(record.value)["postId"]]
-            for record in self.verdicts
-            if record.partition in partitions
+            record.timestamp / 1000 - self.sent[id]
+            for id, record in answered
+            if record.partition in partitions and KILLER < int(id.removeprefix("post-")) < WARM
         ]
 
 
@@ -132,7 +133,7 @@ async def _post(field: Field, sent: dict[str, float], seconds: int) -> None:
         await asyncio.sleep(due - time.monotonic())
 
 
-async def play(field: Field, word: str, *, seconds: int, pause: Pause, timeout: float = 300, **settings: str) -> Run:
+async def play(field: Field, word: str, *, seconds: int, pause: Pause, timeout: float = 120, **settings: str) -> Run:
     """Two workers, a post a second in each of four partitions, and one that asks for `word` in the first of them."""
     chance = random.Random(20)
     environment = field.environment | {

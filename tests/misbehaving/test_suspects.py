@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections import Counter
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -28,7 +29,7 @@ MOST_DEATHS = 3  # one that makes it a suspect, and two while it is alone
 
 @pytest.mark.parametrize("word", KINDS if FULL else QUICK)
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"] if FULL else ["exactly_once"])
-async def test_a_post_that_ends_the_process_ends_few(word: str, delivery: str, field: Field) -> None:
+async def test_a_post_that_ends_the_process_ends_few(word: str, delivery: str, field: Field, tmp_path: Path) -> None:
     run = await play(
         field.on(delivery=delivery),
         word,
@@ -38,6 +39,7 @@ async def test_a_post_that_ends_the_process_ends_few(word: str, delivery: str, f
         MODERATION_WORKER__ENCODE_TIMEOUT_S="5",
     )
     told(word, delivery, run)
+    keep(run, tmp_path)
     once(run)
     dead = [record for record in run.verdicts if json.loads(record.value)["status"] == "STATUS_UNDETERMINED"]
     assert [json.loads(record.value)["postId"] for record in dead] == [f"post-{KILLER}"]
@@ -64,11 +66,20 @@ def once(run: Run) -> None:
 
 def told(word: str, delivery: str, run: Run) -> None:
     """The figures, for a report."""
-    others, first = run.waits(*range(1, QUIET)), run.waits(0)
     begun = min(run.sent.values())
-    print(
-        f"\n{word} {delivery}: {len(run.deaths)} deaths at "
-        f"{[round(life.ended - begun, 1) for life in sorted(run.deaths, key=lambda life: life.ended)]} s, "
-        f"other partitions waited {median(others):.2f} s in the median, {max(others):.1f} s at most; "
-        f"the first {median(first):.2f} s, {max(first):.1f} s at most"
-    )
+    ended = sorted(round(life.ended - begun, 1) for life in run.deaths)
+    print(f"\n{word} {delivery}: {len(ended)} deaths, at {ended} s")
+    for name, waits, posts in (
+        ("other partitions", run.waits(*range(1, QUIET)), SECONDS * (QUIET - 1)),
+        ("the first", run.waits(0), SECONDS),
+    ):
+        spent = f"{median(waits):.2f} s in the median, {max(waits):.1f} s at most" if waits else ""
+        print(f"  {name}: {len(waits)} of {posts} answered; {spent}")
+
+
+def keep(run: Run, folder: Path) -> None:
+    """The logs of all lives, for whoever looks into a failure."""
+    for at, supervisor in enumerate(run.supervisors):
+        for number, life in enumerate(supervisor.lives):
+            (folder / f"worker-{at}-{number}.log").write_text(life.log)
+    print(f"  logs: {folder}")

@@ -13,8 +13,8 @@ from moderation.isolation import SHARE, Isolation
 class Log:
     """Who runs, and who has."""
 
-    def __init__(self) -> None:
-        self.isolation = Isolation()
+    def __init__(self, patience_s: float = 60.0) -> None:
+        self.isolation = Isolation(patience_s)
         self.together = 0
         self.alone = 0
         self.ran: list[str] = []
@@ -104,6 +104,21 @@ async def test_closed_it_admits_nobody_and_those_who_wait_can_be_cancelled() -> 
         task.cancel()
     await asyncio.wait(waiting)
     assert log.ran == ["first"]
+
+
+async def test_a_post_that_is_stuck_holds_up_the_one_that_must_run_alone_and_no_other() -> None:
+    log, stuck = Log(patience_s=0.05), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(log.run_together("stuck", stuck))
+        await turns()
+        tasks.create_task(log.run_alone("alone"))
+        await turns()
+        async with asyncio.timeout(10):
+            for _ in range(3 * SHARE):
+                await log.run_together("other")
+        assert log.ran == ["stuck", *["other"] * 3 * SHARE]
+        stuck.set()
+    assert log.ran[-1] == "alone"
 
 
 @pytest.mark.parametrize("seed", range(30))
