@@ -283,7 +283,8 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
                 if arrival.done():
                     arrival.result()  # raises where the topic may not be read
             finally:
-                arrival.cancel()
+                if not arrival.cancel() and not arrival.cancelled():
+                    arrival.exception()  # retrieved, also where we are cancelled
 
     async def poll(
         self, *partitions: TopicPartition, most: int, room: int, timeout_s: float
