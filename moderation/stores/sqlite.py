@@ -44,7 +44,7 @@ from moderation.stores.sqlite_facts import progress, remember, seen
 from moderation.stores.sqlite_files import Files, unwritable
 
 PASSES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR)  # errors after which we try again
-SLOW_S = 0.25  # of a write, after which the event loop does not read the file itself
+SLOW_S = 0.05  # of a write, after which the event loop does not read the file itself
 READ_S = 10.0  # for an answer of the reading thread
 CLOSE_S = 5.0  # for each thread to end
 LONG_BYTES = sqlite_budget.PAGE // 2  # of a verdict; shorter ones are in what any record costs

@@ -14,14 +14,14 @@ from typing import Any
 
 import grpc
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from structlog.testing import capture_logs
 
 from moderation import api, stores, view_lag, wire
 from moderation.demo.kafka import LocalKafka
 from moderation.settings import ApiSettings, OpsSettings
-from moderation.stores import StoreUnavailableError
+from moderation.stores import StoreUnavailableError, sqlite
 from moderation.stores.sqlite import CLOSE_S, Sqlite
 from moderation.v1 import moderation_service_pb2 as pb
 from tests.builders import a_verdict
@@ -174,11 +174,18 @@ async def test_a_disk_that_hangs_leaves_the_event_loop_alone_and_the_api_leaves_
 ) -> None:
     monkeypatch.setattr(view_lag, "STALL_S", 1.0)
     with volumes.disk(tmp_path / "disk", 64) as disk, capture_logs() as logged:
-        async with observed(running_api, view=disk / "verdicts.sqlite", memory_bytes=0) as one:
+        async with observed(running_api, view=disk / "verdicts.sqlite") as one:
             await one.verdicts(0, 10)
             await one.found("p9")
+            monkeypatch.setattr(sqlite, "READ_S", 1.0)
             with volumes.frozen(disk):
                 await hangs(one)
+                begun = time.monotonic()
+                try:  # what is not in memory is answered or refused, in time
+                    assert await one.state("nobody") == NOT_FOUND
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() == grpc.StatusCode.UNAVAILABLE, error.details()
+                assert time.monotonic() - begun < 3.0
             await ends(one)
     assert [one["reason"] for one in events(logged, "view_stalled")] == ["the store has not answered within 1 s"]
 
@@ -280,6 +287,10 @@ async def test_a_partition_without_a_leader_makes_the_lag_unknown(
         leaders = {0: [1], 1: [3]}
         await admin.create_topics([NewTopic(name, -1, -1, leaders) for name in ("posts", "verdicts")])
         await admin.close()
+        for broker in local.bootstrap.split(","):  # each knows of them a little later
+            async with AIOKafkaConsumer(bootstrap_servers=broker) as consumer, asyncio.timeout(30):
+                while not {"posts", "verdicts"} <= await consumer.topics():
+                    pass
         async with observed(Api(local.bootstrap, "posts", "verdicts", tmp_path), max_lag_unknown_s=6.0) as one:
             await one.verdicts(0, 10)
             await one.found("p9")
