@@ -12,84 +12,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from moderation import kafka, metrics, stores, wire
-from moderation.errors import DeliveryError
+from moderation.errors import ConfigError, DeliveryError
+from moderation.feeds import Changes, Feed, Waiter
+from moderation.freshness import Freshness, Stall
 from moderation.recent import Recent
 from moderation.settings import Settings
-from moderation.stores import ERASED_KEPT_S, Entry, Kind, Log, Progress, Row, Store, StoreUnavailableError
+from moderation.stores import Entry, Kind, Log, Progress, Row, Store, StoreBehindError, StoreUnavailableError
 
 BATCH = 500  # records in one transaction
 RETRY_S = 1.0  # before a store that could not be written is tried again
+RENEW_S = 10.0  # between two times that the store hears that the view is followed
 PRUNE_S = 10.0  # between two looks at what has to be forgotten
 WARM_BYTES = 4_000  # of memory for each verdict that is remembered at the start
 EVER_MS = 1 << 62
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What one batch has changed, in order, and how far the view is after it."""
-
-    entries: Sequence[Entry]  # an erasure's has the tenant, where it is known
-    positions: Mapping[int, int]  # by partition of the verdicts topic: the next offset
-
-
-class Feed:
-    """Changes as they are folded in, for one watch. Holds so many entries; then it is lost."""
-
-    def __init__(self, most: int, positions: Mapping[int, int]) -> None:
-        self.positions = positions  # where it begins
-        self.lost = False  # the reader is too slow: changes are missing
-        self.ended = False  # there will be no more
-        self._most = most
-        self._held: deque[Changes] = deque()
-        self._count = 0
-        self._news = asyncio.Event()
-
-    def put(self, changes: Changes) -> None:
-        """Never waits: the view goes on, whatever its readers do."""
-        self._count += len(changes.entries) + 1
-        if self._count > self._most:
-            self.lost = True
-            self._held.clear()
-        elif not self.lost:
-            self._held.append(changes)
-        self._news.set()
-
-    def end(self) -> None:
-        """No more."""
-        self.ended = True
-        self._news.set()
-
-    async def get(self) -> Changes:
-        """The next ones; none when it is lost or has ended."""
-        while not (self._held or self.lost or self.ended):
-            self._news.clear()
-            await self._news.wait()
-        if self.lost or self.ended:
-            return Changes((), {})
-        changes = self._held.popleft()
-        self._count -= len(changes.entries) + 1
-        return changes
-
-
-@dataclass(eq=False, slots=True)
-class Waiter:
-    """Who waits for news of one post."""
-
-    post_id: str
-    posts: Mapping[int, int]  # or for these positions of the posts topic
-    woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class View:
@@ -109,6 +54,10 @@ class View:
         self._recent = Recent(settings.api.memory_bytes)
         self._listeners: list[Callable[[Mapping[int, int]], None]] = []
         self._prune_at = 0.0
+        self._renew_at = 0.0
+        self._freshness = Freshness(consumer)
+        self._ends: dict[int, int] = {}  # by partition: where the topic ended when the store was opened
+        self._stall = Stall()
         self._waiters: set[Waiter] = set()
         self._feeds: set[Feed] = set()
 
@@ -179,28 +128,95 @@ class View:
 
     async def _follow(self) -> None:
         started = time.monotonic()
-        partitions = [self._partition(number) for number in self._partitions]
-        begins, ends = await self._consumer.beginning_offsets(partitions), await self._consumer.end_offsets(partitions)
-        behind = {partition.partition: end for partition, end in ends.items()}
-        whole = Log(
-            self._cluster_id, self._topic, {one.partition: offset for one, offset in begins.items()}, dict(behind)
-        )
-        self._take(await self.store.open(whole))
-        await self._remember()
+        await self._open()
         self._assign()
         while True:
             await self._take_new_partitions()
             batches = await self._consumer.getmany(timeout_ms=200, max_records=BATCH)
-            await self._fold(batches)
+            if self.caught_up.is_set():
+                self._freshness.check(batches)
+            try:
+                await self._fold(batches)
+            except StoreBehindError as error:
+                self._rewind(error.progress)
+                continue
+            self._freshness.folded(batches)
+            await self._renew()
             if not self.caught_up.is_set():
-                at = self.positions
-                behind = {number: end for number, end in behind.items() if at[number] < end}
-                if not behind:
+                if await self._is_complete():
                     await self._check_posts()
                     self.caught_up.set()
                     log.info("view_caught_up", topic=self._topic, seconds=round(time.monotonic() - started, 3))
             elif time.monotonic() >= self._prune_at:
                 await self._prune()
+
+    async def _open(self) -> None:
+        """Opens the store. Tries again while it is unavailable. Raises ConfigError after view_start_s."""
+        deadline = time.monotonic() + self._settings.api.view_start_s
+        while True:
+            try:
+                self._take(await self.store.open(self._ask))
+                await self._remember()
+            except StoreUnavailableError as error:
+                if time.monotonic() >= deadline:
+                    raise ConfigError(
+                        f"the view could not be opened in time, see MODERATION_API__VIEW*: {error}"
+                    ) from None
+                self._stall.begin(error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                self._stall.end()
+                return
+
+    async def _ask(self) -> Log:
+        """What the log is now."""
+        partitions = [self._partition(number) for number in self._partitions]
+        begins, ends = await self._consumer.beginning_offsets(partitions), await self._consumer.end_offsets(partitions)
+        self._ends = {partition.partition: end for partition, end in ends.items()}
+        begin = {partition.partition: offset for partition, offset in begins.items()}
+        return Log(self._cluster_id, self._topic, begin, dict(self._ends))
+
+    async def _is_complete(self) -> bool:
+        """Whether all that was on the topic at the start is folded in, and the store may serve it."""
+        at = self.positions
+        if any(at[number] < end for number, end in self._ends.items()):
+            return False
+        try:
+            stored = await self.store.serve()
+        except StoreUnavailableError as error:
+            self._stall.begin(error)
+            return False
+        if stored is None:
+            return False
+        level = {number: one for number, one in stored.items() if number in at and one.next == at[number]}
+        self._take(self._progress | level)
+        self._stall.end()
+        return True
+
+    async def _renew(self) -> None:
+        """Tells the store that the view is followed: regularly, with verdicts or without."""
+        if time.monotonic() < self._renew_at:
+            return
+        age_s = self._freshness.age_s({self._partition(number): at for number, at in self.positions.items()})
+        if age_s is None:
+            return
+        self._renew_at = time.monotonic() + RENEW_S
+        try:
+            await self.store.followed(age_s)
+        except StoreUnavailableError as error:
+            self._stall.begin(error)
+            self._renew_at = time.monotonic() + RETRY_S
+        else:
+            self._stall.end()
+
+    def _rewind(self, stored: Mapping[int, Progress]) -> None:
+        """The store has lost what it had: reads it again. What lookups and watches know stays."""
+        back = {number: at._replace(next=min(at.next, stored[number].next)) for number, at in self._progress.items()}
+        records = sum(at.next - back[number].next for number, at in self._progress.items())
+        log.warning("view_rewound", topic=self._topic, records=records)
+        self._freshness.rewound()
+        self._take(back)
+        self._assign()
 
     async def _check_posts(self) -> None:
         """A posts topic that was made anew begins at 0 again, and what was judged of the old one says nothing of it."""
@@ -245,21 +261,15 @@ class View:
         self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
     ) -> dict[str, str]:
         """Tries until it is: what we have read is not to be had again without a restart."""
-        stalled = False
         while True:
             try:
                 tenants = await self.store.fold(entries, before, after)
             except StoreUnavailableError as error:
-                if not stalled:
-                    log.error("view_stalled", reason=str(error))  # noqa: TRY400  it says which store, and why
-                    metrics.VIEW_STALLED.set(1)
-                stalled = True
+                self._stall.begin(error)
                 self._measure(entries[0].ms if entries else None)
                 await asyncio.sleep(RETRY_S)
             else:
-                if stalled:
-                    log.info("view_goes_on")
-                    metrics.VIEW_STALLED.set(0)
+                self._stall.end()
                 return tenants
 
     def _take(self, progress: Mapping[int, Progress]) -> None:
@@ -312,7 +322,11 @@ class View:
             return
         log.info("partitions_added", topic=self._topic, partitions=len(known))
         added = dict.fromkeys(known - self._partitions, 0)
-        await self.store.add(added)
+        try:
+            await self.store.add(added)
+        except StoreUnavailableError as error:
+            self._stall.begin(error)
+            return  # and is tried again before the next records
         self._partitions = known
         self._take(self._progress | {number: Progress(begin, -1) for number, begin in added.items()})
         self._assign()
@@ -322,7 +336,7 @@ class View:
         settings, now = self._settings.api, int(time.time() * 1000)
         before = now - int(settings.retention_days * 86_400_000) if settings.retention_days else -EVER_MS
         try:
-            gone = await self.store.prune(before, now - ERASED_KEPT_S * 1000, BATCH)
+            gone = await self.store.prune(before, now - stores.ERASED_KEPT_S * 1000, BATCH)
             size = await self.store.size()
             if settings.view_max_bytes and size > settings.view_max_bytes:
                 log.warning("view_full", bytes=size, most=settings.view_max_bytes)

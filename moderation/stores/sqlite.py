@@ -14,7 +14,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -40,6 +40,7 @@ from moderation.stores import (
 )
 
 APPLICATION_ID = 0x6D6F6476  # in the file's header: so that we never take another program's database for ours
+CLOCK_S = 60.0  # by which a clock may be set back
 PASSES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR)  # errors after which we try again
 
 P = ParamSpec("P")
@@ -65,11 +66,18 @@ class Sqlite:
         self._writer = ThreadPoolExecutor(1, "view-writer")
         self._reader = ThreadPoolExecutor(1, "view-reader")
 
-    async def open(self, log: Log) -> dict[int, Progress]:
-        found = await self._in(self._writer, self._open, log)
+    async def open(self, ask: Callable[[], Awaitable[Log]]) -> dict[int, Progress]:
+        await self._in(self._writer, self._own)  # from here on nobody moves the file's positions
+        found = await self._in(self._writer, self._open, await ask())
         self._single = self._explained(self._connect)
         self._bulk = await self._in(self._reader, self._connect)
         return found
+
+    async def serve(self) -> dict[int, Progress]:
+        return await self._in(self._writer, lambda: _progress(_opened(self._written)))
+
+    async def followed(self, age_s: float) -> None:
+        await self._in(self._writer, self._followed, age_s)
 
     async def add(self, begins: Mapping[int, int]) -> None:
         await self._in(self._writer, self._add, begins)
@@ -109,7 +117,7 @@ class Sqlite:
     # The writer's
 
     def _open(self, log_: Log) -> dict[int, Progress]:
-        self._own()
+        _close(self._written)  # of a try that has failed
         reason = self._unusable(log_)
         if reason:
             self._remove(reason)
@@ -120,10 +128,14 @@ class Sqlite:
             for statement in _CREATE if reason else ():
                 written.execute(statement)
             facts = {"cluster_id": log_.cluster_id, "topic": log_.topic, "engine_version": moderation.__version__}
-            _remember(written, facts | _seen())
+            _remember(written, facts | ({"seen": str(time.time())} if reason else {}))
         self._add(log_.begins)
         log.info("view_opened", path=str(self._path), topic=log_.topic, resumed=not reason)
         return _progress(written)
+
+    def _followed(self, age_s: float) -> None:
+        with _transaction(_opened(self._written)) as written:
+            _remember(written, {"seen": str(time.time() - age_s)})
 
     def _add(self, begins: Mapping[int, int]) -> None:
         with _transaction(_opened(self._written)) as written:
@@ -140,7 +152,6 @@ class Sqlite:
             written.executemany(_UPSERT, entries)
             rows = [(progress.next, progress.judged, number) for number, progress in after.items()]
             written.executemany("UPDATE partitions SET next = ?, judged = ? WHERE number = ?", rows)
-            _remember(written, _seen())
             found = (written.execute("SELECT post_id, tenant FROM verdicts WHERE post_id = ?", one) for one in erased)
             return dict(row for rows in found for row in rows)
 
@@ -157,9 +168,7 @@ class Sqlite:
 
     def _close(self) -> None:
         try:
-            if self._written is not None:
-                with closing(self._written) as written, _transaction(written):
-                    _remember(written, _seen())
+            _close(self._written)
         finally:
             if self._lock is not None:
                 self._lock.close()
@@ -201,6 +210,8 @@ class Sqlite:
 
     def _own(self) -> None:
         """Two processes on one file would bring each other's positions back."""
+        if self._lock is not None:
+            return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = self._path.with_name(self._path.name + ".lock").open("ab")
@@ -341,7 +352,9 @@ def _unusable(db: sqlite3.Connection, log: Log) -> str:
             return f"another {name}"
     if any(progress.next > log.ends.get(number, 0) for number, progress in _progress(db).items()):
         return "the log ends before our position"  # the topic was made anew. A longer one passes for the old one
-    if time.time() - float(facts.get("seen", 0)) > MAX_AWAY_S:
+    # A view that has read all there is has missed nothing. A time to come was told by a clock that was wrong.
+    away_s = time.time() - float(facts.get("seen", 0))
+    if not -CLOCK_S <= away_s <= MAX_AWAY_S and log.goes_beyond(_progress(db)):
         return "erasures may have been missed"
     unreadable = db.execute("SELECT count(*) FROM verdicts WHERE kind = 2").fetchone()[0]
     if unreadable and facts["engine_version"] != moderation.__version__:
@@ -358,10 +371,6 @@ def _remember(db: sqlite3.Connection, facts: Mapping[str, str]) -> None:
     db.executemany(
         "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", facts.items()
     )
-
-
-def _seen() -> dict[str, str]:
-    return {"seen": str(int(time.time()))}
 
 
 def _is_corruption(error: sqlite3.Error) -> bool:
