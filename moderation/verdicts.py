@@ -248,6 +248,8 @@ class View:
                 judged[entry.source_partition] = max(judged[entry.source_partition], entry.source_offset)
         for number, at in before.items():
             there = Progress(await self._consumer.position(self._partition(number)), judged[number])
+            if there.next < at.next:
+                raise DeliveryError(f"topic {self._topic} is another one now, or was cut short: start again")
             if there != at:
                 after[number] = there
         if after:

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import asyncpg
 import structlog
@@ -22,7 +22,7 @@ import moderation
 from moderation.errors import ConfigError, DeliveryError
 from moderation.settings import ApiSettings
 from moderation.stores import (
-    SCANNED,
+    MAX_AWAY_S,
     Entry,
     Kind,
     Log,
@@ -33,6 +33,7 @@ from moderation.stores import (
     StoreBehindError,
     StoreUnavailableError,
     generations,
+    rows,
 )
 from moderation.stores.generations import NAME, Generation, table
 
@@ -49,6 +50,7 @@ LOCK = int.from_bytes(hashlib.sha256(NAME.encode()).digest()[:8], "big", signed=
 
 _NOWHERE = Progress(0, -1)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 log = structlog.get_logger()
@@ -123,13 +125,14 @@ class Postgres:
     ) -> dict[str, str]:
         async with self._turn() as db:
             live = await generations.live(db)
-            stored = self._adopted(live).progress
-            behind = [number for number, at in before.items() if stored.get(number, _NOWHERE).next < at.next]
-            if behind:
-                await generations.add(db, self._number, dict.fromkeys(before, 0))
-            else:
+            mine = self._adopted(live)
+            stored = {number: mine.progress.get(number, _NOWHERE) for number in before}
+            if all(stored[number].next >= at.next for number, at in before.items()):
                 return await self._fold(db, live, entries, before, after)
-        raise StoreBehindError({number: stored.get(number, _NOWHERE) for number in before})
+            await generations.add(db, mine.number, dict.fromkeys(before, 0))
+        if mine.away_s > MAX_AWAY_S:
+            raise DeliveryError("the view in the database went back too far, and may have missed erasures: start again")
+        raise StoreBehindError(stored)
 
     async def _fold(
         self,
@@ -140,40 +143,30 @@ class Postgres:
         after: Mapping[int, Progress],
     ) -> dict[str, str]:
         for generation in live:
-            await _apply(db, generation, entries, before, after)
+            if generation.log == self._log:
+                await _apply(db, generation, entries, before, after)
         if self._building:
             await db.execute(_WRITTEN, self._number)
         erased = [entry.post_id for entry in entries if entry.kind == Kind.ERASED]
         if not erased:
             return {}
-        return dict(await db.fetch(_TENANTS.format(table=table(self._number)), erased))
+        return await rows.tenants(db, table(self._number), erased)
 
     async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
-        async def work(db: Any, verdicts: str) -> dict[str, Row]:
-            return {row[0]: tuple(row)[1:] for row in await db.fetch(_FIND.format(table=verdicts), post_ids)}
-
-        return await self._ask(work)
+        return await self._ask(rows.find, post_ids)
 
     async def page(self, query: Query) -> Page:
-        async def work(db: Any, verdicts: str) -> Page:
-            return await _page(db, verdicts, query)
-
-        return await self._ask(work)
+        return await self._ask(rows.page, query)
 
     async def since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
-        async def work(db: Any, verdicts: str) -> list[Entry]:
-            return [Entry(*row) for row in await db.fetch(_SINCE.format(table=verdicts), partition, start, end, most)]
-
-        return await self._ask(work)
+        return await self._ask(rows.since, partition, (start, end), most)
 
     async def prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
         async with self._turn() as db:
             mine = self._adopted(await generations.live(db))
             verdicts = table(mine.number)
-            gone = 0
-            for partition in mine.progress:
-                gone += _count(await db.execute(_PRUNE.format(table=verdicts), partition, most, before_ms))
-            return gone + _count(await db.execute(_PRUNE_ERASED.format(table=verdicts), erased_before_ms, most))
+            gone = [await rows.prune(db, verdicts, partition, before_ms, most) for partition in mine.progress]
+            return sum(gone) + await rows.prune_erased(db, verdicts, erased_before_ms, most)
 
     async def size(self) -> int:
         return 0
@@ -216,19 +209,19 @@ class Postgres:
             | {"application_name": f"moderation-{moderation.__version__}"},
         )
 
-    async def _ask(self, work: Callable[[Any, str], Awaitable[T]]) -> T:
+    async def _ask(self, work: Callable[Concatenate[Any, str, P], Awaitable[T]], *args: P.args, **named: P.kwargs) -> T:
         """What `work` reads of our generation; once more when that was replaced and dropped meanwhile."""
         number = self._number
         try:
             async with self._read() as db:
-                return await work(db, table(number))
+                return await work(db, table(number), *args, **named)
         except _TableGoneError:
             async with self._read() as db:
                 self._adopted(await generations.live(db))
             if self._number == number:
                 raise _refused("UndefinedTableError 42P01") from None
             async with self._read() as db:
-                return await work(db, table(self._number))
+                return await work(db, table(self._number), *args, **named)
 
     def _adopted(self, live: Sequence[Generation]) -> Generation:
         """Our generation, or the one that has taken its place: of the same log, and as far or further.
@@ -308,8 +301,7 @@ async def _apply(
         if number in stored and before[number].next <= stored[number].next < at.next
     }
     new = [entry for entry in entries if entry.partition in ahead and entry.offset >= stored[entry.partition].next]
-    if columns := list(zip(*_latest(new), strict=True)):
-        await db.execute(_UPSERT.format(table=table(generation.number)), *columns)
+    await rows.put(db, table(generation.number), new)
     if any(entry.kind == Kind.UNREADABLE for entry in new) and generations.is_older(
         moderation.__version__, generation.version
     ):
@@ -318,80 +310,6 @@ async def _apply(
         await db.executemany(_MOVE, [(generation.number, number, *at) for number, at in ahead.items()])
 
 
-async def _page(db: Any, verdicts: str, query: Query) -> Page:
-    scope, values = _scope(query)
-    end: tuple[int, str] | None = None
-    if query.filters:
-        edge = f"SELECT decided_ms, post_id FROM {verdicts} WHERE {scope} {_ORDER} LIMIT 1 OFFSET {SCANNED}"
-        if found := await db.fetchrow(edge, *values):
-            end = found[0], found[1]
-            scope += f" AND (decided_ms, post_id) >= (${len(values) + 1}, ${len(values) + 2})"
-            values += end
-    for column, wanted in (("outcome", query.outcomes), ("policy", query.policies)):
-        if wanted:
-            values.append(wanted)
-            scope += f" AND {column} = ANY(${len(values)})"
-    read = f"SELECT decided_ms, post_id, verdict FROM {verdicts} WHERE {scope} {_ORDER} LIMIT {query.most}"
-    rows = await db.fetch(read, *values)
-    after = (rows[-1][0], rows[-1][1]) if len(rows) == query.most else end
-    return Page([row[2] for row in rows], after)
-
-
-def _count(status: str) -> int:
-    """Of the rows that a statement has changed, as the server says it: "DELETE 12"."""
-    return int(status.rpartition(" ")[2])
-
-
-def _latest(entries: Sequence[Entry]) -> list[Entry]:
-    """One for each post: a statement may not change a row twice."""
-    latest: dict[str, Entry] = {}
-    for entry in entries:
-        known = latest.get(entry.post_id)
-        if known is None or (
-            known.offset < entry.offset if known.partition == entry.partition else known.ms < entry.ms
-        ):
-            latest[entry.post_id] = entry
-    return list(latest.values())
-
-
-_COLUMNS = (
-    "post_id, kind, at_partition, at_offset, at_ms, source_partition, source_offset, "
-    "tenant, outcome, policy, decided_ms, verdict"
-)
-_UPSERT = f"""
-    INSERT INTO {{table}} AS known ({_COLUMNS})
-    SELECT * FROM unnest($1::text[], $2::smallint[], $3::int[], $4::bigint[], $5::bigint[], $6::int[], $7::bigint[],
-                         $8::text[], $9::smallint[], $10::text[], $11::bigint[], $12::bytea[])
-    ON CONFLICT (post_id) DO UPDATE
-    SET kind = excluded.kind, at_partition = excluded.at_partition, at_offset = excluded.at_offset,
-        at_ms = excluded.at_ms, source_partition = excluded.source_partition, source_offset = excluded.source_offset,
-        tenant = CASE excluded.kind WHEN 3 THEN known.tenant ELSE excluded.tenant END,
-        outcome = excluded.outcome, policy = excluded.policy, decided_ms = excluded.decided_ms,
-        verdict = excluded.verdict
-    WHERE CASE WHEN known.at_partition = excluded.at_partition THEN known.at_offset < excluded.at_offset
-          ELSE known.at_ms < excluded.at_ms END"""
-_FIND = """
-    SELECT post_id, kind, tenant, source_partition, source_offset, verdict FROM {table}
-    WHERE post_id = ANY($1::text[])"""
-_SINCE = f"""
-    SELECT {_COLUMNS} FROM {{table}} WHERE at_partition = $1 AND at_offset >= $2 AND at_offset < $3
-    ORDER BY at_offset LIMIT $4"""
-_PRUNE = """
-    DELETE FROM {table} WHERE post_id IN (
-        SELECT post_id FROM (
-            SELECT post_id, at_ms FROM {table} WHERE at_partition = $1 ORDER BY at_offset LIMIT $2) AS oldest
-        WHERE at_ms < $3)"""
-_PRUNE_ERASED = """
-    DELETE FROM {table} WHERE post_id IN (SELECT post_id FROM {table} WHERE kind = 3 AND at_ms < $1 LIMIT $2)"""
-_TENANTS = "SELECT post_id, tenant FROM {table} WHERE post_id = ANY($1)"
 _MOVE = f"UPDATE {NAME}.partitions SET next = $3, judged = $4 WHERE generation = $1 AND number = $2"
 _WRITTEN = f"UPDATE {NAME}.generations SET written = now() WHERE number = $1"
 _VERSION = f"UPDATE {NAME}.generations SET version = $2 WHERE number = $1"
-_ORDER = "ORDER BY decided_ms DESC, post_id DESC"
-
-
-def _scope(query: Query) -> tuple[str, list[Any]]:
-    """The rows that a listing goes over, in one stretch of an index."""
-    scope = "kind = 1 AND decided_ms >= $1 AND decided_ms < $2 AND (decided_ms, post_id) < ($3, $4)"
-    values: list[Any] = [query.from_ms, query.before_ms, *query.after]
-    return (scope, values) if query.tenant is None else (f"tenant = $5 AND {scope}", [*values, query.tenant])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +94,11 @@ class Flow:
         )
         self.written[post_id] = tokens.of_record(there.partition, there.offset)
 
+    async def put_unreadable(self, post_id: str) -> None:
+        """A record of the verdicts topic that is no verdict."""
+        async with AIOKafkaProducer(bootstrap_servers=self._replicas.kafka) as producer:
+            await producer.send_and_wait(self._replicas.verdicts, b"?", key=post_id.encode())
+
 
 class Caller:
     """Asks one replica again for what it was told before, and counts what is taken back."""
@@ -170,6 +175,51 @@ class Watcher:
                 await asyncio.sleep(0.1)
             finally:
                 call.cancel()
+
+
+class Scene:
+    """Two replicas that serve, posts that flow, and who asks and watches."""
+
+    def __init__(self, roles: Sequence[Role], channels: Sequence[grpc.aio.Channel], flow: Flow) -> None:
+        self.flow = flow
+        self.callers = [Caller(channel, flow) for channel in channels]
+        self.watcher = Watcher(*channels)
+        self._roles = roles
+
+    def check(self) -> None:
+        """Nobody has been told less than before, and nobody has gone."""
+        assert [role.process.poll() for role in self._roles] == [None] * len(self._roles)
+        assert [caller.wrong for caller in self.callers] == [{}] * len(self.callers)
+
+    async def complete(self) -> None:
+        """Returns once everybody knows of all that was written."""
+        async with asyncio.timeout(60):
+            while not all(set(self.flow.written) <= told for told in self._told()):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    def _told(self) -> list[set[str]]:
+        return [*(caller.found for caller in self.callers), self.watcher.told]
+
+
+@asynccontextmanager
+async def scene(replicas: Replicas, each_second: float) -> AsyncIterator[Scene]:
+    """Goes on until the end of the block; then all is checked."""
+    flow = Flow(replicas, each_second)
+    async with replicas.serving() as (one, first), replicas.serving() as (two, second), asyncio.TaskGroup() as tasks:
+        made = Scene((one, two), (first, second), flow)
+        running = [tasks.create_task(made.watcher.run()), *(tasks.create_task(each.run()) for each in made.callers)]
+        await asyncio.wait_for(made.watcher.stands.wait(), 30)
+        writing = tasks.create_task(flow.run())
+        try:
+            yield made
+            writing.cancel()
+            await asyncio.wait([writing])
+            await made.complete()
+            made.check()
+            assert made.watcher.streams > 1
+        finally:
+            for task in (writing, *running):
+                task.cancel()
 
 
 @asynccontextmanager

@@ -145,7 +145,7 @@ async def test_pages_hold_what_is_asked_for_once_and_in_order(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     draw = random.Random(seed)
-    for module in ("sqlite", "postgres"):
+    for module in ("sqlite", "rows"):
         monkeypatch.setattr(f"moderation.stores.{module}.SCANNED", 7)
     entries = [
         entry(
