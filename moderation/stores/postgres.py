@@ -75,6 +75,7 @@ class Postgres:
         self._number = 0  # of the generation that we follow and read
         self._log = 0  # whose offsets it counts by
         self._building = False  # it does not serve yet
+        self._served = False  # it is as far as it has to be to serve
 
     async def open(self, ask: Callable[[], Awaitable[Log]]) -> Mapping[int, Progress]:
         await self._connect()
@@ -87,7 +88,7 @@ class Postgres:
             number, reason = await generations.chosen(db, log_, before)
             await generations.add(db, number, log_.begins)
             mine = next(one for one in await generations.live(db) if one.number == number)
-        self._number, self._log, self._building = mine.number, mine.log, not mine.serving
+        self._number, self._log, self._building, self._served = mine.number, mine.log, not mine.serving, False
         if reason:
             log.warning("view_rebuilt", database=NAME, generation=number, reason=reason)
         resumed = any(at.next > log_.begins.get(partition, 0) for partition, at in mine.progress.items())
@@ -100,13 +101,15 @@ class Postgres:
             if not await generations.switch(db, mine.number):
                 return None
             progress = next(one for one in await generations.live(db) if one.serving).progress
-        self._building = False
+        self._building, self._served = False, True
         return progress
 
     async def followed(self, age_s: float) -> None:
         async with self._turn() as db:
             mine = self._adopted(await generations.live(db))
             await generations.renew(db, mine.number, age_s)
+            if self._served and not mine.serving:  # a server that failed over has lost the switch
+                await generations.switch(db, mine.number)
             outlived = await generations.outlived(db)
         try:
             for number in outlived:

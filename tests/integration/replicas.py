@@ -250,17 +250,18 @@ async def delayed(url: str, round_trip_s: float) -> AsyncIterator[str]:
                     return
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        running.add(task)
         try:
             there, back = await asyncio.open_connection(parts.hostname, parts.port)
             await asyncio.gather(pass_on(reader, back), pass_on(there, writer), return_exceptions=True)
         finally:
-            running.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(serve(reader, writer))
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     user = parts.netloc.rpartition("@")[0]
     try:

@@ -297,6 +297,7 @@ async def test_lookups_that_a_database_does_not_answer_end_and_hold_no_fold_up(
     ("url", "error"),
     [
         ("postgresql://me:secret@127.0.0.1:1/x", StoreUnavailableError),  # it may be starting
+        ("postgresql://me:secret@nowhere.invalid/x", StoreUnavailableError),
         ("postgresql://me:secret@127.0.0.1:port/x", ConfigError),
         ("mysql://me:secret@127.0.0.1:1/x", ConfigError),
     ],
@@ -308,6 +309,12 @@ async def test_a_database_that_cannot_be_reached_or_named_is_said_without_the_pa
         async with opened(ApiSettings(view_database=SecretStr(url))):
             pass
     assert "secret" not in str(caught.value)
+
+
+async def test_a_database_that_takes_no_tls_is_unavailable(database: str) -> None:
+    with pytest.raises(StoreUnavailableError):
+        async with opened(ApiSettings(view_database=SecretStr(f"{database}?sslmode=require"))):
+            pass
 
 
 async def test_a_full_disk_is_said_and_lookups_go_on(tmp_path: Path) -> None:

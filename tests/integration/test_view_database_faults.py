@@ -16,13 +16,12 @@ from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from moderation import verdicts
-from moderation.errors import ConfigError
 from moderation.stores import postgres as store
 from moderation.stores.generations import NAME
 from moderation.v1 import moderation_service_pb2 as pb
 from tests.builders import a_verdict
 from tests.integration.lookups import Api, refused, service
+from tests.integration.replicas import Replicas
 
 SECRET = "a-password-that-nobody-is-shown"  # noqa: S105
 
@@ -230,15 +229,13 @@ async def test_an_api_that_its_database_refuses_at_the_start_waits_for_it(
 
 
 async def test_an_api_that_its_database_goes_on_refusing_says_why_and_ends(
-    running_api: Api, view_database: Database, monkeypatch: pytest.MonkeyPatch
+    running_api: Api, view_database: Database
 ) -> None:
-    monkeypatch.setattr(verdicts, "RETRY_S", 0.1)
-    running_api.set(view_database=SecretStr(view_database.url), view_start_s=1.0)
+    kafka = running_api.settings.kafka
+    replicas = Replicas(kafka.bootstrap, kafka.posts_topic, kafka.verdicts_topic, view_database.url)
     async with another_password(view_database):
-        with pytest.raises(ExceptionGroup) as caught:
-            async with running_api.running():
-                pass
-    ours, _ = caught.value.split(ConfigError)
-    told = repr(ours)
-    assert "28P01" in told
-    assert SECRET not in told
+        with replicas.starting(api__view_start_s="1") as role:
+            assert await asyncio.to_thread(role.wait) == 2
+    (rejected,) = replicas.events("configuration_rejected")
+    assert "28P01" in rejected["message"]
+    assert SECRET not in role.log

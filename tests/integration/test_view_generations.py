@@ -245,6 +245,24 @@ async def test_a_server_that_lost_the_last_folds_says_how_far_it_is(shared: Shar
     await fold(entry("a", 7), entry("b", 8), entry("c", 1, 1))
 
 
+async def test_a_server_that_lost_a_switch_gets_it_again(shared: Shared) -> None:
+    serving, first = await shared.store()
+    await first(entry("a", 1))
+    await shared.do(AWAY)
+    building, second = await shared.store()
+    await second(entry("a", 1))
+    await building.followed(0.0)
+    assert await shared.value("SELECT number FROM generations WHERE serving") == 1  # nobody has said that it may
+    assert await building.serve()
+    await shared.do("UPDATE generations SET serving = false, replaced = NULL")
+    await shared.do("UPDATE generations SET serving = true WHERE number = 1")
+    assert await verdict(serving, "a") == await verdict(building, "a") == b"a@1"
+    await building.followed(0.0)
+    assert await shared.value("SELECT number FROM generations WHERE serving") == 2
+    await first(entry("b", 2))
+    assert await verdict(building, "b") == b"b@2"
+
+
 async def test_replicas_that_prune_at_once_forget_each_post_once(shared: Shared) -> None:
     found = [await shared.store() for _ in range(4)]
     await found[0][1](*(entry(f"post-{number}", number) for number in range(200)))
