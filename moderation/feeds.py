@@ -1,4 +1,4 @@
-"""Who hears of what the view folds in: watches, each with a feed of its own, and calls that wait for one post."""
+"""How the view passes changes on: a feed for each watch, and a waiter for each call that waits for one post."""
 
 from __future__ import annotations
 

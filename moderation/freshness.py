@@ -62,18 +62,22 @@ class Stall:
     """Says when a store stops taking what it is given, and when it goes on."""
 
     def __init__(self) -> None:
-        self._stalled = False
+        self._reasons: set[str] = set()  # of a stall that lasts
 
     def begin(self, error: StoreUnavailableError) -> None:
-        """The store has refused. The error's text names the store and the reason, and no secret."""
-        if not self._stalled:
-            log.error("view_stalled", reason=str(error))
+        """The store has refused. The error's text names the store and the reason, and no secret.
+
+        Each reason is logged once: the first may only be that a connection was cut, and the next one why.
+        """
+        reason = str(error)
+        if reason not in self._reasons:
+            log.error("view_stalled", reason=reason)
             metrics.VIEW_STALLED.set(1)
-        self._stalled = True
+            self._reasons.add(reason)
 
     def end(self) -> None:
         """The store has taken something."""
-        if self._stalled:
+        if self._reasons:
             log.info("view_goes_on")
             metrics.VIEW_STALLED.set(0)
-        self._stalled = False
+            self._reasons.clear()

@@ -80,7 +80,7 @@ class Log:
     begins: Mapping[int, int]  # by partition
     ends: Mapping[int, int]
 
-    def goes_beyond(self, progress: Mapping[int, Progress]) -> bool:
+    def has_unread(self, progress: Mapping[int, Progress]) -> bool:
         """Whether there are records that a view with these positions has not read."""
         return any(end > (progress[n].next if n in progress else self.begins.get(n, 0)) for n, end in self.ends.items())
 

@@ -63,12 +63,12 @@ async def live(db: Any) -> list[Generation]:
     return list(found.values())
 
 
-async def chosen(db: Any, log_: Log, before: Mapping[int, Generation]) -> tuple[int, str]:
-    """The generation to follow, and why it was begun just now; the reason is empty for one that was there.
+async def choose(db: Any, log_: Log, before: Mapping[int, Generation]) -> tuple[int, str]:
+    """The generation to follow, and the reason why it was begun just now. The reason is empty for an existing one.
 
-    `before`: the generations by their numbers, as they were before the ends of the log were asked for. Positions that
-    were read later may be beyond these ends, and mean nothing. A generation that is not among them was begun since
-    then, by a replica that had reason to.
+    `before`: the generations by number, as they were before the ends of the log were asked for. Positions that are read
+    later may be beyond these ends, which says nothing. A generation that is not in `before` was begun since then, by a
+    replica that had a reason.
     """
     reason, log_number = "", 1
     for generation in await live(db):
@@ -115,13 +115,13 @@ async def renew(db: Any, number: int, age_s: float) -> None:
     await db.execute(_RENEW, number, age_s)
 
 
-async def outlived(db: Any) -> list[int]:
-    """Generations that no replica reads any more: replaced long enough, or left half built."""
-    return [row[0] for row in await db.fetch(_OUTLIVED, REPLACED_S, ABANDONED_S)]
+async def removable(db: Any) -> list[int]:
+    """Numbers of generations that no replica reads: replaced more than REPLACED_S ago, or left half built."""
+    return [row[0] for row in await db.fetch(_REMOVABLE, REPLACED_S, ABANDONED_S)]
 
 
 async def remove(db: Any, number: int) -> None:
-    """Drops a generation. Waits for nobody: who still reads it makes this fail, and it is tried again later."""
+    """Drops a generation. Does not wait for readers: a table that is still read makes this fail. Try again later."""
     await db.execute("SET LOCAL lock_timeout = '100ms'")
     await _drop(db, number)
     log.info("view_generation_removed", database=NAME, generation=number)
@@ -138,7 +138,7 @@ async def _unusable(db: Any, generation: Generation, log: Log) -> str:
     if any(at.next > log.ends.get(partition, 0) for partition, at in generation.progress.items()):
         return ANOTHER_LOG
     # A view that has read all there is has missed nothing, for however long nobody looked.
-    if generation.away_s > MAX_AWAY_S and log.goes_beyond(generation.progress):
+    if generation.away_s > MAX_AWAY_S and log.has_unread(generation.progress):
         return "erasures may have been missed"
     unreadable = f"SELECT EXISTS (SELECT 1 FROM {table(generation.number)} WHERE kind = 2)"
     if is_older(generation.version, moderation.__version__) and await db.fetchval(unreadable):
@@ -198,7 +198,7 @@ _COPY_TENANTS = """
     WHERE new.kind = 3 AND new.tenant = '' AND old.post_id = new.post_id"""
 _RETIRE = f"UPDATE {NAME}.generations SET serving = false, replaced = now() WHERE serving"
 _SERVE = f"UPDATE {NAME}.generations SET serving = true WHERE number = $1"
-_OUTLIVED = f"""
+_REMOVABLE = f"""
     SELECT number FROM {NAME}.generations
     WHERE replaced < now() - $1::float8 * interval '1 second'
     OR (replaced IS NULL AND NOT serving AND written < now() - $2::float8 * interval '1 second')"""

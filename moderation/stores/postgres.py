@@ -1,9 +1,10 @@
 """The view in a PostgreSQL database, for many API replicas that need not each hold the set.
 
-Every replica follows the topic, and takes its turn to write: a transaction under a lock of ours. Who comes second finds
-its records folded in already and writes nothing, so that the database does the work once, and any of them may stop.
-A replica that finds the view unusable builds a new generation beside it (generations.py). Every fold goes into both, so
-that the new one stays level with the old one from the moment it has caught up.
+Every replica follows the topic, and takes its turn to write: a transaction under one lock. The replica that comes
+second finds its records folded in already and writes nothing. So the database does the work once, and any replica may
+stop.
+A replica that finds the view unusable builds a new generation beside it (generations.py). Every fold goes into both
+generations, so the new one stays level with the old one once it has caught up.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ CONNECTIONS = 8  # of them one for folds: whatever lookups wait for, the view go
 LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError)  # what the driver says of a connection that is gone
 COMMAND_S = 10.0  # no statement takes longer
 READ_S = 2.0  # nor does a lookup wait longer for a connection: who asks again later waits better than who waits here
-TURN_S = 5.0  # nobody waits longer for a turn, and a process that stands still in its own loses it
+TURN_S = 5.0  # a process that stands still in its turn for so long loses it
+LOCK_S = 9.0  # the longest wait for a turn: longer than the above, so that the others only wait
 # What passes: the server goes, comes back, is full, busy, or refuses us until somebody puts that right. Classes of
 # SQLSTATE, and single ones: read-only, a turn that was too long, no right.
 PASSES = ("08", "28", "3D", "40", "53", "55", "57", "58", "25006", "25P03", "25P04", "42501")
@@ -85,7 +87,7 @@ class Postgres:
         log_ = await ask()  # outside of a turn: nobody waits while Kafka answers
         async with self._turn() as db:
             await _check_log(db, log_)
-            number, reason = await generations.chosen(db, log_, before)
+            number, reason = await generations.choose(db, log_, before)
             await generations.add(db, number, log_.begins)
             mine = next(one for one in await generations.live(db) if one.number == number)
         self._number, self._log, self._building, self._served = mine.number, mine.log, not mine.serving, False
@@ -110,9 +112,9 @@ class Postgres:
             await generations.renew(db, mine.number, age_s)
             if self._served and not mine.serving:  # a server that failed over has lost the switch
                 await generations.switch(db, mine.number)
-            outlived = await generations.outlived(db)
+            removable = await generations.removable(db)
         try:
-            for number in outlived:
+            for number in removable:
                 async with self._turn() as db:
                     await generations.remove(db, number)
         except StoreUnavailableError:
@@ -167,9 +169,12 @@ class Postgres:
     async def prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
         async with self._turn() as db:
             mine = self._adopted(await generations.live(db))
-            verdicts = table(mine.number)
-            gone = [await rows.prune(db, verdicts, partition, before_ms, most) for partition in mine.progress]
-            return sum(gone) + await rows.prune_erased(db, verdicts, erased_before_ms, most)
+            gone = await rows.prune_erased(db, table(mine.number), erased_before_ms, most)
+        for partition in mine.progress:  # a turn for each: folds go between
+            async with self._turn() as db:
+                number = self._adopted(await generations.live(db)).number
+                gone += await rows.prune(db, table(number), partition, before_ms, most)
+        return gone
 
     async def size(self) -> int:
         return 0
@@ -199,7 +204,7 @@ class Postgres:
     async def _connected(self, most: int) -> Any:
         limits = {
             "statement_timeout": COMMAND_S,
-            "lock_timeout": TURN_S,
+            "lock_timeout": LOCK_S,
             "idle_in_transaction_session_timeout": TURN_S,
         }
         return await asyncpg.create_pool(
@@ -238,7 +243,7 @@ class Postgres:
         taken = next((generation for generation in live if generation.serving), None)
         if taken is None or self._building or taken.log != self._log:
             raise DeliveryError("the view in the database was replaced by one of another log: we have to start again")
-        log.info("view_generation_taken", database=NAME, generation=taken.number, before=self._number)
+        log.info("view_generation_adopted", database=NAME, generation=taken.number, before=self._number)
         self._number = taken.number
         return taken
 

@@ -354,7 +354,7 @@ def _unusable(db: sqlite3.Connection, log: Log) -> str:
         return "the log ends before our position"  # the topic was made anew. A longer one passes for the old one
     # A view that has read all there is has missed nothing. A time to come was told by a clock that was wrong.
     away_s = time.time() - float(facts.get("seen", 0))
-    if not -CLOCK_S <= away_s <= MAX_AWAY_S and log.goes_beyond(_progress(db)):
+    if not -CLOCK_S <= away_s <= MAX_AWAY_S and log.has_unread(_progress(db)):
         return "erasures may have been missed"
     unreadable = db.execute("SELECT count(*) FROM verdicts WHERE kind = 2").fetchone()[0]
     if unreadable and facts["engine_version"] != moderation.__version__:

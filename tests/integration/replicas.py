@@ -177,7 +177,7 @@ class Watcher:
                 call.cancel()
 
 
-class Scene:
+class TwoReplicas:
     """Two replicas that serve, posts that flow, and who asks and watches."""
 
     def __init__(self, roles: Sequence[Role], channels: Sequence[grpc.aio.Channel], flow: Flow) -> None:
@@ -202,11 +202,11 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(replicas: Replicas, each_second: float) -> AsyncIterator[Scene]:
+async def two_replicas(replicas: Replicas, each_second: float) -> AsyncIterator[TwoReplicas]:
     """Goes on until the end of the block; then all is checked."""
     flow = Flow(replicas, each_second)
     async with replicas.serving() as (one, first), replicas.serving() as (two, second), asyncio.TaskGroup() as tasks:
-        made = Scene((one, two), (first, second), flow)
+        made = TwoReplicas((one, two), (first, second), flow)
         running = [tasks.create_task(made.watcher.run()), *(tasks.create_task(each.run()) for each in made.callers)]
         await asyncio.wait_for(made.watcher.stands.wait(), 30)
         writing = tasks.create_task(flow.run())

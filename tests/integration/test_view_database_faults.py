@@ -173,8 +173,7 @@ async def test_a_fault_of_the_database_stalls_the_view_and_ends_nothing(
     readable: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(store, "TURN_S", 1.0)
-    monkeypatch.setattr(store, "READ_S", 0.5)
+    monkeypatch.setattr(store, "LOCK_S", 1.0)
     running_api.set(view_database=SecretStr(view_database.url))
     with capture_logs() as logged:
         async with running_api.running() as channel:

@@ -10,7 +10,7 @@ import pytest
 
 from moderation.stores.generations import NAME
 from tests.conftest import make_topics
-from tests.integration.replicas import Replicas, delayed, scene
+from tests.integration.replicas import Replicas, delayed, two_replicas
 
 STARTS = 3
 
@@ -26,7 +26,7 @@ async def replicas(kafka: str, names: Callable[[str], str], database: str) -> Re
 async def test_a_replica_that_starts_takes_nothing_from_those_that_serve(
     replicas: Replicas, each_second: float, round_trip_s: float
 ) -> None:
-    async with scene(replicas, each_second) as made, delayed(replicas.database, round_trip_s) as far:
+    async with two_replicas(replicas, each_second) as made, delayed(replicas.database, round_trip_s) as far:
         for _ in range(STARTS):
             async with replicas.serving(far) as (third, _):
                 assert await asyncio.to_thread(third.stop) == 0
@@ -36,7 +36,7 @@ async def test_a_replica_that_starts_takes_nothing_from_those_that_serve(
 
 async def test_a_view_that_is_built_again_takes_nothing_from_those_that_serve(replicas: Replicas) -> None:
     """Two processes find the need at once. One is killed half-way, and another goes on."""
-    async with scene(replicas, 40) as made:
+    async with two_replicas(replicas, 40) as made:
         database = await asyncpg.connect(replicas.database, server_settings={"search_path": NAME})
         async with asyncio.timeout(60):
             while len(made.flow.written) < 200:  # noqa: ASYNC110
@@ -54,7 +54,7 @@ async def test_a_view_that_is_built_again_takes_nothing_from_those_that_serve(re
             made.check()
             assert await database.fetchval("SELECT number FROM generations WHERE serving") == 2
             async with asyncio.timeout(60):
-                while len(replicas.events("view_generation_taken")) < 2:  # noqa: ASYNC110
+                while len(replicas.events("view_generation_adopted")) < 2:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         await database.close()
     assert len(replicas.events("view_rebuilt")) == 1
