@@ -18,9 +18,9 @@ PACKAGE = Path(moderation.__file__).parent
 # A row imports rows below it.
 ROWS = [
     "__main__ cli bench demo",
-    "runtime worker vitals lane recall publisher api service watching ledger guard posts verdicts kafka client show "
-    "ops top exporter health",
-    "moderator wire requests answers recent stores view_lag",
+    "runtime worker vitals lane recall publisher api service watching ledger guard posts verdicts entries freshness "
+    "kafka client show ops top exporter health",
+    "moderator wire requests answers recent feeds stores view_lag",
     "memory verdict_json fastjson tokens refusals keys",
     "batcher encoders models",
     "prompts policies media",
@@ -43,8 +43,9 @@ SIDEWAYS = {
     "requests": "stores wire",
     "recent": "answers stores",
     "view_lag": "stores",
+    "feeds": "stores",
     "posts": "kafka",
-    "verdicts": "kafka",
+    "verdicts": "entries freshness kafka",
     "batcher": "encoders models",
     "encoders": "models",
     "policies": "prompts",
@@ -56,7 +57,7 @@ SIDEWAYS = {
 }
 # Only these import them.
 LIBRARIES = {
-    "aiokafka": "kafka worker vitals publisher recall posts verdicts bench demo",
+    "aiokafka": "entries kafka worker vitals publisher recall posts verdicts freshness bench demo",
     "grpc": "api service ledger guard refusals client health demo bench v1",
     "grpc_health": "api health demo",
     "grpc_reflection": "api",
