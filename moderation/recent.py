@@ -22,6 +22,7 @@ class _Held(NamedTuple):
     verdict_at: int  # where in it the verdict begins
     kind: int
     partition: int
+    offset: int
     ms: int
     source_partition: int
     source_offset: int
@@ -46,7 +47,7 @@ class Recent:
             known = self._held.pop(entry.post_id, None)
             if known is not None:
                 self._bytes -= _size(entry.post_id, known)
-            if known is None or known.partition == entry.partition or known.ms < entry.ms:
+            if known is None or _is_newer(entry, known):
                 known = _held(entry)  # else the store has kept what is known, too
             self._held[entry.post_id] = known
             self._bytes += _size(entry.post_id, known)
@@ -93,11 +94,17 @@ def _held(entry: Entry) -> _Held:
         len(answer) - len(entry.verdict or b""),
         entry.kind,
         entry.partition,
+        entry.offset,
         entry.ms,
         entry.source_partition,
         entry.source_offset,
         "" if answer else entry.tenant,
     )
+
+
+def _is_newer(entry: Entry, known: _Held) -> bool:
+    """As the stores have it. A record may come again: a store that has lost some is filled from the topic."""
+    return known.offset <= entry.offset if known.partition == entry.partition else known.ms < entry.ms
 
 
 def _size(post_id: str, known: _Held) -> int:

@@ -186,6 +186,9 @@ class ApiSettings(_Group):
     view_database: SecretStr = Field(
         SecretStr(""), description="postgresql://... of a database to keep the view in, in place of the file"
     )
+    view_start_s: float = Field(
+        60.0, gt=0, description="seconds that a starting API waits for a view that refuses it; then it exits with 2"
+    )
     view_max_bytes: int = Field(
         16 << 30, ge=0, description="bytes of its files at any moment; without room the oldest posts go; 0: no bound"
     )

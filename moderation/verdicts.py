@@ -2,109 +2,49 @@
 
 The topic is the truth, the store (stores/) can always be rebuilt from it. What is read is folded in batch by batch, and
 then told to those who wait for a post and to those who watch.
-
-A record that is no verdict (something else writes to the topic, or a newer version does) does not stop the view: one
-foreign record would stop every API at once. It is logged, and its post is answered UNREADABLE instead of with an
-older verdict.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from moderation import kafka, metrics, stores, wire
+from moderation import kafka, metrics, stores
 from moderation.consumer import Consumer, UnreadableError
-from moderation.errors import DeliveryError
+from moderation.entries import entry_of
+from moderation.errors import ConfigError, DeliveryError
+from moderation.feeds import Changes, Feed, Waiter
+from moderation.freshness import Freshness, Stall
 from moderation.recent import Recent
 from moderation.records import Record
 from moderation.settings import Settings
 from moderation.stores import (
-    ERASED_KEPT_S,
-    LARGEST_VERDICT,
     Entry,
     Kind,
     Log,
     Progress,
     Row,
     Store,
+    StoreBehindError,
     StoreUnavailableError,
 )
-from moderation.v1.verdict_pb2 import Verdict
-from moderation.view_lag import Stall, ViewLag
+from moderation.view_lag import ViewLag
 
 BATCH = 500  # records in one transaction
 BATCH_BYTES = 32 << 20  # of them; a larger record goes alone
 RETRY_S = 1.0  # before a store that could not be written is tried again
+RENEW_S = 10.0  # between two times that the store hears that the view is followed
 PRUNE_S = 10.0  # between two looks at what has to be forgotten
 WARM_BYTES = 4_000  # of memory for each verdict that is remembered at the start
 EVER_MS = 1 << 62
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What one batch has changed, in order, and how far the view is after it."""
-
-    entries: Sequence[Entry]  # an erasure's has the tenant, where it is known
-    positions: Mapping[int, int]  # by partition of the verdicts topic: the next offset
-
-
-class Feed:
-    """Changes as they are folded in, for one watch. Holds so many entries; then it is lost."""
-
-    def __init__(self, most: int, positions: Mapping[int, int]) -> None:
-        self.positions = positions  # where it begins
-        self.lost = False  # the reader is too slow: changes are missing
-        self.ended = False  # there will be no more
-        self._most = most
-        self._held: deque[Changes] = deque()
-        self._count = 0
-        self._news = asyncio.Event()
-
-    def put(self, changes: Changes) -> None:
-        """Never waits: the view goes on, whatever its readers do."""
-        self._count += len(changes.entries) + 1
-        if self._count > self._most:
-            self.lost = True
-            self._held.clear()
-        elif not self.lost:
-            self._held.append(changes)
-        self._news.set()
-
-    def end(self) -> None:
-        """No more."""
-        self.ended = True
-        self._news.set()
-
-    async def get(self) -> Changes:
-        """The next ones; none when it is lost or has ended."""
-        while not (self._held or self.lost or self.ended):
-            self._news.clear()
-            await self._news.wait()
-        if self.lost or self.ended:
-            return Changes((), {})
-        changes = self._held.popleft()
-        self._count -= len(changes.entries) + 1
-        return changes
-
-
-@dataclass(eq=False, slots=True)
-class Waiter:
-    """Who waits for news of one post."""
-
-    post_id: str
-    posts: Mapping[int, int]  # or for these positions of the posts topic
-    woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class View:
@@ -124,6 +64,9 @@ class View:
         self._recent = Recent(settings.api.memory_bytes)
         self._listeners: list[Callable[[Mapping[int, int]], None]] = []
         self._prune_at = 0.0
+        self._renew_at = 0.0
+        self._freshness = Freshness(consumer)
+        self._ends: dict[int, int] = {}  # by partition: where the topic ended when the store was opened
         self._stall = Stall()
         self._waiters: set[Waiter] = set()
         self._feeds: set[Feed] = set()
@@ -188,7 +131,10 @@ class View:
 
     async def follow(self) -> None:
         """Folds the topic in until cancelled. Raises DeliveryError when it cannot be read any more."""
-        tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self.lag.follow(self._ends, self.caught_up))]
+        tasks = [
+            asyncio.create_task(self._follow()),
+            asyncio.create_task(self.lag.follow(self._ask_ends, self.caught_up)),
+        ]
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
@@ -202,35 +148,101 @@ class View:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _ends(self) -> dict[int, int]:
+    async def _ask_ends(self) -> dict[int, int]:
         """Where the partitions end, as the brokers say now."""
         found = await self._consumer.end_offsets([self._partition(number) for number in self._partitions])
         return {partition.partition: end for partition, end in found.items()}
 
     async def _follow(self) -> None:
         started = time.monotonic()
-        partitions = [self._partition(number) for number in self._partitions]
-        begins, ends = await self._consumer.beginning_offsets(partitions), await self._consumer.end_offsets(partitions)
-        behind = {partition.partition: end for partition, end in ends.items()}
-        whole = Log(
-            self._cluster_id, self._topic, {one.partition: offset for one, offset in begins.items()}, dict(behind)
-        )
-        self._take(await self.store.open(whole))
-        await self._remember()
+        await self._open()
         self._assign()
         while True:
             await self._take_new_partitions()
             batches = await self._consumer.poll(most=BATCH, room=BATCH_BYTES, timeout_s=0.2)
-            await self._fold(batches)
-            if not self.caught_up.is_set():
-                at = self.positions
-                behind = {number: end for number, end in behind.items() if at[number] < end}
-                if not behind:
-                    await self._check_posts()
-                    self.caught_up.set()
-                    log.info("view_caught_up", topic=self._topic, seconds=round(time.monotonic() - started, 3))
+            if self.caught_up.is_set():
+                self._freshness.check(batches)
+            try:
+                await self._fold(batches)
+            except StoreBehindError as error:
+                self._rewind(error.progress)
+                continue
+            self._freshness.folded(batches)
+            await self._renew()
+            if not self.caught_up.is_set() and await self._is_complete():
+                await self._check_posts()
+                self.caught_up.set()
+                log.info("view_caught_up", topic=self._topic, seconds=round(time.monotonic() - started, 3))
             if time.monotonic() >= self._prune_at:
                 await self._prune()
+
+    async def _open(self) -> None:
+        """Opens the store. Tries again while it is unavailable. Raises ConfigError after view_start_s."""
+        deadline = time.monotonic() + self._settings.api.view_start_s
+        while True:
+            try:
+                self._take(await self._stall.watch(self.store.open(self._ask)))
+                await self._remember()
+            except StoreUnavailableError as error:
+                if time.monotonic() >= deadline:
+                    raise ConfigError(
+                        f"the view could not be opened in time, see MODERATION_API__VIEW*: {error}"
+                    ) from None
+                self._stall.begin(error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                self._stall.end()
+                return
+
+    async def _ask(self) -> Log:
+        """What the log is now."""
+        partitions = [self._partition(number) for number in self._partitions]
+        begins, ends = await self._consumer.beginning_offsets(partitions), await self._consumer.end_offsets(partitions)
+        self._ends = {partition.partition: end for partition, end in ends.items()}
+        begin = {partition.partition: offset for partition, offset in begins.items()}
+        return Log(self._cluster_id, self._topic, begin, dict(self._ends))
+
+    async def _is_complete(self) -> bool:
+        """Whether all that was on the topic at the start is folded in, and the store may serve it."""
+        at = self.positions
+        if any(at[number] < end for number, end in self._ends.items()):
+            return False
+        try:
+            stored = await self._stall.watch(self.store.serve())
+        except StoreUnavailableError as error:
+            self._stall.begin(error)
+            return False
+        if stored is None:
+            return False
+        level = {number: one for number, one in stored.items() if number in at and one.next == at[number]}
+        self._take(self._progress | level)
+        self._stall.end()
+        return True
+
+    async def _renew(self) -> None:
+        """Tells the store that the view is followed: regularly, with verdicts or without."""
+        if time.monotonic() < self._renew_at:
+            return
+        age_s = self._freshness.age_s({self._partition(number): at for number, at in self.positions.items()})
+        if age_s is None:
+            return
+        self._renew_at = time.monotonic() + RENEW_S
+        try:
+            await self._stall.watch(self.store.followed(age_s))
+        except StoreUnavailableError as error:
+            self._stall.begin(error)
+            self._renew_at = time.monotonic() + RETRY_S
+        else:
+            self._stall.end()
+
+    def _rewind(self, stored: Mapping[int, Progress]) -> None:
+        """The store has lost what it had: reads it again. What lookups and watches know stays."""
+        back = {number: at._replace(next=min(at.next, stored[number].next)) for number, at in self._progress.items()}
+        records = sum(at.next - back[number].next for number, at in self._progress.items())
+        log.warning("view_rewound", topic=self._topic, records=records)
+        self._freshness.rewound()
+        self._take(back)
+        self._assign()
 
     async def _check_posts(self) -> None:
         """A posts topic that was made anew begins at 0 again, and what was judged of the old one says nothing of it."""
@@ -254,7 +266,8 @@ class View:
     async def _fold(self, batches: Mapping[TopicPartition, Sequence[Record]]) -> None:
         """Also without records: transaction markers move a position, too."""
         records = [record for batch in batches.values() for record in batch]
-        entries = [entry for record in records if (entry := self._entry(record))]
+        topic = self._settings.kafka.posts_topic
+        entries = [one for record in records if (one := entry_of(record, topic))]
         self.lag.read({each.partition: batch[0].timestamp for each, batch in batches.items() if batch})
         before, after = dict(self._progress), {}
         judged = {number: at.judged for number, at in before.items()}
@@ -263,6 +276,8 @@ class View:
                 judged[entry.source_partition] = max(judged[entry.source_partition], entry.source_offset)
         for number, at in before.items():
             there = Progress(await self._consumer.position(self._partition(number)), judged[number])
+            if there.next < at.next:
+                raise DeliveryError(f"topic {self._topic} is another one now, or was cut short: start again")
             if there != at:
                 after[number] = there
         if after:
@@ -324,7 +339,11 @@ class View:
             return
         log.info("partitions_added", topic=self._topic, partitions=len(known))
         added = dict.fromkeys(known - self._partitions, 0)
-        await self.store.add(added)
+        try:
+            await self._stall.watch(self.store.add(added))
+        except StoreUnavailableError as error:
+            self._stall.begin(error)
+            return  # and is tried again before the next records
         self._partitions = known
         self._take(self._progress | {number: Progress(begin, -1) for number, begin in added.items()})
         self._assign()
@@ -334,7 +353,7 @@ class View:
         settings, now = self._settings.api, int(time.time() * 1000)
         before = now - int(settings.retention_days * 86_400_000) if settings.retention_days else -EVER_MS
         try:
-            gone = await self._stall.watch(self.store.prune(before, now - ERASED_KEPT_S * 1000, BATCH))
+            gone = await self._stall.watch(self.store.prune(before, now - stores.ERASED_KEPT_S * 1000, BATCH))
             size = await self._stall.watch(self.store.size())
         except StoreUnavailableError as error:
             self._stall.begin(error)
@@ -345,50 +364,6 @@ class View:
             metrics.PRUNED.inc(gone)
             self._recent.forget(before)
         self._prune_at = time.monotonic() + (0 if gone else PRUNE_S)
-
-    def _entry(self, record: Record) -> Entry | None:
-        """None: the record is about no post."""
-        position = {"partition": record.partition, "offset": record.offset, "ms": record.timestamp}
-        try:
-            post_id = (record.key or b"").decode()
-        except UnicodeDecodeError:
-            post_id = ""
-        if wire.id_problem(post_id):
-            log.error("verdict_unreadable", topic=record.topic, reason="its key is no post id", **position)
-            return None
-        kind = Kind.UNREADABLE
-        fields: tuple[int, int, str, int, str, int, bytes | None] = (-1, -1, "", 0, "", 0, None)
-        if record.value is None:
-            kind, fields = Kind.ERASED, (*self._source(wire.erased_source(record.headers)), "", 0, "", 0, None)
-        else:
-            try:
-                found = _verdict(record)
-                if found.post_id == post_id:
-                    source = (found.source.topic, found.source.partition, found.source.offset)
-                    decided = found.decided_at.seconds * 1000 + found.decided_at.nanos // 1_000_000
-                    what = (found.tenant, int(found.outcome), found.deciding_policy, decided)
-                    kind, fields = Kind.VERDICT, (*self._source(source), *what, found.SerializeToString())
-                else:
-                    log.error(
-                        "verdict_unreadable", topic=record.topic, reason="its key is another post's id", **position
-                    )
-            except ValueError as error:
-                log.error("verdict_unreadable", topic=record.topic, reason=str(error), **position)  # noqa: TRY400
-        return Entry(post_id, kind, record.partition, record.offset, record.timestamp, *fields)
-
-    def _source(self, of: tuple[str, int, int] | None) -> tuple[int, int]:
-        """Partition and offset on our posts topic."""
-        if of is None or of[0] != self._settings.kafka.posts_topic:
-            return -1, -1
-        return of[1], of[2]
-
-
-def _verdict(record: Record) -> Verdict:
-    """Raises ValueError if it is none, or larger than a view takes."""
-    value = record.value or b""
-    if len(value) > LARGEST_VERDICT:
-        raise ValueError(f"it is larger than {LARGEST_VERDICT} bytes")
-    return wire.read_verdict(value, record.headers)
 
 
 @asynccontextmanager

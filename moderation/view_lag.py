@@ -8,20 +8,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
 
 import structlog
 
 from moderation import metrics
-from moderation.stores import StoreUnavailableError
 
 ASK_S = 1.0  # between two questions for the ends
 ANSWER_S = 5.0  # for an answer
 UNKNOWN_S = 10.0  # without an answer, after which the lag is not known
-STALL_S = 10.0  # without an answer of the store, after which the view is stalled
 CATCHING_UP_S = 30.0  # between two log lines of a view that has not caught up yet
 
-T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -97,34 +93,3 @@ class ViewLag:
         metrics.VIEW_LAG.set(float("nan") if records is None else records)
         metrics.VIEW_AGE.set(self.age_s)
         metrics.VIEW_ENDS_AGE.set(self.unknown_s)
-
-
-class Stall:
-    """Says when a store stops taking what it is given, and when it goes on."""
-
-    def __init__(self) -> None:
-        self._stalled = False
-
-    def begin(self, error: StoreUnavailableError) -> None:
-        """The store has refused. The error's text names the store and the reason, and no secret."""
-        if not self._stalled:
-            log.error("view_stalled", reason=str(error))
-            metrics.VIEW_STALLED.set(1)
-        self._stalled = True
-
-    def end(self) -> None:
-        """The store has taken something."""
-        if self._stalled:
-            log.info("view_goes_on")
-            metrics.VIEW_STALLED.set(0)
-        self._stalled = False
-
-    async def watch(self, work: Awaitable[T]) -> T:
-        """What the store returns. While it hangs, as on a dead disk, the view is stalled."""
-        working = asyncio.ensure_future(work)
-        try:
-            while not (await asyncio.wait((working,), timeout=STALL_S))[0]:
-                self.begin(StoreUnavailableError(f"the store has not answered within {STALL_S:g} s"))
-            return working.result()
-        finally:
-            working.cancel()

@@ -6,13 +6,14 @@ import asyncio
 import time
 
 from moderation import metrics, tokens
+from moderation.feeds import Changes, Feed
 from moderation.guard import Caller, Context, Guard, unauthenticated
 from moderation.refusals import exhausted, unavailable
 from moderation.requests import Watch
 from moderation.settings import ApiSettings
 from moderation.stores import Entry, Kind
 from moderation.v1 import moderation_service_pb2 as pb
-from moderation.verdicts import Changes, Feed, View
+from moderation.verdicts import View
 
 BEAT_S = 15.0  # a reader hears from us so often, changes or not
 RETRY_S = 0.5

@@ -7,7 +7,7 @@ transaction. It can always be rebuilt from the topic, and decides by itself, whe
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol, cast
@@ -17,7 +17,7 @@ from moderation.settings import ApiSettings
 
 STORES = {"sqlite": "moderation.stores.sqlite:open_store", "postgresql": "moderation.stores.postgres:open_store"}
 
-SCHEMA = 2
+SCHEMA = 3
 MAX_AWAY_S = 12 * 3600  # half of Kafka's default delete.retention.ms: a view that was away longer may miss erasures
 ERASED_KEPT_S = 24 * 3600  # how long an erasure is told to watches that go on from a position; so long Kafka keeps it
 SCANNED = 20_000  # rows looked at for one page
@@ -26,6 +26,14 @@ LARGEST_VERDICT = 1 << 20  # bytes; with some thousand findings a verdict is sma
 
 class StoreUnavailableError(ModerationError):
     """The store cannot be used at the moment (its disk is full, its server away); that may pass."""
+
+
+class StoreBehindError(ModerationError):
+    """The store has lost what it had (its server failed over): go on from its positions."""
+
+    def __init__(self, progress: Mapping[int, Progress]) -> None:
+        super().__init__("the view's store is behind what was folded in")
+        self.progress = progress
 
 
 class Kind(IntEnum):
@@ -73,6 +81,10 @@ class Log:
     begins: Mapping[int, int]  # by partition
     ends: Mapping[int, int]
 
+    def has_unread(self, progress: Mapping[int, Progress]) -> bool:
+        """Whether there are records that a view with these positions has not read."""
+        return any(end > (progress[n].next if n in progress else self.begins.get(n, 0)) for n, end in self.ends.items())
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -102,8 +114,25 @@ class Page(NamedTuple):
 class Store(Protocol):
     """One view. Every method raises StoreUnavailableError for what may pass, and what ends the process otherwise."""
 
-    async def open(self, log: Log) -> dict[int, Progress]:
-        """Where to go on from, for every partition of the log; emptied before if it is of another log or broken."""
+    async def open(self, ask: Callable[[], Awaitable[Log]]) -> Mapping[int, Progress]:
+        """Where to go on from, for every partition of the log. A store that cannot be gone on with is built again.
+
+        `ask` says what the log is, and is called after the store's positions were read: others who write to the store
+        are further than an end that was asked for earlier. May be called again after StoreUnavailableError.
+        """
+
+    async def serve(self) -> Mapping[int, Progress] | None:
+        """The view has read all of its log: lookups may be answered from it, and what it was built beside goes.
+
+        Returns where the store is then. None: it is not as far as what others serve from; ask again after a fold.
+        """
+
+    async def followed(self, age_s: float) -> None:
+        """The view had read all of its log `age_s` seconds ago.
+
+        To be called regularly, with verdicts or without: a view that was away for MAX_AWAY_S is built again, since it
+        may have missed erasures.
+        """
 
     async def add(self, begins: Mapping[int, int]) -> None:
         """Partitions that the log has now, too."""
@@ -114,7 +143,7 @@ class Store(Protocol):
         """Applies them all or none, each if it is newer than what is there, and goes from `before` to `after`.
 
         What is folded in already, by another process on the same store, is left out. Returns the tenants of the posts
-        that are erased, where they are known. Raises DeliveryError when the store is not as far as `before`.
+        that are erased, where they are known. Raises StoreBehindError when the store is not as far as `before`.
         """
 
     async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:

@@ -1,17 +1,19 @@
 """The view in a PostgreSQL database, for many API replicas that need not each hold the set.
 
-Every replica follows the topic; the rows of `partitions` are the turn that they take to write. Who comes second finds
-its records folded in already and writes nothing, so that the database does the work once, and any of them may stop.
-A schema of its own for each version of ours: a rollout has both.
+Every replica follows the topic, and takes its turn to write: a transaction under one lock. The replica that comes
+second finds its records folded in already and writes nothing. So the database does the work once, and any replica may
+stop.
+A replica that finds the view unusable builds a new generation beside it (generations.py). Every fold goes into both
+generations, so the new one stays level with the old one once it has caught up.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import asyncpg
 import structlog
@@ -22,8 +24,6 @@ from moderation.errors import ConfigError, DeliveryError
 from moderation.settings import ApiSettings
 from moderation.stores import (
     MAX_AWAY_S,
-    SCANNED,
-    SCHEMA,
     Entry,
     Kind,
     Log,
@@ -31,18 +31,35 @@ from moderation.stores import (
     Progress,
     Query,
     Row,
+    StoreBehindError,
     StoreUnavailableError,
+    generations,
+    rows,
 )
+from moderation.stores.generations import NAME, Generation, table
 
-NAME = f"moderation_view_{SCHEMA}"  # of the schema
 CONNECTIONS = 8  # of them one for folds: whatever lookups wait for, the view goes on
 LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError)  # what the driver says of a connection that is gone
 COMMAND_S = 10.0  # no statement takes longer
 READ_S = 2.0  # nor does a lookup wait longer for a connection: who asks again later waits better than who waits here
-# What passes: the server goes, comes back, is full or busy. Classes of SQLSTATE.
-PASSES = ("08", "40", "53", "55", "57", "58")
+TURN_S = 5.0  # a process that stands still in its turn for so long loses it
+LOCK_S = 9.0  # the longest wait for a turn: longer than the above, so that the others only wait
+# What passes: the server goes, comes back, is full, busy, or refuses us until somebody puts that right. Classes of
+# SQLSTATE, and single ones: read-only, a turn that was too long, no right.
+PASSES = ("08", "28", "3D", "40", "53", "55", "57", "58", "25006", "25P03", "25P04", "42501")
+# Other programs may use the same database and its locks: 64 bits of our name are ours.
+LOCK = int.from_bytes(hashlib.sha256(NAME.encode()).digest()[:8], "big", signed=True)
+
+_NOWHERE = Progress(0, -1)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger()
+
+
+class _TableGoneError(Exception):
+    """A table that a statement names is not there."""
 
 
 def open_store(settings: ApiSettings) -> Postgres:
@@ -57,83 +74,107 @@ class Postgres:
         self._url = url
         self._pool: Any = None  # the readers'
         self._writer: Any = None  # one connection
+        self._number = 0  # of the generation that we follow and read
+        self._log = 0  # whose offsets it counts by
+        self._building = False  # it does not serve yet
+        self._served = False  # it is as far as it has to be to serve
 
-    async def open(self, log_: Log) -> dict[int, Progress]:
+    async def open(self, ask: Callable[[], Awaitable[Log]]) -> Mapping[int, Progress]:
         await self._connect()
         async with self._turn() as db:
-            for statement in _CREATE:
-                await db.execute(statement)
-            facts = dict(await db.fetch("SELECT name, value FROM facts"))
-            if facts and (facts["cluster_id"], facts["topic"]) != (log_.cluster_id, log_.topic):
-                raise ConfigError(
-                    "MODERATION_API__VIEW_DATABASE holds the view of another topic: give this one a database of its own"
-                )
-            reason = await _unusable(db, log_, facts)
-            if reason:
-                log.warning("view_rebuilt", database=NAME, reason=reason)
-                await db.execute("TRUNCATE verdicts, partitions")
-            named = {"cluster_id": log_.cluster_id, "topic": log_.topic, "engine_version": moderation.__version__}
-            await _remember(db, named | _seen())
-            await _add(db, log_.begins)
-            log.info("view_opened", database=NAME, topic=log_.topic, resumed=bool(facts) and not reason)
-            return await _progress(db)
+            await generations.prepare(db)
+            before = {generation.number: generation for generation in await generations.live(db)}
+        log_ = await ask()  # outside of a turn: nobody waits while Kafka answers
+        async with self._turn() as db:
+            await _check_log(db, log_)
+            number, reason = await generations.choose(db, log_, before)
+            await generations.add(db, number, log_.begins)
+            mine = next(one for one in await generations.live(db) if one.number == number)
+        self._number, self._log, self._building, self._served = mine.number, mine.log, not mine.serving, False
+        if reason:
+            log.warning("view_rebuilt", database=NAME, generation=number, reason=reason)
+        resumed = any(at.next > log_.begins.get(partition, 0) for partition, at in mine.progress.items())
+        log.info("view_opened", database=NAME, generation=number, topic=log_.topic, resumed=resumed)
+        return mine.progress
+
+    async def serve(self) -> Mapping[int, Progress] | None:
+        async with self._turn() as db:
+            mine = self._adopted(await generations.live(db))
+            if not await generations.switch(db, mine.number):
+                return None
+            progress = next(one for one in await generations.live(db) if one.serving).progress
+        self._building, self._served = False, True
+        return progress
+
+    async def followed(self, age_s: float) -> None:
+        async with self._turn() as db:
+            mine = self._adopted(await generations.live(db))
+            await generations.renew(db, mine.number, age_s)
+            if self._served and not mine.serving:  # a server that failed over has lost the switch
+                await generations.switch(db, mine.number)
+            removable = await generations.removable(db)
+        try:
+            for number in removable:
+                async with self._turn() as db:
+                    await generations.remove(db, number)
+        except StoreUnavailableError:
+            return  # somebody still reads the table: the next call tries again
 
     async def add(self, begins: Mapping[int, int]) -> None:
         async with self._turn() as db:
-            await _add(db, begins)
+            for generation in await generations.live(db):
+                await generations.add(db, generation.number, begins)
 
     async def fold(
         self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
     ) -> dict[str, str]:
         async with self._turn() as db:
-            stored = await _progress(db)
-            if any(number not in stored or stored[number].next < at.next for number, at in before.items()):
-                raise DeliveryError("the view in the database was rebuilt by another process: we have to start again")
-            new = [entry for entry in entries if entry.offset >= stored[entry.partition].next]
-            if columns := list(zip(*_latest(new), strict=True)):
-                await db.execute(_UPSERT, *columns)
-            ahead = [(number, *at) for number, at in after.items() if at.next > stored[number].next]
-            await db.executemany("UPDATE partitions SET next = $2, judged = $3 WHERE number = $1", ahead)
-            await _remember(db, _seen())
-            erased = [entry.post_id for entry in entries if entry.kind == Kind.ERASED]
-            if not erased:
-                return {}
-            return dict(await db.fetch("SELECT post_id, tenant FROM verdicts WHERE post_id = ANY($1)", erased))
+            live = await generations.live(db)
+            mine = self._adopted(live)
+            stored = {number: mine.progress.get(number, _NOWHERE) for number in before}
+            if all(stored[number].next >= at.next for number, at in before.items()):
+                return await self._fold(db, live, entries, before, after)
+            await generations.add(db, mine.number, dict.fromkeys(before, 0))
+        if mine.away_s > MAX_AWAY_S:
+            raise DeliveryError("the view in the database went back too far, and may have missed erasures: start again")
+        raise StoreBehindError(stored)
+
+    async def _fold(
+        self,
+        db: Any,
+        live: Sequence[Generation],
+        entries: Sequence[Entry],
+        before: Mapping[int, Progress],
+        after: Mapping[int, Progress],
+    ) -> dict[str, str]:
+        for generation in live:
+            if generation.log == self._log:
+                await _apply(db, generation, entries, before, after)
+        if self._building:
+            await db.execute(_WRITTEN, self._number)
+        erased = [entry.post_id for entry in entries if entry.kind == Kind.ERASED]
+        if not erased:
+            return {}
+        return await rows.tenants(db, table(self._number), erased)
 
     async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
-        async with self._read() as db:
-            return {row[0]: tuple(row)[1:] for row in await db.fetch(_FIND, post_ids)}
+        return await self._ask(rows.find, post_ids)
 
     async def page(self, query: Query) -> Page:
-        async with self._read() as db:
-            scope, values = _scope(query)
-            end: tuple[int, str] | None = None
-            if query.filters:
-                edge = f"SELECT decided_ms, post_id FROM verdicts WHERE {scope} {_ORDER} LIMIT 1 OFFSET {SCANNED}"
-                if found := await db.fetchrow(edge, *values):
-                    end = found[0], found[1]
-                    scope += f" AND (decided_ms, post_id) >= (${len(values) + 1}, ${len(values) + 2})"
-                    values += end
-            for column, wanted in (("outcome", query.outcomes), ("policy", query.policies)):
-                if wanted:
-                    values.append(wanted)
-                    scope += f" AND {column} = ANY(${len(values)})"
-            read = f"SELECT decided_ms, post_id, verdict FROM verdicts WHERE {scope} {_ORDER} LIMIT {query.most}"
-            rows = await db.fetch(read, *values)
-        after = (rows[-1][0], rows[-1][1]) if len(rows) == query.most else end
-        return Page([row[2] for row in rows], after)
+        return await self._ask(rows.page, query)
 
     async def since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
-        async with self._read() as db:
-            return [Entry(*row) for row in await db.fetch(_SINCE, partition, start, end, most)]
+        return await self._ask(rows.since, partition, (start, end), most)
 
     async def prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
         async with self._turn() as db:
-            gone = [
-                await db.fetch(_PRUNE, number, most, before_ms)
-                for (number,) in await db.fetch("SELECT number FROM partitions")
-            ]
-            return sum(map(len, gone)) + len(await db.fetch(_PRUNE_ERASED, erased_before_ms, most))
+            mine = self._adopted(await generations.live(db))
+            gone = await rows.prune_erased(db, table(mine.number), erased_before_ms, most)
+        for partition in mine.progress:  # a turn for each: folds go between
+            async with self._turn() as db:
+                number = self._adopted(await generations.live(db)).number
+                gone += await rows.prune(db, table(number), partition, before_ms, most)
+        return gone
 
     async def size(self) -> int:
         return 0
@@ -147,25 +188,64 @@ class Postgres:
                 pool.terminate()
 
     async def _connect(self) -> None:
-        try:
-            self._writer = await self._connected(1)
-            self._pool = await self._connected(CONNECTIONS - 1)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError) as error:
-            # No cause, and no text: they may hold the password.
-            raise ConfigError(
-                f"MODERATION_API__VIEW_DATABASE: cannot connect: {type(error).__name__}. It is "
-                "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and the user may create a schema there"
-            ) from None
+        async with self._explained():
+            try:
+                self._writer = self._writer or await self._connected(1)
+                self._pool = self._pool or await self._connected(CONNECTIONS - 1)
+            except OSError:  # of which a certificate's error is one, and a ValueError too
+                raise
+            except ValueError as error:
+                # No cause, and no text: they may hold the password.
+                raise ConfigError(
+                    f"MODERATION_API__VIEW_DATABASE: cannot be used: {type(error).__name__}. It is "
+                    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and the user may create a schema there"
+                ) from None
 
     async def _connected(self, most: int) -> Any:
+        limits = {
+            "statement_timeout": COMMAND_S,
+            "lock_timeout": LOCK_S,
+            "idle_in_transaction_session_timeout": TURN_S,
+        }
         return await asyncpg.create_pool(
             self._url,
             min_size=1,
             max_size=most,
             timeout=COMMAND_S,
             command_timeout=COMMAND_S,
-            server_settings={"search_path": NAME, "application_name": f"moderation-{moderation.__version__}"},
+            server_settings={name: f"{round(seconds * 1000)}" for name, seconds in limits.items()}
+            | {"application_name": f"moderation-{moderation.__version__}"},
         )
+
+    async def _ask(self, work: Callable[Concatenate[Any, str, P], Awaitable[T]], *args: P.args, **named: P.kwargs) -> T:
+        """What `work` reads of our generation; once more when that was replaced and dropped meanwhile."""
+        number = self._number
+        try:
+            async with self._read() as db:
+                return await work(db, table(number), *args, **named)
+        except _TableGoneError:
+            async with self._read() as db:
+                self._adopted(await generations.live(db))
+            if self._number == number:
+                raise _refused("UndefinedTableError 42P01") from None
+            async with self._read() as db:
+                return await work(db, table(self._number), *args, **named)
+
+    def _adopted(self, live: Sequence[Generation]) -> Generation:
+        """Our generation, or the one that has taken its place: of the same log, and as far or further.
+
+        Raises DeliveryError when there is none that we can go on with where we are.
+        """
+        for generation in live:
+            if generation.number == self._number:
+                self._building = not generation.serving
+                return generation
+        taken = next((generation for generation in live if generation.serving), None)
+        if taken is None or self._building or taken.log != self._log:
+            raise DeliveryError("the view in the database was replaced by one of another log: we have to start again")
+        log.info("view_generation_adopted", database=NAME, generation=taken.number, before=self._number)
+        self._number = taken.number
+        return taken
 
     @asynccontextmanager
     async def _read(self) -> AsyncIterator[Any]:
@@ -175,118 +255,69 @@ class Postgres:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[Any]:
-        """A transaction that no other process's overlaps."""
-        async with self._explained(), self._writer.acquire(timeout=COMMAND_S) as db, db.transaction():
-            await db.execute("SELECT pg_advisory_xact_lock(hashtext($1))", NAME)
-            yield db
+        """A transaction that no other process's overlaps. A process that stands still in it loses it after TURN_S."""
+        try:
+            async with self._explained(), self._writer.acquire(timeout=COMMAND_S) as db, db.transaction():
+                await db.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+                yield db
+        except _TableGoneError:
+            raise _refused("UndefinedTableError 42P01") from None
 
     @asynccontextmanager
     async def _explained(self) -> AsyncIterator[None]:
-        """The driver's errors become ours."""
+        """The driver's errors become ours. Their texts may hold secrets; their names and SQLSTATEs do not."""
         try:
             yield
-        except (PostgresConnectionError, *LOST, OSError, TimeoutError) as error:
-            raise StoreUnavailableError(f"the view's database: {type(error).__name__}") from None
+        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+            raise _TableGoneError from None
         except asyncpg.PostgresError as error:
             state = str(error.sqlstate or "")
-            if state.startswith(PASSES):
-                raise StoreUnavailableError(f"the view's database: {type(error).__name__}") from None
-            raise DeliveryError(f"the view's database refused a statement: {type(error).__name__} {state}") from None
+            what = f"{type(error).__name__} {state}".strip()
+            if state.startswith(PASSES) or isinstance(error, PostgresConnectionError):
+                raise StoreUnavailableError(f"the view's database: {what}") from None
+            raise _refused(what) from None
+        except (*LOST, OSError, TimeoutError) as error:
+            raise StoreUnavailableError(f"the view's database: {type(error).__name__}") from None
 
 
-def _latest(entries: Sequence[Entry]) -> list[Entry]:
-    """One for each post: a statement may not change a row twice."""
-    latest: dict[str, Entry] = {}
-    for entry in entries:
-        known = latest.get(entry.post_id)
-        if known is None or (
-            known.offset < entry.offset if known.partition == entry.partition else known.ms < entry.ms
-        ):
-            latest[entry.post_id] = entry
-    return list(latest.values())
+def _refused(what: str) -> DeliveryError:
+    return DeliveryError(f"the view's database refused a statement: {what}")
 
 
-_COLUMNS = (
-    "post_id, kind, at_partition, at_offset, at_ms, source_partition, source_offset, "
-    "tenant, outcome, policy, decided_ms, verdict"
-)
-_CREATE = (
-    f"CREATE SCHEMA IF NOT EXISTS {NAME}",
-    "CREATE TABLE IF NOT EXISTS facts (name text PRIMARY KEY, value text NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS partitions (number int PRIMARY KEY, next bigint NOT NULL, judged bigint NOT NULL)",
-    """CREATE TABLE IF NOT EXISTS verdicts (
-        post_id text COLLATE "C" PRIMARY KEY, kind smallint NOT NULL,
-        at_partition int NOT NULL, at_offset bigint NOT NULL, at_ms bigint NOT NULL,
-        source_partition int NOT NULL, source_offset bigint NOT NULL,
-        tenant text NOT NULL, outcome smallint NOT NULL, policy text NOT NULL, decided_ms bigint NOT NULL,
-        verdict bytea)""",
-    "CREATE INDEX IF NOT EXISTS by_place ON verdicts (at_partition, at_offset)",
-    "CREATE INDEX IF NOT EXISTS by_time ON verdicts (decided_ms, post_id) WHERE kind = 1",
-    "CREATE INDEX IF NOT EXISTS by_tenant ON verdicts (tenant, decided_ms, post_id) WHERE kind = 1",
-    "CREATE INDEX IF NOT EXISTS erased ON verdicts (at_ms) WHERE kind = 3",
-)
-_UPSERT = f"""
-    INSERT INTO verdicts ({_COLUMNS})
-    SELECT * FROM unnest($1::text[], $2::smallint[], $3::int[], $4::bigint[], $5::bigint[], $6::int[], $7::bigint[],
-                         $8::text[], $9::smallint[], $10::text[], $11::bigint[], $12::bytea[])
-    ON CONFLICT (post_id) DO UPDATE
-    SET kind = excluded.kind, at_partition = excluded.at_partition, at_offset = excluded.at_offset,
-        at_ms = excluded.at_ms, source_partition = excluded.source_partition, source_offset = excluded.source_offset,
-        tenant = CASE excluded.kind WHEN 3 THEN verdicts.tenant ELSE excluded.tenant END,
-        outcome = excluded.outcome, policy = excluded.policy, decided_ms = excluded.decided_ms,
-        verdict = excluded.verdict
-    WHERE CASE WHEN verdicts.at_partition = excluded.at_partition THEN verdicts.at_offset < excluded.at_offset
-          ELSE verdicts.at_ms < excluded.at_ms END"""
-_FIND = """
-    SELECT post_id, kind, tenant, source_partition, source_offset, verdict FROM verdicts
-    WHERE post_id = ANY($1::text[])"""
-_SINCE = f"""
-    SELECT {_COLUMNS} FROM verdicts WHERE at_partition = $1 AND at_offset >= $2 AND at_offset < $3
-    ORDER BY at_offset LIMIT $4"""
-_PRUNE = """
-    DELETE FROM verdicts WHERE post_id IN (
-        SELECT post_id FROM (
-            SELECT post_id, at_ms FROM verdicts WHERE at_partition = $1 ORDER BY at_offset LIMIT $2) AS oldest
-        WHERE at_ms < $3)
-    RETURNING 1"""
-_PRUNE_ERASED = """
-    DELETE FROM verdicts WHERE post_id IN (SELECT post_id FROM verdicts WHERE kind = 3 AND at_ms < $1 LIMIT $2)
-    RETURNING 1"""
-_ORDER = "ORDER BY decided_ms DESC, post_id DESC"
+async def _check_log(db: Any, log: Log) -> None:
+    """Raises ConfigError when the database holds the view of another topic."""
+    facts = {"cluster_id": log.cluster_id, "topic": log.topic}
+    await db.executemany(f"INSERT INTO {NAME}.facts VALUES ($1, $2) ON CONFLICT DO NOTHING", list(facts.items()))
+    if dict(await db.fetch(f"SELECT name, value FROM {NAME}.facts")) != facts:
+        raise ConfigError(
+            "MODERATION_API__VIEW_DATABASE holds the view of another topic: give this one a database of its own"
+        )
 
 
-def _scope(query: Query) -> tuple[str, list[Any]]:
-    """The rows that a listing goes over, in one stretch of an index."""
-    scope = "kind = 1 AND decided_ms >= $1 AND decided_ms < $2 AND (decided_ms, post_id) < ($3, $4)"
-    values: list[Any] = [query.from_ms, query.before_ms, *query.after]
-    return (scope, values) if query.tenant is None else (f"tenant = $5 AND {scope}", [*values, query.tenant])
+async def _apply(
+    db: Any,
+    generation: Generation,
+    entries: Sequence[Entry],
+    before: Mapping[int, Progress],
+    after: Mapping[int, Progress],
+) -> None:
+    """Into one generation, of the partitions that it has read up to here; what it has of them already is left out."""
+    stored = generation.progress
+    ahead = {
+        number: at
+        for number, at in after.items()
+        if number in stored and before[number].next <= stored[number].next < at.next
+    }
+    new = [entry for entry in entries if entry.partition in ahead and entry.offset >= stored[entry.partition].next]
+    await rows.put(db, table(generation.number), new)
+    if any(entry.kind == Kind.UNREADABLE for entry in new) and generations.is_older(
+        moderation.__version__, generation.version
+    ):
+        await db.execute(_VERSION, generation.number, moderation.__version__)
+    if ahead:
+        await db.executemany(_MOVE, [(generation.number, number, *at) for number, at in ahead.items()])
 
 
-async def _unusable(db: Any, log: Log, facts: Mapping[str, str]) -> str:
-    """Why what is there cannot be gone on with, or the empty string."""
-    if not facts:
-        return ""
-    if any(at.next > log.ends.get(number, 0) for number, at in (await _progress(db)).items()):
-        return "the log ends before our position"
-    if time.time() - float(facts.get("seen", 0)) > MAX_AWAY_S:
-        return "erasures may have been missed"
-    return ""
-
-
-async def _progress(db: Any) -> dict[int, Progress]:
-    return {row[0]: Progress(row[1], row[2]) for row in await db.fetch("SELECT number, next, judged FROM partitions")}
-
-
-async def _add(db: Any, begins: Mapping[int, int]) -> None:
-    await db.executemany("INSERT INTO partitions VALUES ($1, $2, -1) ON CONFLICT DO NOTHING", list(begins.items()))
-
-
-async def _remember(db: Any, facts: Mapping[str, str]) -> None:
-    await db.executemany(
-        "INSERT INTO facts VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        list(facts.items()),
-    )
-
-
-def _seen() -> dict[str, str]:
-    return {"seen": str(int(time.time()))}
+_MOVE = f"UPDATE {NAME}.partitions SET next = $3, judged = $4 WHERE generation = $1 AND number = $2"
+_WRITTEN = f"UPDATE {NAME}.generations SET written = now() WHERE number = $1"
+_VERSION = f"UPDATE {NAME}.generations SET version = $2 WHERE number = $1"

@@ -15,7 +15,7 @@ import functools
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import ParamSpec, TypeVar
@@ -44,7 +44,7 @@ from moderation.stores.sqlite_facts import progress, remember, seen
 from moderation.stores.sqlite_files import Files, unwritable
 
 PASSES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR)  # errors after which we try again
-SLOW_S = 0.25  # of a write, after which the event loop does not read the file itself
+SLOW_S = 0.05  # of a write, after which the event loop does not read the file itself
 READ_S = 10.0  # for an answer of the reading thread
 CLOSE_S = 5.0  # for each thread to end
 LONG_BYTES = sqlite_budget.PAGE // 2  # of a verdict; shorter ones are in what any record costs
@@ -80,11 +80,18 @@ class Sqlite:
         self._reader = ThreadPoolExecutor(1, "view-reader")
         self._writing = 0.0  # since when, by the monotonic clock; 0: nothing is being written
 
-    async def open(self, log: Log) -> dict[int, Progress]:
-        found = await self._write(self._open, log)
+    async def open(self, ask: Callable[[], Awaitable[Log]]) -> dict[int, Progress]:
+        await self._write(self._files.own)  # from here on nobody moves the file's positions
+        found = await self._write(self._open, await ask())
         self._single = self._explained(self._connect)
         self._bulk = await self._read(self._connect)
         return found
+
+    async def serve(self) -> dict[int, Progress]:
+        return await self._write(lambda: progress(_opened(self._written)))
+
+    async def followed(self, age_s: float) -> None:
+        await self._write(self._followed, age_s)
 
     async def add(self, begins: Mapping[int, int]) -> None:
         await self._write(self._add, begins)
@@ -128,7 +135,6 @@ class Sqlite:
 
     def _open(self, log_: Log) -> dict[int, Progress]:
         _close(self._written)  # of an attempt before this one
-        self._files.own()
         self._budget = sqlite_budget.divided(self._bound, self._files.aside)
         reason = self._unusable(log_)
         if reason:
@@ -143,11 +149,16 @@ class Sqlite:
             for statement in sql.CREATE if reason else ():
                 written.execute(statement)
             facts = {"cluster_id": log_.cluster_id, "topic": log_.topic, "engine_version": moderation.__version__}
-            remember(written, facts | seen())
+            remember(written, facts | (seen() if reason else {}))
         self._files.mark()
         self._add(log_.begins)
         log.info("view_opened", path=str(self._path), topic=log_.topic, resumed=not reason)
         return progress(written)
+
+    def _followed(self, age_s: float) -> None:
+        self._empty_log(sqlite_budget.log_bytes(0))
+        with _transaction(_opened(self._written)) as written:
+            remember(written, seen(age_s))
 
     def _add(self, begins: Mapping[int, int]) -> None:
         self._empty_log(len(begins) * sqlite_budget.FRAME)
@@ -207,7 +218,6 @@ class Sqlite:
                 written.executemany(sql.SUPERSEDE, (entry._asdict() for entry in old))
             rows = [(at.next, at.judged, number) for number, at in after.items()]
             written.executemany("UPDATE partitions SET next = ?, judged = ? WHERE number = ?", rows)
-            remember(written, seen())
             erased = [(entry.post_id,) for entry in kept if entry.kind == Kind.ERASED]
             found = (written.execute("SELECT post_id, tenant FROM verdicts WHERE post_id = ?", one) for one in erased)
             return dict(row for rows in found for row in rows)
@@ -257,9 +267,7 @@ class Sqlite:
 
     def _close(self) -> None:
         try:
-            if self._written is not None:
-                with closing(self._written) as written, _transaction(written):
-                    remember(written, seen())
+            _close(self._written)
         finally:
             self._files.release()
 

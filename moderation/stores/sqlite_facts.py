@@ -12,6 +12,8 @@ from moderation.stores import MAX_AWAY_S, Log, Progress
 from moderation.stores.sqlite_budget import PAGE
 from moderation.stores.sqlite_statements import APPLICATION_ID, FORMAT
 
+CLOCK_S = 60.0  # by which a clock may be set back
+
 
 def unusable(db: sqlite3.Connection, log: Log, most_pages: int) -> str:
     """Why the file cannot be gone on with, or the empty string. Raises ConfigError if it is not ours at all."""
@@ -28,7 +30,9 @@ def unusable(db: sqlite3.Connection, log: Log, most_pages: int) -> str:
             return f"another {name}"
     if any(at.next > log.ends.get(number, 0) for number, at in progress(db).items()):
         return "the log ends before our position"  # the topic was made anew. A longer one passes for the old one
-    if time.time() - float(facts.get("seen", 0)) > MAX_AWAY_S:
+    # A view that has read all there is has missed nothing. A time to come was told by a clock that was wrong.
+    away_s = time.time() - float(facts.get("seen", 0))
+    if not -CLOCK_S <= away_s <= MAX_AWAY_S and log.has_unread(progress(db)):
         return "erasures may have been missed"
     unreadable = db.execute("SELECT count(*) FROM verdicts WHERE kind = 2").fetchone()[0]
     if unreadable and facts["engine_version"] != moderation.__version__:
@@ -52,6 +56,6 @@ def remember(db: sqlite3.Connection, facts: Mapping[str, str]) -> None:
     )
 
 
-def seen() -> dict[str, str]:
-    """That the view is up to date now."""
-    return {"seen": str(int(time.time()))}
+def seen(age_s: float = 0.0) -> dict[str, str]:
+    """When the view had read all of its log."""
+    return {"seen": str(time.time() - age_s)}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 START_S = 30.0
+PASSWORD = "known-to-all"  # noqa: S105  it is told to whoever asks
 
 
 def binaries() -> Path:
@@ -41,29 +42,28 @@ def running() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    data = folder / "data"
+    data, password = folder / "data", folder / "password"
+    password.write_text(PASSWORD)
+    flags = ["-U", "moderation", "--auth=scram-sha-256", f"--pwfile={password}", "--no-sync", "-E", "UTF8"]
     made = subprocess.run(
-        [binaries() / "initdb", "-D", data, "-U", "moderation", "--auth=trust", "--no-sync", "-E", "UTF8"],
+        [binaries() / "initdb", "-D", data, *flags],
         **options,
         check=False,
     )
     assert made.returncode == 0, made.stderr
     settings = {"fsync": "off", "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": "60"}
-    flags = [flag for name, value in settings.items() for flag in ("-c", f"{name}={value}")]
+    given = [flag for name, value in settings.items() for flag in ("-c", f"{name}={value}")]
     server = subprocess.Popen(
-        [binaries() / "postgres", "-D", data, "-p", str(port), *flags], **(options | {"stderr": subprocess.DEVNULL})
+        [binaries() / "postgres", "-D", data, "-p", str(port), *given], **(options | {"stderr": subprocess.DEVNULL})
     )
     try:
         deadline = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert server.poll() is None, "PostgreSQL has ended"
-                assert time.monotonic() < deadline, "PostgreSQL does not answer"
-                time.sleep(0.05)  # nothing tells when a server listens
-        yield f"postgresql://moderation@127.0.0.1:{port}"
+        ready: list[str | Path] = [binaries() / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+        while subprocess.run(ready, check=False).returncode:
+            assert server.poll() is None, "PostgreSQL has ended"
+            assert time.monotonic() < deadline, "PostgreSQL does not answer"
+            time.sleep(0.05)  # nothing tells when a server takes connections
+        yield f"postgresql://moderation:{PASSWORD}@127.0.0.1:{port}"
     finally:
         server.terminate()
         try:

@@ -14,21 +14,21 @@ from typing import Any
 
 import grpc
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from structlog.testing import capture_logs
 
-from moderation import api, stores, view_lag, wire
+from moderation import api, freshness, stores, view_lag, wire
 from moderation.demo.kafka import LocalKafka
 from moderation.settings import ApiSettings, OpsSettings
-from moderation.stores import StoreUnavailableError
+from moderation.stores import StoreUnavailableError, sqlite
 from moderation.stores.sqlite import CLOSE_S, Sqlite
 from moderation.v1 import moderation_service_pb2 as pb
 from tests.builders import a_verdict
 from tests.integration import volumes
 from tests.integration.lookups import NOT_SERVING, SERVING, Api, a_free_address, service, watch_health
 from tests.integration.test_observe import Port
-from tests.integration.test_stores import LOG, Folding, entry, verdict
+from tests.integration.test_stores import LOG, Folding, entry, told, verdict
 from tests.integration.test_verdicts import events
 
 FOUND, NOT_FOUND = pb.LOOKUP_STATE_FOUND, pb.LOOKUP_STATE_NOT_FOUND
@@ -115,8 +115,8 @@ async def test_with_its_volume_full_the_lag_is_true_and_the_api_leaves_service_u
             await one.becomes(SERVING)
             await one.found("p20499")
             assert await one.port.value(AGE) == await one.port.value("moderation_view_stalled") == 0
-    assert len(events(logged, "view_stalled")) == len(events(logged, "view_goes_on")) == 1
-    assert "SQLITE_FULL" in events(logged, "view_stalled")[0]["reason"]
+    assert len(events(logged, "view_goes_on")) == 1
+    assert any("SQLITE_FULL" in event["reason"] for event in events(logged, "view_stalled"))
 
 
 async def test_at_a_real_end_of_what_the_file_may_hold_it_is_the_same(running_api: Api, tmp_path: Path) -> None:
@@ -172,13 +172,20 @@ async def ends(one: Observed) -> None:
 async def test_a_disk_that_hangs_leaves_the_event_loop_alone_and_the_api_leaves_service(
     running_api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(view_lag, "STALL_S", 1.0)
+    monkeypatch.setattr(freshness, "STALL_S", 1.0)
     with volumes.disk(tmp_path / "disk", 64) as disk, capture_logs() as logged:
-        async with observed(running_api, view=disk / "verdicts.sqlite", memory_bytes=0) as one:
+        async with observed(running_api, view=disk / "verdicts.sqlite") as one:
             await one.verdicts(0, 10)
             await one.found("p9")
+            monkeypatch.setattr(sqlite, "READ_S", 1.0)
             with volumes.frozen(disk):
                 await hangs(one)
+                begun = time.monotonic()
+                try:  # what is not in memory is answered or refused, in time
+                    assert await one.state("nobody") == NOT_FOUND
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() == grpc.StatusCode.UNAVAILABLE, error.details()
+                assert time.monotonic() - begun < 3.0
             await ends(one)
     assert [one["reason"] for one in events(logged, "view_stalled")] == ["the store has not answered within 1 s"]
 
@@ -197,7 +204,7 @@ def held(store: Sqlite) -> Any:
 async def test_a_thread_that_hangs_is_the_same(
     running_api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(view_lag, "STALL_S", 1.0)
+    monkeypatch.setattr(freshness, "STALL_S", 1.0)
     made: list[Sqlite] = []
     real = Sqlite.__init__
 
@@ -231,8 +238,8 @@ async def test_a_store_that_could_not_be_opened_for_want_of_room_opens_when_ther
             with volumes.filled(volume):
                 for _ in range(2):
                     with pytest.raises(StoreUnavailableError, match=r"SQLITE_|No space"):
-                        await store.open(LOG)
-            assert (await store.open(LOG)).keys() == {0, 1}
+                        await store.open(told(LOG))
+            assert (await store.open(told(LOG))).keys() == {0, 1}
             await Folding(store)(entry("a", 1))
             assert await verdict(store, "a") == b"a@1"
         finally:
@@ -280,6 +287,10 @@ async def test_a_partition_without_a_leader_makes_the_lag_unknown(
         leaders = {0: [1], 1: [3]}
         await admin.create_topics([NewTopic(name, -1, -1, leaders) for name in ("posts", "verdicts")])
         await admin.close()
+        for broker in local.bootstrap.split(","):  # each knows of them a little later
+            async with AIOKafkaConsumer(bootstrap_servers=broker) as consumer, asyncio.timeout(30):
+                while not {"posts", "verdicts"} <= await consumer.topics():
+                    pass
         async with observed(Api(local.bootstrap, "posts", "verdicts", tmp_path), max_lag_unknown_s=6.0) as one:
             await one.verdicts(0, 10)
             await one.found("p9")

@@ -19,8 +19,8 @@ PACKAGE = Path(moderation.__file__).parent
 ROWS = [
     "__main__ cli bench demo",
     "runtime worker processor watchdog vitals lane recall publisher api service watching ledger guard posts verdicts "
-    "kafka client show ops top exporter health",
-    "moderator wire requests answers recent stores view_lag",
+    "entries freshness kafka client show ops top exporter health",
+    "moderator wire requests answers recent feeds stores view_lag",
     "memory verdict_json fastjson tokens refusals keys suspects isolation jwks certificates consumer prescan",
     "records",
     "batcher encoders failed_posts models post_queue self_check",
@@ -46,8 +46,9 @@ SIDEWAYS = {
     "requests": "stores wire",
     "recent": "answers stores",
     "view_lag": "stores",
+    "feeds": "stores",
     "posts": "kafka",
-    "verdicts": "kafka",
+    "verdicts": "entries freshness kafka",
     "batcher": "encoders failed_posts models post_queue self_check",
     "encoders": "models",
     "post_queue": "models",
@@ -64,7 +65,7 @@ SIDEWAYS = {
 }
 # Only these import them.
 LIBRARIES = {
-    "aiokafka": "kafka consumer records worker watchdog vitals publisher recall posts verdicts bench demo",
+    "aiokafka": "kafka consumer records worker watchdog vitals publisher recall posts verdicts freshness bench demo",
     "grpc": "api service ledger guard refusals client health demo bench v1 certificates",
     "grpc_health": "api health demo",
     "grpc_reflection": "api",

@@ -14,6 +14,7 @@ from moderation.lane import Lane, Offsets
 from moderation.memory import Memory
 from moderation.publisher import Publisher
 from moderation.settings import KafkaSettings
+from moderation.suspects import Opening
 
 
 def test_the_prefix_ends_at_the_first_offset_without_a_result() -> None:
@@ -52,10 +53,10 @@ def test_what_is_ready_survives_giving_up_and_nothing_else_does() -> None:
 
 
 def a_lane() -> Lane:
-    async def nowhere() -> int:
+    async def nowhere() -> Opening:
         raise AssertionError("it is not opened")
 
-    return Lane(Publisher(KafkaSettings(), 0, nowhere), Memory(0, 0), asyncio.Event())
+    return Lane(Publisher(KafkaSettings(), 0, nowhere), Memory(0, 0), asyncio.Event(), 10)
 
 
 def test_posts_of_one_poll_are_as_old_as_their_timestamps_say_whenever_that_is_asked() -> None:

@@ -11,9 +11,10 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from moderation import view_lag
+from moderation import freshness, view_lag
+from moderation.freshness import Stall
 from moderation.stores import StoreUnavailableError
-from moderation.view_lag import Stall, ViewLag
+from moderation.view_lag import ViewLag
 
 
 class Broker:
@@ -135,7 +136,7 @@ async def test_without_an_answer_the_lag_is_not_known_and_that_is_said_once(
 
 
 async def test_a_store_that_hangs_stalls_the_view_and_then_gives_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view_lag, "STALL_S", 0.01)
+    monkeypatch.setattr(freshness, "STALL_S", 0.01)
     stall, answer = Stall(), asyncio.get_running_loop().create_future()
     with capture_logs() as logged:
         watching = asyncio.create_task(stall.watch(answer))
