@@ -1,0 +1,52 @@
+"""grpc.reflection.v1alpha: what the server has, for tools. Its callers are let in as those of a lookup are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from moderation.admission import Admission
+from moderation.guard import Context
+from moderation.refusals import RefusedError
+
+MAX_REQUEST_BYTES = 4_096
+METHOD = "ListPolicies"  # who may read what the API judges by may read what it can be asked
+
+
+def handlers(admission: Admission, services: Sequence[str]) -> grpc.GenericRpcHandler:
+    """What a server is given. `services`: those to list, besides this one."""
+    servicer: Any = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME])
+
+    async def info(_: object, context: Context) -> None:
+        owner = None
+        try:
+            _caller, owner = admission.caller(context, METHOD)
+            admission.take("watch", owner)
+            admission.check("watch", owner)
+            async for answer in servicer.ServerReflectionInfo(_asked(admission, owner, context), context):
+                await context.write(answer.SerializeToString())
+        except RefusedError as error:
+            status = error.status()
+            await context.abort(status.code, status.details, status.trailing_metadata)
+        finally:
+            if owner is not None:
+                admission.give_back("watch", owner)
+
+    return grpc.method_handlers_generic_handler(
+        reflection.SERVICE_NAME, {"ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(info)}
+    )
+
+
+async def _asked(admission: Admission, owner: str, context: Context) -> AsyncIterator[Any]:
+    """The requests of a call, until the caller has no more."""
+    message: Any = reflection_pb2
+    while (body := await admission.lookups.read_next(context, owner, MAX_REQUEST_BYTES)) is not None:
+        try:
+            yield message.ServerReflectionRequest.FromString(body)
+        except DecodeError:
+            text = "the request is no ServerReflectionRequest"
+            raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", text) from None
