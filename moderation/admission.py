@@ -71,13 +71,23 @@ class Admission:
         if not held[owner]:
             del held[owner]
 
-    def check(self, kind: str, owner: str) -> None:
-        """Raises RefusedError when a call that has taken a place is one too many, or comes too late."""
+    async def check(self, kind: str, owner: str) -> None:
+        """Raises RefusedError when a call that has taken a place is one too many, or comes too late.
+
+        A caller with more calls than its share hears it late: one that tries again at once would be all that is served.
+        """
         if kind in self.closed:
             self.late += 1
             raise unavailable("STOPPING", "the service is stopping; try again elsewhere", 0.0)
         free = self._free[kind]
-        if free < 0 or self._held[kind][owner] - 1 >= SHARE * (free + 1):
+        shared = self._held[kind][owner] - 1 >= SHARE * (free + 1)
+        if free < 0 or shared:
+            if shared:
+                self.give_back(kind, owner)  # it waits for its refusal without a place
+                try:
+                    await asyncio.sleep(OVERLOAD_S)
+                finally:
+                    self.take(kind, owner)
             raise exhausted("OVERLOADED", "too many calls at once; try again later", OVERLOAD_S)
 
     async def sweep(self) -> None:

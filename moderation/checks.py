@@ -15,6 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 
+from moderation import refusals
 from moderation.bodies import Bodies
 from moderation.connections import Connections, address_of
 from moderation.guard import Context, Guard
@@ -110,7 +111,8 @@ class Checks:
         address = address_of(context.peer())
         free = MAX_WATCHES - self._watches.total()
         if not free or self._watches[address] >= SHARE * free:
-            await _abort(context, exhausted("OVERLOADED", "too many watches of health at once", RETRY_S))
+            await asyncio.sleep(RETRY_S)  # one that tries again at once would be all that is served
+            await refusals.end(context, exhausted("OVERLOADED", "too many watches of health at once", RETRY_S))
         self._watches[address] += 1
         try:
             await self._follow(await self._name(context), context)
@@ -127,7 +129,9 @@ class Checks:
                     async with asyncio.timeout(STALL_S):
                         await context.write(health_pb2.HealthCheckResponse(status=status).SerializeToString())
                 except TimeoutError:
-                    await _abort(context, exhausted("SLOW_READER", "the reader took no message for too long", RETRY_S))
+                    await refusals.end(
+                        context, exhausted("SLOW_READER", "the reader took no message for too long", RETRY_S)
+                    )
                 told = status
             await changed.wait()
 
@@ -137,7 +141,7 @@ class Checks:
             body = await self._bodies.read(context, address_of(context.peer()), MAX_REQUEST_BYTES)
             return str(health_pb2.HealthCheckRequest.FromString(body).service)
         except RefusedError as error:
-            await _abort(context, error)
+            await refusals.end(context, error)
         except DecodeError:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is no HealthCheckRequest")
         raise AssertionError("an abort raises")
@@ -146,8 +150,3 @@ class Checks:
         if name not in self.names:
             return SERVICE_UNKNOWN
         return SERVING if self._serving else NOT_SERVING
-
-
-async def _abort(context: Context, error: RefusedError) -> None:
-    status = error.status()
-    await context.abort(status.code, status.details, status.trailing_metadata)

@@ -23,6 +23,8 @@ from moderation.settings import ApiSettings
 BURST = 64  # refused calls of a peer's address that are answered at once,
 REFILL_PER_S = 4.0  # and so many a second after that; the next one closes its connection
 SWEEP_S = 0.5
+FEW = 200  # connections, among which one is found at once: beyond that a thread does it
+LOOK_S = 0.01  # between two such looks
 LOG_S = 10.0  # between two lines about what was refused
 REMEMBERED = 10_000  # addresses
 
@@ -39,6 +41,8 @@ class Connections:
         self._most = settings.max_peer_connections
         self._stranger_s = settings.stranger_timeout_s if guarded else float("inf")
         self._sockets = _Sockets()
+        self._port = 0
+        self._looked = 0.0  # for one peer, at once
         self._admitted: set[str] = set()  # peers
         self._seen: dict[str, float] = {}  # by peer: when it connected, or had its health check answered
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by address: refusals left, as of when
@@ -71,10 +75,15 @@ class Connections:
             self._left.popitem(last=False)
         if left < 1:
             self._condemned.add(peer)
-            self._woken.set()
+            if len(self._seen) <= FEW and now - self._looked >= LOOK_S:
+                self._looked = now
+                self._shut(self._sockets.peers(self._port), [peer], "unauthenticated")
+            else:
+                self._woken.set()
 
     async def watch(self, port: int) -> None:
         """Closes what is to be closed, until it is cancelled. `port`: the one that is served."""
+        self._port = port
         swept = logged = 0.0
         while True:
             with suppress(TimeoutError):

@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from moderation import refusals
 from moderation.admission import Admission
 from moderation.guard import Context
 from moderation.refusals import RefusedError
@@ -26,12 +27,11 @@ def handlers(admission: Admission, services: Sequence[str]) -> grpc.GenericRpcHa
         try:
             _caller, owner = admission.caller(context, METHOD)
             admission.take("watch", owner)
-            admission.check("watch", owner)
+            await admission.check("watch", owner)
             async for answer in servicer.ServerReflectionInfo(_asked(admission, owner, context), context):
                 await context.write(answer.SerializeToString())
         except RefusedError as error:
-            status = error.status()
-            await context.abort(status.code, status.details, status.trailing_metadata)
+            await refusals.end(context, error)
         finally:
             if owner is not None:
                 admission.give_back("watch", owner)

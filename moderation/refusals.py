@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -62,6 +63,17 @@ def _status(
         packed.append(Packed())
         packed[-1].Pack(detail)
     return rpc_status.to_status(status_pb2.Status(code=code.value[0], message=text, details=packed))
+
+
+async def end(context: grpc.aio.ServicerContext[Any, Any], refused: RefusedError) -> None:
+    """Ends a call with this status. Raises what gRPC raises then, or CancelledError if the caller has left."""
+    status = refused.status()
+    try:
+        await context.abort(status.code, status.details, status.trailing_metadata)
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.BaseError:  # gRPC would log it with its frames, for each caller who hangs up
+        raise asyncio.CancelledError from None
 
 
 def invalid(field: str, problem: str) -> RefusedError:

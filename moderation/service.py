@@ -18,12 +18,12 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from moderation import answers, metrics, posts, requests, shape, tokens, traces, wire
+from moderation import answers, metrics, posts, refusals, requests, shape, tokens, traces, wire
 from moderation.admission import Admission
 from moderation.answers import Found
 from moderation.errors import ModerationError, PostError
 from moderation.guard import Caller, Context
-from moderation.ledger import Ledger
+from moderation.ledger import LARGE_BYTES, Ledger
 from moderation.policies import Policy, PolicySet, digest_of
 from moderation.refusals import RefusedError, unavailable
 from moderation.requests import Look
@@ -58,22 +58,7 @@ def _answered(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
     def wrap(method: Method[Request, Answer]) -> Handler[Answer]:
         name = method.__name__
         answered, seconds = metrics.CALLS.labels(name, "OK"), metrics.CALL.row(name)
-        request_name = pb.DESCRIPTOR.services_by_name["ModerationService"].methods_by_name[name].input_type.name
-        parse: Callable[[bytes], Request] = getattr(pb, request_name).FromString
-
-        async def read(self: Service, owner: str, context: Context) -> Request:
-            body = await (self.admission.lookups if limit else self.admission.posts).read(
-                context, owner, limit or self.admission.largest
-            )
-            try:
-                if not limit:
-                    shape.check(body, POST_PARTS, PARTS + IMAGE_PARTS * self.max_images)
-                return parse(body)
-            except shape.ShapeError as error:
-                raise PostError(Reason.INVALID_POST, str(error)) from None
-            except DecodeError:
-                text = f"the request is no {request_name}"
-                raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", text) from None
+        read = _reader(name, limit)
 
         @functools.wraps(method)
         async def call(self: Service, _: object, context: Context) -> Answer:
@@ -87,7 +72,7 @@ def _answered(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
             try:
                 with traces.serving(self.name, name, context) as span:
                     try:
-                        admission.check(kind, owner)
+                        await admission.check(kind, owner)
                         request = await read(self, owner, context)
                         if (cost := len(getattr(request, "post_ids", ())) / 100) > 1:
                             admission.guard.spend(caller, context, cost - 1)
@@ -107,6 +92,35 @@ def _answered(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
         return call
 
     return wrap
+
+
+def _reader(method: str, limit: int) -> Callable[[Service, str, Context], Awaitable[Any]]:
+    """What reads and parses the request of a method."""
+    request_name = pb.DESCRIPTOR.services_by_name["ModerationService"].methods_by_name[method].input_type.name
+    parse: Callable[[bytes], Any] = getattr(pb, request_name).FromString
+
+    async def read(self: Service, owner: str, context: Context) -> Any:
+        body = await (self.admission.lookups if limit else self.admission.posts).read(
+            context, owner, limit or self.admission.largest
+        )
+        large = len(body) > LARGE_BYTES
+        try:
+            if large:
+                await asyncio.sleep(0)  # others come in between the copy that gRPC has made and ours
+            if not limit:
+                shape.check(body, POST_PARTS, PARTS + IMAGE_PARTS * self.max_images)
+            request = parse(body)
+        except shape.ShapeError as error:
+            raise PostError(Reason.INVALID_POST, str(error)) from None
+        except DecodeError:
+            text = f"the request is no {request_name}"
+            raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", text) from None
+        del body
+        if large:
+            await asyncio.sleep(0)
+        return request
+
+    return read
 
 
 class Service:
@@ -273,8 +287,7 @@ class Service:
         refused = self.refusal(error, method)
         metrics.CALLS.labels(method, refused.code.name).inc()
         traces.ended(span, refused.code.name)
-        status = refused.status()
-        await context.abort(status.code, status.details, status.trailing_metadata)
+        await refusals.end(context, refused)
 
     def refusal(self, error: Exception, method: str) -> RefusedError:
         """The status that a call ends with for this error; what breaks the process ends it."""

@@ -34,6 +34,7 @@ def _told(row: dict[str, Any]) -> str:
         f"{row['api']:8} {row['by']:9} {row['attack']:20} p50 {quiet['p50_ms']:7.1f} > {attacked['p50_ms']:9.1f} ms  "
         f"p99 {quiet['p99_ms']:7.1f} > {attacked['p99_ms']:9.1f} ms ({row['ratio']:7.2f}x)  refused {row['refused']:4}"
         f" +{row['refused_after']:4}  memory {memory['before']:4} > {memory['peak']:5} > {memory['after']:5} MiB"
+        f"  CPU {row['cpu_s']:5.1f} s"
     )
 
 
@@ -50,12 +51,12 @@ async def run(options: argparse.Namespace) -> list[dict[str, Any]]:
                 credentials = harness.Credentials(Path(folder)) if api == "guarded" else None
                 async with harness.api(environment, Path(folder), credentials, tree=options.tree) as server:
                     token = credentials.token("hostile") if credentials and by == "caller" else ""
-                    target = attacks.Target(server.address, harness.target_tls(server), token, source=ATTACKER)
-                    chosen = attacks.ADMITTED if by != "stranger" else attacks.STRANGER
-                    found = await beside(server, chosen[name], target, options.pace, options.seconds)
-                    logged = len(server.events())
-            rows.append({"api": api, "by": by, "attack": name, **found, "log_lines": logged})
+                    found = await beside(server, name, token, ATTACKER, options.pace, options.seconds)
+                    logged = server.events()
+            rows.append({"api": api, "by": by, "attack": name, **found, "log_lines": len(logged)})
             print(_told(rows[-1]), flush=True)
+            for text in sorted({str(event.get("line", event["event"])) for event in logged})[: options.log]:
+                print("    ", text[:300], flush=True)
     return rows
 
 
@@ -76,6 +77,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each of the three phases")
     parser.add_argument("--pace", type=float, default=50.0, help="calls a second of the good caller")
     parser.add_argument("--tree", type=Path, help="a checkout whose code is attacked in place of this one")
+    parser.add_argument("--log", type=int, default=0, help="events of the API's log to show, of each kind one")
     parser.add_argument("--json", type=Path, help="a file for the results")
     options = parser.parse_args()
     rows = asyncio.run(run(options))

@@ -43,7 +43,7 @@ class Connection:
 
     async def write(self, data: bytes) -> None:
         """Sends, and waits while the socket is full. Raises ConnectionError once the server has hung up."""
-        if self.closed.is_set():
+        if self.closed.is_set() or self._writer.transport.is_closing():
             raise ConnectionResetError
         self._writer.write(data)
         await self._writer.drain()

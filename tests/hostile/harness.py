@@ -75,6 +75,11 @@ class Server:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def cpu_s(self) -> float:
+        """CPU seconds of all its threads, so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def descriptors(self) -> int:
         """Files and sockets that it holds open."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -87,7 +92,8 @@ class Server:
 
     def events(self) -> list[dict[str, Any]]:
         """What it has logged."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        lines = self.log.read_text().splitlines()
+        return [json.loads(line) if line.startswith("{") else {"event": "no event", "line": line} for line in lines]
 
 
 async def put_verdict(bootstrap: str, topic: str) -> None:

@@ -18,10 +18,11 @@ PACKAGE = Path(moderation.__file__).parent
 # A row imports rows below it.
 ROWS = [
     "__main__ cli bench demo",
-    "runtime worker vitals lane recall publisher api service watching ledger guard posts verdicts kafka client show "
+    "runtime worker vitals lane recall publisher api checks reflection service admission bodies connections watching "
+    "ledger guard posts verdicts kafka client show "
     "ops top exporter health",
     "moderator wire requests answers recent stores",
-    "memory verdict_json fastjson tokens refusals keys",
+    "memory verdict_json fastjson tokens refusals keys shape",
     "batcher encoders models",
     "prompts policies media",
     "types errors settings telemetry traces metrics tally room v1",
@@ -36,8 +37,11 @@ SIDEWAYS = {
     "recall": "kafka",
     "lane": "kafka publisher",
     "publisher": "kafka",
-    "api": "guard kafka ops posts runtime service verdicts",
-    "service": "guard ledger posts verdicts watching",
+    "api": "admission checks connections guard kafka ops posts reflection runtime service verdicts",
+    "checks": "bodies connections guard ops service",
+    "reflection": "admission guard",
+    "service": "admission guard ledger posts verdicts watching",
+    "admission": "bodies connections guard",
     "watching": "guard verdicts",
     "ledger": "posts",
     "requests": "stores wire",
@@ -56,9 +60,9 @@ SIDEWAYS = {
 # Only these import them.
 LIBRARIES = {
     "aiokafka": "kafka worker vitals publisher recall posts verdicts bench demo",
-    "grpc": "api service ledger guard refusals client health demo bench v1",
-    "grpc_health": "api health demo",
-    "grpc_reflection": "api",
+    "grpc": "api checks reflection service admission bodies ledger guard refusals client health demo bench v1",
+    "grpc_health": "checks health demo",
+    "grpc_reflection": "reflection",
     "grpc_status": "refusals client",
     "jwt": "guard keys",
     "opentelemetry": "traces exporter",
