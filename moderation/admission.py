@@ -71,23 +71,22 @@ class Admission:
         if not held[owner]:
             del held[owner]
 
-    async def check(self, kind: str, owner: str) -> None:
-        """Raises RefusedError when a call that has taken a place is one too many, or comes too late.
+    def crowded(self, kind: str, owner: str) -> bool:
+        """Whether a caller has its share of the places of this kind already, and others need the rest."""
+        free = self._free[kind]
+        return free > 0 and kind not in self.closed and self._held[kind].get(owner, 0) >= SHARE * free
 
-        A caller with more calls than its share hears it late: one that tries again at once would be all that is served.
-        """
+    async def hold_off(self) -> None:
+        """Raises RefusedError, late: a caller that tries again at once would be all that is served."""
+        await asyncio.sleep(OVERLOAD_S)
+        raise exhausted("OVERLOADED", "too many calls of this caller at once; try again later", OVERLOAD_S)
+
+    def check(self, kind: str) -> None:
+        """Raises RefusedError when a call that has taken a place is one too many, or comes too late."""
         if kind in self.closed:
             self.late += 1
             raise unavailable("STOPPING", "the service is stopping; try again elsewhere", 0.0)
-        free = self._free[kind]
-        shared = self._held[kind][owner] - 1 >= SHARE * (free + 1)
-        if free < 0 or shared:
-            if shared:
-                self.give_back(kind, owner)  # it waits for its refusal without a place
-                try:
-                    await asyncio.sleep(OVERLOAD_S)
-                finally:
-                    self.take(kind, owner)
+        if self._free[kind] < 0:
             raise exhausted("OVERLOADED", "too many calls at once; try again later", OVERLOAD_S)
 
     async def sweep(self) -> None:

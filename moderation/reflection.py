@@ -23,18 +23,21 @@ def handlers(admission: Admission, services: Sequence[str]) -> grpc.GenericRpcHa
     servicer: Any = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME])
 
     async def info(_: object, context: Context) -> None:
-        owner = None
+        taken = None
         try:
             _caller, owner = admission.caller(context, METHOD)
+            if admission.crowded("watch", owner):
+                await admission.hold_off()
             admission.take("watch", owner)
-            await admission.check("watch", owner)
+            taken = owner
+            admission.check("watch")
             async for answer in servicer.ServerReflectionInfo(_asked(admission, owner, context), context):
                 await context.write(answer.SerializeToString())
         except RefusedError as error:
             await refusals.end(context, error)
         finally:
-            if owner is not None:
-                admission.give_back("watch", owner)
+            if taken is not None:
+                admission.give_back("watch", taken)
 
     return grpc.method_handlers_generic_handler(
         reflection.SERVICE_NAME, {"ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(info)}

@@ -65,6 +65,8 @@ def _answered(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
             begun, admission = time.perf_counter(), self.admission
             try:
                 caller, owner = admission.caller(context, name)
+                if admission.crowded(kind, owner):
+                    await admission.hold_off()
             except Exception as error:
                 await self.refuse(error, name, None, context)
                 raise
@@ -72,7 +74,7 @@ def _answered(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
             try:
                 with traces.serving(self.name, name, context) as span:
                     try:
-                        await admission.check(kind, owner)
+                        admission.check(kind)
                         request = await read(self, owner, context)
                         if (cost := len(getattr(request, "post_ids", ())) / 100) > 1:
                             admission.guard.spend(caller, context, cost - 1)

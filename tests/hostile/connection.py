@@ -48,11 +48,13 @@ class Connection:
         self._writer.write(data)
         await self._writer.drain()
 
-    async def open(self, path: str, *metadata: tuple[str, str], end: bool = False) -> int:
-        """The number of a new stream, its headers sent."""
+    async def open(self, path: str, *metadata: tuple[str, str], end: bool = False, body: bytes = b"") -> int:
+        """The number of a new stream: its headers are sent, and a body with them that ends it."""
         number = self.stream()
         flags = frames.END_HEADERS | (frames.END_STREAM if end else 0)
         await self.write(frames.frame(frames.HEADERS, flags, number, frames.request(path, *metadata)))
+        if body:
+            await self.write(frames.frame(frames.DATA, frames.END_STREAM, number, body))
         return number
 
     async def send(self, stream: int, data: bytes, *, end: bool = False) -> int:
