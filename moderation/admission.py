@@ -7,7 +7,6 @@ and waits for nothing. Callers who are known share the places, and the memory th
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 
 import grpc
 
@@ -37,7 +36,7 @@ class Admission:
             "watch": settings.max_watches,
         }
         self._free = dict(self._most)
-        self._held: dict[str, Counter[str]] = {kind: Counter() for kind in self._most}  # places, by caller
+        self._held: dict[str, dict[str, int]] = {kind: {} for kind in self._most}  # places, by caller
         half = settings.max_body_bytes // 2
         self.posts = Bodies(half, largest, settings.body_timeout_s)
         self.lookups = Bodies(half, largest, min(LOOKUP_S, settings.body_timeout_s))
@@ -61,14 +60,16 @@ class Admission:
     def take(self, kind: str, owner: str) -> None:
         """Takes a place among the calls of this kind; `check` says whether the call may have it."""
         self._free[kind] -= 1
-        self._held[kind][owner] += 1
+        held = self._held[kind]
+        held[owner] = held.get(owner, 0) + 1
 
     def give_back(self, kind: str, owner: str) -> None:
         """The call has ended."""
         self._free[kind] += 1
         held = self._held[kind]
-        held[owner] -= 1
-        if not held[owner]:
+        if left := held[owner] - 1:
+            held[owner] = left
+        else:
             del held[owner]
 
     def crowded(self, kind: str, owner: str) -> bool:

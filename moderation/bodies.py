@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,21 +25,9 @@ LOOKUP_S = 5.0  # the bodies of lookups have to be complete within this
 GRACE_S = 0.25  # a lookup's body that takes longer makes room for one that waits
 SWEEP_S = 0.1
 COPIES = 3  # a post on its way to the topic is held so often: the message, the record, the producer's batch
-HEADER = 5  # bytes of a gRPC message's own header
 
+Task = asyncio.Task[Any] | None
 Context = grpc.aio.ServicerContext[Any, Any]
-
-
-class _Read:
-    """A body that is being read, by a task that is cancelled when it takes too long."""
-
-    __slots__ = ("began", "caller", "late", "task")
-
-    def __init__(self, caller: str) -> None:
-        self.caller = caller
-        self.began = time.monotonic()
-        self.late = False
-        self.task = asyncio.current_task()
 
 
 class Bodies:
@@ -47,13 +35,12 @@ class Bodies:
 
     def __init__(self, budget: int, largest: int, longest_s: float) -> None:
         """`budget`: bytes. A read takes `largest` of them; it has to end within `longest_s`."""
-        self._budget = max(budget, largest)
+        self._free = max(budget, largest)
         self._largest = largest
         self._longest_s = longest_s
-        self._free = self._budget
-        self._held: Counter[str] = Counter()  # bytes, by caller
-        self._reads: dict[_Read, None] = {}  # oldest first
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # by caller
+        self._held: dict[str, int] = {}  # bytes, by caller
+        self._reads: dict[Task, tuple[float, str]] = {}  # oldest first: since when, for which caller
+        self._waiting: dict[str, deque[tuple[float, asyncio.Future[None]]]] = {}  # by caller: since when
 
     async def read(self, context: Context, caller: str, limit: int) -> bytes:
         """The message of a call of this caller, up to `limit` bytes. Its memory is not counted any more.
@@ -67,8 +54,23 @@ class Bodies:
 
     async def read_next(self, context: Context, caller: str, limit: int) -> bytes | None:
         """The next message of a stream, as above; None: there are no more."""
-        body = await self._read(context, caller)
-        self._give_back(caller, self._largest)
+        if self._waiting or not self._fits(caller):
+            await self._turn(caller)
+        else:
+            self._take(caller, self._largest)
+        task = asyncio.current_task()
+        self._reads[task] = time.monotonic(), caller
+        try:
+            body: Any = await context.read()
+        except asyncio.CancelledError:
+            if task in self._reads or task is None:  # it is the caller who has left
+                raise
+            task.uncancel()
+            text = "the request did not arrive in time"
+            raise RefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, "SLOW_BODY", text) from None
+        finally:
+            self._reads.pop(task, None)
+            self._give_back(caller, self._largest)
         if not isinstance(body, bytes):
             return None
         if len(body) > limit:
@@ -91,36 +93,20 @@ class Bodies:
         while True:
             await asyncio.sleep(SWEEP_S)
             now = time.monotonic()
-            while self._reads and (oldest := next(iter(self._reads))).began < now - self._longest_s:
-                self._cut(oldest)
-
-    async def _read(self, context: Context, caller: str) -> Any:
-        if not self._waiting and self._fits(caller):
-            self._take(caller, self._largest)
-        else:
-            await self._turn(caller)
-        read = _Read(caller)
-        self._reads[read] = None
-        try:
-            body = await context.read()
-        except BaseException as error:
-            self._give_back(caller, self._largest)
-            if read.late and isinstance(error, asyncio.CancelledError) and read.task:
-                read.task.uncancel()
-                raise slow_body() from None
-            raise
-        finally:
-            self._reads.pop(read, None)
-        return body
+            while self._reads and (oldest := next(iter(self._reads.items())))[1][0] < now - self._longest_s:
+                self._cut(oldest[0])
+            if self._waiting:
+                self._send_away(now - WAIT_S)
+                for caller in list(self._waiting):
+                    self._make_room(caller)
 
     def _fits(self, caller: str) -> bool:
         """Whether this caller may take the memory of a read now."""
-        held = self._held.get(caller, 0)
-        return self._free >= self._largest and held < SHARE * self._free
+        return self._free >= self._largest and self._held.get(caller, 0) < SHARE * self._free
 
     def _take(self, caller: str, size: int) -> None:
         self._free -= size
-        self._held[caller] += size
+        self._held[caller] = self._held.get(caller, 0) + size
 
     def _give_back(self, caller: str, size: int) -> None:
         self._free += size
@@ -135,27 +121,24 @@ class Bodies:
     async def _turn(self, caller: str) -> None:
         """Waits until the caller has the memory of a read."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        queue = self._waiting.setdefault(caller, deque())
-        queue.append(turn)
+        self._waiting.setdefault(caller, deque()).append((time.monotonic(), turn))
         self._call_next()
         self._make_room(caller)
         try:
-            async with asyncio.timeout(WAIT_S):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and not turn.exception():  # it had been called
                 self._give_back(caller, self._largest)
-            else:
-                self._leave(caller, turn)
-            if isinstance(error, TimeoutError):
-                text = "too many request bodies at once; try again later"
-                raise exhausted("OVERLOADED", text, WAIT_S) from None
             raise
 
-    def _leave(self, caller: str, turn: asyncio.Future[None]) -> None:
-        queue = self._waiting.get(caller)
-        if queue and turn in queue:
-            queue.remove(turn)
+    def _send_away(self, before: float) -> None:
+        """Refuses those who have waited since before then."""
+        for caller, queue in list(self._waiting.items()):
+            while queue and (queue[0][0] < before or queue[0][1].done()):
+                turn = queue.popleft()[1]
+                if not turn.done():
+                    text = "too many request bodies at once; try again later"
+                    turn.set_exception(exhausted("OVERLOADED", text, WAIT_S))
             if not queue:
                 del self._waiting[caller]
 
@@ -165,7 +148,7 @@ class Bodies:
             caller = min(self._waiting, key=lambda name: self._held.get(name, 0))
             if not self._fits(caller):
                 return
-            turn = self._waiting[caller].popleft()
+            turn = self._waiting[caller].popleft()[1]
             if not self._waiting[caller]:
                 del self._waiting[caller]
             if not turn.done():
@@ -176,18 +159,12 @@ class Bodies:
         """Cuts the oldest read for one that waits, where reads are short: another caller's, if it is a slow one."""
         if self._longest_s > LOOKUP_S or caller not in self._waiting or not self._reads:
             return
-        oldest = next(iter(self._reads))
-        if oldest.caller != caller and oldest.began < time.monotonic() - GRACE_S:
-            self._cut(oldest)
+        task, (began, other) = next(iter(self._reads.items()))
+        if other != caller and began < time.monotonic() - GRACE_S:
+            self._cut(task)
 
-    def _cut(self, read: _Read) -> None:
-        self._reads.pop(read, None)
-        read.late = True
+    def _cut(self, task: Task) -> None:
+        del self._reads[task]
         metrics.BODIES_CUT.inc()
-        if read.task:
-            read.task.cancel()
-
-
-def slow_body() -> RefusedError:
-    """A body did not come in time."""
-    return RefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, "SLOW_BODY", "the request did not arrive in time")
+        if task:
+            task.cancel()

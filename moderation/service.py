@@ -58,7 +58,8 @@ def _answered(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
     def wrap(method: Method[Request, Answer]) -> Handler[Answer]:
         name = method.__name__
         answered, seconds = metrics.CALLS.labels(name, "OK"), metrics.CALL.row(name)
-        read = _reader(name, limit)
+        message = pb.DESCRIPTOR.services_by_name["ModerationService"].methods_by_name[name].input_type.name
+        parse = _parser(message, post=not limit)
 
         @functools.wraps(method)
         async def call(self: Service, _: object, context: Context) -> Answer:
@@ -75,7 +76,14 @@ def _answered(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
                 with traces.serving(self.name, name, context) as span:
                     try:
                         admission.check(kind)
-                        request = await read(self, owner, context)
+                        if limit:
+                            body = await admission.lookups.read(context, owner, limit)
+                        else:
+                            body = await admission.posts.read(context, owner, admission.largest)
+                        if len(body) > LARGE_BYTES:
+                            await asyncio.sleep(0)  # others come in between the copy that gRPC has made and ours
+                        request = parse(body, self.most_parts)
+                        del body
                         if (cost := len(getattr(request, "post_ids", ())) / 100) > 1:
                             admission.guard.spend(caller, context, cost - 1)
                         work = method(self, request, caller, context)
@@ -96,33 +104,22 @@ def _answered(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
     return wrap
 
 
-def _reader(method: str, limit: int) -> Callable[[Service, str, Context], Awaitable[Any]]:
-    """What reads and parses the request of a method."""
-    request_name = pb.DESCRIPTOR.services_by_name["ModerationService"].methods_by_name[method].input_type.name
-    parse: Callable[[bytes], Any] = getattr(pb, request_name).FromString
+def _parser(message: str, *, post: bool) -> Callable[[bytes, int], Any]:
+    """What reads a request of this type, of which a post may have so many parts."""
+    read: Callable[[bytes], Any] = getattr(pb, message).FromString
 
-    async def read(self: Service, owner: str, context: Context) -> Any:
-        body = await (self.admission.lookups if limit else self.admission.posts).read(
-            context, owner, limit or self.admission.largest
-        )
-        large = len(body) > LARGE_BYTES
+    def parse(body: bytes, most: int) -> Any:
         try:
-            if large:
-                await asyncio.sleep(0)  # others come in between the copy that gRPC has made and ours
-            if not limit:
-                shape.check(body, POST_PARTS, PARTS + IMAGE_PARTS * self.max_images)
-            request = parse(body)
+            if post:
+                shape.check(body, POST_PARTS, most)
+            return read(body)
         except shape.ShapeError as error:
             raise PostError(Reason.INVALID_POST, str(error)) from None
         except DecodeError:
-            text = f"the request is no {request_name}"
+            text = f"the request is no {message}"
             raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", text) from None
-        del body
-        if large:
-            await asyncio.sleep(0)
-        return request
 
-    return read
+    return parse
 
 
 class Service:
@@ -134,7 +131,7 @@ class Service:
         self, settings: Settings, view: View, inbox: posts.Posts, admission: Admission, policies: PolicySet | None
     ) -> None:
         self.admission = admission
-        self.max_images = settings.media.max_images
+        self.most_parts = PARTS + IMAGE_PARTS * settings.media.max_images
         self._settings = settings
         self._view = view
         self._policies = policies
