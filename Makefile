@@ -14,7 +14,7 @@ IMAGE   = $(ENGINE) build $(IMAGE_OPTIONS) --file deploy/Dockerfile --build-arg 
   --build-arg VERSION=$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' moderation/__init__.py) \
   --build-arg REVISION=$(shell git rev-parse HEAD)
 
-.PHONY: demo test unit chaos test-kubernetes test-containers lint format protos bench baseline pins images clean
+.PHONY: demo test unit chaos hostile test-kubernetes test-containers lint format protos bench baseline pins images clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/dev.ok ## A local Kafka, a worker and an API; sample posts in, verdicts out
@@ -28,6 +28,9 @@ unit: $(VENV)/dev.ok ## The tests that need nothing, in seconds
 
 chaos: $(VENV)/dev.ok ## Exactly once under fire, the long run: half an hour, a table
 	$(BIN)/python -m tests.chaos --runs 60 --json chaos.json
+
+hostile: $(VENV)/dev.ok ## Hostile clients of the API with a good caller beside them: a quarter of an hour, a table
+	$(BIN)/python -m tests.hostile --json hostile.json
 
 test-kubernetes: $(VENV)/dev.ok ## The service on a cluster that KUBECONFIG names, or one of its own: deploy/README.md
 	$(BIN)/pytest tests/kubernetes -s
