@@ -17,7 +17,7 @@ from typing import Any
 from moderation.demo.kafka import LocalKafka, create_service_topics
 from moderation.settings import KafkaSettings
 from tests.hostile import attacks, harness
-from tests.hostile.measure import beside
+from tests.hostile.measure import Plan, beside
 
 POD_MIB = 1_024
 ATTACKER = "127.0.0.2"  # where the API is open, a caller is an address
@@ -41,6 +41,7 @@ def _told(row: dict[str, Any]) -> str:
 async def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each attack, on a process of its own."""
     rows = []
+    plan = Plan(options.rounds, options.seconds, options.pace)
     async with LocalKafka(progress=print) as broker:
         settings = KafkaSettings(bootstrap=broker.bootstrap)
         await create_service_topics(settings, partitions=3)
@@ -51,7 +52,7 @@ async def run(options: argparse.Namespace) -> list[dict[str, Any]]:
                 credentials = harness.Credentials(Path(folder)) if api == "guarded" else None
                 async with harness.api(environment, Path(folder), credentials, tree=options.tree) as server:
                     token = credentials.token("hostile") if credentials and by == "caller" else ""
-                    found = await beside(server, name, token, ATTACKER, options.pace, options.seconds)
+                    found = await beside(server, name, token, ATTACKER, plan)
                     logged = server.events()
             rows.append({"api": api, "by": by, "attack": name, **found, "log_lines": len(logged)})
             print(_told(rows[-1]), flush=True)
@@ -74,7 +75,8 @@ def main() -> int:
     parser.add_argument("--api", default="", help="guarded, open")
     parser.add_argument("--by", default="", help="stranger, caller, anyone")
     parser.add_argument("--attacks", default="", help="names, separated by commas; default: all")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each of the three phases")
+    parser.add_argument("--rounds", type=int, default=3, help="of a quiet phase and one beside the attack")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each phase")
     parser.add_argument("--pace", type=float, default=50.0, help="calls a second of the good caller")
     parser.add_argument("--tree", type=Path, help="a checkout whose code is attacked in place of this one")
     parser.add_argument("--log", type=int, default=0, help="events of the API's log to show, of each kind one")

@@ -158,5 +158,5 @@ async def test_a_post_on_its_way_counts_until_it_is_there() -> None:
     assert call.asked.is_set()
     for message in (call.message, other.message):
         message.set_result(b"x")
-    assert await asyncio.gather(task, one) == [b"x", b"x"]
+    assert set(await asyncio.gather(task, one)) == {b"x"}
     assert pool._free == 4 * LARGEST
