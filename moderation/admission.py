@@ -17,6 +17,7 @@ from moderation.refusals import RefusedError, exhausted, unavailable
 from moderation.settings import ApiSettings
 
 OVERLOAD_S = 0.5  # after which a call that found no place may be tried again
+LOOKUP_READS = 32  # requests of lookups that are read at a time
 SHARE = 9  # a caller may have so many times the places that are left free: alone at most nine tenths
 
 
@@ -39,7 +40,9 @@ class Admission:
         self._held: dict[str, dict[str, int]] = {kind: {} for kind in self._most}  # places, by caller
         half = settings.max_body_bytes // 2
         self.posts = Bodies(half, largest, settings.body_timeout_s)
-        self.lookups = Bodies(half, largest, min(LOOKUP_S, settings.body_timeout_s))
+        # Lookups are small and here at once: many are read at a time, and only the slow ones count in full.
+        slow, most_s = max(1, half // largest), min(LOOKUP_S, settings.body_timeout_s)
+        self.lookups = Bodies(LOOKUP_READS * largest, largest, most_s, slow)
 
     def caller(self, context: Context, method: str) -> tuple[Caller, str]:
         """Who calls, and under which name its share is counted: its own, or its address. Raises RefusedError."""

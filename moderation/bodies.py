@@ -22,7 +22,7 @@ from moderation.refusals import RefusedError, exhausted
 SHARE = 2  # a caller may hold so many times what is left free: alone at most two thirds
 WAIT_S = 2.0  # for memory to read a body with
 LOOKUP_S = 5.0  # the bodies of lookups have to be complete within this
-GRACE_S = 0.25  # a lookup's body that takes longer makes room for one that waits
+GRACE_S = 0.25  # a lookup's body that takes longer is slow, and makes room for others
 SWEEP_S = 0.1
 COPIES = 3  # a post on its way to the topic is held so often: the message, the record, the producer's batch
 
@@ -30,11 +30,22 @@ Task = asyncio.Task[Any] | None
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+class EndedError(RefusedError):
+    """A call has no message, or no more."""
+
+    def __init__(self) -> None:
+        super().__init__(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "the call has no request")
+
+
 class Bodies:
     """Reads the bodies of one kind of methods, within a budget of bytes that callers share."""
 
-    def __init__(self, budget: int, largest: int, longest_s: float) -> None:
-        """`budget`: bytes. A read takes `largest` of them; it has to end within `longest_s`."""
+    def __init__(self, budget: int, largest: int, longest_s: float, most_slow: int | None = None) -> None:
+        """`budget`: bytes. A read takes `largest` of them; it has to end within `longest_s`.
+
+        `most_slow`: reads that may take longer than GRACE_S at a time; None: all.
+        """
+        self._most_slow = most_slow
         self._free = max(budget, largest)
         self._largest = largest
         self._longest_s = longest_s
@@ -45,23 +56,20 @@ class Bodies:
     async def read(self, context: Context, caller: str, limit: int) -> bytes:
         """The message of a call of this caller, up to `limit` bytes. Its memory is not counted any more.
 
-        Raises RefusedError: it is too large or too slow, it is missing, or there is no memory for it now.
+        Raises RefusedError: it is too large or too slow, it is missing, or there is no memory for it now. Runs for
+        every call, and is written out for that.
         """
-        body = await self.read_next(context, caller, limit)
-        if body is None:  # the caller has ended its side, or has left
-            raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "the call has no request")
-        return body
-
-    async def read_next(self, context: Context, caller: str, limit: int) -> bytes | None:
-        """The next message of a stream, as above; None: there are no more."""
-        if self._waiting or not self._fits(caller):
+        largest, held = self._largest, self._held
+        mine = held.get(caller, 0)
+        if self._waiting or self._free < largest or mine >= SHARE * self._free:
             await self._turn(caller)
         else:
-            self._take(caller, self._largest)
+            self._free -= largest
+            held[caller] = mine + largest
         task = asyncio.current_task()
         self._reads[task] = time.monotonic(), caller
         try:
-            body: Any = await context.read()
+            body = await context.read()
         except asyncio.CancelledError:
             if task in self._reads or task is None:  # it is the caller who has left
                 raise
@@ -70,9 +78,9 @@ class Bodies:
             raise RefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, "SLOW_BODY", text) from None
         finally:
             self._reads.pop(task, None)
-            self._give_back(caller, self._largest)
-        if not isinstance(body, bytes):
-            return None
+            self._give_back(caller, largest)
+        if type(body) is not bytes:  # the caller has ended its side, or has left
+            raise EndedError
         if len(body) > limit:
             text = f"the request is larger than {limit} bytes"
             raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE", text)
@@ -95,6 +103,10 @@ class Bodies:
             now = time.monotonic()
             while self._reads and (oldest := next(iter(self._reads.items())))[1][0] < now - self._longest_s:
                 self._cut(oldest[0])
+            if self._most_slow is not None:
+                slow = [task for task, (began, _) in self._reads.items() if began < now - GRACE_S]
+                for task in slow[: max(0, len(slow) - self._most_slow)]:
+                    self._cut(task)
             if self._waiting:
                 self._send_away(now - WAIT_S)
                 for caller in list(self._waiting):

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from moderation import refusals
 from moderation.admission import Admission
+from moderation.bodies import EndedError
 from moderation.guard import Context
 from moderation.refusals import RefusedError
 
@@ -47,9 +48,12 @@ def handlers(admission: Admission, services: Sequence[str]) -> grpc.GenericRpcHa
 async def _asked(admission: Admission, owner: str, context: Context) -> AsyncIterator[Any]:
     """The requests of a call, until the caller has no more."""
     message: Any = reflection_pb2
-    while (body := await admission.lookups.read_next(context, owner, MAX_REQUEST_BYTES)) is not None:
+    while True:
         try:
+            body = await admission.lookups.read(context, owner, MAX_REQUEST_BYTES)
             yield message.ServerReflectionRequest.FromString(body)
+        except EndedError:
+            return
         except DecodeError:
             text = "the request is no ServerReflectionRequest"
             raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", text) from None

@@ -160,3 +160,20 @@ async def test_a_post_on_its_way_counts_until_it_is_there() -> None:
         message.set_result(b"x")
     assert set(await asyncio.gather(task, one)) == {b"x"}
     assert pool._free == 4 * LARGEST
+
+
+async def test_of_slow_reads_the_oldest_are_cut_beyond_a_number() -> None:
+    pool = Bodies(100 * LARGEST, LARGEST, 60, most_slow=2)
+    sweeping = asyncio.create_task(pool.sweep())
+    tasks = []
+    for number in range(4):
+        call, task = reading(pool, str(number))
+        await call.asked.wait()
+        tasks.append((call, task))
+    for _, task in tasks[:2]:
+        with pytest.raises(RefusedError, match="did not arrive in time"):
+            await asyncio.wait_for(task, 30)
+    for call, task in tasks[2:]:
+        call.message.set_result(b"x")
+        assert await task == b"x"
+    sweeping.cancel()

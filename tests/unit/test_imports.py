@@ -39,7 +39,7 @@ SIDEWAYS = {
     "publisher": "kafka",
     "api": "admission checks connections guard kafka ops posts reflection runtime service verdicts",
     "checks": "bodies connections guard ops service",
-    "reflection": "admission guard",
+    "reflection": "admission bodies guard",
     "service": "admission guard ledger posts verdicts watching",
     "admission": "bodies connections guard",
     "watching": "guard verdicts",
