@@ -56,6 +56,8 @@ async def run(options: argparse.Namespace) -> list[dict[str, Any]]:
                     logged = server.events()
             rows.append({"api": api, "by": by, "attack": name, **found, "log_lines": len(logged)})
             print(_told(rows[-1]), flush=True)
+            if options.json:
+                _write(options, rows)
             for text in sorted({str(event.get("line", event["event"])) for event in logged})[: options.log]:
                 print("    ", text[:300], flush=True)
     return rows
@@ -67,6 +69,18 @@ def _plan(options: argparse.Namespace) -> list[tuple[str, str, str]]:
     plan += [("open", "anyone", name) for name in attacks.ADMITTED]
     chosen = [set(text.split(",")) if text else None for text in (options.api, options.by, options.attacks)]
     return [row for row in plan if all(not some or part in some for part, some in zip(row, chosen, strict=True))]
+
+
+def _write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    machine = {"cores": os.cpu_count(), "cpu": _cpu(), "python": platform.python_version()}
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
+    results = {
+        "command": f"python -m tests.hostile {' '.join(sys.argv[1:])}",
+        "revision": revision.strip() if options.tree is None else "a tree beside this one",
+        "machine": machine | {"grpcio": version("grpcio")},
+        "rows": rows,
+    }
+    options.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def main() -> int:
@@ -83,16 +97,6 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="a file for the results")
     options = parser.parse_args()
     rows = asyncio.run(run(options))
-    if options.json:
-        machine = {"cores": os.cpu_count(), "cpu": _cpu(), "python": platform.python_version()}
-        revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
-        results = {
-            "command": f"python -m tests.hostile {' '.join(sys.argv[1:])}",
-            "revision": revision.strip() if options.tree is None else "a tree beside this one",
-            "machine": machine | {"grpcio": version("grpcio")},
-            "rows": rows,
-        }
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
     bad = [row for row in rows if row["refused"] or row["ratio"] > 2 or row["memory_mib"]["peak"] > 0.75 * POD_MIB]
     for row in bad:
         print(f"OUT OF BOUNDS: {row['api']} {row['by']} {row['attack']}", file=sys.stderr)
