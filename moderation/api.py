@@ -29,7 +29,7 @@ from moderation.verdicts import View
 
 REQUEST_OVERHEAD = 64 << 10  # what a request may hold besides the post
 HANDSHAKE_MS = 10_000  # for TLS and HTTP/2's first frames
-PROBES = 32  # connections to the port of health checks, and calls on each
+PROBES = 32  # calls at once on a connection to the port of health checks
 PROBE_BYTES = 4 << 10  # of a message on that port
 LOOK_S = 0.5  # between two looks at the view's lag
 QUIET_S = 0.1  # without a call, after which the answers are out and it is time to stop
@@ -69,13 +69,18 @@ async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
         checks = Checks(pulse, door)
         server, port = _server(settings, service, checks, connections)
         stack.push_async_callback(server.stop, 0)
+        probed = Connections(settings.api, guarded=True, counted=False)
+        probes_port = 0
         if settings.api.health_listen:
-            stack.push_async_callback((await _probed(settings.api, checks)).stop, 0)
+            probes, probes_port = await _probed(settings.api, checks, probed)
+            stack.push_async_callback(probes.stop, 0)
         await server.start()
         async with asyncio.TaskGroup() as tasks:
             side = [tasks.create_task(view.follow()), tasks.create_task(service.fail())]
             side += [tasks.create_task(sweep()) for sweep in (admission.sweep, checks.sweep)]
             side.append(tasks.create_task(connections.watch(port)))
+            if probes_port:
+                side.append(tasks.create_task(probed.watch(probes_port)))
             if door.keys:
                 side.append(tasks.create_task(door.keys.refresh()))
             telling = tasks.create_task(_announce(settings, view, checks, port))
@@ -143,16 +148,16 @@ def _limits(largest: int, connections: int, calls: int) -> list[tuple[str, int]]
     ]
 
 
-async def _probed(api: ApiSettings, checks: Checks) -> grpc.aio.Server:
-    """A server of the health checks alone."""
-    server = grpc.aio.server(options=_limits(PROBE_BYTES, PROBES, PROBES))
-    server.add_generic_rpc_handlers((checks.handlers(),))
+async def _probed(api: ApiSettings, checks: Checks, connections: Connections) -> tuple[grpc.aio.Server, int]:
+    """A server of the health checks alone, and its port."""
+    server = grpc.aio.server(options=_limits(PROBE_BYTES, api.max_connections, PROBES))
+    server.add_generic_rpc_handlers((checks.handlers(connections, probes=True),))
     try:
-        server.add_insecure_port(api.health_listen)
+        port = server.add_insecure_port(api.health_listen)
     except RuntimeError:
         raise ConfigError(f"MODERATION_API__HEALTH_LISTEN: cannot listen on {api.health_listen}") from None
     await server.start()
-    return server
+    return server, port
 
 
 async def _announce(settings: Settings, view: View, checks: Checks, port: int) -> None:

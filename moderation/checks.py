@@ -53,19 +53,19 @@ class Checks:
         self._changed = asyncio.Event()  # a new one after each change
         self._watches: Counter[str] = Counter()  # by address
 
-    def handlers(self, connections: Connections | None = None) -> grpc.GenericRpcHandler:
-        """What a server is given. `connections`: of the callers' port, where strangers may not watch."""
+    def handlers(self, connections: Connections, *, probes: bool = False) -> grpc.GenericRpcHandler:
+        """What a server is given. `probes`: its port is theirs alone, and anybody there may watch."""
 
         async def check(_: object, context: Context) -> bytes:
             answer = await self._check(context)
-            if connections:
-                connections.checked(context.peer())
+            connections.checked(context.peer())
             return answer
 
         async def watch(_: object, context: Context) -> None:
-            if connections and not self._guard.knows(context):
+            if not probes and not self._guard.knows(context):
                 connections.refused(context.peer())
                 await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Watch needs credentials; Check does not")
+            connections.admitted(context.peer())
             await self._watch(context)
 
         return grpc.method_handlers_generic_handler(

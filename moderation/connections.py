@@ -36,8 +36,9 @@ log = structlog.get_logger()
 class Connections:
     """Watches the connections to one port. A peer is `ipv4:192.0.2.1:40000`, as gRPC writes it."""
 
-    def __init__(self, settings: ApiSettings, *, guarded: bool) -> None:
-        """`guarded`: callers need credentials, so a connection on which none was shown is a stranger's."""
+    def __init__(self, settings: ApiSettings, *, guarded: bool, counted: bool = True) -> None:
+        """`guarded`: a connection on which nothing was let in is a stranger's. `counted`: as the metric has them."""
+        self._counted = counted
         self._most = settings.max_peer_connections
         self._stranger_s = settings.stranger_timeout_s if guarded else float("inf")
         self._sockets = _Sockets()
@@ -105,7 +106,8 @@ class Connections:
         """Closes strangers' connections that have been open too long, and those of a peer that are too many."""
         self._seen = {peer: self._seen.get(peer, now) for peer in peers}
         self._admitted.intersection_update(peers)
-        metrics.CONNECTIONS.set(len(peers))
+        if self._counted:
+            metrics.CONNECTIONS.set(len(peers))
         strange = {peer for peer, at in self._seen.items() if at < now - self._stranger_s} - self._admitted
         self._shut(peers, strange, "unauthenticated")
         by_address: defaultdict[str, list[str]] = defaultdict(list)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -29,6 +30,7 @@ async def main(name: str, target: attacks.Target) -> None:
 
 if __name__ == "__main__":
     os.nice(19)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # that a server has hung up is what is looked for
     name, address, ca, token, source = sys.argv[1:]
     target = attacks.Target(address, None if ca == "-" else trusting(ca), "" if token == "-" else token, source)  # noqa: S105
     asyncio.run(main(name, target))
