@@ -50,7 +50,9 @@ async def run(options: argparse.Namespace) -> list[dict[str, Any]]:
         for api, by, name in _plan(options):
             with tempfile.TemporaryDirectory(prefix="moderation-hostile-") as folder:
                 credentials = harness.Credentials(Path(folder)) if api == "guarded" else None
-                async with harness.api(environment, Path(folder), credentials, tree=options.tree) as server:
+                async with harness.api(
+                    environment, Path(folder), credentials, tree=options.tree, nice=options.nice
+                ) as server:
                     token = credentials.token("hostile") if credentials and by == "caller" else ""
                     found = await beside(server, name, token, ATTACKER, plan)
                     logged = server.events()
@@ -92,6 +94,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of a quiet phase and one beside the attack")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each phase")
     parser.add_argument("--pace", type=float, default=50.0, help="calls a second of the good caller")
+    parser.add_argument("--nice", type=int, default=0, help="of the API and the good caller; the attacker has 19")
     parser.add_argument("--tree", type=Path, help="a checkout whose code is attacked in place of this one")
     parser.add_argument("--log", type=int, default=0, help="events of the API's log to show, of each kind one")
     parser.add_argument("--json", type=Path, help="a file for the results")

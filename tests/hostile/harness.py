@@ -68,6 +68,7 @@ class Server:
     ca: str = "-"
     token: str = "-"  # noqa: S105  a file
     log: Path = Path()
+    nice: int = 0
     peak: int = 0  # bytes of resident memory, since `reset`
 
     def rss(self) -> int:
@@ -105,14 +106,19 @@ async def put_verdict(bootstrap: str, topic: str) -> None:
 
 @asynccontextmanager
 async def api(
-    environment: Mapping[str, str], folder: Path, credentials: Credentials | None, *, tree: Path | None = None
+    environment: Mapping[str, str],
+    folder: Path,
+    credentials: Credentials | None,
+    *,
+    tree: Path | None = None,
+    nice: int = 0,
 ) -> AsyncIterator[Server]:
-    """The API as shipped, serving. `tree`: where its code is taken from, when not from here."""
+    """The API as shipped, serving. `tree`: where its code is taken from, when not from here. `nice`: its priority."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")}
     log = folder / "api.log"
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "moderation", "api"),
+            *("nice", "-n", str(nice), sys.executable, "-m", "moderation", "api"),
             env=inherited
             | {
                 "MODERATION_LOG__FORMAT": "json",
@@ -128,7 +134,7 @@ async def api(
         )
     try:
         port = await _ready(log, process)
-        server = Server(process, f"127.0.0.1:{port}", log=log)
+        server = Server(process, f"127.0.0.1:{port}", log=log, nice=nice)
         if credentials:
             server.ca, server.token = str(credentials.ca), str(credentials.good_token)
         yield server
@@ -161,7 +167,9 @@ async def calling(server: Server, pace: float, seconds: float) -> AsyncIterator[
     """The good caller at work; the task has what came of its calls."""
     command = ["-m", "tests.hostile.caller", server.address, server.ca, server.token, str(pace), str(seconds)]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *("nice", "-n", str(server.nice), sys.executable, *command),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
 
     async def result() -> dict[str, Any]:
