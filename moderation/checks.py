@@ -20,7 +20,7 @@ from moderation.bodies import Bodies
 from moderation.connections import Connections, address_of
 from moderation.guard import Context, Guard
 from moderation.ops import Pulse
-from moderation.refusals import RefusedError, exhausted
+from moderation.refusals import RefusedError, exhausted, invalid
 from moderation.service import Service
 
 MAX_REQUEST_BYTES = 1_024
@@ -30,6 +30,11 @@ MAX_WATCHES = 100
 SHARE = 9  # an address may have so many times the watches that are left free
 STALL_S = 30.0  # a watch that takes no message for so long has left
 RETRY_S = 1.0
+
+NOT_FOR_STRANGERS = RefusedError(
+    grpc.StatusCode.UNIMPLEMENTED, "UNAUTHENTICATED", "Watch needs credentials; Check does not"
+)
+UNKNOWN_SERVICE = RefusedError(grpc.StatusCode.NOT_FOUND, "INVALID_FIELD", "the service is not known", field="service")
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -64,7 +69,7 @@ class Checks:
         async def watch(_: object, context: Context) -> None:
             if not probes and not self._guard.knows(context):
                 connections.refused(context.peer())
-                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Watch needs credentials; Check does not")
+                await refusals.end(context, NOT_FOR_STRANGERS)
             connections.admitted(context.peer())
             await self._watch(context)
 
@@ -104,7 +109,7 @@ class Checks:
     async def _check(self, context: Context) -> bytes:
         status = self._status(await self._name(context))
         if status == SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+            await refusals.end(context, UNKNOWN_SERVICE)
         return health_pb2.HealthCheckResponse(status=status).SerializeToString()
 
     async def _watch(self, context: Context) -> None:
@@ -143,7 +148,7 @@ class Checks:
         except RefusedError as error:
             await refusals.end(context, error)
         except DecodeError:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is no HealthCheckRequest")
+            await refusals.end(context, invalid("service", "cannot be read"))
         raise AssertionError("an abort raises")
 
     def _status(self, name: str) -> Any:
