@@ -50,8 +50,8 @@ class Admission:
         try:
             caller = self.guard.admit(context, method)
         except RefusedError as error:
-            if error.code is grpc.StatusCode.UNAUTHENTICATED:
-                self._connections.refused(peer)
+            if error.code is grpc.StatusCode.UNAUTHENTICATED and self._connections.refused(peer):
+                raise asyncio.CancelledError from None  # nobody is there to be told any more
             raise
         self._connections.admitted(peer)
         return caller, caller.name or address_of(peer)

@@ -68,7 +68,8 @@ class Checks:
 
         async def watch(_: object, context: Context) -> None:
             if not probes and not self._guard.knows(context):
-                connections.refused(context.peer())
+                if connections.refused(context.peer()):
+                    raise asyncio.CancelledError  # nobody is there to be told any more
                 await refusals.end(context, NOT_FOR_STRANGERS)
             connections.admitted(context.peer())
             await self._watch(context)

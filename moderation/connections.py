@@ -61,14 +61,16 @@ class Connections:
         """A health check of this peer was answered: a balancer's connection is of use without credentials."""
         self._seen[peer] = time.monotonic()
 
-    def refused(self, peer: str) -> None:
-        """A call of this peer was refused for want of credentials. Too many close its connection."""
+    def refused(self, peer: str) -> bool:
+        """A call of this peer was refused for want of credentials. Too many close its connection: then it is True."""
         address, now = address_of(peer), time.monotonic()
         self._refused += 1
         self._address = address
         metrics.STRANGERS_REFUSED.inc()
-        if peer in self._admitted or peer in self._condemned:
-            return
+        if peer in self._condemned:
+            return True
+        if peer in self._admitted:
+            return False
         left, at = self._left.pop(address, (float(BURST), now))
         left = min(float(BURST), left + (now - at) * REFILL_PER_S)
         self._left[address] = max(0.0, left - 1), now
@@ -81,6 +83,7 @@ class Connections:
                 self._shut(self._sockets.peers(self._port), [peer], "unauthenticated")
             else:
                 self._woken.set()
+        return left < 1
 
     async def watch(self, port: int) -> None:
         """Closes what is to be closed, until it is cancelled. `port`: the one that is served."""
