@@ -14,7 +14,7 @@ IMAGE   = $(ENGINE) build $(IMAGE_OPTIONS) --file deploy/Dockerfile --build-arg 
   --build-arg VERSION=$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' moderation/__init__.py) \
   --build-arg REVISION=$(shell git rev-parse HEAD)
 
-.PHONY: demo test unit chaos soak misbehaving test-kubernetes test-containers lint format protos bench baseline pins images clean
+.PHONY: demo test unit chaos soak misbehaving hostile test-kubernetes test-containers lint format protos bench baseline pins images clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/dev.ok ## A local Kafka, a worker and an API; sample posts in, verdicts out
@@ -34,6 +34,9 @@ soak: $(VENV)/dev.ok ## One worker and 300,000 posts, throttled and not: a quart
 
 misbehaving: $(VENV)/dev.ok ## A model that misbehaves in real workers: the rows of tests/misbehaving with thousands of posts each
 	MODERATION_TEST_FULL=1 $(BIN)/pytest tests/misbehaving
+
+hostile: $(VENV)/dev.ok ## Hostile clients of the API with a good caller beside them: a quarter of an hour, a table
+	$(BIN)/python -m tests.hostile --json hostile.json
 
 test-kubernetes: $(VENV)/dev.ok ## The service on a cluster that KUBECONFIG names, or one of its own: deploy/README.md
 	$(BIN)/pytest tests/kubernetes -s

@@ -13,11 +13,12 @@ from contextlib import AsyncExitStack
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 import moderation
-from moderation import certificates, guard, kafka, ops, posts, runtime, verdicts
+from moderation import certificates, kafka, ops, posts, reflection, runtime, verdicts
+from moderation.admission import Admission
+from moderation.checks import Checks
+from moderation.connections import Connections
 from moderation.errors import ConfigError
 from moderation.guard import Guard
 from moderation.ops import Pulse
@@ -28,7 +29,9 @@ from moderation.verdicts import View
 from moderation.view_lag import ViewLag
 
 REQUEST_OVERHEAD = 64 << 10  # what a request may hold besides the post
-PROBES = 32  # calls let in beyond the bounds of the service, so that health checks are answered under load too
+HANDSHAKE_MS = 10_000  # for TLS and HTTP/2's first frames
+PROBES = 32  # calls at once on a connection to the port of health checks
+PROBE_BYTES = 4 << 10  # of a message on that port
 LOOK_S = 0.5  # between two looks at the view's lag
 QUIET_S = 0.1  # without a call, after which the answers are out and it is time to stop
 PRESSED_S = 1.0  # after which callers that do not heed refusals are waited for no more
@@ -61,16 +64,24 @@ async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
         inbox = await stack.enter_async_context(posts.open_posts(settings.kafka, topics))
         view = await stack.enter_async_context(verdicts.open_view(settings, topics))
         pulse.started = True
-        service = Service(settings, view, inbox, door, policies)
-        checks = Checks(pulse)
-        server, port = _server(settings, service, checks)
+        connections = Connections(settings.api, guarded=not settings.guard.open)
+        admission = Admission(settings.api, door, connections, settings.kafka.max_message_bytes + REQUEST_OVERHEAD)
+        service = Service(settings, view, inbox, admission, policies)
+        checks = Checks(pulse, door)
+        server, port = _server(settings, service, checks, connections)
         stack.push_async_callback(server.stop, 0)
-        await checks.tell(serving=False)
+        probed = Connections(settings.api, guarded=True, counted=False)
+        probes_port = 0
         if settings.api.health_listen:
-            stack.push_async_callback((await _probed(settings.api.health_listen, checks)).stop, 0)
+            probes, probes_port = await _probed(settings.api, checks, probed)
+            stack.push_async_callback(probes.stop, 0)
         await server.start()
         async with asyncio.TaskGroup() as tasks:
             side = [tasks.create_task(view.follow()), tasks.create_task(service.fail())]
+            side += [tasks.create_task(sweep()) for sweep in (admission.sweep, checks.sweep)]
+            side.append(tasks.create_task(connections.watch(port)))
+            if probes_port:
+                side.append(tasks.create_task(probed.watch(probes_port)))
             if door.keys:
                 side.append(tasks.create_task(door.keys.refresh()))
             telling = tasks.create_task(_announce(settings, view, checks, port))
@@ -81,19 +92,18 @@ async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
                 task.cancel()
 
 
-def _server(settings: Settings, service: Service, checks: Checks) -> tuple[grpc.aio.Server, int]:
-    api, largest = settings.api, settings.kafka.max_message_bytes + REQUEST_OVERHEAD
+def _server(
+    settings: Settings, service: Service, checks: Checks, connections: Connections
+) -> tuple[grpc.aio.Server, int]:
+    api, largest = settings.api, service.admission.largest
     keepalive_ms = int(api.keepalive_s * 1000)
     options = [
-        ("grpc.max_receive_message_length", largest),
-        ("grpc.max_send_message_length", largest),
-        ("grpc.max_metadata_size", 16 << 10),
+        *_limits(largest, api.max_connections, api.max_connection_calls),
         # Calls that have arrived and that we have not got to yet: that is where they queue under too much load. From
         # the first number on some are shed, at the second all, at next to no cost: a refusal of ours would cost as much
         # as an answer, and there would be few of those. gRPC gives them the status CANCELLED.
         ("grpc.server.max_pending_requests", api.max_queued_calls),
         ("grpc.server.max_pending_requests_hard_limit", 2 * api.max_queued_calls),
-        ("grpc.so_reuseport", 0),  # a second API on the port is told so, and does not take half of the calls
         # Balancers that know connections only drop the idle ones, unheard: pings keep them, and find the dead ones.
         ("grpc.keepalive_time_ms", keepalive_ms),
         ("grpc.keepalive_timeout_ms", 20_000),
@@ -108,12 +118,10 @@ def _server(settings: Settings, service: Service, checks: Checks) -> tuple[grpc.
             ("grpc.max_connection_age_ms", int(api.connection_age_s * 1000)),
             ("grpc.max_connection_age_grace_ms", int(longest * 1000)),
         ]
-    most = api.max_concurrent_calls + api.max_waits + api.max_watches + PROBES
-    server = grpc.aio.server(maximum_concurrent_rpcs=most, options=options)
-    server.add_generic_rpc_handlers((service.handlers(),))
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    server = grpc.aio.server(options=options)  # admission.py bounds the calls: one bound for all is anybody's to fill
+    server.add_generic_rpc_handlers((service.handlers(), checks.handlers(connections)))
     if api.reflection == "on" or (api.reflection == "auto" and settings.guard.open):
-        reflection.enable_server_reflection([service.name, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        server.add_generic_rpc_handlers((reflection.handlers(service.admission, [service.name, *checks.services]),))
     credentials = certificates.credentials(settings.guard)
     try:
         if credentials is None:
@@ -123,30 +131,48 @@ def _server(settings: Settings, service: Service, checks: Checks) -> tuple[grpc.
         raise ConfigError(f"MODERATION_API__LISTEN: cannot listen on {api.listen}: is something else there?") from None
 
 
-async def _probed(listen: str, checks: Checks) -> grpc.aio.Server:
-    """A server of the health checks alone."""
-    server = grpc.aio.server(maximum_concurrent_rpcs=PROBES, options=[("grpc.so_reuseport", 0)])
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+def _limits(largest: int, connections: int, calls: int) -> list[tuple[str, int]]:
+    """What a connection may cost before a call of it gets to us. `largest`: bytes of a message."""
+    return [
+        ("grpc.max_receive_message_length", largest),
+        ("grpc.max_send_message_length", largest),
+        ("grpc.max_metadata_size", 16 << 10),
+        ("grpc.absolute_max_metadata_size", 16 << 10),
+        ("grpc.max_allowed_incoming_connections", connections),
+        ("grpc.max_concurrent_streams", calls),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        # A call that nobody reads holds its sender at 64 KiB. With probes of the bandwidth that would become 4 MiB.
+        ("grpc.http2.bdp_probe", 0),
+        # Requests come as they are: compressed, 19 kB may become 19 MiB. gRPC refuses them before it unpacks them.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        ("grpc.so_reuseport", 0),  # a second API on the port is told so, and does not take half of the calls
+    ]
+
+
+async def _probed(api: ApiSettings, checks: Checks, connections: Connections) -> tuple[grpc.aio.Server, int]:
+    """A server of the health checks alone, and its port."""
+    server = grpc.aio.server(options=_limits(PROBE_BYTES, api.max_connections, PROBES))
+    server.add_generic_rpc_handlers((checks.handlers(connections, probes=True),))
     try:
-        server.add_insecure_port(listen)
+        port = server.add_insecure_port(api.health_listen)
     except RuntimeError:
-        raise ConfigError(f"MODERATION_API__HEALTH_LISTEN: cannot listen on {listen}") from None
+        raise ConfigError(f"MODERATION_API__HEALTH_LISTEN: cannot listen on {api.health_listen}") from None
     await server.start()
-    return server
+    return server, port
 
 
 async def _announce(settings: Settings, view: View, checks: Checks, port: int) -> None:
     """Tells the world when lookups can be answered, and when the view has fallen too far behind to be relied on."""
     await view.caught_up.wait()
     gc.freeze()  # all that was made for the start stays, and need not be looked through for garbage again
-    await checks.tell(serving=True)
+    checks.tell(serving=True)
     log.info("api_ready", listen=settings.api.listen, port=port)
     serving = True
     while True:
         await asyncio.sleep(LOOK_S)
         if _is_near(view.lag, settings.api, serving) != serving:
             serving = not serving
-            await checks.tell(serving=serving)
+            checks.tell(serving=serving)
             unknown_s = round(view.lag.unknown_s, 1)
             log.warning("view_lag_changed_health", lag=view.lag.records, unknown_s=unknown_s, serving=serving)
 
@@ -172,12 +198,12 @@ async def _drain(settings: Settings, service: Service, server: grpc.aio.Server, 
     written just before that, some never arrive (grpcio 1.85).
     """
     patience = settings.api.drain_timeout_s
-    await checks.leave()
+    checks.leave()
     await asyncio.sleep(settings.api.drain_delay_s)
     end = time.monotonic() + patience
-    await _until(lambda: not service.under_way("wait"), end - patience / 2)
+    await _until(lambda: not service.admission.under_way("wait"), end - patience / 2)
     service.close("wait", "watch")
-    await _until(lambda: not service.under_way("wait", "watch"), end - patience / 4)
+    await _until(lambda: not service.admission.under_way("wait", "watch"), end - patience / 4)
     service.close("lookup")
     checks.end_watches()
     await _quiet(service, end - patience / 8)
@@ -191,7 +217,7 @@ async def _quiet(service: Service, end: float) -> None:
 
     def quiet() -> bool:
         nonlocal before
-        now = service.under_way(*service.closed), service.late
+        now = service.admission.under_way(*service.admission.closed), service.admission.late
         still, before = now == before, now
         return not now[0] and (still or time.monotonic() > pressed)
 
@@ -201,32 +227,3 @@ async def _quiet(service: Service, end: float) -> None:
 async def _until(happened: Callable[[], bool], end: float) -> None:
     while not happened() and time.monotonic() < end:  # noqa: ASYNC110  a call that ends costs no event for this
         await asyncio.sleep(QUIET_S)
-
-
-class Checks(health.aio.HealthServicer):
-    """grpc.health.v1, with watches that can be told to end: a drain would wait for them."""
-
-    def __init__(self, pulse: Pulse) -> None:
-        super().__init__()
-        self._ended = asyncio.Event()
-        self._pulse = pulse  # whose /readyz says the same
-
-    async def tell(self, *, serving: bool) -> None:
-        """What checks answer."""
-        self._pulse.ready = serving
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in (health.OVERALL_HEALTH, Service.name):
-            await self.set(name, status)
-
-    async def leave(self) -> None:
-        """Not serving, whatever is told from now on."""
-        self._pulse.ready = False
-        await self.enter_graceful_shutdown()
-
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: guard.Context) -> None:
-        """Tells changes until the caller leaves, or `end_watches`."""
-        await runtime.unless_stopped(self._ended, super().Watch(request, context))
-
-    def end_watches(self) -> None:
-        """They have heard that we go."""
-        self._ended.set()

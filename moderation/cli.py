@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
@@ -64,6 +65,9 @@ def worker() -> None:
 def api() -> None:
     """Answer lookups over gRPC. Runs until SIGTERM."""
     import uvloop
+
+    # gRPC's core writes to stderr by itself, a line for each bad call: whoever calls could fill the log.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     def role(some: Settings) -> Callable[[asyncio.Event], Awaitable[None]]:
         from moderation import api as api_role

@@ -79,9 +79,21 @@ class Guard:
         if caller.scopes is not None and scope not in caller.scopes:
             text = f"the credentials lack the scope {scope}"
             raise RefusedError(grpc.StatusCode.PERMISSION_DENIED, "MISSING_SCOPE", text, scope=scope)
+        self.spend(caller, context, cost)
+        return caller
+
+    def knows(self, context: Context) -> bool:
+        """Whether the caller's credentials hold, where any are needed."""
+        try:
+            self._caller(context)
+        except RefusedError:
+            return False
+        return True
+
+    def spend(self, caller: Caller, context: Context, cost: float) -> None:
+        """Counts so many calls of this caller. Raises RefusedError: they are too many for now."""
         if self._rate:
             self._spend(caller.name or _host(context), cost)
-        return caller
 
     def _caller(self, context: Context) -> Caller:
         names: Sequence[str] = ()

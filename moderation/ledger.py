@@ -21,6 +21,7 @@ from moderation.v1.post_pb2 import Post
 
 REQUEST_S = 15 * 60  # how long a request id is remembered
 REQUESTS = 50_000  # how many of them
+LARGE_BYTES = 1 << 20  # a post
 RETRY_S = 2.0  # after which a full backlog may have moved
 
 
@@ -78,31 +79,37 @@ class Ledger:
 
         A caller who leaves does not take the post back: it is put all the same, or the same call again would not know.
         """
-        if request_id:
-            return await asyncio.shield(self._of_request(post, request_id, trace, until))
-        return await asyncio.shield(self._start(post, trace, until))
+        size = post.ByteSize()
+        if not request_id:
+            return await asyncio.shield(self._start(post, size, trace, until))
+        # A digest of 20 MiB takes long enough for others to notice.
+        digest = await asyncio.to_thread(_digest, post) if size > LARGE_BYTES else _digest(post)
+        known = self._known(post.tenant, request_id, digest)
+        if known is None:
+            known = self._start(post, size, trace, until)
+            self._remember(post.tenant, request_id, digest, known)
+        return await asyncio.shield(known)
 
-    def _of_request(
-        self, post: Post, request_id: str, trace: Sequence[tuple[str, bytes]], until: float
-    ) -> asyncio.Future[Source]:
+    def _known(self, tenant: str, request_id: str, digest: bytes) -> asyncio.Future[Source] | None:
+        """How the post of this request fares, if it came before. Raises RefusedError: it was another post."""
         now = time.monotonic()
         while self._requests and next(iter(self._requests.values())).at < now - REQUEST_S:
             self._requests.popitem(last=False)
-        name = post.tenant, request_id
-        digest = hashlib.sha256(post.SerializeToString(deterministic=True)).digest()
-        known = self._requests.get(name)
+        known = self._requests.get((tenant, request_id))
         if known is None or _failed(known.putting):  # what failed may be there or not; it is put again
-            known = self._requests[name] = _Request(digest, self._start(post, trace, until), now)
-            self._requests.move_to_end(name)
-            if len(self._requests) > REQUESTS:
-                self._requests.popitem(last=False)
-        elif known.digest != digest:
+            return None
+        if known.digest != digest:
             text = "the request id came before with another post"
             raise RefusedError(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED", text, field="request_id")
         return known.putting
 
-    def _start(self, post: Post, trace: Sequence[tuple[str, bytes]], until: float) -> asyncio.Task[Source]:
-        size = post.ByteSize()
+    def _remember(self, tenant: str, request_id: str, digest: bytes, putting: asyncio.Future[Source]) -> None:
+        self._requests[tenant, request_id] = _Request(digest, putting, time.monotonic())
+        self._requests.move_to_end((tenant, request_id))
+        if len(self._requests) > REQUESTS:
+            self._requests.popitem(last=False)
+
+    def _start(self, post: Post, size: int, trace: Sequence[tuple[str, bytes]], until: float) -> asyncio.Task[Source]:
         full = self._bytes and self._bytes + size > self._settings.max_put_bytes
         if full or len(self) >= self._settings.max_pending_posts:
             raise exhausted("BACKLOG_FULL", "too many posts wait for their verdicts; try again later", RETRY_S)
@@ -133,6 +140,10 @@ class Ledger:
         if source.offset > self._judged.get(source.partition, -1):  # its verdict may come before the broker's word
             self._waiting[source.partition].append((source.offset, post.id))
             self._latest[post.id] = source.partition, source.offset, post.tenant
+
+
+def _digest(post: Post) -> bytes:
+    return hashlib.sha256(post.SerializeToString(deterministic=True)).digest()
 
 
 def _failed(putting: asyncio.Future[Source]) -> bool:

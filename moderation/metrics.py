@@ -109,6 +109,12 @@ CALLS = Counter("moderation_api_calls", "Calls answered, by method and status co
 CALL = Spread(
     "moderation_api_call_seconds", "Duration of calls; a wait or a watch lasts as long as asked", SHORT, ["method"]
 )
+STRANGERS_REFUSED = Counter("moderation_api_strangers_refused", "Calls refused for want of credentials that hold")
+CONNECTIONS = Gauge("moderation_api_connections", "Connections to the API's port")
+CONNECTIONS_CLOSED = Counter(
+    "moderation_api_connections_closed", "Connections that the API has closed, by cause", ["cause"]
+)
+BODIES_CUT = Counter("moderation_api_bodies_cut", "Requests cut because they did not arrive in time")
 WATCHES = Gauge("moderation_api_watches", "Watches that are open")
 PENDING = Gauge("moderation_api_pending_posts", "Posts put on the topic by this API that have no verdict yet")
 KEYS_AGE = Gauge("moderation_jwt_keys_age_seconds", "Since the keys of bearer tokens were last read; 0: there are none")

@@ -5,12 +5,25 @@ What we read has few elements, however long its texts are. Counting takes millis
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import cast
+
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
 
 FIRST_BYTES = 64 << 10
 LONGEST_NUMBER = 100  # characters; a conversion takes more than linear time
 
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+MAX_VARINT = 10  # bytes
+
+Nested = Mapping[int, "Nested"]  # by field number: a message within the message
+
 _MARKS = (b",", b":", b"[", b"{")
+
+
+class ShapeError(ValueError):
+    """The bytes are no message, or have too many fields."""
 
 
 def check_json(value: bytes, most: int) -> None:
@@ -38,42 +51,52 @@ def number(literal: str) -> float:
     return float(literal)
 
 
-def check_protobuf(value: bytes, messages: frozenset[int], most: int) -> None:
-    """Raises ValueError if a message has more than `most` fields, itself and in its fields of these numbers.
+def nested(message: type[Message]) -> Nested:
+    """The fields of a message type that are messages themselves, and theirs. Not for a type that holds itself."""
+    return _nested(cast(Descriptor, message.DESCRIPTOR))
 
-    Of what is no Protobuf the parser says so.
+
+def _nested(message: Descriptor) -> Nested:
+    return {field.number: _nested(field.message_type) for field in message.fields if field.message_type is not None}
+
+
+def check_protobuf(body: bytes, nested: Nested, most: int) -> None:
+    """Walks over the fields, and into those whose numbers `nested` has. Raises ShapeError: more than `most` fields.
+
+    Costs a step for each field, whatever their sizes are.
     """
     left = most
-    inner = [memoryview(value)]
-    while inner:
-        for number, content in _fields(inner.pop()):
+    spans: list[tuple[int, int, Nested]] = [(0, len(body), nested)]
+    while spans:
+        at, end, inside = spans.pop()
+        while at < end:
             left -= 1
             if left < 0:
-                raise ValueError("too many fields")
-            if number in messages:
-                inner.append(content)
+                raise ShapeError(f"the message has more than {most} fields")
+            key, at = _varint(body, at, end)
+            number, kind = key >> 3, key & 7
+            if kind == LENGTH:
+                size, at = _varint(body, at, end)
+                if number in inside:
+                    spans.append((at, at + size, inside[number]))
+                at += size  # beyond `end`: refused below, before that span is walked
+            elif kind == VARINT:
+                _, at = _varint(body, at, end)
+            elif kind in (FIXED64, FIXED32):
+                at += 8 if kind == FIXED64 else 4
+            else:
+                raise ShapeError("the message is not well-formed")
+            if at > end:
+                raise ShapeError("the message is not well-formed")
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of each field, as far as they can be told apart; content: of what has a length."""
-    at, nothing = 0, message[:0]
-    while at < len(message):
-        tag, at = _varint(message, at)
-        kind, size = tag & 7, {1: 8, 5: 4}.get(tag & 7, 0)
-        if kind == 0:
-            _, at = _varint(message, at)
-        elif kind == 2:
-            size, at = _varint(message, at)
-        yield tag >> 3, message[at : at + size] if kind == 2 else nothing
-        at += size
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def _varint(body: bytes, at: int, end: int) -> tuple[int, int]:
     value = shift = 0
-    while at < len(data) and shift < 70:
-        byte = data[at]
+    while at < end and shift < 7 * MAX_VARINT:
+        byte = body[at]
+        at += 1
         value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
         if byte < 0x80:
-            break
-    return value, at
+            return value, at
+        shift += 7
+    raise ShapeError("the message is not well-formed")

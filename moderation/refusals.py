@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -36,22 +38,42 @@ class RefusedError(Exception):
 
     def status(self) -> Any:
         """What gRPC sends: code, text and trailing metadata."""
-        text = str(self)
-        details: list[Message] = [
-            error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata)
-        ]
-        if self.field:
-            violation = error_details_pb2.BadRequest.FieldViolation(field=self.field, description=text)
-            details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-        if self.retry_s is not None:
-            retry = error_details_pb2.RetryInfo()
-            retry.retry_delay.FromTimedelta(timedelta(seconds=self.retry_s))
-            details.append(retry)
-        packed = []
-        for detail in details:
-            packed.append(Packed())
-            packed[-1].Pack(detail)
-        return rpc_status.to_status(status_pb2.Status(code=self.code.value[0], message=text, details=packed))
+        return _status(self.code, self.reason, str(self), self.field, self.retry_s, tuple(self.metadata.items()))
+
+
+@lru_cache(maxsize=256)  # under an attack, the same few are sent again and again
+def _status(
+    code: grpc.StatusCode,
+    reason: str,
+    text: str,
+    field: str,
+    retry_s: float | None,
+    metadata: tuple[tuple[str, str], ...],
+) -> Any:
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=dict(metadata))]
+    if field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=text)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if retry_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromTimedelta(timedelta(seconds=retry_s))
+        details.append(retry)
+    packed = []
+    for detail in details:
+        packed.append(Packed())
+        packed[-1].Pack(detail)
+    return rpc_status.to_status(status_pb2.Status(code=code.value[0], message=text, details=packed))
+
+
+async def end(context: grpc.aio.ServicerContext[Any, Any], refused: RefusedError) -> None:
+    """Ends a call with this status. Raises what gRPC raises then, or CancelledError if the caller has left."""
+    status = refused.status()
+    try:
+        await context.abort(status.code, status.details, status.trailing_metadata)
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.BaseError:  # gRPC would log it with its frames, for each caller who hangs up
+        raise asyncio.CancelledError from None
 
 
 def invalid(field: str, problem: str) -> RefusedError:

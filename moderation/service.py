@@ -16,60 +16,85 @@ from typing import Any, TypeVar
 
 import grpc
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
-from moderation import answers, metrics, posts, requests, tokens, traces, wire
+from moderation import answers, metrics, posts, prescan, refusals, requests, tokens, traces, wire
+from moderation.admission import Admission
 from moderation.answers import Found
 from moderation.errors import ModerationError, PostError
-from moderation.guard import Caller, Context, Guard
-from moderation.ledger import Ledger
+from moderation.guard import Caller, Context
+from moderation.ledger import LARGE_BYTES, Ledger
 from moderation.policies import Policy, PolicySet, digest_of
-from moderation.refusals import RefusedError, exhausted, unavailable
+from moderation.refusals import RefusedError, unavailable
 from moderation.requests import Look
 from moderation.settings import Settings
 from moderation.stores import Kind, Row, StoreUnavailableError
-from moderation.types import Outcome, Severity
+from moderation.types import Outcome, Reason, Severity
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1 import policy_pb2, verdict_pb2
 from moderation.verdicts import View
 from moderation.watching import Watching
 
-OVERLOAD_S = 0.5  # after which a call that found no room may be tried again
+LOOKUP_BYTES = 64 << 10  # of a request, of which a merged consistency token is the most
+BATCH_BYTES = requests.MAX_BATCH * 520 + LOOKUP_BYTES  # ids have up to 512 bytes
+POST_PARTS = prescan.nested(pb.ModeratePostRequest)  # the post, and its images
+PARTS, IMAGE_PARTS = 100, 4  # fields that a post may have, and more for each image that it may have
 
 Request = TypeVar("Request", bound=Message)
 Answer = TypeVar("Answer")
 Method = Callable[["Service", Request, Caller, Context], Awaitable[Answer]]
-Handler = Callable[["Service", Request, Context], Awaitable[Answer]]
+Handler = Callable[["Service", object, Context], Awaitable[Answer]]
 
 log = structlog.get_logger()
 
 
-def _answered(kind: str) -> Callable[[Method[Request, Answer]], Handler[Request, Answer]]:
-    """Admits a caller to a method within the bounds of its kind; what the method raises becomes a status."""
+def _answered(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request, Answer]], Handler[Answer]]:
+    """Admits a caller to a method and reads its request, of up to `limit` bytes; 0: a post. Errors become statuses.
 
-    def wrap(method: Method[Request, Answer]) -> Handler[Request, Answer]:
+    To gRPC each method takes a stream of requests, which is the same on the wire: so a call begins with its headers,
+    and its message is read when the caller is let in.
+    """
+
+    def wrap(method: Method[Request, Answer]) -> Handler[Answer]:
         name = method.__name__
         answered, seconds = metrics.CALLS.labels(name, "OK"), metrics.CALL.row(name)
+        message = pb.DESCRIPTOR.services_by_name["ModerationService"].methods_by_name[name].input_type.name
+        parse = _parser(message, post=not limit)
 
         @functools.wraps(method)
-        async def call(self: Service, request: Request, context: Context) -> Answer:
-            room, begun = self.room, time.perf_counter()
-            room[kind] -= 1
+        async def call(self: Service, _: object, context: Context) -> Answer:
+            begun, admission = time.perf_counter(), self.admission
+            try:
+                caller, owner = admission.caller(context, name)
+                if admission.crowded(kind, owner):
+                    await admission.hold_off()
+            except Exception as error:
+                await self.refuse(error, name, None, context)
+                raise
+            admission.take(kind, owner)
             try:
                 with traces.serving(self.name, name, context) as span:
                     try:
-                        self.check_room(kind)
-                        cost = len(getattr(request, "post_ids", ())) / 100
-                        answer = await method(self, request, self.guard.admit(context, name, max(1.0, cost)), context)
-                    except Exception as error:  # noqa: BLE001  every error of a call ends here
-                        refused = self.refusal(error, name)
-                        metrics.CALLS.labels(name, refused.code.name).inc()
-                        traces.ended(span, refused.code.name)
-                        status = refused.status()
-                        await context.abort(status.code, status.details, status.trailing_metadata)
+                        admission.check(kind)
+                        if limit:
+                            body = await admission.lookups.read(context, owner, limit)
+                        else:
+                            body = await admission.posts.read(context, owner, admission.largest)
+                        if len(body) > LARGE_BYTES:
+                            await asyncio.sleep(0)  # others come in between the copy that gRPC has made and ours
+                        request = parse(body, self.most_parts)
+                        del body
+                        if (cost := len(getattr(request, "post_ids", ())) / 100) > 1:
+                            admission.guard.spend(caller, context, cost - 1)
+                        work = method(self, request, caller, context)
+                        del request  # the method's own now: a post is let go of while its verdict is waited for
+                        answer = await work
+                    except Exception as error:
+                        await self.refuse(error, name, span, context)
+                        raise
                     traces.ended(span, "OK")
             finally:
-                room[kind] += 1
+                admission.give_back(kind, owner)
                 seconds.add(time.perf_counter() - begun)
             answered.inc()
             return answer
@@ -79,23 +104,34 @@ def _answered(kind: str) -> Callable[[Method[Request, Answer]], Handler[Request,
     return wrap
 
 
+def _parser(message: str, *, post: bool) -> Callable[[bytes, int], Any]:
+    """What reads a request of this type, of which a post may have so many parts."""
+    read: Callable[[bytes], Any] = getattr(pb, message).FromString
+
+    def parse(body: bytes, most: int) -> Any:
+        try:
+            if post:
+                prescan.check_protobuf(body, POST_PARTS, most)
+            return read(body)
+        except prescan.ShapeError as error:
+            raise PostError(Reason.INVALID_POST, str(error)) from None
+        except DecodeError:
+            text = f"the request is no {message}"
+            raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", text) from None
+
+    return parse
+
+
 class Service:
     """The methods, by their names in the proto. An answer is a message, or the bytes of one."""
 
     name = pb.DESCRIPTOR.services_by_name["ModerationService"].full_name
 
     def __init__(
-        self, settings: Settings, view: View, inbox: posts.Posts, guard: Guard, policies: PolicySet | None
+        self, settings: Settings, view: View, inbox: posts.Posts, admission: Admission, policies: PolicySet | None
     ) -> None:
-        self.guard = guard
-        self.room = {  # for so many more calls
-            "lookup": settings.api.max_concurrent_calls,
-            "wait": settings.api.max_waits,
-            "watch": settings.api.max_watches,
-        }
-        self.closed: set[str] = set()  # kinds that are taken no more
-        self.late = 0  # calls of those that came all the same
-        self._most = dict(self.room)
+        self.admission = admission
+        self.most_parts = PARTS + IMAGE_PARTS * settings.media.max_images
         self._settings = settings
         self._view = view
         self._policies = policies
@@ -106,12 +142,11 @@ class Service:
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a server is given."""
-        found = {}
+        found: dict[str, Any] = {}
         for method in pb.DESCRIPTOR.services_by_name["ModerationService"].methods:
             streams = method.server_streaming
-            kind = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-            read = getattr(pb, method.input_type.name).FromString
-            found[method.name] = kind(getattr(self, method.name), read, _bytes)
+            kind = grpc.stream_stream_rpc_method_handler if streams else grpc.stream_unary_rpc_method_handler
+            found[method.name] = kind(getattr(self, method.name), None, _bytes)
         return grpc.method_handlers_generic_handler(self.name, found)
 
     # Lookups
@@ -121,7 +156,7 @@ class Service:
         (found,) = await self._find(requests.one(request, caller.tenant_of(_tenant(request))))
         return answers.one(found)
 
-    @_answered("lookup")
+    @_answered("lookup", BATCH_BYTES)
     async def BatchGetVerdicts(self, request: pb.BatchGetVerdictsRequest, caller: Caller, context: Context) -> bytes:
         look = requests.many(request, caller.tenant_of(_tenant(request)))
         self._check_ready()
@@ -146,16 +181,16 @@ class Service:
     @_answered("wait")
     async def WaitVerdict(self, request: pb.WaitVerdictRequest, caller: Caller, context: Context) -> bytes:
         look = requests.one(request, caller.tenant_of(_tenant(request)))
-        edition = self.guard.edition
+        edition = self.admission.guard.edition
         found = await self._wait(look, self._until(context))
-        self.guard.check(context, edition)  # a token whose key was withdrawn meanwhile gets no verdict
+        self.admission.guard.check(context, edition)  # a token whose key was withdrawn meanwhile gets no verdict
         return answers.one(found)
 
     @_answered("watch")
     async def WatchVerdicts(self, request: pb.WatchVerdictsRequest, caller: Caller, context: Context) -> None:
         watch = requests.watch(request, caller.tenant_of(_tenant(request)))
         self._check_ready()
-        await Watching(self._settings.api, self._view, watch, caller, self.guard, context).run()
+        await Watching(self._settings.api, self._view, watch, caller, self.admission.guard, context).run()
 
     @_answered("lookup")
     async def ListPolicies(
@@ -212,21 +247,23 @@ class Service:
 
     # Posts
 
-    @_answered("wait")
+    @_answered("wait", 0)
     async def ModeratePost(
         self, request: pb.ModeratePostRequest, caller: Caller, context: Context
     ) -> pb.ModeratePostResponse:
         post, request_id = request.post, requests.request_id(request)
         post.tenant = caller.tenant_of(post.tenant or None) or ""
-        wire.post(post, self._settings.media)
-        self._check_ready()
-        if caller.tenant is not None:
-            await self._check_id_is_free(post.id, caller.tenant)
-        until, edition = self._until(context), self.guard.edition
-        record = await self._ledger.put(post, request_id, _trace(context), until)
+        until, edition = self._until(context), self.admission.guard.edition
+        with self.admission.posts.held(self.admission.owner(caller, context), request.ByteSize()):
+            wire.post(post, self._settings.media)
+            self._check_ready()
+            if caller.tenant is not None:
+                await self._check_id_is_free(post.id, caller.tenant)
+            record = await self._ledger.put(post, request_id, _trace(context), until)
         look = Look((post.id,), post.tenant, posts={record.partition: record.offset})
+        del request, post  # up to 20 MiB each, and the verdict may be a minute away
         state, verdict = await self._wait(look, until)
-        self.guard.check(context, edition)
+        self.admission.guard.check(context, edition)
         return pb.ModeratePostResponse(
             state=state,
             verdict=verdict_pb2.Verdict.FromString(verdict) if verdict is not None else None,
@@ -248,13 +285,12 @@ class Service:
 
     # The life of a call, and of the service
 
-    def check_room(self, kind: str) -> None:
-        """Raises RefusedError when this call of its kind is one too many, or comes too late."""
-        if kind in self.closed:
-            self.late += 1
-            raise unavailable("STOPPING", "the service is stopping; try again elsewhere", 0.0)
-        if self.room[kind] < 0:
-            raise exhausted("OVERLOADED", "too many calls at once; try again later", OVERLOAD_S)
+    async def refuse(self, error: Exception, method: str, span: traces.Span | None, context: Context) -> None:
+        """Ends a call with the status for this error. Raises what gRPC raises then."""
+        refused = self.refusal(error, method)
+        metrics.CALLS.labels(method, refused.code.name).inc()
+        traces.ended(span, refused.code.name)
+        await refusals.end(context, refused)
 
     def refusal(self, error: Exception, method: str) -> RefusedError:
         """The status that a call ends with for this error; what breaks the process ends it."""
@@ -282,13 +318,9 @@ class Service:
         """Waits for what breaks the process, and raises it."""
         await self._failure
 
-    def under_way(self, *kinds: str) -> int:
-        """How many calls of these kinds are."""
-        return sum(self._most[kind] - self.room[kind] for kind in kinds)
-
     def close(self, *kinds: str) -> None:
         """These kinds are refused from now on; waits are answered with what is known, watches go on elsewhere."""
-        self.closed.update(kinds)
+        self.admission.closed.update(kinds)
         if "wait" in kinds:
             self._draining.set()
         if "watch" in kinds:

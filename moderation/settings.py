@@ -210,6 +210,24 @@ class ApiSettings(_Group):
     calls_per_second: float = Field(
         0.0, ge=0, description="of one caller, a batch counting for one each 100 ids; 0: no limit"
     )
+    max_connection_calls: int = Field(
+        500, ge=1, description="calls at once on one connection; a client holds further ones back, or opens another"
+    )
+    max_connections: int = Field(1_000, ge=1, description="connections at once; more are closed as they come")
+    max_peer_connections: int = Field(
+        100, ge=0, description="connections at once of one address; the newest beyond it are closed; 0: no limit"
+    )
+    stranger_timeout_s: float = Field(
+        20.0, gt=0, description="seconds after which a connection without a call with credentials is closed"
+    )
+    max_body_bytes: int = Field(
+        240 << 20,
+        ge=1,
+        description="memory for requests while they are read, half of it for posts; each counts as the largest message",
+    )
+    body_timeout_s: float = Field(
+        15.0, gt=0, description="longest time for a request to arrive in full; that of a lookup has at most 5 s"
+    )
     watch_buffer: int = Field(10_000, ge=1, description="changes held for a watch; a slower reader is shed")
     watch_stall_s: float = Field(30.0, gt=0, description="a watch that takes no message for so long is shed")
     watch_s: float = Field(3_600.0, gt=0, description="longest life of a watch; it then goes on from its last token")

@@ -57,10 +57,8 @@ _FORMATS: dict[str, Format] = {
     "application/protobuf": "protobuf",
 }
 _TEXTS = frozenset(field.name for field in post_pb2.Post.DESCRIPTOR.fields if field.message_type is None)
-_POST_MESSAGES, _VERDICT_MESSAGES = (
-    frozenset(field.number for field in of.DESCRIPTOR.fields if field.message_type is not None)
-    for of in (post_pb2.Post, verdict_pb2.Verdict)
-)
+_POST_MESSAGES = prescan.nested(post_pb2.Post)
+_VERDICT_MESSAGES = prescan.nested(verdict_pb2.Verdict)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _SECONDS, _NANOS = range(-62_135_596_800, 253_402_300_800), range(10**9)  # of a Timestamp: the years 1 to 9999

@@ -239,6 +239,16 @@ ROWS: list[tuple[str, list[Any]]] = [
                 (rate("moderation_api_calls_total", "method, code", '{code!="OK"}'), "{{method}} {{code}}"),
             ),
             panel(
+                "Strangers", "Calls without credentials, connections closed and requests cut, a second.", "cps",
+                (rate("moderation_api_strangers_refused_total"), "refused calls"),
+                (rate("moderation_api_connections_closed_total", "cause"), "connections closed: {{cause}}"),
+                (rate("moderation_api_bodies_cut_total"), "requests cut"),
+            ),
+            panel(
+                "Connections", "To the API's port.", "short",
+                ("max by (instance) (moderation_api_connections)", "{{instance}}"),
+            ),
+            panel(
                 "Duration of lookups", "Waits and watches last as long as they are asked to: they are not in it.", "s",
                 (
                     quantile(0.5, "moderation_api_call_seconds", "method", '{method=~"GetVerdict|BatchGetVerdicts"}'),

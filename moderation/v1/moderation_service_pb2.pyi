@@ -41,6 +41,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_STORE_UNAVAILABLE: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
     ERROR_REASON_NO_POLICIES: _ClassVar[ErrorReason]
+    ERROR_REASON_TOO_LARGE: _ClassVar[ErrorReason]
+    ERROR_REASON_SLOW_BODY: _ClassVar[ErrorReason]
 LOOKUP_STATE_UNSPECIFIED: LookupState
 LOOKUP_STATE_FOUND: LookupState
 LOOKUP_STATE_PENDING: LookupState
@@ -64,6 +66,8 @@ ERROR_REASON_NOT_ACCEPTED: ErrorReason
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_NO_POLICIES: ErrorReason
+ERROR_REASON_TOO_LARGE: ErrorReason
+ERROR_REASON_SLOW_BODY: ErrorReason
 
 class GetVerdictRequest(_message.Message):
     __slots__ = ("post_id", "content_digest", "consistency_token", "tenant")

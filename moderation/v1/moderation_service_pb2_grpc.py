@@ -48,7 +48,10 @@ class ModerationServiceStub:
     every method. Every method may answer
     UNAUTHENTICATED: credentials are missing, wrong or expired;
     PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
-    RESOURCE_EXHAUSTED: too many calls at once, or of this caller in a second; try again after RetryInfo;
+    RESOURCE_EXHAUSTED: too many calls at once, or of this caller, or in a second; try again after RetryInfo. Without a
+    RetryInfo: the request is larger than its method takes;
+    DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time (5 s for a lookup, 15 s for a post);
+    UNIMPLEMENTED: the request is compressed;
     UNAVAILABLE: the view is still being built, or the API is on its way out;
     CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
     """
@@ -119,7 +122,10 @@ class ModerationServiceServicer:
     every method. Every method may answer
     UNAUTHENTICATED: credentials are missing, wrong or expired;
     PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
-    RESOURCE_EXHAUSTED: too many calls at once, or of this caller in a second; try again after RetryInfo;
+    RESOURCE_EXHAUSTED: too many calls at once, or of this caller, or in a second; try again after RetryInfo. Without a
+    RetryInfo: the request is larger than its method takes;
+    DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time (5 s for a lookup, 15 s for a post);
+    UNIMPLEMENTED: the request is compressed;
     UNAVAILABLE: the view is still being built, or the API is on its way out;
     CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
     """
@@ -273,7 +279,10 @@ class ModerationService:
     every method. Every method may answer
     UNAUTHENTICATED: credentials are missing, wrong or expired;
     PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
-    RESOURCE_EXHAUSTED: too many calls at once, or of this caller in a second; try again after RetryInfo;
+    RESOURCE_EXHAUSTED: too many calls at once, or of this caller, or in a second; try again after RetryInfo. Without a
+    RetryInfo: the request is larger than its method takes;
+    DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time (5 s for a lookup, 15 s for a post);
+    UNIMPLEMENTED: the request is compressed;
     UNAVAILABLE: the view is still being built, or the API is on its way out;
     CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
     """

@@ -66,10 +66,13 @@ class Api:
         )
         async with opened as channel, asyncio.TaskGroup() as tasks:
             tasks.create_task(api.serve(self.settings, self.stop))
-            health = watch_health(channel)
             async with asyncio.timeout(30):
-                while (await health.read()).status != SERVING:
-                    pass
+                if self.settings.guard.open:
+                    health = watch_health(channel)
+                    while (await health.read()).status != SERVING:
+                        pass
+                else:
+                    await until_serving(channel)
             yield channel  # and health goes on being watched: that must not hold the drain up
             self.stop.set()
 
@@ -119,6 +122,14 @@ class Api:
 def watch_health(channel: grpc.aio.Channel) -> Any:
     stub: Any = health_pb2_grpc.HealthStub(channel)
     return stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE), wait_for_ready=True)
+
+
+async def until_serving(channel: grpc.aio.Channel) -> None:
+    """As a probe without credentials hears it."""
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    request = health_pb2.HealthCheckRequest(service=SERVICE)
+    while (await stub.Check(request, wait_for_ready=True)).status != SERVING:
+        pass
 
 
 def service(channel: grpc.aio.Channel) -> Any:

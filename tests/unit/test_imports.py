@@ -18,8 +18,8 @@ PACKAGE = Path(moderation.__file__).parent
 # A row imports rows below it.
 ROWS = [
     "__main__ cli bench demo",
-    "runtime worker processor watchdog vitals lane recall publisher api service watching ledger guard posts verdicts "
-    "entries freshness kafka client show ops top exporter health",
+    "runtime worker processor watchdog vitals lane recall publisher api checks reflection service admission bodies "
+    "connections watching ledger guard posts verdicts entries freshness kafka client show ops top exporter health",
     "moderator wire requests answers recent feeds stores view_lag",
     "memory verdict_json fastjson tokens refusals keys suspects isolation jwks certificates consumer prescan",
     "records",
@@ -39,8 +39,11 @@ SIDEWAYS = {
     "recall": "kafka",
     "lane": "kafka publisher",
     "publisher": "kafka",
-    "api": "guard kafka ops posts runtime service verdicts",
-    "service": "guard ledger posts verdicts watching",
+    "api": "admission checks connections guard kafka ops posts reflection runtime service verdicts",
+    "checks": "bodies connections guard ops service",
+    "reflection": "admission bodies guard",
+    "service": "admission guard ledger posts verdicts watching",
+    "admission": "bodies connections guard",
     "watching": "guard verdicts",
     "ledger": "posts",
     "requests": "stores wire",
@@ -66,9 +69,10 @@ SIDEWAYS = {
 # Only these import them.
 LIBRARIES = {
     "aiokafka": "kafka consumer records worker watchdog vitals publisher recall posts verdicts freshness bench demo",
-    "grpc": "api service ledger guard refusals client health demo bench v1 certificates",
-    "grpc_health": "api health demo",
-    "grpc_reflection": "api",
+    "grpc": "api checks reflection service admission bodies ledger guard certificates refusals client health demo "
+    "bench v1",
+    "grpc_health": "checks health demo",
+    "grpc_reflection": "reflection",
     "grpc_status": "refusals client",
     "jwt": "guard keys",
     "opentelemetry": "traces exporter",

@@ -1,0 +1,158 @@
+"""grpc.health.v1: whether the API serves, under the empty name and the service's.
+
+Probes have no credentials, so Check answers anybody, from a few bytes that it reads within bounds of their own. Watch
+holds a stream: where callers need credentials it is for those who have them. To others it is UNIMPLEMENTED, which tells
+clients that check health by themselves to do without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2
+
+from moderation import refusals
+from moderation.bodies import Bodies
+from moderation.connections import Connections, address_of
+from moderation.guard import Context, Guard
+from moderation.ops import Pulse
+from moderation.refusals import RefusedError, exhausted, invalid
+from moderation.service import Service
+
+MAX_REQUEST_BYTES = 1_024
+READS = 4  # requests that are read at a time; each may take up to the port's largest message
+READ_S = 1.0
+MAX_WATCHES = 100
+SHARE = 9  # an address may have so many times the watches that are left free
+STALL_S = 30.0  # a watch that takes no message for so long has left
+RETRY_S = 1.0
+
+NOT_FOR_STRANGERS = RefusedError(
+    grpc.StatusCode.UNIMPLEMENTED, "UNAUTHENTICATED", "Watch needs credentials; Check does not"
+)
+UNKNOWN_SERVICE = RefusedError(grpc.StatusCode.NOT_FOUND, "INVALID_FIELD", "the service is not known", field="service")
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class Checks:
+    """What a port says of health. Several ports may say it."""
+
+    names = (health.OVERALL_HEALTH, Service.name)
+    services = (health.SERVICE_NAME,)
+
+    def __init__(self, pulse: Pulse, guard: Guard) -> None:
+        """`guard`: decides who may watch."""
+        self._pulse = pulse  # whose /readyz says the same
+        self._guard = guard
+        self._bodies = Bodies(READS, 1, READ_S)
+        self._serving = False
+        self._left = False
+        self._ended = False
+        self._changed = asyncio.Event()  # a new one after each change
+        self._watches: Counter[str] = Counter()  # by address
+
+    def handlers(self, connections: Connections, *, probes: bool = False) -> grpc.GenericRpcHandler:
+        """What a server is given. `probes`: its port is theirs alone, and anybody there may watch."""
+
+        async def check(_: object, context: Context) -> bytes:
+            answer = await self._check(context)
+            connections.checked(context.peer())
+            return answer
+
+        async def watch(_: object, context: Context) -> None:
+            if not probes and not self._guard.knows(context):
+                if connections.refused(context.peer()):
+                    raise asyncio.CancelledError  # nobody is there to be told any more
+                await refusals.end(context, NOT_FOR_STRANGERS)
+            connections.admitted(context.peer())
+            await self._watch(context)
+
+        return grpc.method_handlers_generic_handler(
+            health.SERVICE_NAME,
+            {
+                "Check": grpc.stream_unary_rpc_method_handler(check),
+                "Watch": grpc.stream_stream_rpc_method_handler(watch),
+            },
+        )
+
+    async def sweep(self) -> None:
+        """Cuts requests that are late, until it is cancelled."""
+        await self._bodies.sweep()
+
+    def tell(self, *, serving: bool) -> None:
+        """What checks answer."""
+        if self._left:
+            return
+        self._pulse.ready = self._serving = serving
+        self._wake()
+
+    def leave(self) -> None:
+        """Not serving, whatever is told from now on."""
+        self.tell(serving=False)
+        self._left = True
+
+    def end_watches(self) -> None:
+        """They have heard that we go."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _check(self, context: Context) -> bytes:
+        status = self._status(await self._name(context))
+        if status == SERVICE_UNKNOWN:
+            await refusals.end(context, UNKNOWN_SERVICE)
+        return health_pb2.HealthCheckResponse(status=status).SerializeToString()
+
+    async def _watch(self, context: Context) -> None:
+        address = address_of(context.peer())
+        free = MAX_WATCHES - self._watches.total()
+        if not free or self._watches[address] >= SHARE * free:
+            await asyncio.sleep(RETRY_S)  # one that tries again at once would be all that is served
+            await refusals.end(context, exhausted("OVERLOADED", "too many watches of health at once", RETRY_S))
+        self._watches[address] += 1
+        try:
+            await self._follow(await self._name(context), context)
+        finally:
+            self._watches[address] -= 1
+            self._watches += Counter()  # drops what is zero
+
+    async def _follow(self, name: str, context: Context) -> None:
+        told = None
+        while not self._ended:
+            changed, status = self._changed, self._status(name)
+            if status != told:
+                try:
+                    async with asyncio.timeout(STALL_S):
+                        await context.write(health_pb2.HealthCheckResponse(status=status).SerializeToString())
+                except TimeoutError:
+                    await refusals.end(
+                        context, exhausted("SLOW_READER", "the reader took no message for too long", RETRY_S)
+                    )
+                told = status
+            await changed.wait()
+
+    async def _name(self, context: Context) -> str:
+        """The service that a request asks about."""
+        try:
+            body = await self._bodies.read(context, address_of(context.peer()), MAX_REQUEST_BYTES)
+            return str(health_pb2.HealthCheckRequest.FromString(body).service)
+        except RefusedError as error:
+            await refusals.end(context, error)
+        except DecodeError:
+            await refusals.end(context, invalid("service", "cannot be read"))
+        raise AssertionError("an abort raises")
+
+    def _status(self, name: str) -> Any:
+        if name not in self.names:
+            return SERVICE_UNKNOWN
+        return SERVING if self._serving else NOT_SERVING

@@ -1,0 +1,197 @@
+"""A real API process, guarded or open, and what is measured beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jwt
+import trustme
+from aiokafka import AIOKafkaProducer
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from moderation import wire
+from tests.builders import a_verdict
+from tests.hostile.caller import POST
+from tests.hostile.connection import trusting
+
+START_S = 120.0
+MIB = 1 << 20
+
+
+class Credentials:
+    """A CA, the API's certificate by it, and a key that signs tokens, as files in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ca = folder / "ca.pem"
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(self.ca))
+        certificate = authority.issue_cert("localhost", "127.0.0.1")
+        (folder / "server.key").write_bytes(certificate.private_key_pem.bytes())
+        (folder / "server.pem").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+        key = generate_private_key(SECP256R1())
+        (folder / "jwt.pem").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        self._key = key
+        self._folder = folder
+        self.good_token = folder / "good.token"
+        self.good_token.write_text(self.token("good"))
+        self.environment = {
+            "MODERATION_GUARD__TLS_CERTIFICATE": str(folder / "server.pem"),
+            "MODERATION_GUARD__TLS_KEY": str(folder / "server.key"),
+            "MODERATION_GUARD__JWT_KEYS": str(folder / "jwt.pem"),
+            "MODERATION_GUARD__JWT_AUDIENCE": "moderation",
+            "MODERATION_GUARD__JWT_ISSUER": "https://id",
+        }
+
+    def token(self, name: str) -> str:
+        """A token of this caller, good for a day."""
+        scope = "verdicts:read verdicts:list posts:write policies:read"
+        claims = {"sub": name, "aud": "moderation", "iss": "https://id", "exp": time.time() + 86_400, "scope": scope}
+        return jwt.encode(claims, self._key, "ES256")
+
+
+@dataclass
+class Server:
+    """A process of the API."""
+
+    process: asyncio.subprocess.Process
+    address: str
+    ca: str = "-"
+    token: str = "-"  # noqa: S105  a file
+    log: Path = Path()
+    nice: int = 0
+    peak: int = 0  # bytes of resident memory, since `reset`
+
+    def rss(self) -> int:
+        """Bytes of resident memory now."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu_s(self) -> float:
+        """CPU seconds of all its threads, so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def descriptors(self) -> int:
+        """Files and sockets that it holds open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    async def sample(self) -> None:
+        """Follows the peak of its memory, until it is cancelled."""
+        while True:
+            self.peak = max(self.peak, self.rss())
+            await asyncio.sleep(0.02)
+
+    def events(self) -> list[dict[str, Any]]:
+        """What it has logged."""
+        lines = self.log.read_text().splitlines()
+        return [json.loads(line) if line.startswith("{") else {"event": "no event", "line": line} for line in lines]
+
+
+async def put_verdict(bootstrap: str, topic: str) -> None:
+    """The verdict that the good caller looks up."""
+    value, headers = wire.verdict_record(a_verdict(POST), "json")
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        await producer.send_and_wait(topic, value, key=POST.encode(), headers=headers)
+
+
+@asynccontextmanager
+async def api(
+    environment: Mapping[str, str],
+    folder: Path,
+    credentials: Credentials | None,
+    *,
+    tree: Path | None = None,
+    nice: int = 0,
+) -> AsyncIterator[Server]:
+    """The API as shipped, serving. `tree`: where its code is taken from, when not from here. `nice`: its priority."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")}
+    log = folder / "api.log"
+    with log.open("wb") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            *("nice", "-n", str(nice), sys.executable, "-m", "moderation", "api"),
+            env=inherited
+            | {
+                "MODERATION_LOG__FORMAT": "json",
+                "MODERATION_API__LISTEN": "127.0.0.1:0",
+                "MODERATION_API__VIEW": str(folder / "view.sqlite"),
+                "MODERATION_API__DRAIN_DELAY_S": "0",
+                "MODERATION_API__DRAIN_TIMEOUT_S": "2",
+            }
+            | (credentials.environment if credentials else {})
+            | dict(environment),
+            stderr=stderr,
+            cwd=tree,
+        )
+    try:
+        port = await _ready(log, process)
+        server = Server(process, f"127.0.0.1:{port}", log=log, nice=nice)
+        if credentials:
+            server.ca, server.token = str(credentials.ca), str(credentials.good_token)
+        yield server
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), 30)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _ready(log: Path, process: asyncio.subprocess.Process) -> int:
+    async with asyncio.timeout(START_S):
+        while process.returncode is None:
+            for line in _lines(log):
+                if '"api_ready"' in line:
+                    return int(json.loads(line)["port"])
+            await asyncio.sleep(0.1)
+    raise RuntimeError("\n".join(_lines(log)))
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text().splitlines()
+
+
+@asynccontextmanager
+async def calling(server: Server, pace: float, seconds: float) -> AsyncIterator[asyncio.Task[dict[str, Any]]]:
+    """The good caller at work; the task has what came of its calls."""
+    command = ["-m", "tests.hostile.caller", server.address, server.ca, server.token, str(pace), str(seconds)]
+    process = await asyncio.create_subprocess_exec(
+        *("nice", "-n", str(server.nice), sys.executable, *command),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+    async def result() -> dict[str, Any]:
+        if process.stdout is None:
+            raise RuntimeError("no output")
+        found: dict[str, Any] = json.loads(await process.stdout.read())
+        return found
+
+    task = asyncio.create_task(result())
+    try:
+        if process.stderr is None:
+            raise RuntimeError("no output")
+        async with asyncio.timeout(60):
+            await process.stderr.readline()  # its connection stands
+        yield task
+    finally:
+        task.cancel()
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+def target_tls(server: Server) -> Any:
+    """What an attacker connects with."""
+    return trusting(server.ca) if server.ca != "-" else None
