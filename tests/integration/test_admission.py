@@ -99,7 +99,7 @@ async def test_bytes_that_are_no_request(running_api: Api) -> None:
     async with running_api.running() as channel:
         for method, text in (
             ("GetVerdict", "the request is no GetVerdictRequest"),
-            ("ModeratePost", "INVALID_POST: the request is not well-formed"),
+            ("ModeratePost", "INVALID_POST: the message is not well-formed"),
         ):
             call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
             async with refused(grpc.StatusCode.INVALID_ARGUMENT) as details:
@@ -112,7 +112,7 @@ async def test_a_post_of_many_small_parts_is_refused_before_it_is_parsed(running
         many = pb.ModeratePostRequest(post=Post(id="a", images=[Image(data=b"x")] * 500))
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_POST", field="post") as details:
             await service(channel).ModeratePost(many)
-        assert details == ["INVALID_POST: the request has more than 132 fields"]
+        assert details == ["INVALID_POST: the message has more than 132 fields"]
 
 
 async def test_one_caller_does_not_take_all_places(running_api: Api) -> None:
