@@ -1,9 +1,7 @@
 """Async outside, one model thread inside.
 
 A post is encoded on a pool of threads, then queues. There is no timer: a batch is what queued while the device was
-busy, oldest first, filled up to a budget of tokens that is known before the step starts. A post that is older than its
-place in the queue says, because it waited in its topic, goes before younger ones; but of those that it overtakes, none
-is overtaken without end (`overtake_s`). Partitions take turns: full ones do not keep the others waiting.
+busy, filled up to a budget of tokens that is known before the step starts. post_queue.py decides on the order.
 
 One post never fails another: a step that fails is run again in halves until the post that makes it fail is alone. That
 one is scored once more. After each step that failed nothing is answered before the model has passed its self-check.
@@ -153,7 +151,6 @@ class Batcher:
     async def score(self, content: Content, questions: Sequence[Question], arrival: Arrival | None = None) -> Answers:
         """The answers to all questions on all windows of the content. arrival: None if it comes only now.
 
-        partition: where it comes from; each has its turn.
         Raises PostError when this content, alone, cannot be scored, DeviceError when nothing can any more.
         """
         if not questions:
@@ -230,6 +227,7 @@ class Batcher:
 
         If the model is found to be at fault, every waiter gets a DeviceError.
         """
+        self._check()  # without the pump nobody would release it
         job.failed = True
         if job.post is not None:
             job.post.phase = Phase.HELD
@@ -339,7 +337,7 @@ class Batcher:
         for (job, window), row in zip(batch, scores, strict=True):
             job.scores[window] = row
             if len(job.scores) == len(job.windows) and not job.over:
-                self._scored = job.windows
+                self._scored = (job.windows[window],)  # what one step has held
                 job.done.set_result(time.perf_counter())
         tokens = sum(job.windows[window].tokens for job, window in batch)
         posts = len({id(job) for job, _ in batch})

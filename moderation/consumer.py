@@ -27,7 +27,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch
 
 from moderation import decompression
-from moderation.records import CODEC, HEADER, Chunk, LargeBatch, Record, without_value
+from moderation.records import CODEC, HEADER, MAX_HEADERS, Chunk, LargeBatch, Record, without_value
 
 SMALL_BYTES = 1 << 20  # of a batch that is read at once, on the event loop
 MAGIC_AT, ATTRIBUTES_AT = 16, 21  # in a batch
@@ -160,11 +160,14 @@ class Fetched(fetcher.PartitionRecords):  # type: ignore[misc]
             return  # compaction has left the header alone
         if (small := self._small(batch, raw)) is not None:
             try:
-                yield from map(self._record, small)
+                for read in small:
+                    if len(read.headers) > MAX_HEADERS:
+                        break  # the other reader leaves them out, on its thread
+                    yield self._record(read)
+                else:
+                    return
             except (CorruptRecordException, UnicodeDecodeError):
                 pass  # the other reader decides, from where this one stands
-            else:
-                return
         large = LargeBatch(self._tp, raw, self._reader.limit)
         while not large.ended:
             self.reading = self._reader.submit(large.read)

@@ -127,7 +127,15 @@ class DeadlinePool:
             row = _Row(set(items), items, looked=time.monotonic())
             self._rows.add(row)
             row.timer = loop.call_later(min(SLOW_S, self._timeout_s), self._look, row)
-            loop.run_in_executor(self._executor, _work, row).add_done_callback(partial(self._end, row))
+            try:
+                thread = loop.run_in_executor(self._executor, _work, row)
+            except RuntimeError:  # the system gives no further thread
+                row.timer.cancel()
+                self._rows.discard(row)
+                row.queue.clear()  # the executor may still begin the row
+                self._fail(DeviceError("no thread can be started"), row.items)
+                continue
+            thread.add_done_callback(partial(self._end, row))
 
     def _take(self) -> deque[_Item]:
         items: deque[_Item] = deque()

@@ -25,6 +25,7 @@ else:
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)  # the codecs, as a batch's attributes number them
 FAILURES = (cramjam.DecompressionError, zstd.ZstdError, zlib.error, struct.error, OSError, EOFError, ValueError)
 
+MOST_BLOCKS = 256  # of snappy in a small batch; Java writes 32 KiB each
 _PIECE = 1 << 20  # bytes of a snappy block that are decompressed at once
 _SNAPPY_WINDOW = 1 << 20  # that a copy may reach back; every known compressor stays within 64 KiB
 _XERIAL = b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01"  # before blocks with their lengths, as Java writes them
@@ -59,15 +60,15 @@ def whole(codec: int, data: bytes, room: bytearray) -> memoryview | None:
     try:
         if codec == SNAPPY:
             at = 0
-            for piece in _snappy(memoryview(data)):
-                if at + len(piece) > len(room):
+            for number, piece in enumerate(_snappy(memoryview(data), apart=False)):
+                if number >= MOST_BLOCKS or at + len(piece) > len(room):
                     return None
                 room[at : at + len(piece)] = piece
                 at += len(piece)
             return memoryview(room)[:at]
         into = {GZIP: cramjam.gzip, LZ4: cramjam.lz4, ZSTD: cramjam.zstd}[codec].decompress_into
         return memoryview(room)[: into(data, room)]
-    except (*FAILURES, KeyError):
+    except (*FAILURES, LookupError):
         return None
 
 
@@ -88,24 +89,27 @@ class _Pieces:
         return bytes(taken)
 
 
-def _snappy(data: memoryview) -> Iterator[bytes]:
+def _snappy(data: memoryview, *, apart: bool = True) -> Iterator[bytes]:
+    """apart: whether a block that becomes large is taken apart; else it raises ValueError."""
     if data[:8] != _XERIAL[:8]:
-        yield from _snappy_block(data)
+        yield from _snappy_block(data, apart=apart)
         return
     at = len(_XERIAL)
     while at < len(data):
         (size,) = struct.unpack_from("!i", data, at)
         if not 0 <= size <= len(data) - at - 4:
             raise ValueError("a block ends behind its batch")
-        yield from _snappy_block(data[at + 4 : at + 4 + size])
+        yield from _snappy_block(data[at + 4 : at + 4 + size], apart=apart)
         at += 4 + size
 
 
-def _snappy_block(block: memoryview) -> Iterator[bytes]:
+def _snappy_block(block: memoryview, *, apart: bool) -> Iterator[bytes]:
     """A block that becomes large is taken apart here: the library gives all of it or nothing."""
     if cramjam.snappy.decompress_raw_len(block) <= _PIECE:
         yield bytes(cramjam.snappy.decompress_raw(block))
         return
+    if not apart:
+        raise ValueError("a large block")
     at = next(index for index, byte in enumerate(block) if byte < 0x80) + 1  # the announced length ends there
     found = bytearray()  # what copies may reach, and what is to be given
     given = 0  # of it

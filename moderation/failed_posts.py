@@ -17,7 +17,7 @@ from typing import Any
 
 from moderation.errors import PostError
 
-PATIENCE = 4  # times `most` may fail in a row, and no more: a run of bad posts must not end the process
+PATIENCE = 4  # at so many times `most` in a row the model is at fault, whatever an earlier post says
 
 
 class FailedPosts:
@@ -29,7 +29,7 @@ class FailedPosts:
         self._most = most
         self._row: set[str] = set()  # which posts have failed since another one went well
         self._cleared = 0  # how many of the row
-        self._held: deque[tuple[asyncio.Future[Any], PostError]] = deque()
+        self._held: deque[tuple[str, asyncio.Future[Any], PostError]] = deque()
 
     def __len__(self) -> int:
         """Posts that are held back."""
@@ -47,7 +47,7 @@ class FailedPosts:
 
     def hold(self, post: str, answer: asyncio.Future[Any], error: PostError) -> None:
         """`post` is the same for the same content; `answer` gets the error once the post is found to be at fault."""
-        self._held.append((answer, error))
+        self._held.append((post, answer, error))
         self._row.add(post)
 
     def went_well(self) -> None:
@@ -64,7 +64,9 @@ class FailedPosts:
             self.release()
 
     def release(self) -> None:
-        """Answers the one that was held back longest. The row goes on: nothing else went well."""
-        answer, error = self._held.popleft()
-        if not answer.done():
-            answer.set_exception(error)
+        """Answers the post that was held back longest, and all with its content. The row goes on."""
+        first = self._held[0][0]
+        for post, answer, error in self._held:
+            if post == first and not answer.done():
+                answer.set_exception(error)
+        self._held = deque(held for held in self._held if held[0] != first)

@@ -1,8 +1,8 @@
 """Posts run together, except one that has to run alone: nothing else is decoded, encoded or scored meanwhile.
 
 Where both kinds wait, SHARE posts run together between two that run alone, so that neither kind starves the other.
-While one of them takes longer than PATIENCE_S, others run together again for as long: a post that is stuck must not
-hold up the whole process.
+When a post that must run alone has waited for PATIENCE_S, others may start again for as long: a post that is stuck must
+not hold up the whole process. While a post runs alone, nothing else starts.
 """
 
 from __future__ import annotations

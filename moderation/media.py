@@ -12,7 +12,7 @@ import stat
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -71,6 +71,7 @@ class Media:
         """`stores`: by URI scheme; default: local files below the allowed roots."""
         self._settings = settings
         self._room = Room(settings.max_decoded_bytes)
+        self._files = Room(settings.max_decoded_bytes // 4)  # bytes of files that references name, until decoded
         self._stores = stores if stores is not None else {"file": LocalFiles(settings)}
         late = f"no image is read any more: all threads have been at a post for {settings.timeout_s:g} s"
         self.pool = DeadlinePool("media", settings.posts_at_once, settings.timeout_s, late)
@@ -84,15 +85,19 @@ class Media:
         if not post.images:  # no thread is asked for the most common post
             yield Read(Content(post.text, (), digest(post.text, ())), 0.0, 0.0)
             return
-        started = time.perf_counter()
-        phases.enter(Phase.FETCH)
-        files, size = await self._on_thread(partial(self._fetch_all, post), Reason.IMAGE_UNAVAILABLE)
-        fetched = time.perf_counter()
-        phases.enter(Phase.DECODE)
-        async with self._room.of(size):
-            begun = time.perf_counter()
-            content = await self._on_thread(partial(self._decode_all, post, files), Reason.IMAGE_CORRUPT)
-            decoded = time.perf_counter()
+        most = sum(image.data is None for image in post.images) * self._settings.max_bytes
+        async with AsyncExitStack() as stack:
+            phases.enter(Phase.FETCH)
+            async with self._files.of(most):
+                started = time.perf_counter()
+                files, size = await self._on_thread(partial(self._fetch_all, post), Reason.IMAGE_UNAVAILABLE)
+                fetched = time.perf_counter()
+                phases.enter(Phase.DECODE)
+                await stack.enter_async_context(self._room.of(size))
+                begun = time.perf_counter()
+                content = await self._on_thread(partial(self._decode_all, post, files), Reason.IMAGE_CORRUPT)
+                decoded = time.perf_counter()
+                del files
             traces.stage(traces.FETCH, started, fetched)
             traces.stage(traces.DECODE, begun, decoded)
             yield Read(content, fetched - started, decoded - begun)

@@ -29,6 +29,7 @@ RECORD_BYTES = 200  # that a record takes beside key, value and headers
 KEY_BYTES = 1 << 10  # of a key that is kept of a record that is left out
 HEADERS_BYTES = 1 << 20  # of the headers of a record, in all
 MAX_HEADERS = 10_000  # of a record
+HEADER_BYTES = 160  # that a header takes beside its name and value
 DELTA_BYTES = 64  # that a record takes in its batch beside key, value and headers
 
 HEADER = struct.Struct(">qiibIhiqqqhii")  # of a batch of format 2
@@ -63,7 +64,7 @@ class Record(NamedTuple):
     def size(self) -> int:
         """Bytes of memory that it takes."""
         size = RECORD_BYTES + len(self.key or b"") + len(self.value or b"")
-        return size + sum(len(name) + len(value or b"") for name, value in self.headers) if self.headers else size
+        return size + sum(HEADER_BYTES + len(name) + len(value or b"") for name, value in self.headers)
 
 
 class Chunk(NamedTuple):
@@ -155,7 +156,7 @@ class LargeBatch:
         else:
             yield from source.skip(rest)
             marks += ("headers.omitted",)
-        record = self._record(since, offset, (key, b"", headers), marks)
+        record = self._record(since, offset, (key, b"" if size >= 0 else None, headers), marks)
         omitted = Omitted(size, digest.hexdigest()) if size >= 0 else None
         yield record._replace(problem=Reason.RECORD_TOO_LARGE, omitted=omitted)
 

@@ -162,7 +162,10 @@ class WorkerSettings(_Group):
         "longer than the deadlines on a post's way together",
     )
     failed_posts: int = Field(
-        5, ge=1, description="different posts in a row that each make the model fail, alone, until the process exits"
+        5,
+        ge=1,
+        description="different posts in a row that each make the model fail, alone, until an earlier good post is "
+        "tried again; at four times as many the process exits",
     )
     failed_post_s: float = Field(
         2.0, gt=0, description="seconds that such a post waits for another to be scored before it is a dead letter"

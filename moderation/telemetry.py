@@ -34,6 +34,7 @@ from moderation.settings import LogSettings
 
 STDERR = 2  # its file descriptor
 QUIET_S = 10.0
+MAX_ERRORS = 32  # of one chain or group
 MAX_FRAMES = 64  # of one exception: those nearest to where it was raised
 MAX_EXCEPTION_CHARS = 12_000
 MAX_LINE_CHARS = 16 << 10  # with MAX_LINES of log_writer.py this bounds what waits
@@ -140,23 +141,26 @@ def _with_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 def frames(error: BaseException) -> str:
     """The types and frames of an error, of those that caused it and of those it groups; no messages."""
-    return "\n".join(_lines(error, set()))
+    return "\n".join(_lines(error))[:MAX_EXCEPTION_CHARS]
 
 
-def _lines(error: BaseException, seen: set[int]) -> Iterator[str]:
-    if id(error) in seen:
-        return
-    seen.add(id(error))
-    yield type(error).__qualname__
-    # Not extract_tb: it reads the source files.
-    for frame, number in deque(traceback.walk_tb(error.__traceback__), maxlen=MAX_FRAMES):
-        yield f"  {_short(frame.f_code.co_filename)}:{number} {frame.f_code.co_name}"
-    if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions:
-            yield from _lines(member, seen)
-    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if earlier is not None:
-        yield from _lines(earlier, seen)
+def _lines(error: BaseException) -> Iterator[str]:
+    """A chain may be of any length: a model may raise each error from the one before."""
+    waiting, seen = [error], set[int]()
+    while waiting and len(seen) < MAX_ERRORS:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield type(one).__qualname__
+        # Not extract_tb: it reads the source files.
+        for frame, number in deque(traceback.walk_tb(one.__traceback__), maxlen=MAX_FRAMES):
+            yield f"  {_short(frame.f_code.co_filename)}:{number} {frame.f_code.co_name}"
+        earlier = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+        if earlier is not None:
+            waiting.append(earlier)
+        if isinstance(one, BaseExceptionGroup):
+            waiting.extend(reversed(one.exceptions))
 
 
 def _short(path: str) -> str:
@@ -167,7 +171,7 @@ def _exceptions_without_text(_: WrappedLogger, __: str, event: EventDict) -> Eve
     given = event.pop("exc_info", None)
     error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
     if isinstance(error, BaseException):
-        event["exception"] = frames(error)[:MAX_EXCEPTION_CHARS]
+        event["exception"] = frames(error)
     return event
 
 

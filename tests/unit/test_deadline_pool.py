@@ -160,3 +160,18 @@ async def test_what_a_dead_thread_leaves_is_queued_again(
     items = [made.run(lambda number=number: number, small=True) for number in range(10)]  # type: ignore[misc]
     assert await asyncio.wait_for(asyncio.gather(*items), 10) == list(range(10))
     assert len(died) == 1
+
+
+async def test_a_thread_that_cannot_be_started_fails_its_items_and_keeps_no_place(
+    pool: Callable[..., DeadlinePool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError
+
+    made = pool(threads=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(DeviceError, match="no thread can be started"):
+            await made.run(lambda: 7)
+    assert len(made) == 0
+    assert await made.run(lambda: 7) == 7

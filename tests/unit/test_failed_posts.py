@@ -167,3 +167,26 @@ async def test_scores_of_windows_of_a_bad_post_are_dropped_with_it() -> None:
     model = Windowed()
     assert await outcomes_of(model, "a fault:score:nan b c", "d") == [PostError, Answers]
     assert "b" not in model.texts, "once a window has failed, no step is spent on the others"
+
+
+async def test_posts_of_the_same_bad_content_are_answered_together() -> None:
+    """A wave of one text that breaks the model must not wait two seconds for each."""
+    found = outcomes_of(Misbehaving(), *["fault:score:raise"] * 20, failed_post_s=1.0)
+    assert await asyncio.wait_for(found, 10) == [PostError] * 20
+
+
+async def test_a_long_post_that_went_well_is_not_tried_again_in_one_step() -> None:
+    """It was scored window by window: all of them at once are more than a step may hold."""
+
+    class Small(Misbehaving):
+        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:  # type: ignore[override]
+            (window,) = super().encode(content, questions)
+            return [window] * (8 if content.text == "long" else 1)
+
+        def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
+            if len(batch) > 4:
+                raise MemoryError
+            return super().score(batch)
+
+    texts = ["long", *(f"{number} fault:score:raise" for number in range(6))]
+    assert await outcomes_of(Small(), *texts, failed_post_s=0.05) == [Answers] + [PostError] * 6

@@ -79,11 +79,15 @@ class Bench:
         said: Counter[Phase] = self.lane.phases
         offsets = self.lane._offsets
         assert offsets is not None
+        isolation = self.worker._processor.isolation
+        media = len(self.media.pool) + len(self.media._room._waiting) + len(self.media._files._waiting)
         with_images = said[Phase.FETCH] + said[Phase.DECODE]
         admission = sum(not waiter.done() for waiter in self.batcher._room._waiters or ())
         return {
             "all": (sum(said.values()), len(offsets)),
-            "media": (with_images, len(self.media.pool) + len(self.media._room._waiting)),
+            "isolation": (said[Phase.ISOLATION], len(isolation._together) + len(isolation._alone)),
+            "twin without its twin": (int(said[Phase.TWIN] > 0 and not self.lane.memory._turns), 0),
+            "media": (with_images, media),
             "admission": (said[Phase.ADMISSION], admission),
             "encode": (said[Phase.ENCODE], len(self.batcher._encoders.pool)),
             "batcher": (said[Phase.BATCH_WAIT] + said[Phase.MODEL] + said[Phase.HELD], len(self.batcher._jobs)),

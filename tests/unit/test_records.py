@@ -220,3 +220,33 @@ def test_the_parts_of_aiokafka_that_are_replaced_are_where_they_were() -> None:
     assert {"MemoryRecords", "PartitionRecords", "FetchResult"} <= set(process.__code__.co_names)
     assert not process.__code__.co_freevars
     assert not process.__defaults__
+
+
+@pytest.mark.parametrize("codec", ["zstd", "none"])
+async def test_a_small_batch_of_very_many_headers_is_counted_as_what_it_takes(codec: str) -> None:
+    """An empty header is two bytes, or next to none compressed, and becomes an object of a hundred."""
+    many = a_record(0, b"x", headers=[(b"", b"")] * 300_000)
+    (found, behind) = all_of(fetched(a_batch(many + a_record(1, b"y"), 2, codec)))
+    assert "headers.omitted" in found.marks
+    assert found.problem is Reason.NOT_DECODABLE
+    assert (behind.value, behind.problem) == (b"y", None)
+    few = Record("posts", 0, 0, 0, None, b"", (("", b""),) * 100)
+    assert few.size > 100 * 100
+
+
+async def test_a_chunk_of_records_with_many_headers_has_a_bound() -> None:
+    part = b"".join(a_record(number, b"x" * 1_000, headers=[(b"", b"")] * 9_000) for number in range(200))
+    some = fetched(a_batch(part, 200, "zstd"))
+    tracemalloc.start()
+    taken = some.take(1, LIMIT, alone=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(taken) == 1
+    assert peak < 64 << 20
+
+
+async def test_a_null_that_is_left_out_stays_a_null() -> None:
+    part = a_record(0, None, b"key", [(b"name", b"v" * (3 << 20))])
+    (found,) = all_of(fetched(a_batch(part, 1, "none"), limit=1 << 20))
+    assert found.value is None
+    assert found.omitted is None

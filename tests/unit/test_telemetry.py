@@ -140,3 +140,16 @@ def test_traces_without_their_extra_are_refused_with_what_helps(monkeypatch: pyt
     with pytest.raises(ConfigError, match=r"MODERATION_TRACES__ENDPOINT .* pip install 'moderation\[otel\]'"):
         cli._exporter(wanted, "worker")
     cli._exporter(Settings(), "worker")()
+
+
+def test_a_chain_of_errors_of_any_length_has_its_frames() -> None:
+    """A model may raise each error from the one before."""
+    error: Exception = ValueError("secret")
+    for _ in range(5_000):
+        later = RuntimeError("secret")
+        later.__cause__ = error
+        error = later
+    told = telemetry.frames(ExceptionGroup("secret", [error, KeyError("secret")]))
+    assert told.startswith("ExceptionGroup\nRuntimeError")
+    assert "secret" not in told
+    assert len(told) < 20_000
