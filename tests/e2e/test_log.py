@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from moderation.errors import DeviceError
 from tests.e2e.service import Service, committed_records, produce
 from tests.integration.lookups import a_free_address
 from tests.unit.test_log_writer import STREAMS
@@ -81,10 +82,11 @@ def panicking(service: Service, folder: Path) -> str:
 def test_a_model_that_panics_while_loading_ends_a_worker_without_its_text(service: Service, tmp_path: Path) -> None:
     model = panicking(service, tmp_path)
     with replace(service, extra={"MODERATION_MODEL": model}).worker() as worker:
-        assert worker.wait(120) == 1
-        crashed = worker.wait_for("process_crashed")
-        assert crashed["error"] == "PanicException"
-        assert "tokenizer.py" in crashed["exception"]
+        assert worker.wait(120) == DeviceError.exit_code
+        failed = worker.wait_for("model_load_failed")
+        assert failed["error"] == "PanicException"
+        assert "tokenizer.py" in failed["frames"]
+        assert worker.wait_for("process_crashed")["error"] == "DeviceError"
         assert worker.wait_for("library_printed")["bytes"] > 0  # what Rust prints of a panic
         assert "range end index" not in worker.log
         assert "panicked" not in worker.log
@@ -96,7 +98,7 @@ def test_a_model_that_panics_while_loading_ends_a_command_without_its_text(servi
     environment = inherited | {"MODERATION_POLICIES": service.environment["MODERATION_POLICIES"]}
     whole = [*command, panicking(service, tmp_path)]
     ended = subprocess.run(whole, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 1
+    assert ended.returncode == DeviceError.exit_code
     assert "PanicException" in ended.stderr
     assert "range end index" not in ended.stderr
     assert "panicked" not in ended.stderr
