@@ -11,8 +11,8 @@ import os
 import socket
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -151,7 +151,7 @@ class _Sockets:
                 continue
             before = self._known.get(name)
             if before is None or before[0] != target:
-                before = target, _peer_of(int(name), port)
+                before = target, _peer_of(int(name), port) if target.startswith("socket:") else ""
             known[name] = before
             if before[1]:
                 found[before[1]] = int(name)
@@ -160,11 +160,8 @@ class _Sockets:
 
     def shut(self, descriptor: int, peer: str) -> bool:
         """Shuts the connection down, if the descriptor is still this peer's."""
-        found = _duplicate(descriptor)
-        if found is None:
-            return False
-        with found:
-            if _peer(found) != peer:
+        with _borrowed(descriptor) as found:
+            if found is None or _peer(found) != peer:
                 return False
             with suppress(OSError):  # the peer was faster
                 found.shutdown(socket.SHUT_RDWR)
@@ -178,28 +175,32 @@ def address_of(peer: str) -> str:
 
 def _peer_of(descriptor: int, port: int) -> str:
     """The peer of a connection to the port; empty: the descriptor is something else."""
-    found = _duplicate(descriptor)
-    if found is None:
-        return ""
-    with found:
+    with _borrowed(descriptor) as found:
+        if found is None or found.family not in (socket.AF_INET, socket.AF_INET6):
+            return ""
         try:
-            ours = found.getsockname()[1] == port if found.family in (socket.AF_INET, socket.AF_INET6) else False
+            ours = found.getsockname()[1] == port
         except OSError:
             return ""
         return _peer(found) if ours else ""
 
 
-def _duplicate(descriptor: int) -> socket.socket | None:
-    """The socket under a descriptor of its own, which nobody else closes; None: it is no socket, or gone."""
+@contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.socket | None]:
+    """The socket that this descriptor is; None: it is no socket, or gone.
+
+    The descriptor is neither copied nor closed. With any copy of a file that is closed, a process loses all its locks
+    on that file: those by which SQLite keeps other processes out of the view.
+    """
     try:
-        copy = os.dup(descriptor)
+        found = socket.socket(fileno=descriptor)
     except OSError:
-        return None
+        yield None
+        return
     try:
-        return socket.socket(fileno=copy)
-    except OSError:
-        os.close(copy)
-        return None
+        yield found
+    finally:
+        found.detach()
 
 
 def _peer(found: socket.socket) -> str:
