@@ -155,14 +155,15 @@ class Bodies:
                 del self._waiting[caller]
 
     def _call_next(self) -> None:
-        """Lets those in for whom there is memory: callers that hold the least go first."""
+        """Lets those in for whom there is memory: callers that hold the least go first, of equals in turn."""
         while self._waiting:
             caller = min(self._waiting, key=lambda name: self._held.get(name, 0))
             if not self._fits(caller):
                 return
-            turn = self._waiting[caller].popleft()[1]
-            if not self._waiting[caller]:
-                del self._waiting[caller]
+            queue = self._waiting.pop(caller)
+            turn = queue.popleft()[1]
+            if queue:
+                self._waiting[caller] = queue  # behind the others
             if not turn.done():
                 self._take(caller, self._largest)
                 turn.set_result(None)

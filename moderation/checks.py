@@ -25,6 +25,7 @@ from moderation.service import Service
 
 MAX_REQUEST_BYTES = 1_024
 READS = 4  # requests that are read at a time; each may take up to the port's largest message
+PROBE_READS = 256  # on the port of probes, whose largest message is small
 READ_S = 1.0
 MAX_WATCHES = 100
 SHARE = 9  # an address may have so many times the watches that are left free
@@ -51,7 +52,7 @@ class Checks:
         """`guard`: decides who may watch."""
         self._pulse = pulse  # whose /readyz says the same
         self._guard = guard
-        self._bodies = Bodies(READS, 1, READ_S)
+        self._bodies: list[Bodies] = []  # one for each port: what is asked on one holds up none of another
         self._serving = False
         self._left = False
         self._ended = False
@@ -60,9 +61,11 @@ class Checks:
 
     def handlers(self, connections: Connections, *, probes: bool = False) -> grpc.GenericRpcHandler:
         """What a server is given. `probes`: its port is theirs alone, and anybody there may watch."""
+        bodies = Bodies(PROBE_READS if probes else READS, 1, READ_S)
+        self._bodies.append(bodies)
 
         async def check(_: object, context: Context) -> bytes:
-            answer = await self._check(context)
+            answer = await self._check(context, bodies)
             connections.checked(context.peer())
             return answer
 
@@ -72,7 +75,7 @@ class Checks:
                     raise asyncio.CancelledError  # nobody is there to be told any more
                 await refusals.end(context, NOT_FOR_STRANGERS)
             connections.admitted(context.peer())
-            await self._watch(context)
+            await self._watch(context, bodies)
 
         return grpc.method_handlers_generic_handler(
             health.SERVICE_NAME,
@@ -83,8 +86,10 @@ class Checks:
         )
 
     async def sweep(self) -> None:
-        """Cuts requests that are late, until it is cancelled."""
-        await self._bodies.sweep()
+        """Cuts requests that are late, on the ports that have handlers by now, until it is cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for bodies in self._bodies:
+                tasks.create_task(bodies.sweep())
 
     def tell(self, *, serving: bool) -> None:
         """What checks answer."""
@@ -107,13 +112,13 @@ class Checks:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _check(self, context: Context) -> bytes:
-        status = self._status(await self._name(context))
+    async def _check(self, context: Context, bodies: Bodies) -> bytes:
+        status = self._status(await self._name(context, bodies))
         if status == SERVICE_UNKNOWN:
             await refusals.end(context, UNKNOWN_SERVICE)
         return health_pb2.HealthCheckResponse(status=status).SerializeToString()
 
-    async def _watch(self, context: Context) -> None:
+    async def _watch(self, context: Context, bodies: Bodies) -> None:
         address = address_of(context.peer())
         free = MAX_WATCHES - self._watches.total()
         if not free or self._watches[address] >= SHARE * free:
@@ -121,7 +126,7 @@ class Checks:
             await refusals.end(context, exhausted("OVERLOADED", "too many watches of health at once", RETRY_S))
         self._watches[address] += 1
         try:
-            await self._follow(await self._name(context), context)
+            await self._follow(await self._name(context, bodies), context)
         finally:
             self._watches[address] -= 1
             self._watches += Counter()  # drops what is zero
@@ -141,10 +146,10 @@ class Checks:
                 told = status
             await changed.wait()
 
-    async def _name(self, context: Context) -> str:
+    async def _name(self, context: Context, bodies: Bodies) -> str:
         """The service that a request asks about."""
         try:
-            body = await self._bodies.read(context, address_of(context.peer()), MAX_REQUEST_BYTES)
+            body = await bodies.read(context, address_of(context.peer()), MAX_REQUEST_BYTES)
             return str(health_pb2.HealthCheckRequest.FromString(body).service)
         except RefusedError as error:
             await refusals.end(context, error)

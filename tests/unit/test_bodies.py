@@ -177,3 +177,26 @@ async def test_of_slow_reads_the_oldest_are_cut_beyond_a_number() -> None:
         call.message.set_result(b"x")
         assert await task == b"x"
     sweeping.cancel()
+
+
+async def test_callers_that_hold_as_much_go_in_turn() -> None:
+    """One whose queue never ends does not stay at the front."""
+    pool = Bodies(LARGEST, LARGEST, 60)
+    first, _ = reading(pool, "a")
+    await settled()
+    queued = [reading(pool, "a") for _ in range(3)]
+    await settled()
+    call, task = reading(pool, "b")
+    await settled()
+    first.message.set_result(b"")
+    await settled()
+    assert queued[0][0].asked.is_set()
+    queued[0][0].message.set_result(b"")
+    await settled()
+    assert call.asked.is_set()
+    call.message.set_result(b"x")
+    assert await task == b"x"
+    for _, left in queued:
+        left.cancel()
+    await asyncio.gather(*(left for _, left in queued), return_exceptions=True)
+    assert pool._free == LARGEST
