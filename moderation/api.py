@@ -18,7 +18,7 @@ import moderation
 from moderation import certificates, kafka, ops, posts, reflection, runtime, verdicts
 from moderation.admission import Admission
 from moderation.checks import Checks
-from moderation.connections import Connections
+from moderation.connections import Connections, room
 from moderation.errors import ConfigError
 from moderation.guard import Guard
 from moderation.ops import Pulse
@@ -68,12 +68,13 @@ async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
         admission = Admission(settings.api, door, connections, settings.kafka.max_message_bytes + REQUEST_OVERHEAD)
         service = Service(settings, view, inbox, admission, policies)
         checks = Checks(pulse, door)
-        server, port = _server(settings, service, checks, connections)
+        most = room(settings.api.max_connections, 2 if settings.api.health_listen else 1)
+        server, port = _server(settings, service, checks, connections, most)
         stack.push_async_callback(server.stop, 0)
         probed = Connections(settings.api, guarded=True, counted=False)
         probes_port = 0
         if settings.api.health_listen:
-            probes, probes_port = await _probed(settings.api, checks, probed)
+            probes, probes_port = await _probed(settings.api, checks, probed, most)
             stack.push_async_callback(probes.stop, 0)
         await server.start()
         async with asyncio.TaskGroup() as tasks:
@@ -93,12 +94,13 @@ async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
 
 
 def _server(
-    settings: Settings, service: Service, checks: Checks, connections: Connections
+    settings: Settings, service: Service, checks: Checks, connections: Connections, most: int
 ) -> tuple[grpc.aio.Server, int]:
+    """The server of the API, and its port. `most`: connections at once."""
     api, largest = settings.api, service.admission.largest
     keepalive_ms = int(api.keepalive_s * 1000)
     options = [
-        *_limits(largest, api.max_connections, api.max_connection_calls),
+        *_limits(largest, most, api.max_connection_calls),
         # Calls that have arrived and that we have not got to yet: that is where they queue under too much load. From
         # the first number on some are shed, at the second all, at next to no cost: a refusal of ours would cost as much
         # as an answer, and there would be few of those. gRPC gives them the status CANCELLED.
@@ -149,9 +151,9 @@ def _limits(largest: int, connections: int, calls: int) -> list[tuple[str, int]]
     ]
 
 
-async def _probed(api: ApiSettings, checks: Checks, connections: Connections) -> tuple[grpc.aio.Server, int]:
-    """A server of the health checks alone, and its port."""
-    server = grpc.aio.server(options=_limits(PROBE_BYTES, api.max_connections, PROBES))
+async def _probed(api: ApiSettings, checks: Checks, connections: Connections, most: int) -> tuple[grpc.aio.Server, int]:
+    """A server of the health checks alone, and its port. `most`: connections at once."""
+    server = grpc.aio.server(options=_limits(PROBE_BYTES, most, PROBES))
     server.add_generic_rpc_handlers((checks.handlers(connections, probes=True),))
     try:
         port = server.add_insecure_port(api.health_listen)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import time
 from collections import Counter, OrderedDict, defaultdict
@@ -29,6 +30,8 @@ LOG_S = 10.0  # between two lines about what was refused
 REMEMBERED = 10_000  # addresses
 
 DESCRIPTORS = Path("/dev/fd")
+KEPT = 256  # descriptors that are for files, brokers and databases
+HIGHEST = 65_536  # descriptors, among which those are looked for that cannot be listed
 
 log = structlog.get_logger()
 
@@ -80,9 +83,10 @@ class Connections:
             self._condemned.add(peer)
             if len(self._seen) <= FEW and now - self._looked >= LOOK_S:
                 self._looked = now
-                self._shut(self._sockets.peers(self._port), [peer], "unauthenticated")
-            else:
-                self._woken.set()
+                with suppress(OSError):  # no descriptor is left to list them with: `watch` looks without
+                    self._shut(self._sockets.peers(self._port), [peer], "unauthenticated")
+                    return True
+            self._woken.set()
         return left < 1
 
     async def watch(self, port: int) -> None:
@@ -95,7 +99,7 @@ class Connections:
                     await self._woken.wait()
             self._woken.clear()
             condemned, self._condemned = self._condemned, set()
-            peers = await asyncio.to_thread(self._sockets.peers, port)
+            peers = await asyncio.to_thread(self._sockets.peers, port, listed=False)
             now = time.monotonic()
             self._shut(peers, condemned, "unauthenticated")
             if now - swept >= SWEEP_S:
@@ -141,10 +145,20 @@ class _Sockets:
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, str]] = {}  # by descriptor: what it is open on, and the peer
 
-    def peers(self, port: int) -> dict[str, int]:
-        """Their peers and descriptors. A look costs one system call for each that was there before."""
+    def peers(self, port: int, *, listed: bool = True) -> dict[str, int]:
+        """Their peers and descriptors. A look costs one system call for each that was there before.
+
+        Raises OSError: they cannot be listed, as no descriptor is left for that. Without `listed` each number that a
+        descriptor may have is then looked at, which takes longer.
+        """
         known, found = {}, {}
-        for name in os.listdir(DESCRIPTORS):
+        try:
+            names: Iterable[str] = os.listdir(DESCRIPTORS)
+        except OSError:
+            if listed:
+                raise
+            names = map(str, range(min(HIGHEST, resource.getrlimit(resource.RLIMIT_NOFILE)[0])))
+        for name in names:
             try:
                 target = os.readlink(DESCRIPTORS / name)
             except OSError:  # closed meanwhile
@@ -166,6 +180,22 @@ class _Sockets:
             with suppress(OSError):  # the peer was faster
                 found.shutdown(socket.SHUT_RDWR)
         return True
+
+
+def room(wanted: int, ports: int) -> int:
+    """How many connections each of so many ports may have: `wanted`, or fewer if there are no descriptors for them.
+
+    Raises the process's limit of descriptors, as far as it needs to and may. At the limit it could open no file either.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = KEPT + ports * wanted
+    if 0 <= soft < needed:
+        soft = needed if hard < 0 else min(hard, needed)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    found = wanted if soft < 0 else min(wanted, max(1, (soft - KEPT) // ports))
+    if found < wanted:
+        log.warning("connections_bounded", max_connections=wanted, bound=found, descriptors=soft)
+    return found
 
 
 def address_of(peer: str) -> str:

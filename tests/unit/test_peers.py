@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import resource
 import socket
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from moderation.connections import _Sockets
+from moderation.connections import BURST, Connections, _Sockets
+from moderation.settings import ApiSettings
 
 
 @pytest.fixture
@@ -59,3 +62,47 @@ def test_a_peer_is_found_and_shut_out(server: socket.socket) -> None:
         with pytest.raises(BlockingIOError):
             other.recv(1)
         os.fstat(peers[peer])  # the descriptor stays its owner's to close
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    copies: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 1, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                copies.append(os.dup(0))
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        yield
+    finally:
+        for copy in copies:
+            os.close(copy)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("calls", [0, BURST + 1])
+async def test_strangers_are_shut_out_when_no_descriptor_is_left(server: socket.socket, calls: int) -> None:
+    """Those who are there too long, and those who have made too many calls."""
+    connections = Connections(ApiSettings(stranger_timeout_s=60.0 if calls else 0.1), guarded=True)
+    watching = asyncio.create_task(connections.watch(port_of(server)))
+    with joined(server) as (client, peer):
+        client.setblocking(False)
+        await asyncio.sleep(0)
+        with no_descriptor_left():
+            assert [connections.refused(peer) for _ in range(calls)] == [False] * (calls - 1) + [True] * bool(calls)
+            async with asyncio.timeout(30):
+                assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+    watching.cancel()
+
+
+@pytest.mark.parametrize(("hard", "room", "soft"), [(4_096, 1_000, 2_256), (1_024, 384, 1_024)])
+def test_connections_are_as_many_as_there_are_descriptors_for(hard: int, room: int, soft: int) -> None:
+    look = (
+        "import resource; from moderation.connections import room; "
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (200, {hard})); "
+        "print(room(1_000, 2), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    shown = subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True)
+    assert shown.stdout.splitlines()[-1].split() == [str(room), str(soft)]
