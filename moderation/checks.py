@@ -27,6 +27,7 @@ MAX_REQUEST_BYTES = 1_024
 READS = 4  # requests that are read at a time; each may take up to the port's largest message
 PROBE_READS = 256  # on the port of probes, whose largest message is small
 READ_S = 1.0
+MOST_WAITING = 16  # checks of an address that wait to be read; more are refused at once
 MAX_WATCHES = 100
 SHARE = 9  # an address may have so many times the watches that are left free
 STALL_S = 30.0  # a watch that takes no message for so long has left
@@ -61,11 +62,18 @@ class Checks:
 
     def handlers(self, connections: Connections, *, probes: bool = False) -> grpc.GenericRpcHandler:
         """What a server is given. `probes`: its port is theirs alone, and anybody there may watch."""
-        bodies = Bodies(PROBE_READS if probes else READS, 1, READ_S)
+        bodies = Bodies(PROBE_READS if probes else READS, 1, READ_S, most_waiting=MOST_WAITING)
         self._bodies.append(bodies)
 
         async def check(_: object, context: Context) -> bytes:
-            answer = await self._check(context, bodies)
+            try:
+                answer = await self._check(context, bodies)
+            except RefusedError as error:
+                known = probes or error is UNKNOWN_SERVICE
+                if not known and connections.refused(context.peer()):
+                    raise asyncio.CancelledError from None  # nobody is there to be told any more
+                await refusals.end(context, error)
+                raise AssertionError("an abort raises") from None
             connections.checked(context.peer())
             return answer
 
@@ -75,7 +83,10 @@ class Checks:
                     raise asyncio.CancelledError  # nobody is there to be told any more
                 await refusals.end(context, NOT_FOR_STRANGERS)
             connections.admitted(context.peer())
-            await self._watch(context, bodies)
+            try:
+                await self._watch(context, bodies)
+            except RefusedError as error:
+                await refusals.end(context, error)
 
         return grpc.method_handlers_generic_handler(
             health.SERVICE_NAME,
@@ -115,7 +126,7 @@ class Checks:
     async def _check(self, context: Context, bodies: Bodies) -> bytes:
         status = self._status(await self._name(context, bodies))
         if status == SERVICE_UNKNOWN:
-            await refusals.end(context, UNKNOWN_SERVICE)
+            raise UNKNOWN_SERVICE
         return health_pb2.HealthCheckResponse(status=status).SerializeToString()
 
     async def _watch(self, context: Context, bodies: Bodies) -> None:
@@ -123,7 +134,7 @@ class Checks:
         free = MAX_WATCHES - self._watches.total()
         if not free or self._watches[address] >= SHARE * free:
             await asyncio.sleep(RETRY_S)  # one that tries again at once would be all that is served
-            await refusals.end(context, exhausted("OVERLOADED", "too many watches of health at once", RETRY_S))
+            raise exhausted("OVERLOADED", "too many watches of health at once", RETRY_S)
         self._watches[address] += 1
         try:
             await self._follow(await self._name(context, bodies), context)
@@ -140,22 +151,18 @@ class Checks:
                     async with asyncio.timeout(STALL_S):
                         await context.write(health_pb2.HealthCheckResponse(status=status).SerializeToString())
                 except TimeoutError:
-                    await refusals.end(
-                        context, exhausted("SLOW_READER", "the reader took no message for too long", RETRY_S)
-                    )
+                    text = "the reader took no message for too long"
+                    raise exhausted("SLOW_READER", text, RETRY_S) from None
                 told = status
             await changed.wait()
 
     async def _name(self, context: Context, bodies: Bodies) -> str:
-        """The service that a request asks about."""
+        """The service that a request asks about. Raises RefusedError."""
         try:
             body = await bodies.read(context, address_of(context.peer()), MAX_REQUEST_BYTES)
             return str(health_pb2.HealthCheckRequest.FromString(body).service)
-        except RefusedError as error:
-            await refusals.end(context, error)
         except DecodeError:
-            await refusals.end(context, invalid("service", "cannot be read"))
-        raise AssertionError("an abort raises")
+            raise invalid("service", "cannot be read") from None
 
     def _status(self, name: str) -> Any:
         if name not in self.names:

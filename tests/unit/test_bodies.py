@@ -200,3 +200,29 @@ async def test_callers_that_hold_as_much_go_in_turn() -> None:
         left.cancel()
     await asyncio.gather(*(left for _, left in queued), return_exceptions=True)
     assert pool._free == LARGEST
+
+
+async def test_of_a_caller_so_many_reads_wait_and_more_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Bodies(LARGEST, LARGEST, 60, most_waiting=3)
+    _, first = reading(pool, "a")
+    await settled()
+    tasks = [reading(pool, "a")[1] for _ in range(4)]
+    await settled()
+    with pytest.raises(RefusedError, match="too many request bodies") as caught:
+        await tasks.pop()
+    assert caught.value.reason == "OVERLOADED"
+    tasks.pop().cancel()  # one that has left does not count
+    await settled()
+    tasks += [reading(pool, "a")[1], reading(pool, "b")[1]]
+    await settled()
+    assert not any(task.done() for task in tasks)
+    monkeypatch.setattr(bodies, "MOST_WAITING", 4)  # in all: who has none waiting may add one
+    refused, added = reading(pool, "b")[1], reading(pool, "c")[1]
+    await settled()
+    assert refused.done()
+    assert isinstance(refused.exception(), RefusedError)
+    assert not added.done()
+    for task in (first, added, *tasks):
+        task.cancel()
+    await asyncio.gather(first, added, *tasks, return_exceptions=True)
+    assert pool._free == LARGEST
