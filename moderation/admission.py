@@ -7,6 +7,7 @@ and waits for nothing. Callers who are known share the places, and the memory th
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 
@@ -102,3 +103,22 @@ class Admission:
     def under_way(self, *kinds: str) -> int:
         """How many calls of these kinds are."""
         return sum(self._most[kind] - self._free[kind] for kind in kinds)
+
+
+class Unknown(grpc.GenericRpcHandler):
+    """Ends the calls of methods that no handler before it has. They count as a stranger's refused calls."""
+
+    def __init__(self, connections: Connections) -> None:
+        async def end(_: object, context: Context) -> None:
+            if connections.refused(context.peer()):
+                raise asyncio.CancelledError  # nobody is there to be told any more
+            try:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method is not known")
+            except grpc.aio.UsageError:  # the caller has left: gRPC would log it with its frames
+                raise asyncio.CancelledError from None
+
+        self._handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(end)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """What ends them all."""
+        return self._handler

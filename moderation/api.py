@@ -16,7 +16,7 @@ import structlog
 
 import moderation
 from moderation import certificates, kafka, ops, posts, reflection, runtime, verdicts
-from moderation.admission import Admission
+from moderation.admission import Admission, Unknown
 from moderation.checks import Checks
 from moderation.connections import Connections, room
 from moderation.errors import ConfigError
@@ -124,6 +124,7 @@ def _server(
     server.add_generic_rpc_handlers((service.handlers(), checks.handlers(connections)))
     if api.reflection == "on" or (api.reflection == "auto" and settings.guard.open):
         server.add_generic_rpc_handlers((reflection.handlers(service.admission, [service.name, *checks.services]),))
+    server.add_generic_rpc_handlers((Unknown(connections),))  # after all others
     credentials = certificates.credentials(settings.guard)
     try:
         if credentials is None:
@@ -154,7 +155,7 @@ def _limits(largest: int, connections: int, calls: int) -> list[tuple[str, int]]
 async def _probed(api: ApiSettings, checks: Checks, connections: Connections, most: int) -> tuple[grpc.aio.Server, int]:
     """A server of the health checks alone, and its port. `most`: connections at once."""
     server = grpc.aio.server(options=_limits(PROBE_BYTES, most, PROBES))
-    server.add_generic_rpc_handlers((checks.handlers(connections, probes=True),))
+    server.add_generic_rpc_handlers((checks.handlers(connections, probes=True), Unknown(connections)))
     try:
         port = server.add_insecure_port(api.health_listen)
     except RuntimeError:

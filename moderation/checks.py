@@ -66,6 +66,8 @@ class Checks:
         self._bodies.append(bodies)
 
         async def check(_: object, context: Context) -> bytes:
+            if not probes and connections.asked(context.peer()):
+                raise asyncio.CancelledError  # nobody is there to be told any more
             try:
                 answer = await self._check(context, bodies)
             except RefusedError as error:

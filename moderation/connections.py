@@ -22,6 +22,7 @@ from moderation import metrics
 from moderation.settings import ApiSettings
 
 BURST = 64  # refused calls of a peer's address that are answered at once,
+CHECK_COST = 0.05  # of a health check in such calls: an address may ask 80 times a second, and some 1,280 at once
 REFILL_PER_S = 4.0  # and so many a second after that; the next one closes its connection
 SWEEP_S = 0.5
 FEW = 200  # connections, among which one is found at once: beyond that a thread does it
@@ -64,22 +65,30 @@ class Connections:
         """A health check of this peer was answered: a balancer's connection is of use without credentials."""
         self._seen[peer] = time.monotonic()
 
+    def asked(self, peer: str) -> bool:
+        """A peer asks for health, which needs no credentials. Too many such calls close its connection: then True."""
+        return self._spend(peer, CHECK_COST)
+
     def refused(self, peer: str) -> bool:
-        """A call of this peer was refused for want of credentials. Too many close its connection: then it is True."""
-        address, now = address_of(peer), time.monotonic()
+        """A call of this peer was refused as a stranger's. Too many close its connection: then it is True."""
         self._refused += 1
-        self._address = address
+        self._address = address_of(peer)
         metrics.STRANGERS_REFUSED.inc()
+        return self._spend(peer, 1.0)
+
+    def _spend(self, peer: str, cost: float) -> bool:
+        """Takes the cost of a call from what is left to a stranger's address; True: its connection is closed."""
+        address, now = address_of(peer), time.monotonic()
         if peer in self._condemned:
             return True
         if peer in self._admitted:
             return False
         left, at = self._left.pop(address, (float(BURST), now))
         left = min(float(BURST), left + (now - at) * REFILL_PER_S)
-        self._left[address] = max(0.0, left - 1), now
+        self._left[address] = max(0.0, left - cost), now
         if len(self._left) > REMEMBERED:
             self._left.popitem(last=False)
-        if left < 1:
+        if left < cost:
             self._condemned.add(peer)
             if len(self._seen) <= FEW and now - self._looked >= LOOK_S:
                 self._looked = now
@@ -87,7 +96,7 @@ class Connections:
                     self._shut(self._sockets.peers(self._port), [peer], "unauthenticated")
                     return True
             self._woken.set()
-        return left < 1
+        return left < cost
 
     async def watch(self, port: int) -> None:
         """Closes what is to be closed, until it is cancelled. `port`: the one that is served."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from moderation.connections import BURST, Connections, _Sockets
+from moderation.connections import BURST, CHECK_COST, Connections, _Sockets
 from moderation.settings import ApiSettings
 
 
@@ -106,3 +106,14 @@ def test_connections_are_as_many_as_there_are_descriptors_for(hard: int, room: i
     )
     shown = subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True)
     assert shown.stdout.splitlines()[-1].split() == [str(room), str(soft)]
+
+
+def test_an_address_may_ask_for_health_far_more_often_than_it_is_refused() -> None:
+    connections = Connections(ApiSettings(), guarded=True)
+    asked = [connections.asked(f"ipv4:192.0.2.1:{number}") for number in range(2_000)]
+    first = asked.index(True)
+    assert BURST / CHECK_COST - 1 <= first < 1.5 * BURST / CHECK_COST
+    assert all(asked[first + 100 :])
+    assert not connections.asked("ipv4:192.0.2.2:1")
+    connections.admitted("ipv4:192.0.2.1:1")
+    assert not connections.asked("ipv4:192.0.2.1:1")
