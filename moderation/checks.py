@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -31,6 +32,7 @@ MOST_WAITING = 16  # checks of an address that wait to be read; more are refused
 MAX_WATCHES = 100
 SHARE = 9  # an address may have so many times the watches that are left free
 STALL_S = 30.0  # a watch that takes no message for so long has left
+LOOK_S = 15.0  # between two looks at the credentials of a watch
 RETRY_S = 1.0
 
 NOT_FOR_STRANGERS = RefusedError(
@@ -80,13 +82,17 @@ class Checks:
             return answer
 
         async def watch(_: object, context: Context) -> None:
-            if not probes and not self._guard.knows(context):
-                if connections.refused(context.peer()):
-                    raise asyncio.CancelledError  # nobody is there to be told any more
-                await refusals.end(context, NOT_FOR_STRANGERS)
+            try:
+                if not probes:
+                    self._guard.identify(context)
+            except RefusedError as error:
+                strange = error.code is grpc.StatusCode.UNAUTHENTICATED
+                if strange and connections.refused(context.peer()):
+                    raise asyncio.CancelledError from None  # nobody is there to be told any more
+                await refusals.end(context, NOT_FOR_STRANGERS if strange else error)
             connections.admitted(context.peer())
             try:
-                await self._watch(context, bodies)
+                await self._watch(context, bodies, guarded=not probes)
             except RefusedError as error:
                 await refusals.end(context, error)
 
@@ -131,7 +137,7 @@ class Checks:
             raise UNKNOWN_SERVICE
         return health_pb2.HealthCheckResponse(status=status).SerializeToString()
 
-    async def _watch(self, context: Context, bodies: Bodies) -> None:
+    async def _watch(self, context: Context, bodies: Bodies, *, guarded: bool) -> None:
         address = address_of(context.peer())
         free = MAX_WATCHES - self._watches.total()
         if not free or self._watches[address] >= SHARE * free:
@@ -139,14 +145,17 @@ class Checks:
             raise exhausted("OVERLOADED", "too many watches of health at once", RETRY_S)
         self._watches[address] += 1
         try:
-            await self._follow(await self._name(context, bodies), context)
+            await self._follow(await self._name(context, bodies), context, guarded=guarded)
         finally:
             self._watches[address] -= 1
             self._watches += Counter()  # drops what is zero
 
-    async def _follow(self, name: str, context: Context) -> None:
+    async def _follow(self, name: str, context: Context, *, guarded: bool) -> None:
+        """`guarded`: for as long as the caller's credentials hold. Raises RefusedError."""
         told = None
         while not self._ended:
+            if guarded:
+                self._guard.identify(context)
             changed, status = self._changed, self._status(name)
             if status != told:
                 try:
@@ -156,7 +165,9 @@ class Checks:
                     text = "the reader took no message for too long"
                     raise exhausted("SLOW_READER", text, RETRY_S) from None
                 told = status
-            await changed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await changed.wait()
 
     async def _name(self, context: Context, bodies: Bodies) -> str:
         """The service that a request asks about. Raises RefusedError."""
