@@ -98,7 +98,6 @@ def _server(
 ) -> tuple[grpc.aio.Server, int]:
     """The server of the API, and its port. `most`: connections at once."""
     api, largest = settings.api, service.admission.largest
-    keepalive_ms = int(api.keepalive_s * 1000)
     options = [
         *_limits(largest, most, api.max_connection_calls),
         # Calls that have arrived and that we have not got to yet: that is where they queue under too much load. From
@@ -106,13 +105,7 @@ def _server(
         # as an answer, and there would be few of those. gRPC gives them the status CANCELLED.
         ("grpc.server.max_pending_requests", api.max_queued_calls),
         ("grpc.server.max_pending_requests_hard_limit", 2 * api.max_queued_calls),
-        # Balancers that know connections only drop the idle ones, unheard: pings keep them, and find the dead ones.
-        ("grpc.keepalive_time_ms", keepalive_ms),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        # Clients may ping as often; by default a server closes the connection on those that do.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", min(10_000, keepalive_ms)),
+        *_keepalive(api),
     ]
     if api.connection_age_s:  # and they spread connections when these are made: so they are made anew
         longest = max(api.watch_s, api.max_wait_s) + api.drain_timeout_s  # a call under way is never cut
@@ -132,6 +125,19 @@ def _server(
         return server, server.add_secure_port(api.listen, credentials)
     except RuntimeError:
         raise ConfigError(f"MODERATION_API__LISTEN: cannot listen on {api.listen}: is something else there?") from None
+
+
+def _keepalive(api: ApiSettings) -> list[tuple[str, int]]:
+    keepalive_ms = int(api.keepalive_s * 1000)
+    return [
+        # Balancers that know connections only drop the idle ones, unheard: pings keep them, and find the dead ones.
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Clients may ping as often; by default a server closes the connection on those that do.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", min(10_000, keepalive_ms)),
+    ]
 
 
 def _limits(largest: int, connections: int, calls: int) -> list[tuple[str, int]]:
@@ -154,7 +160,7 @@ def _limits(largest: int, connections: int, calls: int) -> list[tuple[str, int]]
 
 async def _probed(api: ApiSettings, checks: Checks, connections: Connections, most: int) -> tuple[grpc.aio.Server, int]:
     """A server of the health checks alone, and its port. `most`: connections at once."""
-    server = grpc.aio.server(options=_limits(PROBE_BYTES, most, PROBES))
+    server = grpc.aio.server(options=[*_limits(PROBE_BYTES, most, PROBES), *_keepalive(api)])
     server.add_generic_rpc_handlers((checks.handlers(connections, probes=True), Unknown(connections)))
     try:
         port = server.add_insecure_port(api.health_listen)
