@@ -57,17 +57,17 @@ async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
     topics = await runtime.unless_stopped(stop, kafka.check_topics(settings.kafka, names))
     if topics is None:
         return
-    door = Guard(settings.guard, settings.api.calls_per_second)
-    if door.keys:
-        await door.keys.load()
+    guard = Guard(settings.guard, settings.api.calls_per_second)
+    if guard.keys:
+        await guard.keys.load()
     async with AsyncExitStack() as stack:
-        inbox = await stack.enter_async_context(posts.open_posts(settings.kafka, topics))
+        writer = await stack.enter_async_context(posts.open_posts(settings.kafka, topics))
         view = await stack.enter_async_context(verdicts.open_view(settings, topics))
         pulse.started = True
         connections = Connections(settings.api, guarded=not settings.guard.open)
-        admission = Admission(settings.api, door, connections, settings.kafka.max_message_bytes + REQUEST_OVERHEAD)
-        service = Service(settings, view, inbox, admission, policies)
-        checks = Checks(pulse, door)
+        admission = Admission(settings.api, guard, connections, settings.kafka.max_message_bytes + REQUEST_OVERHEAD)
+        service = Service(settings, view, writer, admission, policies)
+        checks = Checks(pulse, guard)
         most = room(settings.api.max_connections, 2 if settings.api.health_listen else 1)
         server, port = _server(settings, service, checks, connections, most)
         stack.push_async_callback(server.stop, 0)
@@ -83,8 +83,8 @@ async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
             side.append(tasks.create_task(connections.watch(port)))
             if probes_port:
                 side.append(tasks.create_task(probed.watch(probes_port)))
-            if door.keys:
-                side.append(tasks.create_task(door.keys.refresh()))
+            if guard.keys:
+                side.append(tasks.create_task(guard.keys.refresh()))
             telling = tasks.create_task(_announce(settings, view, checks, port))
             await stop.wait()
             telling.cancel()
@@ -107,7 +107,7 @@ def _server(
         ("grpc.server.max_pending_requests_hard_limit", 2 * api.max_queued_calls),
         *_keepalive(api),
     ]
-    if api.connection_age_s:  # and they spread connections when these are made: so they are made anew
+    if api.connection_age_s:  # and they spread connections when these are made: so clients are told to connect again
         longest = max(api.watch_s, api.max_wait_s) + api.drain_timeout_s  # a call under way is never cut
         options += [
             ("grpc.max_connection_age_ms", int(api.connection_age_s * 1000)),
@@ -171,7 +171,7 @@ async def _probed(api: ApiSettings, checks: Checks, connections: Connections, mo
 
 
 async def _announce(settings: Settings, view: View, checks: Checks, port: int) -> None:
-    """Tells the world when lookups can be answered, and when the view has fallen too far behind to be relied on."""
+    """Sets health: whether lookups can be answered, or the view is too far behind for them."""
     await view.caught_up.wait()
     gc.freeze()  # all that was made for the start stays, and need not be looked through for garbage again
     checks.tell(serving=True)
