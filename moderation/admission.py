@@ -7,6 +7,7 @@ and waits for nothing. Callers who are known share the places, and the memory th
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 
@@ -18,6 +19,9 @@ from moderation.settings import ApiSettings
 
 OVERLOAD_S = 0.5  # after which a call that found no place may be tried again
 LOOKUP_READS = 32  # requests of lookups that are read at a time
+MOST_HELD_OFF = 1_000  # calls that are refused late at a time; more are refused at once
+# What only callers are told who are known: their connections are no strangers'.
+KNOWN = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 SHARE = 9  # a caller may have so many times the places that are left free: alone at most nine tenths
 
 
@@ -31,6 +35,7 @@ class Admission:
         self.closed: set[str] = set()  # kinds that are taken no more
         self.late = 0  # calls of those that came all the same
         self._connections = connections
+        self._held_off = 0  # calls that are refused late
         self._most = {
             "lookup": settings.max_concurrent_calls,
             "wait": settings.max_waits,
@@ -50,8 +55,11 @@ class Admission:
         try:
             caller = self.guard.admit(context, method)
         except RefusedError as error:
-            if error.code is grpc.StatusCode.UNAUTHENTICATED and self._connections.refused(peer):
-                raise asyncio.CancelledError from None  # nobody is there to be told any more
+            if error.code is grpc.StatusCode.UNAUTHENTICATED:
+                if self._connections.refused(peer):
+                    raise asyncio.CancelledError from None  # nobody is there to be told any more
+            elif error.code in KNOWN:
+                self._connections.admitted(peer)
             raise
         self._connections.admitted(peer)
         return caller, caller.name or address_of(peer)
@@ -82,7 +90,12 @@ class Admission:
 
     async def hold_off(self) -> None:
         """Raises RefusedError, late: a caller that tries again at once would be all that is served."""
-        await asyncio.sleep(OVERLOAD_S)
+        if self._held_off < MOST_HELD_OFF:
+            self._held_off += 1
+            try:
+                await asyncio.sleep(OVERLOAD_S)
+            finally:
+                self._held_off -= 1
         raise exhausted("OVERLOADED", "too many calls of this caller at once; try again later", OVERLOAD_S)
 
     def check(self, kind: str) -> None:
@@ -102,3 +115,22 @@ class Admission:
     def under_way(self, *kinds: str) -> int:
         """How many calls of these kinds are."""
         return sum(self._most[kind] - self._free[kind] for kind in kinds)
+
+
+class Unknown(grpc.GenericRpcHandler):
+    """Ends the calls of methods that no handler before it has. They count as a stranger's refused calls."""
+
+    def __init__(self, connections: Connections) -> None:
+        async def end(_: object, context: Context) -> None:
+            if connections.refused(context.peer()):
+                raise asyncio.CancelledError  # nobody is there to be told any more
+            try:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method is not known")
+            except grpc.aio.UsageError:  # the caller has left: gRPC would log it with its frames
+                raise asyncio.CancelledError from None
+
+        self._handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(end)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """What ends them all."""
+        return self._handler

@@ -16,9 +16,9 @@ import structlog
 
 import moderation
 from moderation import certificates, kafka, ops, posts, reflection, runtime, verdicts
-from moderation.admission import Admission
+from moderation.admission import Admission, Unknown
 from moderation.checks import Checks
-from moderation.connections import Connections
+from moderation.connections import Connections, room
 from moderation.errors import ConfigError
 from moderation.guard import Guard
 from moderation.ops import Pulse
@@ -57,23 +57,24 @@ async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
     topics = await runtime.unless_stopped(stop, kafka.check_topics(settings.kafka, names))
     if topics is None:
         return
-    door = Guard(settings.guard, settings.api.calls_per_second)
-    if door.keys:
-        await door.keys.load()
+    guard = Guard(settings.guard, settings.api.calls_per_second)
+    if guard.keys:
+        await guard.keys.load()
     async with AsyncExitStack() as stack:
-        inbox = await stack.enter_async_context(posts.open_posts(settings.kafka, topics))
+        writer = await stack.enter_async_context(posts.open_posts(settings.kafka, topics))
         view = await stack.enter_async_context(verdicts.open_view(settings, topics))
         pulse.started = True
         connections = Connections(settings.api, guarded=not settings.guard.open)
-        admission = Admission(settings.api, door, connections, settings.kafka.max_message_bytes + REQUEST_OVERHEAD)
-        service = Service(settings, view, inbox, admission, policies)
-        checks = Checks(pulse, door)
-        server, port = _server(settings, service, checks, connections)
+        admission = Admission(settings.api, guard, connections, settings.kafka.max_message_bytes + REQUEST_OVERHEAD)
+        service = Service(settings, view, writer, admission, policies)
+        checks = Checks(pulse, guard)
+        most = room(settings.api.max_connections, 2 if settings.api.health_listen else 1)
+        server, port = _server(settings, service, checks, connections, most)
         stack.push_async_callback(server.stop, 0)
         probed = Connections(settings.api, guarded=True, counted=False)
         probes_port = 0
         if settings.api.health_listen:
-            probes, probes_port = await _probed(settings.api, checks, probed)
+            probes, probes_port = await _probed(settings.api, checks, probed, most)
             stack.push_async_callback(probes.stop, 0)
         await server.start()
         async with asyncio.TaskGroup() as tasks:
@@ -82,8 +83,8 @@ async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
             side.append(tasks.create_task(connections.watch(port)))
             if probes_port:
                 side.append(tasks.create_task(probed.watch(probes_port)))
-            if door.keys:
-                side.append(tasks.create_task(door.keys.refresh()))
+            if guard.keys:
+                side.append(tasks.create_task(guard.keys.refresh()))
             telling = tasks.create_task(_announce(settings, view, checks, port))
             await stop.wait()
             telling.cancel()
@@ -93,26 +94,20 @@ async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
 
 
 def _server(
-    settings: Settings, service: Service, checks: Checks, connections: Connections
+    settings: Settings, service: Service, checks: Checks, connections: Connections, most: int
 ) -> tuple[grpc.aio.Server, int]:
+    """The server of the API, and its port. `most`: connections at once."""
     api, largest = settings.api, service.admission.largest
-    keepalive_ms = int(api.keepalive_s * 1000)
     options = [
-        *_limits(largest, api.max_connections, api.max_connection_calls),
+        *_limits(largest, most, api.max_connection_calls),
         # Calls that have arrived and that we have not got to yet: that is where they queue under too much load. From
         # the first number on some are shed, at the second all, at next to no cost: a refusal of ours would cost as much
         # as an answer, and there would be few of those. gRPC gives them the status CANCELLED.
         ("grpc.server.max_pending_requests", api.max_queued_calls),
         ("grpc.server.max_pending_requests_hard_limit", 2 * api.max_queued_calls),
-        # Balancers that know connections only drop the idle ones, unheard: pings keep them, and find the dead ones.
-        ("grpc.keepalive_time_ms", keepalive_ms),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        # Clients may ping as often; by default a server closes the connection on those that do.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", min(10_000, keepalive_ms)),
+        *_keepalive(api),
     ]
-    if api.connection_age_s:  # and they spread connections when these are made: so they are made anew
+    if api.connection_age_s:  # and they spread connections when these are made: so clients are told to connect again
         longest = max(api.watch_s, api.max_wait_s) + api.drain_timeout_s  # a call under way is never cut
         options += [
             ("grpc.max_connection_age_ms", int(api.connection_age_s * 1000)),
@@ -122,6 +117,7 @@ def _server(
     server.add_generic_rpc_handlers((service.handlers(), checks.handlers(connections)))
     if api.reflection == "on" or (api.reflection == "auto" and settings.guard.open):
         server.add_generic_rpc_handlers((reflection.handlers(service.admission, [service.name, *checks.services]),))
+    server.add_generic_rpc_handlers((Unknown(connections),))  # after all others
     credentials = certificates.credentials(settings.guard)
     try:
         if credentials is None:
@@ -129,6 +125,19 @@ def _server(
         return server, server.add_secure_port(api.listen, credentials)
     except RuntimeError:
         raise ConfigError(f"MODERATION_API__LISTEN: cannot listen on {api.listen}: is something else there?") from None
+
+
+def _keepalive(api: ApiSettings) -> list[tuple[str, int]]:
+    keepalive_ms = int(api.keepalive_s * 1000)
+    return [
+        # Balancers that know connections only drop the idle ones, unheard: pings keep them, and find the dead ones.
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Clients may ping as often; by default a server closes the connection on those that do.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", min(10_000, keepalive_ms)),
+    ]
 
 
 def _limits(largest: int, connections: int, calls: int) -> list[tuple[str, int]]:
@@ -149,10 +158,10 @@ def _limits(largest: int, connections: int, calls: int) -> list[tuple[str, int]]
     ]
 
 
-async def _probed(api: ApiSettings, checks: Checks, connections: Connections) -> tuple[grpc.aio.Server, int]:
-    """A server of the health checks alone, and its port."""
-    server = grpc.aio.server(options=_limits(PROBE_BYTES, api.max_connections, PROBES))
-    server.add_generic_rpc_handlers((checks.handlers(connections, probes=True),))
+async def _probed(api: ApiSettings, checks: Checks, connections: Connections, most: int) -> tuple[grpc.aio.Server, int]:
+    """A server of the health checks alone, and its port. `most`: connections at once."""
+    server = grpc.aio.server(options=[*_limits(PROBE_BYTES, most, PROBES), *_keepalive(api)])
+    server.add_generic_rpc_handlers((checks.handlers(connections, probes=True), Unknown(connections)))
     try:
         port = server.add_insecure_port(api.health_listen)
     except RuntimeError:
@@ -162,7 +171,7 @@ async def _probed(api: ApiSettings, checks: Checks, connections: Connections) ->
 
 
 async def _announce(settings: Settings, view: View, checks: Checks, port: int) -> None:
-    """Tells the world when lookups can be answered, and when the view has fallen too far behind to be relied on."""
+    """Sets health: whether lookups can be answered, or the view is too far behind for them."""
     await view.caught_up.wait()
     gc.freeze()  # all that was made for the start stays, and need not be looked through for garbage again
     checks.tell(serving=True)

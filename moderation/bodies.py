@@ -24,6 +24,7 @@ WAIT_S = 2.0  # for memory to read a body with
 LOOKUP_S = 5.0  # the bodies of lookups have to be complete within this
 GRACE_S = 0.25  # a lookup's body that takes longer is slow, and makes room for others
 SWEEP_S = 0.1
+MOST_WAITING = 512  # reads in all, where callers may have so many: then those who have none waiting may add one
 COPIES = 3  # a post on its way to the topic is held so often: the message, the record, the producer's batch
 
 Task = asyncio.Task[Any] | None
@@ -40,12 +41,22 @@ class EndedError(RefusedError):
 class Bodies:
     """Reads the bodies of one kind of methods, within a budget of bytes that callers share."""
 
-    def __init__(self, budget: int, largest: int, longest_s: float, most_slow: int | None = None) -> None:
+    def __init__(
+        self,
+        budget: int,
+        largest: int,
+        longest_s: float,
+        most_slow: int | None = None,
+        *,
+        most_waiting: int | None = None,
+    ) -> None:
         """`budget`: bytes. A read takes `largest` of them; it has to end within `longest_s`.
 
-        `most_slow`: reads that may take longer than GRACE_S at a time; None: all.
+        `most_slow`: reads that may take longer than GRACE_S at a time; None: all. `most_waiting`: reads of a caller
+        that may wait at a time; None: all, as something else bounds the calls.
         """
         self._most_slow = most_slow
+        self._most_waiting = most_waiting
         self._free = max(budget, largest)
         self._largest = largest
         self._longest_s = longest_s
@@ -131,7 +142,9 @@ class Bodies:
             self._call_next()
 
     async def _turn(self, caller: str) -> None:
-        """Waits until the caller has the memory of a read."""
+        """Waits until the caller has the memory of a read. Raises RefusedError."""
+        if self._most_waiting is not None and self._crowded(caller, self._most_waiting):
+            raise too_many()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(caller, deque()).append((time.monotonic(), turn))
         self._call_next()
@@ -143,26 +156,37 @@ class Bodies:
                 self._give_back(caller, self._largest)
             raise
 
+    def _crowded(self, caller: str, most: int) -> bool:
+        """Whether as many reads wait as may."""
+        queue = self._waiting.get(caller)
+        if queue is None:
+            return False
+        if len(queue) >= most:  # of which some may have left
+            left = [one for one in queue if not one[1].done()]
+            queue.clear()
+            queue.extend(left)
+        return len(queue) >= most or sum(map(len, self._waiting.values())) >= MOST_WAITING
+
     def _send_away(self, before: float) -> None:
         """Refuses those who have waited since before then."""
         for caller, queue in list(self._waiting.items()):
             while queue and (queue[0][0] < before or queue[0][1].done()):
                 turn = queue.popleft()[1]
                 if not turn.done():
-                    text = "too many request bodies at once; try again later"
-                    turn.set_exception(exhausted("OVERLOADED", text, WAIT_S))
+                    turn.set_exception(too_many())
             if not queue:
                 del self._waiting[caller]
 
     def _call_next(self) -> None:
-        """Lets those in for whom there is memory: callers that hold the least go first."""
+        """Lets those in for whom there is memory: callers that hold the least go first, of equals in turn."""
         while self._waiting:
             caller = min(self._waiting, key=lambda name: self._held.get(name, 0))
             if not self._fits(caller):
                 return
-            turn = self._waiting[caller].popleft()[1]
-            if not self._waiting[caller]:
-                del self._waiting[caller]
+            queue = self._waiting.pop(caller)
+            turn = queue.popleft()[1]
+            if queue:
+                self._waiting[caller] = queue  # behind the others
             if not turn.done():
                 self._take(caller, self._largest)
                 turn.set_result(None)
@@ -180,3 +204,8 @@ class Bodies:
         metrics.BODIES_CUT.inc()
         if task:
             task.cancel()
+
+
+def too_many() -> RefusedError:
+    """There is no memory to read a body with now."""
+    return exhausted("OVERLOADED", "too many request bodies at once; try again later", WAIT_S)

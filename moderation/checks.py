@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -25,10 +26,13 @@ from moderation.service import Service
 
 MAX_REQUEST_BYTES = 1_024
 READS = 4  # requests that are read at a time; each may take up to the port's largest message
+PROBE_READS = 256  # on the port of probes, whose largest message is small
 READ_S = 1.0
+MOST_WAITING = 16  # checks of an address that wait to be read; more are refused at once
 MAX_WATCHES = 100
 SHARE = 9  # an address may have so many times the watches that are left free
 STALL_S = 30.0  # a watch that takes no message for so long has left
+LOOK_S = 15.0  # between two looks at the credentials of a watch
 RETRY_S = 1.0
 
 NOT_FOR_STRANGERS = RefusedError(
@@ -51,7 +55,7 @@ class Checks:
         """`guard`: decides who may watch."""
         self._pulse = pulse  # whose /readyz says the same
         self._guard = guard
-        self._bodies = Bodies(READS, 1, READ_S)
+        self._bodies: list[Bodies] = []  # one for each port: what is asked on one holds up none of another
         self._serving = False
         self._left = False
         self._ended = False
@@ -60,19 +64,37 @@ class Checks:
 
     def handlers(self, connections: Connections, *, probes: bool = False) -> grpc.GenericRpcHandler:
         """What a server is given. `probes`: its port is theirs alone, and anybody there may watch."""
+        bodies = Bodies(PROBE_READS if probes else READS, 1, READ_S, most_waiting=MOST_WAITING)
+        self._bodies.append(bodies)
 
         async def check(_: object, context: Context) -> bytes:
-            answer = await self._check(context)
+            if not probes and connections.asked(context.peer()):
+                raise asyncio.CancelledError  # nobody is there to be told any more
+            try:
+                answer = await self._check(context, bodies)
+            except RefusedError as error:
+                known = probes or error is UNKNOWN_SERVICE
+                if not known and connections.refused(context.peer()):
+                    raise asyncio.CancelledError from None  # nobody is there to be told any more
+                await refusals.end(context, error)
+                raise AssertionError("an abort raises") from None
             connections.checked(context.peer())
             return answer
 
         async def watch(_: object, context: Context) -> None:
-            if not probes and not self._guard.knows(context):
-                if connections.refused(context.peer()):
-                    raise asyncio.CancelledError  # nobody is there to be told any more
-                await refusals.end(context, NOT_FOR_STRANGERS)
+            try:
+                if not probes:
+                    self._guard.identify(context)
+            except RefusedError as error:
+                strange = error.code is grpc.StatusCode.UNAUTHENTICATED
+                if strange and connections.refused(context.peer()):
+                    raise asyncio.CancelledError from None  # nobody is there to be told any more
+                await refusals.end(context, NOT_FOR_STRANGERS if strange else error)
             connections.admitted(context.peer())
-            await self._watch(context)
+            try:
+                await self._watch(context, bodies, guarded=not probes)
+            except RefusedError as error:
+                await refusals.end(context, error)
 
         return grpc.method_handlers_generic_handler(
             health.SERVICE_NAME,
@@ -83,8 +105,10 @@ class Checks:
         )
 
     async def sweep(self) -> None:
-        """Cuts requests that are late, until it is cancelled."""
-        await self._bodies.sweep()
+        """Cuts requests that are late, on the ports that have handlers by now, until it is cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for bodies in self._bodies:
+                tasks.create_task(bodies.sweep())
 
     def tell(self, *, serving: bool) -> None:
         """What checks answer."""
@@ -107,50 +131,51 @@ class Checks:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _check(self, context: Context) -> bytes:
-        status = self._status(await self._name(context))
+    async def _check(self, context: Context, bodies: Bodies) -> bytes:
+        status = self._status(await self._name(context, bodies))
         if status == SERVICE_UNKNOWN:
-            await refusals.end(context, UNKNOWN_SERVICE)
+            raise UNKNOWN_SERVICE
         return health_pb2.HealthCheckResponse(status=status).SerializeToString()
 
-    async def _watch(self, context: Context) -> None:
+    async def _watch(self, context: Context, bodies: Bodies, *, guarded: bool) -> None:
         address = address_of(context.peer())
         free = MAX_WATCHES - self._watches.total()
         if not free or self._watches[address] >= SHARE * free:
             await asyncio.sleep(RETRY_S)  # one that tries again at once would be all that is served
-            await refusals.end(context, exhausted("OVERLOADED", "too many watches of health at once", RETRY_S))
+            raise exhausted("OVERLOADED", "too many watches of health at once", RETRY_S)
         self._watches[address] += 1
         try:
-            await self._follow(await self._name(context), context)
+            await self._follow(await self._name(context, bodies), context, guarded=guarded)
         finally:
             self._watches[address] -= 1
             self._watches += Counter()  # drops what is zero
 
-    async def _follow(self, name: str, context: Context) -> None:
+    async def _follow(self, name: str, context: Context, *, guarded: bool) -> None:
+        """`guarded`: for as long as the caller's credentials hold. Raises RefusedError."""
         told = None
         while not self._ended:
+            if guarded:
+                self._guard.identify(context)
             changed, status = self._changed, self._status(name)
             if status != told:
                 try:
                     async with asyncio.timeout(STALL_S):
                         await context.write(health_pb2.HealthCheckResponse(status=status).SerializeToString())
                 except TimeoutError:
-                    await refusals.end(
-                        context, exhausted("SLOW_READER", "the reader took no message for too long", RETRY_S)
-                    )
+                    text = "the reader took no message for too long"
+                    raise exhausted("SLOW_READER", text, RETRY_S) from None
                 told = status
-            await changed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await changed.wait()
 
-    async def _name(self, context: Context) -> str:
-        """The service that a request asks about."""
+    async def _name(self, context: Context, bodies: Bodies) -> str:
+        """The service that a request asks about. Raises RefusedError."""
         try:
-            body = await self._bodies.read(context, address_of(context.peer()), MAX_REQUEST_BYTES)
+            body = await bodies.read(context, address_of(context.peer()), MAX_REQUEST_BYTES)
             return str(health_pb2.HealthCheckRequest.FromString(body).service)
-        except RefusedError as error:
-            await refusals.end(context, error)
         except DecodeError:
-            await refusals.end(context, invalid("service", "cannot be read"))
-        raise AssertionError("an abort raises")
+            raise invalid("service", "cannot be read") from None
 
     def _status(self, name: str) -> Any:
         if name not in self.names:

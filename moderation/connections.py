@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -21,6 +22,7 @@ from moderation import metrics
 from moderation.settings import ApiSettings
 
 BURST = 64  # refused calls of a peer's address that are answered at once,
+CHECK_COST = 0.02  # of a health check in such calls: an address may ask 200 times a second, and 3,200 times at once
 REFILL_PER_S = 4.0  # and so many a second after that; the next one closes its connection
 SWEEP_S = 0.5
 FEW = 200  # connections, among which one is found at once: beyond that a thread does it
@@ -29,6 +31,8 @@ LOG_S = 10.0  # between two lines about what was refused
 REMEMBERED = 10_000  # addresses
 
 DESCRIPTORS = Path("/dev/fd")
+KEPT = 256  # descriptors that are for files, brokers and databases
+HIGHEST = 65_536  # descriptors, among which those are looked for that cannot be listed
 
 log = structlog.get_logger()
 
@@ -61,29 +65,38 @@ class Connections:
         """A health check of this peer was answered: a balancer's connection is of use without credentials."""
         self._seen[peer] = time.monotonic()
 
+    def asked(self, peer: str) -> bool:
+        """A peer asks for health, which needs no credentials. Too many such calls close its connection: then True."""
+        return self._spend(peer, CHECK_COST)
+
     def refused(self, peer: str) -> bool:
-        """A call of this peer was refused for want of credentials. Too many close its connection: then it is True."""
-        address, now = address_of(peer), time.monotonic()
+        """A call of this peer was refused as a stranger's. Too many close its connection: then it is True."""
         self._refused += 1
-        self._address = address
+        self._address = address_of(peer)
         metrics.STRANGERS_REFUSED.inc()
+        return self._spend(peer, 1.0)
+
+    def _spend(self, peer: str, cost: float) -> bool:
+        """Takes the cost of a call from what is left to a stranger's address; True: its connection is closed."""
+        address, now = address_of(peer), time.monotonic()
         if peer in self._condemned:
             return True
-        if peer in self._admitted:
+        if peer in self._admitted or not peer.startswith(("ipv4:", "ipv6:")):  # of those none can be found
             return False
         left, at = self._left.pop(address, (float(BURST), now))
         left = min(float(BURST), left + (now - at) * REFILL_PER_S)
-        self._left[address] = max(0.0, left - 1), now
+        self._left[address] = max(0.0, left - cost), now
         if len(self._left) > REMEMBERED:
             self._left.popitem(last=False)
-        if left < 1:
+        if left < cost:
             self._condemned.add(peer)
             if len(self._seen) <= FEW and now - self._looked >= LOOK_S:
                 self._looked = now
-                self._shut(self._sockets.peers(self._port), [peer], "unauthenticated")
-            else:
-                self._woken.set()
-        return left < 1
+                with suppress(OSError):  # no descriptor is left to list them with: `watch` looks without
+                    self._shut(self._sockets.peers(self._port), [peer], "unauthenticated")
+                    return True
+            self._woken.set()
+        return left < cost
 
     async def watch(self, port: int) -> None:
         """Closes what is to be closed, until it is cancelled. `port`: the one that is served."""
@@ -95,7 +108,7 @@ class Connections:
                     await self._woken.wait()
             self._woken.clear()
             condemned, self._condemned = self._condemned, set()
-            peers = await asyncio.to_thread(self._sockets.peers, port)
+            peers = await asyncio.to_thread(self._sockets.peers, port, listed=False)
             now = time.monotonic()
             self._shut(peers, condemned, "unauthenticated")
             if now - swept >= SWEEP_S:
@@ -141,17 +154,27 @@ class _Sockets:
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, str]] = {}  # by descriptor: what it is open on, and the peer
 
-    def peers(self, port: int) -> dict[str, int]:
-        """Their peers and descriptors. A look costs one system call for each that was there before."""
+    def peers(self, port: int, *, listed: bool = True) -> dict[str, int]:
+        """Their peers and descriptors. A look costs one system call for each that was there before.
+
+        Raises OSError: they cannot be listed, as no descriptor is left for that. Without `listed` each number that a
+        descriptor may have is then looked at, which takes longer.
+        """
         known, found = {}, {}
-        for name in os.listdir(DESCRIPTORS):
+        try:
+            names: Iterable[str] = os.listdir(DESCRIPTORS)
+        except OSError:
+            if listed:
+                raise
+            names = map(str, range(min(HIGHEST, resource.getrlimit(resource.RLIMIT_NOFILE)[0])))
+        for name in names:
             try:
                 target = os.readlink(DESCRIPTORS / name)
             except OSError:  # closed meanwhile
                 continue
             before = self._known.get(name)
             if before is None or before[0] != target:
-                before = target, _peer_of(int(name), port)
+                before = target, _peer_of(int(name), port) if target.startswith("socket:") else ""
             known[name] = before
             if before[1]:
                 found[before[1]] = int(name)
@@ -160,15 +183,28 @@ class _Sockets:
 
     def shut(self, descriptor: int, peer: str) -> bool:
         """Shuts the connection down, if the descriptor is still this peer's."""
-        found = _duplicate(descriptor)
-        if found is None:
-            return False
-        with found:
-            if _peer(found) != peer:
+        with _borrowed(descriptor) as found:
+            if found is None or _peer(found) != peer:
                 return False
             with suppress(OSError):  # the peer was faster
                 found.shutdown(socket.SHUT_RDWR)
         return True
+
+
+def room(wanted: int, ports: int) -> int:
+    """How many connections each of so many ports may have: `wanted`, or fewer if there are no descriptors for them.
+
+    Raises the process's limit of descriptors, as far as it needs to and may. At the limit it could open no file either.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = KEPT + ports * wanted
+    if 0 <= soft < needed:
+        soft = needed if hard < 0 else min(hard, needed)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    found = wanted if soft < 0 else min(wanted, max(1, (soft - KEPT) // ports))
+    if found < wanted:
+        log.warning("connections_bounded", max_connections=wanted, bound=found, descriptors=soft)
+    return found
 
 
 def address_of(peer: str) -> str:
@@ -178,28 +214,32 @@ def address_of(peer: str) -> str:
 
 def _peer_of(descriptor: int, port: int) -> str:
     """The peer of a connection to the port; empty: the descriptor is something else."""
-    found = _duplicate(descriptor)
-    if found is None:
-        return ""
-    with found:
+    with _borrowed(descriptor) as found:
+        if found is None or found.family not in (socket.AF_INET, socket.AF_INET6):
+            return ""
         try:
-            ours = found.getsockname()[1] == port if found.family in (socket.AF_INET, socket.AF_INET6) else False
+            ours = found.getsockname()[1] == port
         except OSError:
             return ""
         return _peer(found) if ours else ""
 
 
-def _duplicate(descriptor: int) -> socket.socket | None:
-    """The socket under a descriptor of its own, which nobody else closes; None: it is no socket, or gone."""
+@contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.socket | None]:
+    """The socket that this descriptor is; None: it is no socket, or gone.
+
+    The descriptor is neither copied nor closed. With any copy of a file that is closed, a process loses all its locks
+    on that file: those by which SQLite keeps other processes out of the view.
+    """
     try:
-        copy = os.dup(descriptor)
+        found = socket.socket(fileno=descriptor)
     except OSError:
-        return None
+        yield None
+        return
     try:
-        return socket.socket(fileno=copy)
-    except OSError:
-        os.close(copy)
-        return None
+        yield found
+    finally:
+        found.detach()
 
 
 def _peer(found: socket.socket) -> str:

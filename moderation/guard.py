@@ -82,13 +82,9 @@ class Guard:
         self.spend(caller, context, cost)
         return caller
 
-    def knows(self, context: Context) -> bool:
-        """Whether the caller's credentials hold, where any are needed."""
-        try:
-            self._caller(context)
-        except RefusedError:
-            return False
-        return True
+    def identify(self, context: Context) -> Caller:
+        """The caller, for what needs no scope. Raises RefusedError: UNAUTHENTICATED, or UNAVAILABLE for now."""
+        return self._caller(context)
 
     def spend(self, caller: Caller, context: Context, cost: float) -> None:
         """Counts so many calls of this caller. Raises RefusedError: they are too many for now."""

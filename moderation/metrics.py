@@ -109,7 +109,10 @@ CALLS = Counter("moderation_api_calls", "Calls answered, by method and status co
 CALL = Spread(
     "moderation_api_call_seconds", "Duration of calls; a wait or a watch lasts as long as asked", SHORT, ["method"]
 )
-STRANGERS_REFUSED = Counter("moderation_api_strangers_refused", "Calls refused for want of credentials that hold")
+STRANGERS_REFUSED = Counter(
+    "moderation_api_strangers_refused",
+    "Calls refused without credentials that hold, of unknown methods, and health checks beyond their bound",
+)
 CONNECTIONS = Gauge("moderation_api_connections", "Connections to the API's port")
 CONNECTIONS_CLOSED = Counter(
     "moderation_api_connections_closed", "Connections that the API has closed, by cause", ["cause"]

@@ -20,7 +20,7 @@ METHOD = "ListPolicies"  # who may read what the API judges by may read what it 
 
 
 def handlers(admission: Admission, services: Sequence[str]) -> grpc.GenericRpcHandler:
-    """What a server is given. `services`: those to list, besides this one."""
+    """What a server is given. `services`: those to list in addition to this one."""
     servicer: Any = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME])
 
     async def info(_: object, context: Context) -> None:

@@ -216,7 +216,9 @@ class ApiSettings(_Group):
     max_connection_calls: int = Field(
         500, ge=1, description="calls at once on one connection; a client holds further ones back, or opens another"
     )
-    max_connections: int = Field(1_000, ge=1, description="connections at once; more are closed as they come")
+    max_connections: int = Field(
+        1_000, ge=1, description="connections at once, fewer without descriptors for them; more are closed as they come"
+    )
     max_peer_connections: int = Field(
         100, ge=0, description="connections at once of one address; the newest beyond it are closed; 0: no limit"
     )

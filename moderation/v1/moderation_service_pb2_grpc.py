@@ -50,9 +50,11 @@ class ModerationServiceStub:
     PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
     RESOURCE_EXHAUSTED: too many calls at once, or of this caller, or in a second; try again after RetryInfo. Without a
     RetryInfo: the request is larger than its method takes;
-    DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time (5 s for a lookup, 15 s for a post);
+    DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time: within 15 s for a post, within 5 s for a
+    lookup, and within 0.25 s for a lookup when others wait;
     UNIMPLEMENTED: the request is compressed;
-    UNAVAILABLE: the view is still being built, or the API is on its way out;
+    UNAVAILABLE: the view is still being built, its store cannot be read, the keys of bearer tokens are too old, or the API
+    is stopping;
     CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
     """
 
@@ -124,9 +126,11 @@ class ModerationServiceServicer:
     PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
     RESOURCE_EXHAUSTED: too many calls at once, or of this caller, or in a second; try again after RetryInfo. Without a
     RetryInfo: the request is larger than its method takes;
-    DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time (5 s for a lookup, 15 s for a post);
+    DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time: within 15 s for a post, within 5 s for a
+    lookup, and within 0.25 s for a lookup when others wait;
     UNIMPLEMENTED: the request is compressed;
-    UNAVAILABLE: the view is still being built, or the API is on its way out;
+    UNAVAILABLE: the view is still being built, its store cannot be read, the keys of bearer tokens are too old, or the API
+    is stopping;
     CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
     """
 
@@ -281,9 +285,11 @@ class ModerationService:
     PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
     RESOURCE_EXHAUSTED: too many calls at once, or of this caller, or in a second; try again after RetryInfo. Without a
     RetryInfo: the request is larger than its method takes;
-    DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time (5 s for a lookup, 15 s for a post);
+    DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time: within 15 s for a post, within 5 s for a
+    lookup, and within 0.25 s for a lookup when others wait;
     UNIMPLEMENTED: the request is compressed;
-    UNAVAILABLE: the view is still being built, or the API is on its way out;
+    UNAVAILABLE: the view is still being built, its store cannot be read, the keys of bearer tokens are too old, or the API
+    is stopping;
     CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
     """
 

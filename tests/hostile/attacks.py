@@ -21,7 +21,8 @@ from tests.hostile import frames
 from tests.hostile.connection import CLOSED, Connection, connected
 
 SERVICE = "/moderation.v1.ModerationService"
-GET, MODERATE, HEALTH_WATCH = f"{SERVICE}/GetVerdict", f"{SERVICE}/ModeratePost", "/grpc.health.v1.Health/Watch"
+GET, MODERATE = f"{SERVICE}/GetVerdict", f"{SERVICE}/ModeratePost"
+CHECK, HEALTH_WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 STREAMS = 4_488
 BODIES = 60
 BODY = 19 << 20
@@ -71,11 +72,11 @@ async def _again(target: Target, once: Callable[[Connection], Awaitable[None]]) 
         await asyncio.sleep(RETRY_S)
 
 
-async def _hold(target: Target, connection: Connection, start: Callable[[], Awaitable[object]]) -> None:
-    """Opens streams until 4,488 are open, and others for those that end; 3,000 a second."""
-    most, opened = len(target.many(STREAMS)), 0
+async def _hold(target: Target, connection: Connection, start: Callable[[], Awaitable[object]], share: int = 1) -> None:
+    """Opens streams until 4,488 are open, and others for those that end; 3,000 a second. Divided by `share`."""
+    most, opened = len(target.many(STREAMS // share)), 0
     while not connection.closed.is_set():
-        for _ in range(min(60, most - opened + connection.ended)):
+        for _ in range(min(60 // share, most - opened + connection.ended)):
             await start()
             opened += 1
             target.done["streams"] += 1
@@ -93,6 +94,17 @@ async def watches(target: Target) -> None:
         await _hold(target, connection, one)
 
     await _again(target, once)
+
+
+async def checks(target: Target) -> None:
+    """The health service's Check without a body, 4,488 streams over eight connections, and held."""
+
+    async def once(connection: Connection) -> None:
+        await _hold(target, connection, lambda: connection.open(CHECK), share=8)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(8):
+            tasks.create_task(_again(target, once))
 
 
 async def headers_alone(target: Target) -> None:
@@ -341,6 +353,7 @@ async def refused_calls(target: Target) -> None:
 
 STRANGER: dict[str, Attack] = {
     "watches": watches,
+    "checks": checks,
     "headers_alone": headers_alone,
     "unfinished_bodies": unfinished_bodies,
     "unfinished_lookups": unfinished_lookups,
@@ -359,6 +372,7 @@ STRANGER: dict[str, Attack] = {
 # What one may do who is let in: with a token, or anybody where the API is open.
 ADMITTED: dict[str, Attack] = {
     "watches": watches,
+    "checks": checks,
     "headers_alone": headers_alone,
     "unfinished_bodies": unfinished_bodies,
     "unfinished_lookups": unfinished_lookups,

@@ -103,6 +103,7 @@ async def attacked(server: harness.Server, attack: attacks.Attack, target: Targe
 
 STRANGERS = [
     ("watches", "streams", 600),
+    ("checks", "streams", 2_000),
     ("headers_alone", "streams", 600),
     ("unfinished_bodies", "connections", 20),
     ("unfinished_lookups", "connections", 5),
@@ -188,6 +189,18 @@ async def test_a_stranger_who_says_nothing_is_hung_up_on(case: Case) -> None:
                 assert await reader.read() == b""
         writer.close()
         await look()  # on the connection that it has had all along
+
+
+async def test_checks_without_a_body_are_not_held(case: Case) -> None:
+    """A few wait to be read; the others are refused calls of a stranger, who is hung up on."""
+    async with case.api(guarded=True, MODERATION_API__STRANGER_TIMEOUT_S="600") as server, case.good(server) as look:
+        await look()
+        async with connected(server.address, harness.target_tls(server), ATTACKER) as connection:
+            async with asyncio.timeout(30):
+                for _ in range(200):
+                    await connection.open(attacks.CHECK)
+                await connection.closed.wait()
+        await look()
 
 
 async def test_a_watch_that_takes_nothing_does_not_hold_up_the_stop(case: Case) -> None:

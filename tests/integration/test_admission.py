@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from moderation.service import LOOKUP_BYTES
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.post_pb2 import Image, Post
 from tests.builders import a_verdict
+from tests.hostile import frames
+from tests.hostile.connection import CLOSED, connected
 from tests.hostile.harness import Credentials
 from tests.integration.lookups import NOT_SERVING, SERVICE, SERVING, Api, a_free_address, refused, service
 
@@ -137,3 +141,39 @@ async def test_one_caller_does_not_take_all_places(running_api: Api) -> None:
         for wait in waits:
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def test_checks_that_never_end_hold_up_no_probe(running_api: Api) -> None:
+    """Ten addresses with three such calls each: on the port of calls and on that of probes."""
+    listen = a_free_address()
+    running_api.set(health_listen=listen)
+    async with running_api.running(), AsyncExitStack() as held:
+        for port in (running_api.address, listen):
+            for number in range(2, 12):
+                connection = await held.enter_async_context(connected(port, None, f"127.0.0.{number}"))
+                for _ in range(3):
+                    await connection.open("/grpc.health.v1.Health/Check")
+        async with grpc.aio.insecure_channel(listen) as probes:
+            stub: Any = health_pb2_grpc.HealthStub(probes)
+            for _ in range(20):
+                assert (await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)).status == SERVING
+
+
+@pytest.mark.parametrize("probes", [False, True])
+async def test_calls_of_unknown_methods_are_those_of_a_stranger(running_api: Api, probes: bool) -> None:
+    listen = a_free_address()
+    running_api.set(health_listen=listen, stranger_timeout_s=600.0)
+    async with running_api.running():
+        address = listen if probes else running_api.address
+        async with connected(address, None, "127.0.0.2") as connection, asyncio.timeout(30):
+            with suppress(*CLOSED):
+                for path in itertools.cycle(("/another.Service/Method", f"/{SERVICE}/Another")):
+                    await connection.open(path, body=frames.message(b""))
+                    await asyncio.sleep(0.002)
+        async with grpc.aio.insecure_channel(address) as channel:
+            call: Any = channel.unary_unary("/another.Service/Method")
+            async with refused(grpc.StatusCode.UNIMPLEMENTED) as details:
+                await call(b"")
+            assert details == ["the method is not known"]
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            assert (await stub.Check(health_pb2.HealthCheckRequest())).status == SERVING

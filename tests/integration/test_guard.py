@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from moderation import api
+from moderation import api, checks
 from moderation.client import CallError, Client
 from moderation.errors import ConfigError
 from moderation.guard import LEEWAY_S
@@ -200,6 +200,38 @@ async def test_a_watch_ends_with_its_token_and_goes_on_with_a_new_one(running_ap
             await anext(watch)
             with pytest.raises(CallError, match=r"expired|does not hold"):  # there is no newer one
                 await anext(watch)
+
+
+async def test_a_health_watch_ends_with_its_token(
+    running_api: Api, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "LOOK_S", 0.1)
+    running_api.set(guard=house.tls | house.jwt)
+    async with running_api.running(house.channel()) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        short = bearer(exp=time.time() - LEEWAY_S + 2)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(), **short)
+        assert (await watch.read()).status == SERVING
+        async with refused(UNKNOWN, "UNAUTHENTICATED"):
+            await asyncio.wait_for(watch.read(), 30)
+        async with refused(grpc.StatusCode.UNIMPLEMENTED, "UNAUTHENTICATED"):
+            await stub.Watch(health_pb2.HealthCheckRequest(), **short).read()
+
+
+async def test_with_keys_that_are_too_old_a_health_watch_is_told_to_try_again(
+    running_api: Api, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "LOOK_S", 0.1)
+    running_api.set(guard=house.tls | house.jwt | {"jwt_refresh_s": 0.05, "jwt_keys_max_age_s": 1.0})
+    async with running_api.running(house.channel()) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(), **bearer())
+        assert (await watch.read()).status == SERVING
+        (house.folder / "jwt.pem").write_bytes(b"{")
+        for each in (watch, stub.Watch(health_pb2.HealthCheckRequest(), **bearer())):
+            async with refused(grpc.StatusCode.UNAVAILABLE, "NOT_READY", retry=True), asyncio.timeout(30):
+                while await each.read() is not grpc.aio.EOF:
+                    pass
 
 
 async def test_client_certificates(running_api: Api, house: House) -> None:

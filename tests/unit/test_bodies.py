@@ -177,3 +177,52 @@ async def test_of_slow_reads_the_oldest_are_cut_beyond_a_number() -> None:
         call.message.set_result(b"x")
         assert await task == b"x"
     sweeping.cancel()
+
+
+async def test_callers_that_hold_as_much_go_in_turn() -> None:
+    """One whose queue never ends does not stay at the front."""
+    pool = Bodies(LARGEST, LARGEST, 60)
+    first, _ = reading(pool, "a")
+    await settled()
+    queued = [reading(pool, "a") for _ in range(3)]
+    await settled()
+    call, task = reading(pool, "b")
+    await settled()
+    first.message.set_result(b"")
+    await settled()
+    assert queued[0][0].asked.is_set()
+    queued[0][0].message.set_result(b"")
+    await settled()
+    assert call.asked.is_set()
+    call.message.set_result(b"x")
+    assert await task == b"x"
+    for _, left in queued:
+        left.cancel()
+    await asyncio.gather(*(left for _, left in queued), return_exceptions=True)
+    assert pool._free == LARGEST
+
+
+async def test_of_a_caller_so_many_reads_wait_and_more_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Bodies(LARGEST, LARGEST, 60, most_waiting=3)
+    _, first = reading(pool, "a")
+    await settled()
+    tasks = [reading(pool, "a")[1] for _ in range(4)]
+    await settled()
+    with pytest.raises(RefusedError, match="too many request bodies") as caught:
+        await tasks.pop()
+    assert caught.value.reason == "OVERLOADED"
+    tasks.pop().cancel()  # one that has left does not count
+    await settled()
+    tasks += [reading(pool, "a")[1], reading(pool, "b")[1]]
+    await settled()
+    assert not any(task.done() for task in tasks)
+    monkeypatch.setattr(bodies, "MOST_WAITING", 4)  # in all: who has none waiting may add one
+    refused, added = reading(pool, "b")[1], reading(pool, "c")[1]
+    await settled()
+    assert refused.done()
+    assert isinstance(refused.exception(), RefusedError)
+    assert not added.done()
+    for task in (first, added, *tasks):
+        task.cancel()
+    await asyncio.gather(first, added, *tasks, return_exceptions=True)
+    assert pool._free == LARGEST
