@@ -20,6 +20,7 @@ from moderation import requests as requests_module
 from moderation import service as service_module
 from moderation import tokens
 from moderation.client import CallError, Client
+from moderation.demo.kafka import LocalKafka
 from moderation.stores import StoreUnavailableError
 from moderation.stores.sqlite import Sqlite
 from moderation.types import Outcome, Source
@@ -359,6 +360,29 @@ async def test_a_backlog_that_is_full_takes_no_more_posts(running_api: Api) -> N
             await client.wait("a", 30)
             assert REGISTRY.get_sample_value("moderation_api_pending_posts") == 0  # also when no post comes any more
         await running_api.accepted(channel, Post(id="a"))
+
+
+@pytest.mark.usefixtures("local_kafka")
+async def test_a_caller_that_leaves_does_not_give_back_the_memory_of_a_post_that_is_still_put(tmp_path: Path) -> None:
+    def pending() -> float | None:
+        return REGISTRY.get_sample_value("moderation_api_pending_posts")
+
+    async with LocalKafka() as local:
+        await local.create_topics("posts", "verdicts")
+        small = Api(local.bootstrap, "posts", "verdicts", tmp_path)
+        small.set(max_body_bytes=1)  # room for one body
+        async with small.running() as channel, asyncio.timeout(60):
+            local.kill(1)
+            leaves = service(channel).ModeratePost(pb.ModeratePostRequest(post=Post(id="a")), timeout=60)
+            while pending() != 1:
+                await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"))
+            leaves.cancel()
+            async with refused(EXHAUSTED, "OVERLOADED", retry=True):
+                await service(channel).ModeratePost(pb.ModeratePostRequest(post=Post(id="b")), timeout=10)
+            assert pending() == 1
+            await local.revive(1)
+            await small.put(small.judged("a", tokens.of_record(0, 0)))
+            await small.accepted(channel, Post(id="b"))
 
 
 async def test_a_post_that_is_erased_while_one_waits_is_not_found(running_api: Api) -> None:
