@@ -121,7 +121,12 @@ async def removable(db: Any) -> list[int]:
 
 
 async def remove(db: Any, number: int) -> None:
-    """Drops a generation. Does not wait for readers: a table that is still read makes this fail. Try again later."""
+    """Drops a generation that is still removable: since the last look it may have got its builder back, and serve.
+
+    Does not wait for readers: a table that is still read makes this fail. Try again later.
+    """
+    if number not in await removable(db):
+        return
     await db.execute("SET LOCAL lock_timeout = '100ms'")
     await _drop(db, number)
     log.info("view_generation_removed", database=NAME, generation=number)

@@ -155,6 +155,36 @@ async def test_a_table_that_somebody_still_reads_is_removed_later(
     assert await shared.tables() == ["verdicts_2"]
 
 
+async def test_a_builder_that_comes_back_between_the_look_and_the_removal_keeps_its_generation(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generations, "ABANDONED_S", 0.0)
+    serving, first = await shared.store()
+    await first(entry("a", 1))
+    await shared.do(AWAY)
+    building, second = await shared.store()
+    await second(entry("a", 1))
+    switching: list[asyncio.Task[Any]] = []
+    real = generations.removable
+
+    async def removable(db: Any) -> list[int]:
+        """The builder takes the next turn."""
+        found = await real(db)
+        if not switching:
+            assert found == [2]
+            switching.append(asyncio.create_task(building.serve()))
+            async with asyncio.timeout(4):
+                while not await shared.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
+                    pass
+        return found
+
+    monkeypatch.setattr(generations, "removable", removable)
+    await serving.followed(0.0)
+    assert await switching[0] == {0: Progress(2, 1), 1: Progress(0, -1)}
+    assert await shared.tables() == ["verdicts_1", "verdicts_2"]
+    assert await verdict(building, "a") == b"a@1"
+
+
 async def test_what_only_the_old_generation_knows_goes_into_the_new_one(shared: Shared) -> None:
     """Whose an erased post was, and how far posts are judged by records that the topic has no more."""
     _, first = await shared.store()
