@@ -15,7 +15,7 @@ import grpc
 import structlog
 
 import moderation
-from moderation import certificates, kafka, ops, posts, reflection, runtime, verdicts
+from moderation import certificates, kafka, ops, posts, reflection, runtime, verdicts, view_lag
 from moderation.admission import Admission, Unknown
 from moderation.checks import Checks
 from moderation.connections import Connections, room
@@ -171,9 +171,10 @@ async def _probed(api: ApiSettings, checks: Checks, connections: Connections, mo
 
 
 async def _announce(settings: Settings, view: View, checks: Checks, port: int) -> None:
-    """Sets health: whether lookups can be answered, or the view is too far behind for them."""
+    """Sets health: whether the view is near enough to its topic for lookups to be relied on."""
     await view.caught_up.wait()
     gc.freeze()  # all that was made for the start stays, and need not be looked through for garbage again
+    await _come_near(view.lag, settings.api)
     checks.tell(serving=True)
     log.info("api_ready", listen=settings.api.listen, port=port)
     serving = True
@@ -184,6 +185,16 @@ async def _announce(settings: Settings, view: View, checks: Checks, port: int) -
             checks.tell(serving=serving)
             unknown_s = round(view.lag.unknown_s, 1)
             log.warning("view_lag_changed_health", lag=view.lag.records, unknown_s=unknown_s, serving=serving)
+
+
+async def _come_near(lag: ViewLag, bounds: ApiSettings) -> None:
+    """Waits for the view of a starting API: while it read what was on the topic at the start, the topic has grown."""
+    logged = time.monotonic()
+    while not _is_near(lag, bounds, serving=False):
+        if time.monotonic() - logged > view_lag.CATCHING_UP_S:
+            logged = time.monotonic()
+            log.info("view_catching_up", lag=lag.records)
+        await asyncio.sleep(QUIET_S)
 
 
 def _is_near(lag: ViewLag, bounds: ApiSettings, serving: bool) -> bool:

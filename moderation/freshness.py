@@ -67,35 +67,37 @@ class Freshness:
 
 
 class Stall:
-    """Says when a store stops taking what it is given, and when it goes on."""
+    """Says when a store stops taking what it is given, and when it goes on.
+
+    Each operation of the store stalls by itself: a store that takes folds may still refuse to forget.
+    """
 
     def __init__(self) -> None:
-        self._reasons: set[str] = set()  # of a stall that lasts
+        self._reasons: dict[str, set[str]] = {}  # of a stall that lasts, by operation
 
-    def begin(self, error: StoreUnavailableError) -> None:
+    def begin(self, operation: str, error: StoreUnavailableError) -> None:
         """The store has refused. The error's text names the store and the reason, and no secret.
 
         Each reason is logged once: the first may only be that a connection was cut, and the next one why.
         """
         reason = str(error)
-        if reason not in self._reasons:
-            log.error("view_stalled", reason=reason)
+        if not any(reason in reasons for reasons in self._reasons.values()):
+            log.error("view_stalled", operation=operation, reason=reason)
             metrics.VIEW_STALLED.set(1)
-            self._reasons.add(reason)
+        self._reasons.setdefault(operation, set()).add(reason)
 
-    def end(self) -> None:
-        """The store has taken something."""
-        if self._reasons:
+    def end(self, operation: str) -> None:
+        """The store has done this. The view goes on once the store does all that it had refused."""
+        if self._reasons.pop(operation, None) and not self._reasons:
             log.info("view_goes_on")
             metrics.VIEW_STALLED.set(0)
-            self._reasons.clear()
 
-    async def watch(self, work: Awaitable[T]) -> T:
+    async def watch(self, operation: str, work: Awaitable[T]) -> T:
         """What the store returns. While it hangs, as on a dead disk, the view is stalled."""
         working = asyncio.ensure_future(work)
         try:
             while not (await asyncio.wait((working,), timeout=STALL_S))[0]:
-                self.begin(StoreUnavailableError(f"the store has not answered within {STALL_S:g} s"))
+                self.begin(operation, StoreUnavailableError(f"the store has not answered within {STALL_S:g} s"))
             return working.result()
         finally:
             working.cancel()

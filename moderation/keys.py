@@ -128,8 +128,11 @@ class Keys:
                 loop.call_soon_threadsafe(tell, reading, cause)
 
         thread = threading.Thread(target=work, name="jwt-keys", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the process may have no more threads at the moment
+            raise NotReadError("NoThread") from None
         self._stuck.append(thread)  # until it has ended
-        thread.start()
         try:
             async with asyncio.timeout(READ_S + STUCK_S):
                 return await ended

@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import grpc
@@ -74,19 +75,22 @@ class Ledger:
                     del self._latest[post_id]
         metrics.PENDING.set(len(self))
 
-    async def put(self, post: Post, request_id: str, trace: Sequence[tuple[str, bytes]], until: float) -> Source:
+    async def put(
+        self, post: Post, request_id: str, trace: Sequence[tuple[str, bytes]], until: float, held: ExitStack
+    ) -> Source:
         """Where the post is on its topic. Raises RefusedError, and what Posts.put raises.
 
         A caller who leaves does not take the post back: it is put all the same, or the same call again would not know.
+        `held`: what the post holds of the memory of its caller. It is taken over, and closed when the put has ended,
+        unless the request came before.
         """
-        size = post.ByteSize()
         if not request_id:
-            return await asyncio.shield(self._start(post, size, trace, until))
+            return await asyncio.shield(self._start(post, trace, until, held))
         # A digest of 20 MiB takes long enough for others to notice.
-        digest = await asyncio.to_thread(_digest, post) if size > LARGE_BYTES else _digest(post)
+        digest = await asyncio.to_thread(_digest, post) if post.ByteSize() > LARGE_BYTES else _digest(post)
         known = self._known(post.tenant, request_id, digest)
         if known is None:
-            known = self._start(post, size, trace, until)
+            known = self._start(post, trace, until, held)
             self._remember(post.tenant, request_id, digest, known)
         return await asyncio.shield(known)
 
@@ -109,10 +113,14 @@ class Ledger:
         if len(self._requests) > REQUESTS:
             self._requests.popitem(last=False)
 
-    def _start(self, post: Post, size: int, trace: Sequence[tuple[str, bytes]], until: float) -> asyncio.Task[Source]:
+    def _start(
+        self, post: Post, trace: Sequence[tuple[str, bytes]], until: float, held: ExitStack
+    ) -> asyncio.Task[Source]:
+        size = post.ByteSize()
         full = self._bytes and self._bytes + size > self._settings.max_put_bytes
         if full or len(self) >= self._settings.max_pending_posts:
             raise exhausted("BACKLOG_FULL", "too many posts wait for their verdicts; try again later", RETRY_S)
+        memory = held.pop_all()  # a caller who leaves does not give it back: the post is here until it is put
         self._bytes += size
         task = asyncio.create_task(self._posts.put(post, trace, until))
         self._putting.add(task)
@@ -120,6 +128,7 @@ class Ledger:
         metrics.PENDING.set(len(self))
 
         def ended(_: object) -> None:
+            memory.close()
             self._bytes -= size
             self._putting.discard(task)
             self._under_way[post.id].remove(post.tenant)

@@ -11,6 +11,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -71,6 +72,7 @@ def _answered(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
             except Exception as error:
                 await self.refuse(error, name, None, context)
                 raise
+            edition = admission.guard.edition  # of the keys that the caller was admitted with
             admission.take(kind, owner)
             try:
                 with traces.serving(self.name, name, context) as span:
@@ -82,6 +84,7 @@ def _answered(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
                             body = await admission.posts.read(context, owner, admission.largest)
                         if len(body) > LARGE_BYTES:
                             await asyncio.sleep(0)  # others come in between the copy that gRPC has made and ours
+                        admission.guard.check(context, edition)  # the body may have come after its key was withdrawn
                         request = parse(body, self.most_parts)
                         del body
                         if (cost := len(getattr(request, "post_ids", ())) / 100) > 1:
@@ -254,12 +257,13 @@ class Service:
         post, request_id = request.post, requests.request_id(request)
         post.tenant = caller.tenant_of(post.tenant or None) or ""
         until, edition = self._until(context), self.admission.guard.edition
-        with self.admission.posts.held(self.admission.owner(caller, context), request.ByteSize()):
+        with ExitStack() as held:
+            held.enter_context(self.admission.posts.held(self.admission.owner(caller, context), request.ByteSize()))
             wire.post(post, self._settings.media)
             self._check_ready()
             if caller.tenant is not None:
                 await self._check_id_is_free(post.id, caller.tenant)
-            record = await self._ledger.put(post, request_id, _trace(context), until)
+            record = await self._ledger.put(post, request_id, _trace(context), until, held)
         look = Look((post.id,), post.tenant, posts={record.partition: record.offset})
         del request, post  # up to 20 MiB each, and the verdict may be a minute away
         state, verdict = await self._wait(look, until)

@@ -240,9 +240,10 @@ class ApiSettings(_Group):
         10_000, ge=1, description="posts of ModeratePost without a verdict yet, at which more are refused"
     )
     max_put_bytes: int = Field(
-        256 << 20,
+        64 << 20,
         ge=1,
-        description="of posts on their way to the topic; beyond it they are refused, a larger one goes alone",
+        description="bytes of posts on their way to the topic, each of which is held three times; beyond it posts are "
+        "refused, a larger one goes alone",
     )
     show_prompts: bool = Field(False, description="whether ListPolicies tells the text that the model reads")
     reflection: Literal["auto", "on", "off"] = Field("auto", description="auto: on while the API needs no credentials")

@@ -181,17 +181,17 @@ class View:
         deadline = time.monotonic() + self._settings.api.view_start_s
         while True:
             try:
-                self._take(await self._stall.watch(self.store.open(self._ask)))
+                self._take(await self._stall.watch("open", self.store.open(self._ask)))
                 await self._remember()
             except StoreUnavailableError as error:
                 if time.monotonic() >= deadline:
                     raise ConfigError(
                         f"the view could not be opened in time, see MODERATION_API__VIEW*: {error}"
                     ) from None
-                self._stall.begin(error)
+                self._stall.begin("open", error)
                 await asyncio.sleep(RETRY_S)
             else:
-                self._stall.end()
+                self._stall.end("open")
                 return
 
     async def _ask(self) -> Log:
@@ -208,15 +208,15 @@ class View:
         if any(at[number] < end for number, end in self._ends.items()):
             return False
         try:
-            stored = await self._stall.watch(self.store.serve())
+            stored = await self._stall.watch("serve", self.store.serve())
         except StoreUnavailableError as error:
-            self._stall.begin(error)
+            self._stall.begin("serve", error)
             return False
+        self._stall.end("serve")
         if stored is None:
             return False
         level = {number: one for number, one in stored.items() if number in at and one.next == at[number]}
         self._take(self._progress | level)
-        self._stall.end()
         return True
 
     async def _renew(self) -> None:
@@ -228,12 +228,12 @@ class View:
             return
         self._renew_at = time.monotonic() + RENEW_S
         try:
-            await self._stall.watch(self.store.followed(age_s))
+            await self._stall.watch("follow", self.store.followed(age_s))
         except StoreUnavailableError as error:
-            self._stall.begin(error)
+            self._stall.begin("follow", error)
             self._renew_at = time.monotonic() + RETRY_S
         else:
-            self._stall.end()
+            self._stall.end("follow")
 
     def _rewind(self, stored: Mapping[int, Progress]) -> None:
         """The store has lost what it had: reads it again. What lookups and watches know stays."""
@@ -293,12 +293,12 @@ class View:
         """Tries until it is: what we have read is not to be had again without a restart."""
         while True:
             try:
-                tenants = await self._stall.watch(self.store.fold(entries, before, after))
+                tenants = await self._stall.watch("fold", self.store.fold(entries, before, after))
             except StoreUnavailableError as error:
-                self._stall.begin(error)
+                self._stall.begin("fold", error)
                 await asyncio.sleep(RETRY_S)
             else:
-                self._stall.end()
+                self._stall.end("fold")
                 return tenants
 
     def _take(self, progress: Mapping[int, Progress]) -> None:
@@ -340,10 +340,11 @@ class View:
         log.info("partitions_added", topic=self._topic, partitions=len(known))
         added = dict.fromkeys(known - self._partitions, 0)
         try:
-            await self._stall.watch(self.store.add(added))
+            await self._stall.watch("add", self.store.add(added))
         except StoreUnavailableError as error:
-            self._stall.begin(error)
+            self._stall.begin("add", error)
             return  # and is tried again before the next records
+        self._stall.end("add")
         self._partitions = known
         self._take(self._progress | {number: Progress(begin, -1) for number, begin in added.items()})
         self._assign()
@@ -353,13 +354,13 @@ class View:
         settings, now = self._settings.api, int(time.time() * 1000)
         before = now - int(settings.retention_days * 86_400_000) if settings.retention_days else -EVER_MS
         try:
-            gone = await self._stall.watch(self.store.prune(before, now - stores.ERASED_KEPT_S * 1000, BATCH))
-            size = await self._stall.watch(self.store.size())
+            gone = await self._stall.watch("prune", self.store.prune(before, now - stores.ERASED_KEPT_S * 1000, BATCH))
+            size = await self._stall.watch("prune", self.store.size())
         except StoreUnavailableError as error:
-            self._stall.begin(error)
+            self._stall.begin("prune", error)
             gone = 0
         else:
-            self._stall.end()
+            self._stall.end("prune")
             metrics.VIEW_BYTES.set(size)
             metrics.PRUNED.inc(gone)
             self._recent.forget(before)

@@ -23,6 +23,8 @@ from moderation.stores import MAX_AWAY_S, SCHEMA, Log, Progress
 NAME = f"moderation_view_{SCHEMA}"  # of the schema: a rollout of two versions may have both
 REPLACED_S = 60.0  # a table is kept for so long after it was replaced: replicas take the new one within seconds
 ABANDONED_S = 3600.0  # a generation that is built and was not written for so long has no builder left
+COPIED = 5_000  # tenants at a time: folds of others go on between, and no statement takes long
+FIRST = (-(1 << 62), "")  # before every erasure
 ANOTHER_LOG = "the log ends before our position"
 
 log = structlog.get_logger()
@@ -93,8 +95,24 @@ async def add(db: Any, number: int, begins: Mapping[int, int]) -> None:
     await db.executemany(_ADD, [(number, partition, begin) for partition, begin in begins.items()])
 
 
-async def switch(db: Any, number: int) -> bool:
-    """Makes a generation the one that serves. False: the one that serves is further; nothing is changed."""
+async def copy_tenants(db: Any, number: int, after: tuple[int, str]) -> tuple[int, str] | None:
+    """Copies whose the next COPIED erased posts were from the generation that serves. Returns where to go on.
+
+    `after`: timestamp in ms and post id of the last one; FIRST at the start. None: that was all.
+    """
+    known = {generation.number: generation for generation in await live(db)}
+    new, old = known[number], next((one for one in known.values() if one.serving), None)
+    if old is None or old is new or old.log != new.log:
+        return None
+    last = await db.fetchrow(_COPY_TENANTS.format(new=table(number), old=table(old.number)), *after, COPIED)
+    return (last[0], last[1]) if last else None
+
+
+async def switch(db: Any, number: int, copied: Mapping[int, int]) -> bool:
+    """Makes a generation the one that serves. False: the one that serves is further; nothing is changed.
+
+    `copied`: by partition, the offset up to which erasures have their tenants (copy_tenants).
+    """
     known = {generation.number: generation for generation in await live(db)}
     new, old = known[number], next((one for one in known.values() if one.serving), None)
     if new.serving:
@@ -103,7 +121,8 @@ async def switch(db: Any, number: int) -> bool:
         if any(at.next > new.progress.get(partition, Progress(0, -1)).next for partition, at in old.progress.items()):
             return False
         await db.execute(_COPY_JUDGED, number, old.number)
-        await db.execute(_COPY_TENANTS.format(new=table(number), old=table(old.number)))
+        rest = _COPY_REST.format(new=table(number), old=table(old.number))
+        await db.executemany(rest, [(partition, copied.get(partition, 0)) for partition in new.progress])
     await db.execute(_RETIRE)
     await db.execute(_SERVE, number)
     log.info("view_switched", database=NAME, generation=number, before=old.number if old else None)
@@ -121,7 +140,12 @@ async def removable(db: Any) -> list[int]:
 
 
 async def remove(db: Any, number: int) -> None:
-    """Drops a generation. Does not wait for readers: a table that is still read makes this fail. Try again later."""
+    """Drops a generation that is still removable: since the last look it may have got its builder back, and serve.
+
+    Does not wait for readers: a table that is still read makes this fail. Try again later.
+    """
+    if number not in await removable(db):
+        return
     await db.execute("SET LOCAL lock_timeout = '100ms'")
     await _drop(db, number)
     log.info("view_generation_removed", database=NAME, generation=number)
@@ -194,8 +218,17 @@ _COPY_JUDGED = f"""
     WHERE new.generation = $1 AND old.generation = $2 AND new.number = old.number"""
 # The topic no longer has the verdicts that were erased, so only the old generation knows whose they were.
 _COPY_TENANTS = """
+    WITH erased AS (
+        SELECT post_id, at_ms FROM {new} WHERE kind = 3 AND (at_ms, post_id) > ($1, $2)
+        ORDER BY at_ms, post_id LIMIT $3),
+    copied AS (
+        UPDATE {new} new SET tenant = old.tenant FROM erased JOIN {old} old USING (post_id)
+        WHERE new.post_id = erased.post_id AND new.tenant = '' AND old.tenant <> '')
+    SELECT at_ms, post_id FROM erased ORDER BY at_ms DESC, post_id DESC LIMIT 1"""
+_COPY_REST = """
     UPDATE {new} new SET tenant = old.tenant FROM {old} old
-    WHERE new.kind = 3 AND new.tenant = '' AND old.post_id = new.post_id"""
+    WHERE new.at_partition = $1 AND new.at_offset >= $2 AND new.kind = 3 AND new.tenant = ''
+    AND old.post_id = new.post_id AND old.tenant <> ''"""
 _RETIRE = f"UPDATE {NAME}.generations SET serving = false, replaced = now() WHERE serving"
 _SERVE = f"UPDATE {NAME}.generations SET serving = true WHERE number = $1"
 _REMOVABLE = f"""

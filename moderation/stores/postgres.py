@@ -78,6 +78,7 @@ class Postgres:
         self._log = 0  # whose offsets it counts by
         self._building = False  # it does not serve yet
         self._served = False  # it is as far as it has to be to serve
+        self._copied: Mapping[int, int] | None = None  # by partition: up to where its erasures have their tenants
 
     async def open(self, ask: Callable[[], Awaitable[Log]]) -> Mapping[int, Progress]:
         await self._connect()
@@ -91,6 +92,7 @@ class Postgres:
             await generations.add(db, number, log_.begins)
             mine = next(one for one in await generations.live(db) if one.number == number)
         self._number, self._log, self._building, self._served = mine.number, mine.log, not mine.serving, False
+        self._copied = None
         if reason:
             log.warning("view_rebuilt", database=NAME, generation=number, reason=reason)
         resumed = any(at.next > log_.begins.get(partition, 0) for partition, at in mine.progress.items())
@@ -98,21 +100,38 @@ class Postgres:
         return mine.progress
 
     async def serve(self) -> Mapping[int, Progress] | None:
+        if self._building and self._copied is None:
+            self._copied = await self._copy_tenants()
         async with self._turn() as db:
             mine = self._adopted(await generations.live(db))
-            if not await generations.switch(db, mine.number):
+            if not await generations.switch(db, mine.number, self._copied or {}):
                 return None
             progress = next(one for one in await generations.live(db) if one.serving).progress
         self._building, self._served = False, True
         return progress
 
+    async def _copy_tenants(self) -> Mapping[int, int]:
+        """Copies what only the generation that serves knows of erasures. Returns up to where, by partition."""
+        async with self._turn() as db:
+            progress = self._adopted(await generations.live(db)).progress
+            await db.execute(_WRITTEN, self._number)
+        after: tuple[int, str] | None = generations.FIRST
+        while after:
+            async with self._turn() as db:
+                number = self._adopted(await generations.live(db)).number
+                after = await generations.copy_tenants(db, number, after)
+                await db.execute(_WRITTEN, number)
+        return {number: at.next for number, at in progress.items()}
+
     async def followed(self, age_s: float) -> None:
         async with self._turn() as db:
             mine = self._adopted(await generations.live(db))
             await generations.renew(db, mine.number, age_s)
-            if self._served and not mine.serving:  # a server that failed over has lost the switch
-                await generations.switch(db, mine.number)
+            lost = self._served and not mine.serving  # the switch, by a server that failed over
             removable = await generations.removable(db)
+        if lost:
+            self._copied = None
+            await self.serve()
         try:
             for number in removable:
                 async with self._turn() as db:

@@ -45,6 +45,7 @@ from moderation.stores.sqlite_files import Files, unwritable
 
 PASSES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR)  # errors after which we try again
 SLOW_S = 0.05  # of a write, after which the event loop does not read the file itself
+LOCKED_S = 5.0  # that a thread waits for a file that a stranger has locked; the event loop never does
 READ_S = 10.0  # for an answer of the reading thread
 CLOSE_S = 5.0  # for each thread to end
 LONG_BYTES = sqlite_budget.PAGE // 2  # of a verdict; shorter ones are in what any record costs
@@ -83,7 +84,9 @@ class Sqlite:
     async def open(self, ask: Callable[[], Awaitable[Log]]) -> dict[int, Progress]:
         await self._write(self._files.own)  # from here on nobody moves the file's positions
         found = await self._write(self._open, await ask())
-        self._single = self._explained(self._connect)
+        _close(self._single)  # an attempt before this one may have opened both
+        self._single = self._explained(self._connect, 0.0)
+        await self._read(lambda: _close(self._bulk))
         self._bulk = await self._read(self._connect)
         return found
 
@@ -230,15 +233,22 @@ class Sqlite:
         return most - left
 
     def _make_room(self, pages: int) -> int:
-        """Deletes the oldest until the file has so many free pages, or is empty. Returns how many it has deleted."""
+        """Deletes the oldest until the file has so many free pages, or is empty. Returns how many it has deleted.
+
+        Erasures go last: a watch that goes on from a token of yesterday has to hear of them.
+        """
         deleted = 0
-        while self._free_pages() < pages and (gone := self._delete(sql.OLDEST, EVER_MS, self._budget.records)):
+        while self._free_pages() < pages and (gone := self._delete_oldest()):
             if self._horizon_ms == -EVER_MS:
                 log.warning("view_full", path=str(self._path), bound=self._bound, oldest_ms=gone[-1][1])
             self._horizon_ms = max(self._horizon_ms, gone[-1][1])
             deleted += len(gone)
         metrics.PRUNED.inc(deleted)
         return deleted
+
+    def _delete_oldest(self) -> Oldest:
+        most = self._budget.records
+        return self._delete(sql.OLDEST, EVER_MS, most) or self._delete(sql.ERASED, EVER_MS, most)
 
     def _delete(self, statement: str, before_ms: int, most: int) -> Oldest:
         """Deletes the oldest of those that the statement finds, as many as one transaction may. Returns them."""
@@ -304,8 +314,8 @@ class Sqlite:
 
     # The file
 
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, isolation_level=None)
+    def _connect(self, timeout_s: float = LOCKED_S) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, timeout_s, isolation_level=None)
         db.execute("PRAGMA synchronous=NORMAL")  # after a power cut the last transactions are gone: read again
         db.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten, not only unlinked
         db.execute("PRAGMA temp_store=MEMORY")  # nothing is written that the bound does not know of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from moderation.stores import Query
 
 APPLICATION_ID = 0x6D6F6476  # in the file's header: so that we never take another program's database for ours
-FORMAT = 3  # of the file; another one is rebuilt
+FORMAT = 4  # of the file; another one is rebuilt
 
 _COLUMNS = (
     "post_id, kind, at_partition, at_offset, at_ms, source_partition, source_offset, "
@@ -23,7 +23,7 @@ CREATE = (
         tenant TEXT NOT NULL, outcome INTEGER NOT NULL, policy TEXT NOT NULL, decided_ms INTEGER NOT NULL,
         verdict BLOB)""",
     "CREATE INDEX by_place ON verdicts (at_partition, at_offset)",
-    "CREATE INDEX by_age ON verdicts (at_ms)",
+    "CREATE INDEX by_age ON verdicts (at_ms) WHERE kind <> 3",
     "CREATE INDEX by_time ON verdicts (decided_ms, post_id) WHERE kind = 1",
     "CREATE INDEX by_tenant ON verdicts (tenant, decided_ms, post_id) WHERE kind = 1",
     "CREATE INDEX erased ON verdicts (at_ms) WHERE kind = 3",
@@ -52,7 +52,9 @@ LENGTHS = """
 SINCE = f"""
     SELECT {_COLUMNS} FROM verdicts WHERE at_partition = ? AND at_offset >= ? AND at_offset < ?
     ORDER BY at_offset LIMIT ?"""
-OLDEST = "SELECT rowid, at_ms, coalesce(length(verdict), 0) FROM verdicts WHERE at_ms < ? ORDER BY at_ms LIMIT ?"
+OLDEST = """
+    SELECT rowid, at_ms, coalesce(length(verdict), 0) FROM verdicts WHERE kind <> 3 AND at_ms < ?
+    ORDER BY at_ms LIMIT ?"""
 ERASED = "SELECT rowid, at_ms, 0 FROM verdicts WHERE kind = 3 AND at_ms < ? ORDER BY at_ms LIMIT ?"
 _ORDER = "ORDER BY decided_ms DESC, post_id DESC"
 EDGE = "SELECT decided_ms, post_id FROM verdicts WHERE {scope} " + _ORDER + " LIMIT 1 OFFSET {scanned}"

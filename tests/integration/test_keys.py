@@ -14,7 +14,7 @@ from moderation import watching
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.post_pb2 import Post
 from tests.builders import a_verdict
-from tests.integration.lookups import Api, refused, service
+from tests.integration.lookups import SERVICE, Api, refused, service
 from tests.key_server import a_key, a_set, a_token
 
 OLD, NEW = a_key(), a_key()
@@ -99,6 +99,31 @@ async def test_a_wait_gets_no_verdict_once_its_key_is_withdrawn(running_api: Api
         async with refused(DENIED, "UNAUTHENTICATED"):
             await calls[0]
         assert (await calls[1]).state == pb.LOOKUP_STATE_FOUND
+
+
+@pytest.mark.parametrize("method", ["GetVerdict", "WatchVerdicts", "ModeratePost"])
+async def test_a_request_whose_body_comes_after_its_key_was_withdrawn_is_refused(
+    running_api: Api, file: Path, method: str
+) -> None:
+    request = {
+        "GetVerdict": pb.GetVerdictRequest(post_id="a"),
+        "WatchVerdicts": pb.WatchVerdictsRequest(),
+        "ModeratePost": pb.ModeratePostRequest(post=Post(id="a", text="fine")),
+    }[method]
+    async with running_api.running() as channel:
+        stub: Any = channel.stream_stream(f"/{SERVICE}/{method}")
+        stays, ends = (stub(**bearer(key, id)) for key, id in ((NEW, "new"), (OLD, "old")))
+        # On one connection calls begin in their order: when this one is answered, the others have been admitted.
+        await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"), **bearer(OLD, "old"))
+        write(file, a_set(new=NEW))
+        await withdrawn(channel)
+        async with refused(DENIED, "UNAUTHENTICATED"), asyncio.timeout(20):
+            await ends.write(request.SerializeToString())
+            await ends.read()
+        if method != "ModeratePost":
+            await stays.write(request.SerializeToString())
+            assert isinstance(await stays.read(), bytes)
+        stays.cancel()
 
 
 async def test_keys_that_are_too_old_let_nobody_in_until_they_are_read_again(running_api: Api, file: Path) -> None:

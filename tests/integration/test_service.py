@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
+from moderation import api, tokens
 from moderation import requests as requests_module
 from moderation import service as service_module
-from moderation import tokens
 from moderation.client import CallError, Client
+from moderation.demo.kafka import LocalKafka
 from moderation.stores import StoreUnavailableError
 from moderation.stores.sqlite import Sqlite
 from moderation.types import Outcome, Source
@@ -37,6 +39,7 @@ from moderation.v1.post_pb2 import Post
 from moderation.v1.verdict_pb2 import Outcome as OutcomeMessage
 from tests.builders import a_verdict
 from tests.integration.lookups import NOT_SERVING, SERVING, Api, refused, service, watch_health
+from tests.integration.test_verdicts import events
 
 INVALID, EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -361,6 +364,29 @@ async def test_a_backlog_that_is_full_takes_no_more_posts(running_api: Api) -> N
         await running_api.accepted(channel, Post(id="a"))
 
 
+@pytest.mark.usefixtures("local_kafka")
+async def test_a_caller_that_leaves_does_not_give_back_the_memory_of_a_post_that_is_still_put(tmp_path: Path) -> None:
+    def pending() -> float | None:
+        return REGISTRY.get_sample_value("moderation_api_pending_posts")
+
+    async with LocalKafka() as local:
+        await local.create_topics("posts", "verdicts")
+        small = Api(local.bootstrap, "posts", "verdicts", tmp_path)
+        small.set(max_body_bytes=1)  # room for one body
+        async with small.running() as channel, asyncio.timeout(60):
+            local.kill(1)
+            leaves = service(channel).ModeratePost(pb.ModeratePostRequest(post=Post(id="a")), timeout=60)
+            while pending() != 1:
+                await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"))
+            leaves.cancel()
+            async with refused(EXHAUSTED, "OVERLOADED", retry=True):
+                await service(channel).ModeratePost(pb.ModeratePostRequest(post=Post(id="b")), timeout=10)
+            assert pending() == 1
+            await local.revive(1)
+            await small.put(small.judged("a", tokens.of_record(0, 0)))
+            await small.accepted(channel, Post(id="b"))
+
+
 async def test_a_post_that_is_erased_while_one_waits_is_not_found(running_api: Api) -> None:
     async with running_api.running() as channel, running_api.posts() as consumer:
         asked = asyncio.ensure_future(service(channel).ModeratePost(pb.ModeratePostRequest(post=Post(id="a"))))
@@ -414,6 +440,57 @@ async def test_a_view_that_falls_behind_says_so_to_health_and_goes_on(
         assert (await asyncio.wait_for(health.read(), 30)).status == SERVING
         found = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="p1"))
         assert found.state == FOUND
+
+
+async def test_an_api_that_starts_serves_once_its_view_is_near_the_topic_as_it_is_then(
+    running_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def told() -> None:
+        """Lets the API go on for a moment."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(serving), 0.05)
+
+    def lag() -> float | None:
+        return REGISTRY.get_sample_value("moderation_view_lag_records")
+
+    running_api.set(max_lag=5)
+    await running_api.put(*(a_verdict(f"old{n}") for n in range(10)))
+    grown, stalled = asyncio.Event(), asyncio.Event()
+    fold, serve = Sqlite.fold, Sqlite.serve
+
+    async def grows(self: Any) -> Any:
+        """All that was on the topic at the start is folded in: while that went on, more has come."""
+        await running_api.put(*(a_verdict(f"new{n}") for n in range(30)))
+        grown.set()
+        return await serve(self)
+
+    async def full(self: Any, *arguments: Any) -> Any:
+        if grown.is_set() and not stalled.is_set():
+            raise StoreUnavailableError("as with a full disk")
+        return await fold(self, *arguments)
+
+    monkeypatch.setattr(Sqlite, "serve", grows)
+    monkeypatch.setattr(Sqlite, "fold", full)
+    monkeypatch.setattr("moderation.verdicts.RETRY_S", 0.1)
+    with capture_logs() as logged:
+        serving = asyncio.create_task(api.serve(running_api.settings, running_api.stop))
+        try:
+            async with grpc.aio.insecure_channel(running_api.address) as channel, asyncio.timeout(60):
+                health = watch_health(channel)
+                assert (await health.read()).status == NOT_SERVING
+                await grown.wait()
+                while not (events(logged, "view_caught_up") and lag() == 30):
+                    await told()
+                found = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="old1"))
+                assert found.state == FOUND  # lookups are answered, and health sends nobody
+                assert not events(logged, "api_ready")
+                stalled.set()
+                assert (await health.read()).status == SERVING
+                assert (lag() or 0) <= 2  # half of the bound
+                health.cancel()
+        finally:
+            running_api.stop.set()
+            await serving
 
 
 async def test_a_mistake_of_ours_is_internal_and_says_nothing(

@@ -24,7 +24,7 @@ from moderation.stores.sqlite_statements import APPLICATION_ID
 from tests.builders import a_finding, a_verdict
 from tests.conftest import make_topics
 from tests.integration import volumes
-from tests.integration.test_stores import EVER, Folding, entry, opened, query, verdict
+from tests.integration.test_stores import EVER, Folding, entry, opened, query, told, verdict
 from tests.integration.test_verdicts import FOUND, NOT_FOUND, UNREADABLE, Topic, events, states
 from tests.integration.volumes import Sizes
 
@@ -263,6 +263,46 @@ async def test_of_two_partitions_the_newest_stay_whichever_is_read_first(tmp_pat
                 await fold(*(entry(id, n, partition, ms=ms, verdict=b"x" * 4_000) for id, n, ms in ids))
         assert len(await store.find([f"p0-{n}" for n in range(8_000, 12_000)])) == 4_000
         assert await store.find([f"p1-{n}" for n in range(12_000)]) == {}
+
+
+async def test_erasures_outlast_what_makes_room_until_nothing_else_is_left(tmp_path: Path) -> None:
+    begin_ms = int(time.time() * 1000) - 1_000_000
+    async with opened(ApiSettings(view=tmp_path / "view.sqlite", view_max_bytes=32 * MIB), LOG) as store:
+        fold = Folding(store)
+
+        async def put(numbers: range, **fields: Any) -> None:
+            for start in numbers[::500]:
+                ids = ((f"p{n}-{'x' * 400}", n, begin_ms + n) for n in range(start, min(start + 500, numbers.stop)))
+                await fold(*(entry(id, n, ms=ms, **fields) for id, n, ms in ids))
+
+        await put(range(1_000), erased=True)
+        await put(range(1_000, 13_000), verdict=b"x" * 4_000)
+        kinds = [one.kind for one in await store.since(0, 0, 13_000, 2_000)]
+        assert kinds[:1_000] == [Kind.ERASED] * 1_000
+        assert await store.find([f"p1000-{'x' * 400}"]) == {}, "the file was full"
+        await put(range(13_000, 63_000), erased=True)
+        left = [one.offset for one in await store.since(0, 0, 63_000, 100_000)]
+        assert left == list(range(left[0], 63_000))
+        assert left[0] > 13_000, "the file was full of them"
+
+
+async def test_a_store_that_is_opened_again_closes_what_it_had_and_its_event_loop_waits_for_no_lock(
+    tmp_path: Path,
+) -> None:
+    async with opened(ApiSettings(view=tmp_path / "view.sqlite"), LOG) as store:
+        assert isinstance(store, Sqlite)
+        single, bulk = store._single, store._bulk
+
+        def check_closed(db: sqlite3.Connection | None) -> None:
+            assert db
+            with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+                db.execute("SELECT 1")
+
+        await store.open(told(LOG))
+        check_closed(single)
+        await asyncio.get_running_loop().run_in_executor(store._reader, check_closed, bulk)
+        assert store._single
+        assert store._single.execute("PRAGMA busy_timeout").fetchone() == (0,)
 
 
 async def test_a_file_that_was_set_aside_counts(tmp_path: Path) -> None:

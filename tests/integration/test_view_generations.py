@@ -18,6 +18,7 @@ from moderation import stores
 from moderation.errors import DeliveryError
 from moderation.settings import ApiSettings
 from moderation.stores import Kind, Log, Progress, Store, StoreBehindError, generations
+from moderation.stores import postgres as postgres_store
 from moderation.stores.generations import NAME
 from tests.integration.test_stores import LOG, Folding, entry, told, verdict
 
@@ -155,6 +156,36 @@ async def test_a_table_that_somebody_still_reads_is_removed_later(
     assert await shared.tables() == ["verdicts_2"]
 
 
+async def test_a_builder_that_comes_back_between_the_look_and_the_removal_keeps_its_generation(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving, first = await shared.store()
+    await first(entry("a", 1))
+    await shared.do(AWAY)
+    building, second = await shared.store()
+    await second(entry("a", 1))
+    await shared.do("UPDATE generations SET written = now() - interval '2 hours'")
+    switching: list[asyncio.Task[Any]] = []
+    real = generations.removable
+
+    async def removable(db: Any) -> list[int]:
+        """The builder takes the next turn."""
+        found = await real(db)
+        if not switching:
+            assert found == [2]
+            switching.append(asyncio.create_task(building.serve()))
+            async with asyncio.timeout(4):
+                while not await shared.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                    pass
+        return found
+
+    monkeypatch.setattr(generations, "removable", removable)
+    await serving.followed(0.0)
+    assert await switching[0] == {0: Progress(2, 1), 1: Progress(0, -1)}
+    assert await shared.tables() == ["verdicts_1", "verdicts_2"]
+    assert await verdict(building, "a") == b"a@1"
+
+
 async def test_what_only_the_old_generation_knows_goes_into_the_new_one(shared: Shared) -> None:
     """Whose an erased post was, and how far posts are judged by records that the topic has no more."""
     _, first = await shared.store()
@@ -165,6 +196,33 @@ async def test_what_only_the_old_generation_knows_goes_into_the_new_one(shared: 
     await second(entry("a", 3, source_offset=-1, erased=True))  # what is left of it on the topic
     assert await building.serve() == {0: Progress(4, 9), 1: Progress(0, -1)}
     assert [one.tenant for one in await building.since(0, 0, 9, 9)] == ["t"]
+
+
+async def test_what_only_the_old_generation_knows_of_many_erasures_is_copied_a_part_at_a_time(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a mass erasure: all at once would take longer than a statement may."""
+    monkeypatch.setattr(postgres_store, "COMMAND_S", 1.0)
+    _, first = await shared.store()
+    await first(entry("late", 1, tenant="mine"))
+    await shared.do(AWAY)
+    building, second = await shared.store()
+    insert = (
+        "INSERT INTO verdicts_{} SELECT 'p' || n, 3, 1, n, n / 20000, 0, n, {}, 0, '', 0, NULL "
+        "FROM generate_series(1, 200000) AS n"
+    )
+    await shared.do(insert.format(1, "'t' || n % 7"))
+    await shared.do(insert.format(2, "''"))
+    await shared.do("UPDATE partitions SET next = 1000000 WHERE number = 1")
+    await second(entry("late", 0))
+    assert await building.serve() is None  # the other is further, and has heard of this when the next one comes
+    await first(entry("late", 2, erased=True, ms=0))
+    await second(entry("late", 1), entry("late", 2, erased=True, ms=0))
+    assert await building.serve()
+    assert not await shared.value(
+        "SELECT count(*) FROM verdicts_2 WHERE at_partition = 1 AND tenant <> 't' || at_offset % 7"
+    )
+    assert await shared.value("SELECT tenant FROM verdicts_2 WHERE post_id = 'late'") == "mine"
 
 
 async def test_a_topic_that_was_made_again_is_told_from_one_that_others_are_further_on(shared: Shared) -> None:

@@ -284,6 +284,20 @@ async def test_readings_that_hang_are_few_and_do_not_prevent_later_ones_for_ever
     assert (await keys._reading()).content == GOOD
 
 
+async def test_a_reading_for_which_there_is_no_thread_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(GOOD)
+    keys = keys_of(file)
+    await keys.load()
+    threading.stack_size(1 << 47)  # more than there is, as for a process that has all the threads it may
+    try:
+        for _ in range(MOST_STUCK + 2):
+            assert await not_read(keys) == "NoThread"
+    finally:
+        threading.stack_size(0)
+    assert (await keys._reading()).content == GOOD
+
+
 async def test_the_age_of_the_keys_is_counted_from_the_last_reading(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_bytes(GOOD)

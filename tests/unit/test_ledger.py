@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
@@ -39,11 +40,15 @@ class Case:
     def __init__(self, **settings: Any) -> None:
         self.topic = Topic()
         self.broken: list[ModerationError] = []
+        self.held: list[str] = []  # ids of posts whose memory is counted
         inbox: Any = self.topic
         self.ledger = Ledger(ApiSettings(**settings), inbox, self.broken.append)
 
     async def put(self, id: str = "a", request_id: str = "", **fields: Any) -> Source:
-        return await self.ledger.put(Post(id=id, **fields), request_id, (), 0.0)
+        with ExitStack() as held:
+            self.held.append(id)
+            held.callback(self.held.remove, id)
+            return await self.ledger.put(Post(id=id, **fields), request_id, (), 0.0, held)
 
 
 def shown() -> float:
@@ -88,6 +93,30 @@ async def test_a_caller_who_leaves_does_not_take_the_post_back() -> None:
     case.topic.open.set()
     assert (await again).offset == 0
     assert case.topic.put_ids == ["a"]
+
+
+@pytest.mark.parametrize("error", [None, posts.NotAcceptedError("no answer"), DeliveryError("no use")])
+async def test_a_post_holds_its_memory_until_it_is_put_whether_or_not_its_caller_stays(error: Exception | None) -> None:
+    case = Case(max_pending_posts=1)
+    case.topic.open.clear()
+    case.topic.error = error
+    gone = asyncio.create_task(case.put(request_id="r"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    assert case.held == ["a"]
+    with pytest.raises(RefusedError):
+        await case.put("b")
+    assert case.held == ["a"]
+    case.topic.open.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not case.held
+    case.ledger.settle({0: 0})
+    case.topic.error = None
+    first = await case.put("c", request_id="s")
+    assert await case.put("c", request_id="s") == first  # one that came before holds nothing of its own
+    assert not case.held
 
 
 async def test_what_was_not_accepted_is_put_again() -> None:

@@ -139,14 +139,14 @@ async def test_a_store_that_hangs_stalls_the_view_and_then_gives_its_answer(monk
     monkeypatch.setattr(freshness, "STALL_S", 0.01)
     stall, answer = Stall(), asyncio.get_running_loop().create_future()
     with capture_logs() as logged:
-        watching = asyncio.create_task(stall.watch(answer))
+        watching = asyncio.create_task(stall.watch("fold", answer))
         while gauge("stalled") != 1:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         answer.set_result("written")
         assert await watching == "written"
-        stall.end()
-        stall.begin(StoreUnavailableError("full"))
-        stall.begin(StoreUnavailableError("full"))
-        stall.end()
+        stall.end("fold")
+        stall.begin("fold", StoreUnavailableError("full"))
+        stall.begin("fold", StoreUnavailableError("full"))
+        stall.end("fold")
     assert [one["event"] for one in logged] == ["view_stalled", "view_goes_on"] * 2
     assert gauge("stalled") == 0
