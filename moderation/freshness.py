@@ -74,6 +74,7 @@ class Stall:
 
     def __init__(self) -> None:
         self._reasons: dict[str, set[str]] = {}  # of a stall that lasts, by operation
+        metrics.VIEW_STALLED.set(0)
 
     def begin(self, operation: str, error: StoreUnavailableError) -> None:
         """The store has refused. The error's text names the store and the reason, and no secret.
@@ -82,8 +83,8 @@ class Stall:
         """
         reason = str(error)
         if not any(reason in reasons for reasons in self._reasons.values()):
-            log.error("view_stalled", operation=operation, reason=reason)
             metrics.VIEW_STALLED.set(1)
+            log.error("view_stalled", operation=operation, reason=reason)
         self._reasons.setdefault(operation, set()).add(reason)
 
     def end(self, operation: str) -> None:

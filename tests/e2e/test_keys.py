@@ -53,8 +53,10 @@ def causes(api: Role) -> list[str]:
 
 
 def until(api: Role, condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Looks four times a second: an address that is refused more often is hung up on."""
     end = time.monotonic() + seconds
     while not condition():
+        time.sleep(0.25)
         assert api.process.poll() is None, api.log
         assert time.monotonic() < end, api.log
 
