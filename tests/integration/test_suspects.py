@@ -235,12 +235,12 @@ async def test_what_is_ready_is_committed_before_a_device_error_ends_the_worker(
     await either.produce(*((number % 2, b"key", a_value(number), ()) for number in range(20)))
     await put(either, a_value("bad", text="wrong"))
     await crashed(either.with_(batch_tokens=1), DeviceError)
-    scored = len(watched.batches) - 1
-    assert scored in (19, 20), (
-        "partitions take turns: the last post of the other one comes before the bad one, or after"
-    )
-    assert [(await left(either, partition))[0] for partition in (0, 1)] == [10, scored - 10]
-    await either.verdicts(scored)
+    # Partitions take turns: some posts of the other one may come after the bad post.
+    scored = [int(batch[0].split()[-1]) for batch in watched.batches if batch != ["wrong"]]
+    even = sum(number % 2 == 0 for number in scored)
+    assert even == 10, "these stand in front of it"
+    assert [(await left(either, partition))[0] for partition in (0, 1)] == [even, len(scored) - even]
+    await either.verdicts(len(scored))
 
 
 async def test_what_other_partitions_have_ready_is_committed_before_a_fence_ends_the_worker(
