@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import Self, TypeVar
 
 import structlog
 
@@ -93,7 +93,7 @@ class Batcher:
         self._encoded: tuple[Content, Sequence[Question]] | None = None  # the last that was; without pictures
         self._scored: Sequence[Item] = ()  # what was last scored
         self._failed_post_s = settings.failed_post_s
-        self._encoders = Encoders(cast(Classifier, self.model), settings, self._check)
+        self._encoders = Encoders(self.model, settings, self._check)
         self._device = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._room = asyncio.Semaphore(settings.max_in_flight)
         self._queue = PostQueue(settings.batch_tokens, settings.overtake_s)
@@ -198,7 +198,7 @@ class Batcher:
         well = -1
         for last in (False, True):
             try:
-                job.windows = cast(Sequence[Item], await self._encoders.encode(content, questions))
+                job.windows = await self._encoders.encode(content, questions)
                 self._unencoded.went_well()
                 self._encoded = self._encoded if content.pictures else (content, questions)
                 break

@@ -5,27 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import structlog
-
 from moderation import metrics
 from moderation.deadline_pool import DeadlinePool, LateError
 from moderation.errors import ModerationError, PostError
-from moderation.models import Classifier, Encoded
+from moderation.models.checked import CheckedModel, Item
 from moderation.settings import WorkerSettings
-from moderation.telemetry import frames
 from moderation.types import Content, Question, Reason
 
 SMALL_CHARS = 4 << 10  # longest text of a small post, which has no pictures
-
-log = structlog.get_logger()
 
 
 class Encoders:
     """The threads that encode. Made without starting any."""
 
-    def __init__(self, classifier: Classifier, settings: WorkerSettings, check: Callable[[], None]) -> None:
+    def __init__(self, model: CheckedModel, settings: WorkerSettings, check: Callable[[], None]) -> None:
         """check: raises on a thread what its caller is to get instead of an answer, when nothing is worth doing."""
-        self._classifier = classifier
+        self._model = model
         self._check = check
         self._late = f"the post could not be encoded in {settings.encode_timeout_s:g} s"
         all_late = f"no post is encoded any more: all threads have been at one for {settings.encode_timeout_s:g} s"
@@ -33,7 +28,7 @@ class Encoders:
             "encode", settings.encode_threads, settings.encode_timeout_s, all_late, metrics.ENCODE_TIMEOUTS.inc
         )
 
-    async def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:
+    async def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Item]:
         """The post's windows. The clock of a post stands while it waits for a thread.
 
         Raises PostError when this post cannot be encoded or not in time, DeviceError when no thread is left for others.
@@ -48,13 +43,7 @@ class Encoders:
         """Does not wait for threads. Everyone who waits for a post gets the error."""
         self.pool.close(error)
 
-    def _windows(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:
+    def _windows(self, content: Content, questions: Sequence[Question]) -> Sequence[Item]:
         """On a thread."""
         self._check()
-        try:
-            return self._classifier.encode(content, questions)
-        except ModerationError:
-            raise
-        except BaseException as error:  # noqa: BLE001  whatever a tokenizer chokes on is this post's fault; Rust panics
-            log.warning("encode_failed", error=type(error).__name__, frames=frames(error))
-        raise PostError(Reason.MODEL_FAILED, "the post cannot be encoded")
+        return self._model.encode(content, questions)

@@ -22,13 +22,12 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from moderation import kafka, metrics, wire
 from moderation.errors import ConfigError, DeliveryError, ModerationError
-from moderation.records import Omitted, Record
+from moderation.records import KEY_BYTES, Omitted, Record
 from moderation.settings import KafkaSettings
 from moderation.suspects import Mark, Opening
 from moderation.types import Reason, Source, Verdict
 
 BATCH_BYTES = 64 << 10  # of records sent together; a topic must take as much
-KEY_BYTES = 1 << 10  # of a dead letter's key that are kept when it is cut
 NO_MARK = Mark()
 
 log = structlog.get_logger()

@@ -22,7 +22,7 @@ from moderation.types import Verdict
 STEP = 1_000  # offsets read at a time, from the end backwards
 STEP_BYTES = 1 << 20  # of a fetch, or one record where that is larger
 HELD_BYTES = 64 << 20  # of a step: more than a partition's memory takes by default
-LARGEST_VERDICT = 256 << 10  # bytes of a verdict that is recalled: it is read on the event loop when it is asked for
+LARGEST_RECALLED = 256 << 10  # bytes of a verdict that is recalled: it is read on the event loop when it is asked for
 RECORD_BYTES = 1_000  # that a record takes beside its value
 
 log = structlog.get_logger()
@@ -63,7 +63,7 @@ async def _fill(memory: Memory, consumer: Consumer, verdicts: TopicPartition) ->
             post_id = (record.key or b"").decode("utf-8", "replace")
             if record.value is None:
                 erased.add(post_id)
-            elif digest and post_id not in erased and len(record.value) <= LARGEST_VERDICT:
+            elif digest and post_id not in erased and len(record.value) <= LARGEST_RECALLED:
                 size = RECORD_BYTES + len(record.value)
                 if not memory.recall(digest.decode("ascii", "replace"), post_id, partial(_read, record), size):
                     return

@@ -12,6 +12,7 @@ import pytest
 
 from moderation.encoders import Encoders
 from moderation.errors import ModerationError
+from moderation.models.checked import CheckedModel
 from moderation.models.fake import Fake, FakeEncoded
 from moderation.settings import WorkerSettings
 from moderation.types import Content, Question
@@ -54,7 +55,9 @@ async def test_every_post_is_answered_however_often_its_thread_stands_still(
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     pauses = random.Random(seed)
-    encoders = Encoders(Stuttering(every=40, seconds=0.001), WorkerSettings(encode_threads=threads), lambda: None)
+    encoders = Encoders(
+        CheckedModel(Stuttering(every=40, seconds=0.001)), WorkerSettings(encode_threads=threads), lambda: None
+    )
     asked = 0
 
     async def caller() -> None:
@@ -75,11 +78,13 @@ async def test_every_post_is_answered_however_often_its_thread_stands_still(
 
 @pytest.mark.usefixtures("eager_switches")
 async def test_many_posts_at_once_are_all_answered_by_one_thread() -> None:
-    encoders = Encoders(Stuttering(every=50, seconds=0.12), WorkerSettings(encode_threads=1), lambda: None)
+    encoders = Encoders(
+        CheckedModel(Stuttering(every=50, seconds=0.12)), WorkerSettings(encode_threads=1), lambda: None
+    )
     async with asyncio.timeout(60):
         posts = [Content(f"post {number}", (), "") for number in range(1_500)]
         found = await asyncio.gather(*(encoders.encode(post, [QUESTION]) for post in posts))
-    assert [windows[0].text for windows in found if isinstance(windows[0], FakeEncoded)] == [
+    assert [item.encoded.text for (item,) in found if isinstance(item.encoded, FakeEncoded)] == [
         post.text for post in posts
     ]
     encoders.close(ModerationError("closed"))

@@ -21,6 +21,7 @@ from moderation import cli, telemetry
 from moderation.encoders import Encoders
 from moderation.errors import ConfigError, ModerationError, PostError
 from moderation.models import checkpoint
+from moderation.models.checked import CheckedModel
 from moderation.models.fake import Fake
 from moderation.settings import LogSettings, Settings, TracesSettings, WorkerSettings
 from moderation.types import Content, Question
@@ -57,7 +58,7 @@ class Choking(Fake):
 
 
 async def test_what_a_thread_logs_of_a_post_names_it_and_its_trace(log: Any) -> None:
-    encoders = Encoders(Choking(), WorkerSettings(), lambda: None)
+    encoders = Encoders(CheckedModel(Choking()), WorkerSettings(), lambda: None)
 
     async def judge(post_id: str) -> None:
         telemetry.POST.set(post_id)
