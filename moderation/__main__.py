@@ -1,5 +1,5 @@
 """`python -m moderation`: the same as the command."""
 
-from moderation.cli import main
+from moderation.cli.app import main
 
 main()

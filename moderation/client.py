@@ -23,8 +23,9 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from moderation import traces, wire
+from moderation import wire
 from moderation.errors import ConfigError, ModerationError
+from moderation.observability import traces
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1 import moderation_service_pb2_grpc as pb_grpc
 from moderation.v1.moderation_service_pb2 import LookupState

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from moderation.batcher import Batcher
-from moderation.media import Media, Read
-from moderation.memory import Memory
+from moderation.inference.batcher import Batcher
+from moderation.inference.verdict_cache import Memory
+from moderation.media.reader import Media, Read
 from moderation.policies import Policy, PolicySet, decide
 from moderation.types import (
     Arrival,

@@ -105,7 +105,7 @@ class Content:
     """What the model is shown of a post."""
 
     text: str
-    pictures: tuple[Picture, ...]  # RGB, upright, within the limits of media.py; may be more than the post's images
+    pictures: tuple[Picture, ...]  # RGB, upright, in the limits of moderation/media; may be more than the post's images
     digest: str  # sha256 hex over the text and the bytes of each image
 
 

@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import pytest
 
-from moderation.demo.jars import KafkaUnavailable, fetch_jars, find_java
-from moderation.demo.kafka import LocalKafka, create_topics
+from moderation.dev.jars import KafkaUnavailable, fetch_jars, find_java
+from moderation.dev.kafka import LocalKafka, create_topics
 
 T = TypeVar("T")
 

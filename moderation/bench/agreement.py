@@ -19,11 +19,11 @@ from rich.console import Console
 from moderation.bench import engine as engine_bench
 from moderation.bench import sizes
 from moderation.bench.learned import Learned
-from moderation.models import fp8
-from moderation.models.engine import Engine
-from moderation.models.phi3_network import Phi3Network
-from moderation.models.phi3_vision import Window
-from moderation.models.tree import Tree
+from moderation.models.phi3.classifier import Window
+from moderation.models.phi3.network import Phi3Network
+from moderation.models.shared import fp8
+from moderation.models.shared.engine import Engine
+from moderation.models.shared.tree import Tree
 from moderation.types import Score
 
 SIZE = sizes.Size(384, 1024, 4, 2, "drawn")

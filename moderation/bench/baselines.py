@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moderation.models.hd_transform import Crops
-from moderation.models.phi3_network import TOWER, Phi3Network
-from moderation.models.phi3_vision import Window
+from moderation.models.phi3.classifier import Window
+from moderation.models.phi3.network import TOWER, Phi3Network
+from moderation.models.phi3.preprocessing import Crops
 
 WAYS = ("original", "lean", "padded", "prefix")
 EMBEDDING = "model.vision_embed_tokens."

@@ -31,11 +31,11 @@ from moderation.bench.cells import Cell, Run
 from moderation.bench.sizes import SIZES
 from moderation.bench.workloads import KINDS, MIX
 from moderation.errors import ConfigError
-from moderation.models import device
-from moderation.models.engine import Engine
-from moderation.models.linear import Linear
-from moderation.models.phi3_network import Phi3Network
-from moderation.models.phi3_vision import Window
+from moderation.models.phi3.classifier import Window
+from moderation.models.phi3.network import Phi3Network
+from moderation.models.shared import device
+from moderation.models.shared.engine import Engine
+from moderation.models.shared.linear import Linear
 from moderation.settings import ModelSettings
 
 YES, NO = 3869, 1939  # the published tokenizer's; any two would do

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from moderation.models.phi3_network import Phi3Config
-from moderation.models.phi3_vision import Window
-from moderation.models.tree import Tree
+from moderation.models.phi3.classifier import Window
+from moderation.models.phi3.network import Phi3Config
+from moderation.models.shared.tree import Tree
 
 
 def token(config: Phi3Config) -> int:

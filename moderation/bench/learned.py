@@ -18,7 +18,7 @@ from torch import Tensor
 
 from moderation.bench import sizes
 from moderation.errors import ConfigError
-from moderation.models.phi3_network import Phi3Config, Phi3Network
+from moderation.models.phi3.network import Phi3Config, Phi3Network
 
 SPACE = "Ġ"  # how the vocabulary writes the blank before a word
 

@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import uvloop
 
-from moderation.service import Service
+from moderation.api.grpc.service import Service
 from moderation.v1 import moderation_service_pb2 as pb
 
 VARIETY = 2_000  # requests to choose from

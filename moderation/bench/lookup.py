@@ -25,9 +25,10 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from moderation import kafka, wire
+from moderation import wire
 from moderation.bench.load import post_id
-from moderation.demo.kafka import LocalKafka, create_service_topics
+from moderation.dev.kafka import LocalKafka, create_service_topics
+from moderation.kafka import clients
 from moderation.settings import KafkaSettings
 from moderation.types import Finding, ModelInfo, Outcome, Score, Severity, Source, Stage, Status, Thresholds, Verdict
 from moderation.v1 import moderation_service_pb2 as pb
@@ -154,8 +155,8 @@ def _verdict(number: int) -> Verdict:
 
 async def _fill(settings: KafkaSettings, plan: Plan) -> int:
     """Puts verdicts on their topic, each once; returns how long one is as Protobuf."""
-    producer = kafka.producer(settings, linger_ms=20)
-    await kafka.connected(producer.start, settings)
+    producer = clients.producer(settings, linger_ms=20)
+    await clients.connected(producer.start, settings)
     try:
         for start in range(0, plan.verdicts, 5_000):
             sent = []
@@ -166,7 +167,7 @@ async def _fill(settings: KafkaSettings, plan: Plan) -> int:
                 sent.append(await producer.send(settings.verdicts_topic, value, key, partition, headers=headers))
             await asyncio.gather(*sent)
     finally:
-        await kafka.stop(producer)
+        await clients.stop(producer)
     return wire.verdict(_verdict(0)).ByteSize()
 
 

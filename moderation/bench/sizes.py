@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from moderation.models import checkpoint
-from moderation.models.phi3_network import Phi3Config, Phi3Network
+from moderation.models.phi3.network import Phi3Config, Phi3Network
+from moderation.models.shared import checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from PIL.Image import Image as Picture
 
-from moderation.models import hd_transform
-from moderation.models.hd_transform import Crops
-from moderation.models.phi3_network import Phi3Config, PreprocessorConfig
-from moderation.models.phi3_vision import Window, seeing
-from moderation.models.tree import Tree
+from moderation.models.phi3 import preprocessing
+from moderation.models.phi3.classifier import Window, seeing
+from moderation.models.phi3.network import Phi3Config, PreprocessorConfig
+from moderation.models.phi3.preprocessing import Crops
+from moderation.models.shared.tree import Tree
 
 POLICY_TOKENS = 150
 FIRST_WORD, WORDS = 300, 30_000  # ids that are words: neither bytes nor the template's
@@ -45,7 +45,7 @@ def post(kind: Kind, policies: int, config: Phi3Config, seed: int) -> Window:
     slots = tuple(
         -1 - place
         for place, one in enumerate(pictures)
-        for _ in range(hd_transform.tokens(one.rows, one.cols, config.crop_side))
+        for _ in range(preprocessing.tokens(one.rows, one.cols, config.crop_side))
     )
     branches = tuple(_words(POLICY_TOKENS, 1_000_000 + policy) for policy in range(policies))
     tree = Tree((*words[:half], *slots, *words[half:]), branches)
@@ -67,7 +67,7 @@ def noise(size: tuple[int, int], seed: int) -> Picture:
 def crops(image: Picture, budget: int, config: Phi3Config) -> Crops:
     """With the published mean and deviation."""
     usual = PreprocessorConfig()
-    return hd_transform.crops(image, budget, config.tower.image, mean=usual.image_mean, std=usual.image_std)
+    return preprocessing.crops(image, budget, config.tower.image, mean=usual.image_mean, std=usual.image_std)
 
 
 def steps(windows: Sequence[Window], budget: int) -> list[list[Window]]:

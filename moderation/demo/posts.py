@@ -80,8 +80,8 @@ def draw(folder: Path = FOLDER) -> None:
     """Draws the pictures. Needs what training needs: the font of the pictographs."""
     from random import Random  # noqa: PLC0415
 
-    from moderation.demo import pictographs  # noqa: PLC0415
-    from moderation.demo.world import BY_NAME  # noqa: PLC0415
+    from moderation.training import pictographs  # noqa: PLC0415
+    from moderation.training.world import BY_NAME  # noqa: PLC0415
 
     folder.mkdir(exist_ok=True)
     for place, (name, things) in enumerate(PICTURES.items()):

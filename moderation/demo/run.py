@@ -23,11 +23,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from moderation import kafka, runtime, show, wire
+from moderation import lifecycle, wire
+from moderation.cli import render
 from moderation.client import Client
-from moderation.demo import leash, posts
-from moderation.demo.kafka import LocalKafka, create_service_topics
+from moderation.demo import posts
+from moderation.dev import supervise
+from moderation.dev.kafka import LocalKafka, create_service_topics
 from moderation.errors import ConfigError
+from moderation.kafka import clients
 from moderation.policies import PolicySet
 from moderation.settings import KafkaSettings
 from moderation.v1 import moderation_service_pb2 as service
@@ -46,7 +49,7 @@ SMALL = (
 
 def demo(*, keep: bool) -> int:
     """Runs it all; with `keep`, until Ctrl-C. Returns the exit code. Leaves no process and no file behind."""
-    return runtime.run(lambda stop: _until_stopped(Console(), stop, keep=keep))
+    return lifecycle.run(lambda stop: _until_stopped(Console(), stop, keep=keep))
 
 
 async def _until_stopped(console: Console, stop: asyncio.Event, *, keep: bool) -> None:
@@ -118,7 +121,7 @@ async def _role(name: str, environment: dict[str, str], folder: Path) -> AsyncIt
     with log.open("wb") as file:
         # A session of its own: Ctrl-C is ours to handle, and the role then drains while its broker is still there.
         # The leash stops it when we let go of its stdin, in whatever way we end.
-        command = (sys.executable, "-IS", leash.__file__, str(os.getpid()), str(GRACE_S))
+        command = (sys.executable, "-IS", supervise.__file__, str(os.getpid()), str(GRACE_S))
         process = await asyncio.create_subprocess_exec(
             *command,
             *(sys.executable, "-m", "moderation", name),
@@ -156,10 +159,10 @@ async def _moderate(console: Console, settings: KafkaSettings, samples: Sequence
     """Produces the posts and shows each verdict as it arrives."""
     verdicts: dict[str, Verdict] = {}
     async with AsyncExitStack() as stack:
-        consumer, producer = kafka.consumer(settings), kafka.producer(settings)
+        consumer, producer = clients.consumer(settings), clients.producer(settings)
         for client in (consumer, producer):
-            stack.push_async_callback(kafka.stop, client)
-            await kafka.connected(client.start, settings)
+            stack.push_async_callback(clients.stop, client)
+            await clients.connected(client.start, settings)
         consumer.assign([TopicPartition(settings.verdicts_topic, number) for number in range(PARTITIONS)])
         for post in samples:
             value = json_format.MessageToJson(post).encode()
@@ -185,7 +188,7 @@ def _table(samples: Sequence[Post], verdicts: dict[str, Verdict], width: int) ->
     for post in samples:
         row: list[str | Text] = [post.id, Text(post.text.replace("\n", " ")), "▪" * len(post.images)]
         if verdict := verdicts.get(post.id):
-            row += [show.outcome(verdict), show.status(verdict), verdict.reason or verdict.deciding_policy]
+            row += [render.outcome(verdict), render.status(verdict), verdict.reason or verdict.deciding_policy]
         table.add_row(*row)
     return table
 
@@ -198,7 +201,7 @@ async def _look_up(console: Console, listen: str, post_id: str) -> None:
             # the view follows the topic, and no call of the API waits for it
             while (found := await client.get(post_id)).state != service.LOOKUP_STATE_FOUND:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
-    show.verdict(console, found.verdict)
+    render.verdict(console, found.verdict)
 
 
 async def _serving(listen: str) -> None:

@@ -14,8 +14,8 @@ from typing import Protocol, cast, runtime_checkable
 import structlog
 
 from moderation.errors import ConfigError, DeviceError, ModerationError
+from moderation.observability.logs import frames
 from moderation.settings import ModelSettings
-from moderation.telemetry import frames
 from moderation.types import Content, ModelInfo, Question, Score
 
 log = structlog.get_logger()
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 # A model's short name, or the model_type of its config.json -> the function that loads it, given ModelSettings.
 MODELS: dict[str, str] = {
     "fake": "moderation.models.fake:load",
-    "phi3_v": "moderation.models.phi3_vision:load",
+    "phi3_v": "moderation.models.phi3.classifier:load",
 }
 
 
@@ -118,7 +118,7 @@ def load(settings: ModelSettings) -> Classifier:
 def _load(settings: ModelSettings) -> Classifier:
     kind = settings.name.partition("?")[0]
     if kind not in MODELS:
-        from moderation.models import checkpoint  # noqa: PLC0415 - reads safetensors with torch
+        from moderation.models.shared import checkpoint  # noqa: PLC0415 - reads safetensors with torch
 
         kind = checkpoint.model_type(settings.name, settings.revision)
         if kind not in MODELS:

@@ -21,7 +21,7 @@ import structlog
 
 from moderation.errors import DeviceError, ModerationError, PostError
 from moderation.models import Classifier, DeviceMemory, Encoded, LooksAhead, Measured
-from moderation.telemetry import frames
+from moderation.observability.logs import frames
 from moderation.types import Content, Question, Reason, Score
 
 Scores = Sequence[Sequence[Score]]

@@ -25,7 +25,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.field import TOLD, Cluster, Result, Scenario, cluster, play
+from tests.chaos.harness import TOLD, Cluster, Result, Scenario, cluster, play
 from tests.chaos.rows import BROKERS, ROWS
 from tests.chaos.worker import AS_BUILT, DESIGNS, NO_RECALL, NO_RESEEK, PRODUCER_PER_WORKER
 

@@ -22,7 +22,7 @@ from aiokafka.errors import (
 
 from tests.chaos import proxy
 from tests.chaos.checker import ERASED
-from tests.chaos.field import SESSION_S, Misfit, Run
+from tests.chaos.harness import SESSION_S, Misfit, Run
 from tests.chaos.proxy import Rule
 
 PAST_SESSION_S = SESSION_S + 2.0

@@ -37,7 +37,7 @@ from tests.chaos.faults import (
     wake_before_the_fence,
     wake_zombies,
 )
-from tests.chaos.field import REBALANCE_S, Scenario
+from tests.chaos.harness import REBALANCE_S, Scenario
 from tests.chaos.worker import AFTER_MODEL, COMMIT_STEPS, IN_MODEL
 
 LARGE = {"posts": {"max.message.bytes": str(4 << 20)}, "letters": {"max.message.bytes": str(256 << 10)}}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.field import Cluster, Result, Scenario, play
+from tests.chaos.harness import Cluster, Result, Scenario, play
 from tests.chaos.rows import BROKERS, ROWS
 from tests.chaos.worker import NO_RECALL, NO_RESEEK, PRODUCER_PER_WORKER
 from tests.conftest import run_apart

@@ -22,10 +22,13 @@ import time
 from collections import Counter
 from typing import Any
 
-from moderation import kafka, recall, runtime, settings, telemetry, worker
+from moderation import lifecycle, settings
 from moderation.errors import DeviceError
+from moderation.kafka import clients
 from moderation.models.fake import Fake
-from moderation.publisher import Publisher
+from moderation.observability import logs
+from moderation.worker import restore, role
+from moderation.worker.publisher import Publisher
 
 IN_MODEL = "in_model"
 AFTER_MODEL = "after_model"  # the outcomes of a step are on their way to the event loop; all earlier are committed
@@ -176,19 +179,19 @@ def mutate(design: str) -> None:
 
         setattr(Publisher, "__aenter__", enter_wrapped)  # noqa: B010
     if design == PRODUCER_PER_WORKER:
-        producer, mine = kafka.producer, f"-{os.getpid()}-{time.time_ns()}"
+        producer, mine = clients.producer, f"-{os.getpid()}-{time.time_ns()}"
 
         def of_this_worker(some: Any, **options: Any) -> Any:
             """Nobody fences a predecessor: its id is another. (One id for all lanes would fence the worker itself.)"""
             return producer(some, **options | {"transactional_id": options["transactional_id"] + mine})
 
-        setattr(kafka, "producer", of_this_worker)  # noqa: B010
+        setattr(clients, "producer", of_this_worker)  # noqa: B010
     if design == NO_RECALL:
 
         async def nothing(*_: Any) -> None:
             """Whoever gets a partition knows nothing of what was decided there."""
 
-        setattr(recall, "recall", nothing)  # noqa: B010
+        setattr(restore, "recall", nothing)  # noqa: B010
 
 
 def main() -> int:
@@ -203,11 +206,11 @@ def main() -> int:
         time.time = lambda: now() + plan.clock
         time.time_ns = lambda: now_ns() + int(plan.clock * 1e9)
     if interval := given.get("max_poll_interval_ms"):
-        consumer = kafka.consumer
-        kafka.consumer = lambda *a, **o: consumer(*a, **o | {"max_poll_interval_ms": interval})
+        consumer = clients.consumer
+        clients.consumer = lambda *a, **o: consumer(*a, **o | {"max_poll_interval_ms": interval})
     some = settings.load()
-    telemetry.configure(some.log)
-    return runtime.run(lambda stop: worker.run(some, stop))
+    logs.configure(some.log)
+    return lifecycle.run(lambda stop: role.run(some, stop))
 
 
 if __name__ == "__main__":

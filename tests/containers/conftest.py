@@ -23,7 +23,7 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
-from moderation.demo.kafka import LocalKafka
+from moderation.dev.kafka import LocalKafka
 from moderation.errors import ConfigError
 from tests.conftest import run_apart
 

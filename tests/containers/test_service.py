@@ -16,7 +16,7 @@ from moderation.v1.post_pb2 import Image, Post
 from moderation.v1.verdict_pb2 import OUTCOME_ALLOW
 from tests.conftest import make_topics
 from tests.containers.conftest import Box
-from tests.e2e.service import committed_records, produce
+from tests.support.commands import committed_records, produce
 
 Boxes = Callable[..., AbstractContextManager[Box]]
 PROTOBUF = (("content-type", b"application/x-protobuf"),)

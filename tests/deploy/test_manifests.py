@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from moderation import kafka, runtime, settings
+from moderation import lifecycle, settings
+from moderation.kafka import clients
 from moderation.policies import PolicySet
 from moderation.settings import Settings
-from moderation.stores.sqlite_budget import SMALLEST
+from moderation.view.stores.sqlite_budget import SMALLEST
 from tests.deploy.conftest import Render
 from tests.kubernetes.cluster import DEPLOY, Manifest, named, one
 
@@ -88,7 +89,7 @@ def test_a_stop_is_given_the_time_that_it_may_take(combinations: Combinations) -
     for _, manifests, role in roles(combinations):
         own = environment(manifests, role)
         some = settings.load({key: own[key] for key in own if key.startswith(settings.PREFIX)})
-        stops = 2 * kafka.STOP_S + runtime.EXIT_GRACE_S  # a consumer, a producer, and a thread that is stuck
+        stops = 2 * clients.STOP_S + lifecycle.EXIT_GRACE_S  # a consumer, a producer, and a thread that is stuck
         drain = {
             "worker": some.worker.drain_timeout_s + some.kafka.transaction_timeout_ms / 1000,
             "api": some.api.drain_delay_s + some.api.drain_timeout_s,

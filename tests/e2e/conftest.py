@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from moderation.demo.checkpoint import seeded
+from moderation.dev.checkpoint import seeded
 from tests.conftest import make_topics
-from tests.e2e.service import Service
+from tests.support.commands import Service
 
 
 @pytest.fixture(scope="session")

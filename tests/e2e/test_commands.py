@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from moderation.demo import posts
-from tests.builders import a_file
-from tests.e2e.service import Service
+from tests.support.builders import a_file
+from tests.support.commands import Service
 
 REPO = Path(__file__).parents[2]
 

@@ -12,16 +12,16 @@ import grpc
 import pytest
 
 from moderation.v1 import moderation_service_pb2 as pb
-from tests.e2e.service import Role, Service
-from tests.integration.lookups import a_free_address
-from tests.integration.lookups import service as stub_of
-from tests.key_server import a_key, a_set, a_token, answer, faults, key_server, sending
-from tests.unit.test_ops import ask
+from tests.support.commands import Role, Service
+from tests.support.key_server import a_key, a_set, a_token, answer, faults, key_server, sending
+from tests.support.lookups import a_free_address
+from tests.support.lookups import service as stub_of
+from tests.unit.observability.test_probes import ask
 
 OLD, NEW = a_key(), a_key()
 GOOD = a_set(old=OLD)
 FAULTS = faults(GOOD)
-READ_S = 10.0  # as in moderation/keys.py
+READ_S = 10.0  # as in moderation/api/keys.py
 
 
 def with_keys(service: Service, url: str, ca: Path, **more: str) -> Service:

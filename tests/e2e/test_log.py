@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from moderation.errors import DeviceError
-from tests.e2e.service import Service, committed_records, produce
-from tests.integration.lookups import a_free_address
-from tests.unit.test_log_writer import STREAMS
-from tests.unit.test_ops import ask
+from tests.support.commands import Service, committed_records, produce
+from tests.support.lookups import a_free_address
+from tests.unit.observability.test_log_writer import STREAMS
+from tests.unit.observability.test_probes import ask
 
 POSTS = 30
 

@@ -18,9 +18,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from tests.e2e.service import Role, Service, committed_records, produce
-from tests.integration.lookups import a_free_address
-from tests.unit.test_ops import ask
+from tests.support.commands import Role, Service, committed_records, produce
+from tests.support.lookups import a_free_address
+from tests.unit.observability.test_probes import ask
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01".encode()

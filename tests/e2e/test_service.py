@@ -19,8 +19,8 @@ from moderation.client import Client
 from moderation.v1 import moderation_service_pb2 as lookup
 from moderation.v1 import post_pb2
 from moderation.v1.verdict_pb2 import Status, Verdict
-from tests.builders import a_file, an_image
-from tests.e2e.service import Headers, Service, committed_records, produce
+from tests.support.builders import a_file, an_image
+from tests.support.commands import Headers, Service, committed_records, produce
 
 MARK = "zebra-crossing-at-dawn"  # in every post; in no log, header or verdict
 Record = tuple[bytes, bytes | None, Headers]

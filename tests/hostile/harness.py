@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from moderation import wire
-from tests.builders import a_verdict
 from tests.hostile.caller import POST
 from tests.hostile.connection import trusting
+from tests.support.builders import a_verdict
 
 START_S = 120.0
 MIB = 1 << 20

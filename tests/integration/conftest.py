@@ -12,9 +12,9 @@ import pytest
 from moderation import models
 from moderation.settings import KafkaSettings, MediaSettings, ModelSettings, Settings, WorkerSettings
 from tests.conftest import make_topics
-from tests.integration import postgres
-from tests.integration.field import PARTITIONS, POLICY, Fickle, Field
-from tests.integration.lookups import Api
+from tests.support import postgres
+from tests.support.harness import PARTITIONS, POLICY, Fickle, Field
+from tests.support.lookups import Api
 
 
 @pytest.fixture(scope="session")

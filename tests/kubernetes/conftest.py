@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from moderation.demo.kafka import LocalKafka
+from moderation.dev.kafka import LocalKafka
 from tests.conftest import run_apart, say
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.node import GATEWAY, Node, names_in, own_node

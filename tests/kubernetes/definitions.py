@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from moderation.demo.jars import KafkaUnavailable, find_java
+from moderation.dev.jars import KafkaUnavailable, find_java
 from tests.kubernetes.programs import Unavailable, held_cache, module
 
 KEDA = ("github.com/kedacore/keda/v2", "v2.21.0")

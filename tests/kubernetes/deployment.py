@@ -15,7 +15,7 @@ import yaml
 from moderation.settings import KafkaSettings
 from tests.kubernetes import lookups
 from tests.kubernetes.cluster import DEPLOY, NAMESPACE, Cluster, Manifest
-from tests.until import until
+from tests.support.until import until
 
 POLICIES = DEPLOY.parents[1] / "policies" / "demo"
 ROLES = ("worker", "api")

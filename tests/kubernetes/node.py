@@ -28,7 +28,7 @@ from tests.kubernetes.cluster import Cluster, Refused
 from tests.kubernetes.control_plane import Certificates, api_server
 from tests.kubernetes.processes import Program
 from tests.kubernetes.programs import Unavailable, program
-from tests.until import until
+from tests.support.until import until
 
 SPACE = "moderation-test"  # the network namespace
 NODE, ADDRESS, GATEWAY = "n1", "10.99.0.1", "10.99.0.254"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from moderation.demo import leash
-from tests.until import until
+from moderation.dev import supervise
+from tests.support.until import until
 
 STOP_S = 20.0
 
@@ -23,7 +23,7 @@ class Program:
         self._log = log
 
     def __enter__(self) -> Self:
-        held = (sys.executable, "-IS", leash.__file__, str(os.getpid()), str(STOP_S), *map(str, self._command))
+        held = (sys.executable, "-IS", supervise.__file__, str(os.getpid()), str(STOP_S), *map(str, self._command))
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

@@ -13,14 +13,14 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from moderation.demo.kafka import create_service_topics
+from moderation.dev.kafka import create_service_topics
 from moderation.policies import PolicySet
 from moderation.settings import KafkaSettings
 from tests.kubernetes.cluster import Refused
 from tests.kubernetes.conftest import Place
 from tests.kubernetes.deployment import ROLES, Deployment
 from tests.kubernetes.traffic import Traffic
-from tests.until import until
+from tests.support.until import until
 
 POSTS_A_SECOND = 4.0
 LOOKUPS_A_SECOND = 20.0

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.service import Role
-from tests.integration.field import PARTITIONS, Field, a_value
 from tests.misbehaving.model import OF_THE_TEST, SECRET
+from tests.support.commands import Role
+from tests.support.harness import PARTITIONS, Field, a_value
 
 MODULE = "tests.misbehaving.worker"
 

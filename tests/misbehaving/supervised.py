@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 from aiokafka import ConsumerRecord
 
-from tests.e2e.service import Role
-from tests.integration.field import PARTITIONS, Field
 from tests.misbehaving.storey import MODULE, faulty, good
+from tests.support.commands import Role
+from tests.support.harness import PARTITIONS, Field
 
 QUIET = 4  # partitions that get a post a second; the first gets the one that kills
 KILLER = 0  # number of that post

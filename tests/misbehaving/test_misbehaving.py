@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.field import Field
 from tests.misbehaving.rows import FULL, ROWS
 from tests.misbehaving.storey import play
+from tests.support.harness import Field
 
 PLAYED = FULL if os.environ.get("MODERATION_TEST_FULL") else ROWS
 

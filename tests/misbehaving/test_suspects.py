@@ -11,9 +11,9 @@ from statistics import median
 
 import pytest
 
-from tests.integration.field import Field
 from tests.misbehaving.model import SECRET
 from tests.misbehaving.supervised import KILLER, QUIET, Pause, Run, play
+from tests.support.harness import Field
 
 FULL = bool(os.environ.get("MODERATION_TEST_FULL"))
 PAUSE = Pause(2, 10) if FULL else Pause(0.5, 1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from moderation import cli, models
+from moderation import models
+from moderation.cli import app
 
 if __name__ == "__main__":
     models.MODELS["misbehaving"] = "tests.misbehaving.model:load"
-    cli.main()
+    app.main()

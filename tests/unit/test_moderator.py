@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from moderation.batcher import Batcher
 from moderation.errors import PostError
-from moderation.media import Media, digest
+from moderation.inference.batcher import Batcher
+from moderation.media.reader import Media, digest
 from moderation.models.fake import Fake
 from moderation.moderator import Moderator
 from moderation.policies import Policy, PolicySet
 from moderation.settings import MediaSettings, WorkerSettings
 from moderation.types import Image, Outcome, Reason, Severity, Source, Status
-from tests.builders import a_policy, a_post, inline
+from tests.support.builders import a_policy, a_post, inline
 
 SOURCE = Source("posts", 3, 42, 1_700_000_000_000)
 

@@ -1,0 +1,1 @@
+"""The gRPC edge: requests in, responses and statuses out."""

@@ -1,0 +1,1 @@
+"""What a developer's machine lacks: a local Kafka, a seeded checkpoint."""

@@ -1,0 +1,1 @@
+"""From a post and its questions to scores: queue, encoding, batches, and what is already known."""

@@ -1,0 +1,1 @@
+"""Clients of Kafka, and records out of the bytes of a fetch."""

@@ -1,0 +1,385 @@
+"""The networks of microsoft/Phi-3-vision-128k-instruct and microsoft/Phi-3.5-vision-instruct, from their own files.
+
+Modules are named so that the published tensors fit without renaming. What differs from other families is here: the
+fused projections, LongRoPE, the CLIP features tiled into tokens. Not run: padded crops, the tower's last layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import AliasChoices, BaseModel, Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from moderation.models.phi3.preprocessing import Crops
+from moderation.models.shared import checkpoint, compiled, tree
+from moderation.models.shared.clip import ClipShape, ClipVision
+from moderation.models.shared.compiled import Compiled
+from moderation.models.shared.decoder import Attend, Block, Decoder, RMSNorm, Rotary, Scored, gated
+from moderation.models.shared.linear import Linear
+from moderation.models.shared.tree import Packed
+
+PREPROCESSOR = "preprocessor_config.json"
+# Crops in one launch of the tower. It bounds the tower's activations, of which a CPU wants few, for its caches' sake.
+CROPS_AT_ONCE = {"cuda": 128, "cpu": 4}
+TOWER = "model.vision_embed_tokens.img_processor.vision_model."
+
+
+class VisionConfig(BaseModel):
+    """The tower's sizes; those of CLIP ViT-L/14-336 where config.json gives no other."""
+
+    hidden_size: PositiveInt = 1024
+    intermediate_size: PositiveInt = 4096
+    num_hidden_layers: PositiveInt = 24
+    num_attention_heads: PositiveInt = 16
+    image_size: PositiveInt = 336
+    patch_size: PositiveInt = 14
+    hidden_act: Literal["quick_gelu"] = "quick_gelu"
+    layer_norm_eps: PositiveFloat = 1e-5
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"{self.num_attention_heads} heads do not divide hidden_size {self.hidden_size}")
+        if self.image_size % self.patch_size or self.image_size // self.patch_size % 2:
+            raise ValueError(
+                f"image_size {self.image_size} must be an even number of patches of {self.patch_size} pixels: "
+                "a token is made of 2 x 2 patches"
+            )
+        return self
+
+
+class ImageConfig(BaseModel):
+    """`img_processor`: which features of which tower."""
+
+    name: Literal["clip_vision_model"]
+    image_dim_out: PositiveInt | None = None
+    layer_idx: int = -2  # into the hidden states: 0 is the embedding, -1 the last layer's output
+    type_feature: Literal["patch"] = "patch"  # with the class token, the features would not form a grid
+    vision_config: VisionConfig = VisionConfig()
+
+    @property
+    def layers(self) -> int:
+        """How many layers of the tower come before the features."""
+        return self.layer_idx + (self.vision_config.num_hidden_layers + 1 if self.layer_idx < 0 else 0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not 0 <= self.layers <= self.vision_config.num_hidden_layers:
+            raise ValueError(f"layer_idx {self.layer_idx} is outside {self.vision_config.num_hidden_layers} layers")
+        if self.image_dim_out not in {None, self.vision_config.hidden_size}:
+            raise ValueError(
+                f"image_dim_out {self.image_dim_out} is not the tower's hidden_size {self.vision_config.hidden_size}"
+            )
+        return self
+
+
+class EmbeddingConfig(BaseModel):
+    """`embd_layer`: how features become tokens. The original's defaults are ways that no published checkpoint takes."""
+
+    use_hd_transform: Literal[True]
+    with_learnable_separator: Literal[True]
+    projection_cls: Literal["mlp"]
+    hd_transform_order: Literal["sub_glb", "glb_sub"] = "glb_sub"
+
+
+class RopeScaling(BaseModel):
+    """`rope_scaling`: a factor a frequency, one list up to the original context and one beyond it."""
+
+    kind: Literal["su", "longrope"] = Field(validation_alias=AliasChoices("type", "rope_type"))
+    short_factor: list[PositiveFloat]
+    long_factor: list[PositiveFloat]
+
+
+class Phi3Config(BaseModel):
+    """config.json of model_type phi3_v, as far as it decides anything here."""
+
+    vocab_size: PositiveInt
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    num_key_value_heads: PositiveInt | None = None
+    hidden_act: Literal["silu"] = "silu"
+    rms_norm_eps: PositiveFloat = 1e-5
+    max_position_embeddings: PositiveInt
+    original_max_position_embeddings: Annotated[int, Field(gt=1)] = 4096
+    sliding_window: PositiveInt | None = None
+    rope_theta: PositiveFloat = 10_000.0
+    rope_scaling: RopeScaling
+    tie_word_embeddings: Literal[False] = False
+    img_processor: ImageConfig
+    embd_layer: EmbeddingConfig
+    caution: str = ""  # ours, in checkpoints that are not fit to moderate
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def tower(self) -> ClipShape:
+        vision = self.img_processor.vision_config
+        return ClipShape(
+            hidden=vision.hidden_size,
+            intermediate=vision.intermediate_size,
+            heads=vision.num_attention_heads,
+            layers=self.img_processor.layers,
+            image=vision.image_size,
+            patch=vision.patch_size,
+            eps=vision.layer_norm_eps,
+        )
+
+    @property
+    def crop_side(self) -> int:
+        """Tokens along a side of a crop."""
+        return self.tower.grid // 2
+
+    @property
+    def crop_work(self) -> int:
+        """What the tower takes for a crop, in tokens of the decoder: by products with weights, nearly all of it."""
+        tower, width = self.tower, self.num_attention_heads * self.head_size
+        seen = tower.grid**2 * tower.layers * tower.hidden * (4 * tower.hidden + 2 * tower.intermediate)
+        kept = 2 * width + 2 * self.kv_heads * self.head_size + 3 * self.intermediate_size
+        return round(seen / (self.num_hidden_layers * self.hidden_size * kept))
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not make {self.num_attention_heads} heads of an even size"
+            )
+        if self.num_attention_heads % self.kv_heads:
+            raise ValueError(
+                f"num_key_value_heads {self.kv_heads} does not divide num_attention_heads {self.num_attention_heads}"
+            )
+        for name in ("short_factor", "long_factor"):
+            if (count := len(getattr(self.rope_scaling, name))) != self.head_size // 2:
+                raise ValueError(
+                    f"rope_scaling.{name} has {count} factors where a head has {self.head_size // 2} pairs"
+                )
+        if self.sliding_window is not None and self.sliding_window < self.max_position_embeddings:
+            raise ValueError(
+                f"sliding_window {self.sliding_window} is shorter than max_position_embeddings "
+                f"{self.max_position_embeddings}: attention within a window is not supported"
+            )
+        return self
+
+
+class PreprocessorConfig(BaseModel):
+    """preprocessor_config.json, with the defaults of the published processor's class."""
+
+    num_crops: Annotated[int, Field(ge=1)] = 1
+    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, slots=True)
+class LongRope:
+    """Rotary angles, with the factors that a post's length asks for."""
+
+    frequencies: Tensor  # float32 [2, pairs]: short, long
+    scale: float
+
+    @classmethod
+    def of(cls, config: Phi3Config, device: torch.device) -> LongRope:
+        factors = torch.tensor([config.rope_scaling.short_factor, config.rope_scaling.long_factor], device=device)
+        exponents = torch.arange(0, config.head_size, 2, device=device).float() / config.head_size
+        stretch = config.max_position_embeddings / config.original_max_position_embeddings
+        return cls(
+            frequencies=1.0 / (factors * config.rope_theta**exponents),
+            scale=math.sqrt(1 + math.log(max(stretch, 1)) / math.log(config.original_max_position_embeddings)),
+        )
+
+    def at(self, packed: Packed, long: Sequence[bool], dtype: torch.dtype) -> Rotary:
+        """`long`: for each post of the batch, whether it takes the long factors."""
+        lengths = [post.stop - post.start for post in packed.posts]
+        device = packed.positions.device
+        choice, count = torch.tensor([long, lengths], dtype=torch.int64, device=device)
+        choice = choice.repeat_interleave(count)
+        angles = (packed.positions[:, None].float() * self.frequencies[choice])[:, None]
+        return Rotary((angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype))
+
+
+class FusedAttention(nn.Module):
+    """Query, key and value from one matrix, in this order."""
+
+    def __init__(self, config: Phi3Config) -> None:
+        super().__init__()
+        self.head_size = config.head_size
+        self.heads, self.kv_heads = config.num_attention_heads, config.kv_heads
+        self.qkv_proj = Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.head_size, bias=False)
+        self.o_proj = Linear(self.heads * self.head_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden: Tensor, rotary: Rotary, attend: Attend, scored: Scored | None = None) -> Tensor:
+        if scored is None:
+            fused = self.qkv_proj(hidden).unflatten(-1, (-1, self.head_size))
+            turned = rotary.turn(fused[:, : self.heads + self.kv_heads])
+            query, key = turned[:, : self.heads], turned[:, self.heads :]
+            mixed = attend(query, key, fused[:, self.heads + self.kv_heads :])
+        else:
+            split = self.heads * self.head_size
+            query = self.qkv_proj.rows(hidden[scored.at], slice(split)).view(-1, self.heads, self.head_size)
+            fused = self.qkv_proj.rows(hidden, slice(split, None)).view(len(hidden), -1, self.head_size)
+            key, value = fused[:, : self.kv_heads], fused[:, self.kv_heads :]
+            mixed = scored.attend(rotary.at(scored.at).turn(query), rotary.turn(key), value)
+        out: Tensor = self.o_proj(mixed.flatten(1))
+        return out
+
+
+class FusedMlp(nn.Module):
+    """Gate and up from one matrix, in this order."""
+
+    def __init__(self, config: Phi3Config) -> None:
+        super().__init__()
+        self.gate_up_proj = Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(hidden).chunk(2, dim=-1)
+        out: Tensor = self.down_proj(gated(gate, up))
+        return out
+
+
+class VisionEmbedding(nn.Module):
+    """Crops of pictures -> the tokens that stand in their place."""
+
+    def __init__(self, config: Phi3Config) -> None:
+        super().__init__()
+        self.side = config.crop_side
+        self.locals_first = config.embd_layer.hd_transform_order == "sub_glb"
+        wide = 4 * config.tower.hidden
+        self.glb_GN = nn.Parameter(torch.empty(1, 1, wide))
+        self.sub_GN = nn.Parameter(torch.empty(1, 1, 1, wide))
+        self.img_processor = nn.ModuleDict({"vision_model": ClipVision(config.tower)})
+        self.img_projection = nn.Sequential(
+            Linear(wide, config.hidden_size), nn.GELU(), Linear(config.hidden_size, config.hidden_size)
+        )
+
+    def forward(self, pictures: Sequence[Crops]) -> list[Tensor]:
+        """For each picture [tokens, hidden], as many tokens as hd_transform.tokens says."""
+        pixels = torch.cat([picture.on(self.glb_GN.device).to(self.glb_GN) for picture in pictures])
+        tower = self.img_processor["vision_model"]
+        at_once = CROPS_AT_ONCE[self.glb_GN.device.type]
+        features = torch.cat([self.merge(tower(part)) for part in torch.split(pixels, at_once)])
+        parts = torch.split(features, [len(picture) for picture in pictures])
+        rows = [self.arrange(part, picture) for part, picture in zip(parts, pictures, strict=True)]
+        projected: Tensor = self.img_projection(torch.cat(rows))
+        return list(torch.split(projected, [len(row) for row in rows]))
+
+    def merge(self, features: Tensor) -> Tensor:
+        """[n, patches, hidden] -> [n, side, side, 4 * hidden]: each 2 x 2 patches in one vector, row by row."""
+        grid = features.reshape(len(features), self.side, 2, self.side, 2, -1)
+        return grid.transpose(2, 3).flatten(-3)
+
+    def arrange(self, crops: Tensor, picture: Crops) -> Tensor:
+        """Merged crops of a picture [1 + rows * cols, side, side, 4 * hidden], the whole first -> [tokens, 4 * hidden].
+
+        Local crops row by row over the picture, a separator after each row; so the whole; one between the two.
+        """
+        tiled = crops[1:].reshape(picture.rows, picture.cols, self.side, self.side, -1).transpose(1, 2)
+        local = self._rows(tiled.reshape(picture.rows * self.side, picture.cols * self.side, -1))
+        whole = self._rows(crops[0])
+        order = [local, self.glb_GN[0], whole] if self.locals_first else [whole, self.glb_GN[0], local]
+        return torch.cat(order)
+
+    def _rows(self, grid: Tensor) -> Tensor:
+        """[rows, cols, n] -> [rows * (cols + 1), n]: a separator after each row."""
+        return torch.cat([grid, self.sub_GN[0].expand(len(grid), 1, -1)], dim=1).flatten(0, 1)
+
+
+class Backbone(Decoder):
+    """Phi-3's decoder, and the pictures' way into it."""
+
+    def __init__(self, config: Phi3Config) -> None:
+        blocks = (
+            Block(FusedAttention(config), FusedMlp(config), config.hidden_size, config.rms_norm_eps)
+            for _ in range(config.num_hidden_layers)
+        )
+        super().__init__(
+            config.vocab_size, config.hidden_size, blocks, RMSNorm(config.hidden_size, config.rms_norm_eps)
+        )
+        self.vision_embed_tokens = VisionEmbedding(config)
+
+
+class Phi3Network(nn.Module):
+    """The whole checkpoint: ids and crops in, logits out."""
+
+    def __init__(self, config: Phi3Config) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.compiled: Compiled | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm_head.weight.device
+
+    def forward(
+        self, packed: Packed, pictures: Sequence[Tensor], long: Sequence[bool], *, only_scored: bool = False
+    ) -> Tensor:
+        """Hidden states before the last norm, [tokens, hidden]; only_scored: those of packed.scored, [scored, hidden].
+
+        pictures: the features of `see`, in the order of their slots, which are the ids below zero. long: see LongRope.
+        """
+        hidden = self.model.embed_tokens(packed.ids.clamp(min=0))
+        if pictures:
+            hidden[packed.ids < 0] = torch.cat(list(pictures))
+        rotary = LongRope.of(self.config, self.device).at(packed, long, hidden.dtype)
+        scored = Scored(packed.scored, tree.attention_of_scored(packed)) if only_scored else None
+        if self.compiled is not None:
+            return self.compiled(hidden, rotary, self.compiled.attention(packed), scored)
+        out: Tensor = self.model(hidden, rotary, tree.attention(packed), scored)
+        return out
+
+    def rounded(self, tokens: int) -> int:
+        """Tokens that a pass of so many is padded to."""
+        return tokens if self.compiled is None else compiled.rounded(tokens)
+
+    def see(self, pictures: Sequence[Crops]) -> list[Tensor]:
+        """The features of pictures, [tokens, hidden] each."""
+        return self.model.vision_embed_tokens(pictures) if pictures else []
+
+    def logits(self, hidden: Tensor, exact: Sequence[int] = ()) -> Tensor:
+        """float32 [n, vocabulary] of n hidden states.
+
+        exact: ids whose logits are summed and kept in float32. A bfloat16 logit near 20 comes in steps of 1/8, and so
+        would a margin between two of them.
+        """
+        normed = self.model.norm(hidden)
+        logits: Tensor = self.lm_head(normed).float()
+        if exact and normed.dtype != torch.float32:
+            rows = self.lm_head.weight[list(exact)]
+            logits[:, list(exact)] = functional.linear(normed.float(), rows.float())
+        return logits
+
+
+def read(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Phi3Network:
+    """The network with the folder's weights. Raises ConfigError naming what in the folder is wrong."""
+    config = checkpoint.parse(folder / checkpoint.CONFIG, Phi3Config)
+    with checkpoint.skeletons():
+        network = Phi3Network(config)
+    discarded = tuple(
+        f"{TOWER}encoder.layers.{layer}."
+        for layer in range(config.img_processor.layers, config.img_processor.vision_config.num_hidden_layers)
+    )
+
+    def unused(name: str) -> bool:
+        # The last three are in no published file, but in files that were saved again by other tools: constants, and
+        # the embedding under its second name.
+        return name.startswith((*discarded, f"{TOWER}post_layernorm.")) or name.endswith(
+            (".embeddings.position_ids", ".rotary_emb.inv_freq", ".vision_embed_tokens.wte.weight")
+        )
+
+    checkpoint.pour(network, folder, dtype=dtype, device=device, unused=unused)
+    return network

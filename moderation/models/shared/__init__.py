@@ -1,0 +1,1 @@
+"""What families of models share. Nothing here imports a family."""

@@ -1,0 +1,104 @@
+"""A decoder through torch's compiler, with FlexAttention over a block mask of the trees.
+
+Large steps run layer by layer through one graph that takes any number of tokens. Small ones, where launching kernels
+takes longer than running them, run through one graph of all layers for each rounded number of tokens, which is captured
+and replayed on CUDA. The last layer, at the scored tokens alone, stays as it is.
+
+Run on a CPU only so far, by tests; hence off by default (MODERATION_MODEL__COMPILE).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from moderation.models.shared.decoder import Attend, Decoder, Rotary, Scored
+from moderation.models.shared.packed import Packed
+
+BLOCK = 128  # FlexAttention's
+SMALL = (256, 512, 1024)  # tokens of a step that is replayed
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """Attention as FlexAttention takes it."""
+
+    mask: BlockMask
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See Attend."""
+        return _attend(query, key, value, self.mask)
+
+
+class Compiled:
+    """Takes the place of Decoder.forward. Not a Module: the decoder's weights stay the decoder's."""
+
+    def __init__(self, decoder: Decoder, backend: str = "inductor") -> None:
+        self._decoder = decoder
+        mode = "reduce-overhead" if backend == "inductor" else None  # CUDA graphs; on a CPU it says nothing
+        self._large = torch.compile(_layer, dynamic=True, fullgraph=True, backend=backend)
+        self._small = torch.compile(_layers, dynamic=False, fullgraph=True, backend=backend, mode=mode)
+
+    def attention(self, packed: Packed) -> Trees:
+        """For all layers of a step."""
+        return Trees(block_mask(packed))
+
+    def __call__(self, hidden: Tensor, rotary: Rotary, attend: Trees, scored: Scored | None) -> Tensor:
+        *before, last = self._decoder.layers
+        if len(hidden) in SMALL:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            hidden = self._small(before, hidden, rotary.cos, rotary.sin, attend.mask)
+        else:
+            for layer in before:
+                hidden = self._large(layer, hidden, rotary.cos, rotary.sin, attend.mask)
+        return cast(Tensor, last(hidden, rotary, attend, scored))
+
+
+def rounded(tokens: int) -> int:
+    """How many tokens a step of so many takes; the rest is padding, a post without questions."""
+    return next((total for total in SMALL if tokens <= total), -(-tokens // BLOCK) * BLOCK)
+
+
+def block_mask(packed: Packed) -> BlockMask:
+    """Which blocks of tokens see which, and within them which tokens."""
+    post: list[int] = []
+    branch: list[int] = []
+    for place, span in enumerate(packed.posts):
+        post += [place] * (span.stop - span.start)
+        branch += [-1] * (span.bounds[0] - span.start)
+        for number, (start, stop) in enumerate(pairwise(span.bounds)):
+            branch += [number] * (stop - start)
+    device, tokens = packed.ids.device, len(packed.ids)
+    posts, branches = torch.tensor([post, branch], device=device)
+
+    def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        same: Tensor = (branches[key] < 0) | (branches[key] == branches[query])
+        allowed: Tensor = same & (posts[query] == posts[key]) & (key <= query)
+        return allowed
+
+    return create_block_mask(sees, None, None, tokens, tokens, device=device, BLOCK_SIZE=BLOCK)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:
+    # In one piece each: of views made within a graph, the compiler reads other elements (torch 2.13 on a CPU).
+    query, key, value = (part.transpose(0, 1)[None].contiguous() for part in (query, key, value))
+    out = flex_attention(query, key, value, block_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
+    return out.squeeze(0).transpose(0, 1)
+
+
+def _layer(layer: nn.Module, hidden: Tensor, cos: Tensor, sin: Tensor, mask: BlockMask) -> Tensor:
+    attend: Attend = lambda query, key, value: _attend(query, key, value, mask)  # noqa: E731
+    out: Tensor = layer(hidden, Rotary(cos, sin), attend)
+    return out
+
+
+def _layers(layers: Iterable[nn.Module], hidden: Tensor, cos: Tensor, sin: Tensor, mask: BlockMask) -> Tensor:
+    for layer in layers:
+        hidden = _layer(layer, hidden, cos, sin, mask)
+    return hidden

@@ -1,0 +1,271 @@
+"""Trains the small checkpoint: `python -m moderation.training.train OUT --work FOLDER`.
+
+First the tower learns to ground pictures in the decoder's words, then all of it learns to answer, six policies a post.
+A step's lessons come from the seed and the step's number alone: a run that was stopped goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from moderation.training import lessons, words
+from moderation.training.evaluate import auc
+from moderation.training.lessons import Course, Shelf
+from moderation.training.student import Pupil
+
+PICTURES = 60_000
+HELD_OUT = 2000
+GROUND_BATCH, BATCH = 128, 24
+RATES = 3e-3, 2e-3  # of the two parts, for Muon; AdamW has two thirds
+MORE_PICTURES = 24, 64  # a step of answers looks at besides those of its posts, early and late
+RARE = 3.0  # weight of facts that are so
+SEEN, LOOKED_AT = 512, 192  # held-out pictures, and posts
+LOOKS = {
+    "phrased as trained": lessons.HELD_OUT,
+    "unseen phrasings": lessons.HELD_OUT_PHRASINGS,
+    "held-out groups": lessons.HELD_OUT_POLICIES,
+}
+EARLY = 600  # steps of answers, before policies come in all phrasings
+WARM_UP = 50
+COOLING = 0.35  # the share of a part's steps in which the rate falls
+SETTLED = 0.5  # of the rate, for what sees, while answers are learned
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run: where, of what, and how long."""
+
+    out: Path
+    work: Path
+    seed: int
+    pictures: int
+    grounding: int  # steps
+    answers: int  # steps after those
+    every: int
+    workers: int
+
+    def shelf(self, *, training: bool) -> Shelf:
+        count = self.pictures if training else HELD_OUT
+        return lessons.shelf(self.work, seed=self.seed, count=count, training=training)
+
+    @property
+    def steps(self) -> int:
+        return self.grounding + self.answers
+
+    def rate(self, step: int) -> float:
+        """Of learning: up, level, and in the last third down to nothing, for each part anew."""
+        part = int(step >= self.grounding)
+        done, of = (step, self.grounding) if part == 0 else (step - self.grounding, self.answers)
+        return RATES[part] * min((done + 1) / WARM_UP, 1.0, (of - done) / (of * COOLING))
+
+
+def main(  # noqa: PLR0913, PLR0917 - options of a command
+    out: Annotated[Path, typer.Argument(help="folder to write the checkpoint to")],
+    work: Annotated[Path, typer.Option(help="folder for the pictures and the state of the run")],
+    seed: int = 1,
+    pictures: int = PICTURES,
+    grounding: Annotated[int, typer.Option(help="steps of the first part")] = 1000,
+    answers: Annotated[int, typer.Option(help="steps of the second part")] = 2600,
+    every: Annotated[int, typer.Option(help="steps between two looks at held-out posts")] = 100,
+    workers: Annotated[int, typer.Option(help="processes on a CPU; each takes a part of the batch")] = 2,
+) -> None:
+    """Train, or go on with the run that was begun in `work`."""
+    out.mkdir(parents=True, exist_ok=True)
+    words.write(out, crops=lessons.BUDGET)
+    plan = Plan(out, work, seed, pictures, grounding, answers, every, 1 if torch.cuda.is_available() else workers)
+    plan.shelf(training=True)
+    plan.shelf(training=False)
+    (work / "meeting").unlink(missing_ok=True)
+    spawn(run, (plan,), nprocs=plan.workers)  # type: ignore[no-untyped-call]
+
+
+def run(rank: int, plan: Plan) -> None:
+    """One of the processes. They hold the same weights, and share gradients at each step."""
+    if plan.workers > 1:
+        torch.set_num_threads(1)
+        distributed.init_process_group("gloo", f"file://{plan.work / 'meeting'}", rank=rank, world_size=plan.workers)
+    pupil = Pupil(plan.out, plan.seed).to("cuda" if torch.cuda.is_available() else "cpu")
+    shelf, held_out = plan.shelf(training=True), plan.shelf(training=False)
+    optimizers = _optimizers(pupil)
+    state = plan.work / f"state-{plan.seed}.pt"
+    first, seconds = _resumed(state, pupil, optimizers)
+    begun = time.monotonic() - seconds
+    if not first:
+        pupil.open_eyes(shelf)
+    losses: list[float] = []
+    torch.set_flush_denormal(True)
+    for step in range(first, plan.steps):
+        random = Random(f"{plan.seed} {step} {rank}")
+        torch.manual_seed(random.randrange(2**31))
+        if step == plan.grounding:
+            pupil.raise_words()
+            for one in optimizers:
+                one.state.clear()
+        for scale in (pupil.scale, pupil.kinship):  # they have grown so small that a step would be a leap
+            scale.requires_grad_(step < plan.grounding)
+        loss = _loss(pupil, shelf, random, plan, step)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if plan.workers > 1:
+            _share(pupil)
+        torch.nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
+        for one in optimizers:
+            for group in one.param_groups:
+                group["lr"] = plan.rate(step) * group["share"]
+                if group["sees"] and step >= plan.grounding:
+                    group["lr"] *= SETTLED
+            one.step()
+        pupil.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        if rank == 0 and (step + 1) % 25 == 0:
+            mean = sum(losses) / len(losses)
+            _say(f"step {step + 1}/{plan.steps}  loss {mean:.4f}  {time.monotonic() - begun:.0f} s")
+            losses.clear()
+        if rank == 0 and ((step + 1) % plan.every == 0 or step + 1 == plan.steps):
+            _look(pupil, held_out, answers=step >= plan.grounding)
+            seconds = time.monotonic() - begun
+            draft = state.with_suffix(".draft")
+            kept = {"pupil": pupil.state_dict(), "optimizers": [one.state_dict() for one in optimizers]}
+            torch.save({**kept, "step": step + 1, "seconds": seconds}, draft)
+            draft.rename(state)
+            pupil.save(plan.out)
+
+
+def _resumed(state: Path, pupil: Pupil, optimizers: Sequence[torch.optim.Optimizer]) -> tuple[int, float]:
+    """Steps and seconds that the run has behind it; the state that it was in then is put back."""
+    if not state.exists():
+        return 0, 0.0
+    saved = torch.load(state, weights_only=True)
+    pupil.load_state_dict(saved["pupil"])
+    for one, kept in zip(optimizers, saved["optimizers"], strict=True):
+        one.load_state_dict(kept)
+    return int(saved["step"]), float(saved["seconds"])
+
+
+def _optimizers(pupil: Pupil) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the layers' matrices, AdamW for embeddings, head, norms and biases."""
+
+    def groups(*, layers: bool, share: float) -> list[dict[str, object]]:
+        chosen = [(name, one) for name, one in pupil.named_parameters() if _in_a_layer(name, one) is layers]
+        return [
+            {
+                "params": [one for name, one in chosen if ("vision_embed_tokens" in name) is sees],
+                "sees": sees,
+                "share": share,
+            }
+            for sees in (True, False)
+        ]
+
+    return (
+        torch.optim.Muon(groups(layers=True, share=1.0), weight_decay=0.03, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups(layers=False, share=2 / 3), betas=(0.9, 0.98), weight_decay=0.0),
+    )
+
+
+def _in_a_layer(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim == 2 and (".layers." in name or "img_projection" in name)
+
+
+def _share(pupil: Pupil) -> None:
+    """Gives each process the mean of all gradients. A parameter without one has none anywhere."""
+    grads = [one.grad for one in pupil.parameters() if one.grad is not None]
+    flat = torch.cat([grad.flatten() for grad in grads])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for grad, mean in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
+        grad.copy_(mean.view_as(grad))
+
+
+def _loss(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan, step: int) -> Tensor:
+    if step < plan.grounding:
+        return _ground(pupil, shelf, random, plan)
+    return _answer(pupil, shelf, random, plan, late=step >= plan.grounding + EARLY)
+
+
+def _ground(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan) -> Tensor:
+    """On pictures of one local crop: those of two cost thrice the time, and bring little that is new."""
+    pictures = _plain(shelf, random, GROUND_BATCH // plan.workers)
+    with _mixed(pupil):
+        features, labels = pupil.see(shelf, pictures, light=True)
+        return pupil.grounding(features, labels)
+
+
+def _plain(shelf: Shelf, random: Random, count: int) -> list[int]:
+    return random.choices(np.flatnonzero(shelf.grid.prod(axis=1) == 1).tolist(), k=count)
+
+
+def _answer(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan, *, late: bool) -> Tensor:
+    course = lessons.WIDE if late else lessons.TRAINING
+    made = [lessons.lesson(random, shelf, course) for _ in range(BATCH // plan.workers)]
+    with _mixed(pupil):
+        pictures = [picture for one in made for picture in one.pictures]
+        more = _plain(shelf, random, MORE_PICTURES[late] // plan.workers)
+        features, labels = pupil.see(shelf, pictures + more, light=True, patched=late)
+        # The first answers teach nothing to the tower: they are wrong, and would undo what it has learned.
+        seen = [one if late else one.detach() for one in features[: len(pictures)]]
+        trees = [pupil.read(shelf, one) for one in made]
+        places, facts = pupil.facts(made, trees)
+        logits, clues = pupil.answer(trees, seen, places)
+        truth = torch.tensor([answer for one in made for answer in one.answers], device=logits.device)
+        targets = torch.where(truth, pupil.yes, pupil.no)
+        found = functional.binary_cross_entropy_with_logits(clues.float(), facts, pos_weight=facts.new_tensor(RARE))
+        return functional.cross_entropy(logits, targets) + 2 * found + pupil.grounding(features, labels)
+
+
+def _look(pupil: Pupil, shelf: Shelf, *, answers: bool) -> None:
+    """Says how a few held-out posts go. The figures of the model card are `evaluate`'s."""
+    with torch.inference_mode(), _mixed(pupil):
+        features, labels = pupil.see(shelf, range(min(SEEN, len(shelf))))
+        right = pupil.recognised(features, labels)
+        _say(f"  grounding: loss {pupil.grounding(features, labels):.3f}, {right:.1%} of tokens")
+        for name, course in LOOKS.items() if answers else ():
+            truth, margins, kinds = _asked(pupil, shelf, course)
+            by_kind = {
+                kind: ([truth[at] for at in places], [margins[at] for at in places])
+                for kind in sorted(set(kinds))
+                for places in [[at for at, one in enumerate(kinds) if one == kind]]
+            }
+            parts = [f"{kind} {auc(*part):.3f}" for kind, part in by_kind.items()]
+            correct = sum((margin > 0) is so for margin, so in zip(margins, truth, strict=True)) / len(truth)
+            _say(f"  {name}: AUC {auc(truth, margins):.4f}, right {correct:.1%}; {', '.join(parts)}")
+
+
+def _asked(pupil: Pupil, shelf: Shelf, course: Course) -> tuple[list[bool], list[float], list[str]]:
+    random, truth, kinds = Random("look"), [], []
+    margins: list[float] = []
+    for _ in range(LOOKED_AT // BATCH):
+        made = [lessons.lesson(random, shelf, course) for _ in range(BATCH)]
+        features, _ = pupil.see(shelf, [picture for one in made for picture in one.pictures])
+        logits, _ = pupil.answer([pupil.read(shelf, one) for one in made], features)
+        margins += (logits[:, pupil.yes] - logits[:, pupil.no]).float().tolist()
+        truth += [answer for one in made for answer in one.answers]
+        kinds += [kind for one in made for kind in one.kinds]
+    return truth, margins, kinds
+
+
+@contextmanager
+def _mixed(pupil: Pupil) -> Iterator[None]:
+    """In bfloat16 where that is safe. The plain attention is the one whose gradients are fast on a CPU."""
+    with torch.autocast(pupil.network.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def _say(text: str) -> None:
+    typer.echo(f"{time.strftime('%H:%M:%S')} {text}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

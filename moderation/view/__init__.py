@@ -1,0 +1,1 @@
+"""The verdicts topic as a table."""

@@ -1,0 +1,342 @@
+"""The view in a PostgreSQL database, for many API replicas that need not each hold the set.
+
+Every replica follows the topic, and takes its turn to write: a transaction under one lock. The replica that comes
+second finds its records folded in already and writes nothing. So the database does the work once, and any replica may
+stop.
+A replica that finds the view unusable builds a new generation beside it (generations.py). Every fold goes into both
+generations, so the new one stays level with the old one once it has caught up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import asyncpg
+import structlog
+from asyncpg.exceptions import PostgresConnectionError
+
+import moderation
+from moderation.errors import ConfigError, DeliveryError
+from moderation.settings import ApiSettings
+from moderation.view.stores import (
+    MAX_AWAY_S,
+    Entry,
+    Kind,
+    Log,
+    Page,
+    Progress,
+    Query,
+    Row,
+    StoreBehindError,
+    StoreUnavailableError,
+    generations,
+    rows,
+)
+from moderation.view.stores.generations import NAME, Generation, table
+
+CONNECTIONS = 8  # of them one for folds: whatever lookups wait for, the view goes on
+LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError)  # what the driver says of a connection that is gone
+COMMAND_S = 10.0  # no statement takes longer
+READ_S = 2.0  # nor does a lookup wait longer for a connection: who asks again later waits better than who waits here
+TURN_S = 5.0  # a process that stands still in its turn for so long loses it
+LOCK_S = 9.0  # the longest wait for a turn: longer than the above, so that the others only wait
+# What passes: the server goes, comes back, is full, busy, or refuses us until somebody puts that right. Classes of
+# SQLSTATE, and single ones: read-only, a turn that was too long, no right.
+PASSES = ("08", "28", "3D", "40", "53", "55", "57", "58", "25006", "25P03", "25P04", "42501")
+# Other programs may use the same database and its locks: 64 bits of our name are ours.
+LOCK = int.from_bytes(hashlib.sha256(NAME.encode()).digest()[:8], "big", signed=True)
+
+_NOWHERE = Progress(0, -1)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class _TableGoneError(Exception):
+    """A table that a statement names is not there."""
+
+
+def open_store(settings: ApiSettings) -> Postgres:
+    """The database that the settings name; not connected yet."""
+    return Postgres(settings.view_database.get_secret_value())
+
+
+class Postgres:
+    """A store in a database. See stores.Store."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._pool: Any = None  # the readers'
+        self._writer: Any = None  # one connection
+        self._number = 0  # of the generation that we follow and read
+        self._log = 0  # whose offsets it counts by
+        self._building = False  # it does not serve yet
+        self._served = False  # it is as far as it has to be to serve
+        self._copied: Mapping[int, int] | None = None  # by partition: up to where its erasures have their tenants
+
+    async def open(self, ask: Callable[[], Awaitable[Log]]) -> Mapping[int, Progress]:
+        await self._connect()
+        async with self._turn() as db:
+            await generations.prepare(db)
+            before = {generation.number: generation for generation in await generations.live(db)}
+        log_ = await ask()  # outside of a turn: nobody waits while Kafka answers
+        async with self._turn() as db:
+            await _check_log(db, log_)
+            number, reason = await generations.choose(db, log_, before)
+            await generations.add(db, number, log_.begins)
+            mine = next(one for one in await generations.live(db) if one.number == number)
+        self._number, self._log, self._building, self._served = mine.number, mine.log, not mine.serving, False
+        self._copied = None
+        if reason:
+            log.warning("view_rebuilt", database=NAME, generation=number, reason=reason)
+        resumed = any(at.next > log_.begins.get(partition, 0) for partition, at in mine.progress.items())
+        log.info("view_opened", database=NAME, generation=number, topic=log_.topic, resumed=resumed)
+        return mine.progress
+
+    async def serve(self) -> Mapping[int, Progress] | None:
+        if self._building and self._copied is None:
+            self._copied = await self._copy_tenants()
+        async with self._turn() as db:
+            mine = self._adopted(await generations.live(db))
+            if not await generations.switch(db, mine.number, self._copied or {}):
+                return None
+            progress = next(one for one in await generations.live(db) if one.serving).progress
+        self._building, self._served = False, True
+        return progress
+
+    async def _copy_tenants(self) -> Mapping[int, int]:
+        """Copies what only the generation that serves knows of erasures. Returns up to where, by partition."""
+        async with self._turn() as db:
+            progress = self._adopted(await generations.live(db)).progress
+            await db.execute(_WRITTEN, self._number)
+        after: tuple[int, str] | None = generations.FIRST
+        while after:
+            async with self._turn() as db:
+                number = self._adopted(await generations.live(db)).number
+                after = await generations.copy_tenants(db, number, after)
+                await db.execute(_WRITTEN, number)
+        return {number: at.next for number, at in progress.items()}
+
+    async def followed(self, age_s: float) -> None:
+        async with self._turn() as db:
+            mine = self._adopted(await generations.live(db))
+            await generations.renew(db, mine.number, age_s)
+            lost = self._served and not mine.serving  # the switch, by a server that failed over
+            removable = await generations.removable(db)
+        if lost:
+            self._copied = None
+            await self.serve()
+        try:
+            for number in removable:
+                async with self._turn() as db:
+                    await generations.remove(db, number)
+        except StoreUnavailableError:
+            return  # somebody still reads the table: the next call tries again
+
+    async def add(self, begins: Mapping[int, int]) -> None:
+        async with self._turn() as db:
+            for generation in await generations.live(db):
+                await generations.add(db, generation.number, begins)
+
+    async def fold(
+        self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
+    ) -> dict[str, str]:
+        async with self._turn() as db:
+            live = await generations.live(db)
+            mine = self._adopted(live)
+            stored = {number: mine.progress.get(number, _NOWHERE) for number in before}
+            if all(stored[number].next >= at.next for number, at in before.items()):
+                return await self._fold(db, live, entries, before, after)
+            await generations.add(db, mine.number, dict.fromkeys(before, 0))
+        if mine.away_s > MAX_AWAY_S:
+            raise DeliveryError("the view in the database went back too far, and may have missed erasures: start again")
+        raise StoreBehindError(stored)
+
+    async def _fold(
+        self,
+        db: Any,
+        live: Sequence[Generation],
+        entries: Sequence[Entry],
+        before: Mapping[int, Progress],
+        after: Mapping[int, Progress],
+    ) -> dict[str, str]:
+        for generation in live:
+            if generation.log == self._log:
+                await _apply(db, generation, entries, before, after)
+        if self._building:
+            await db.execute(_WRITTEN, self._number)
+        erased = [entry.post_id for entry in entries if entry.kind == Kind.ERASED]
+        if not erased:
+            return {}
+        return await rows.tenants(db, table(self._number), erased)
+
+    async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
+        return await self._ask(rows.find, post_ids)
+
+    async def page(self, query: Query) -> Page:
+        return await self._ask(rows.page, query)
+
+    async def since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
+        return await self._ask(rows.since, partition, (start, end), most)
+
+    async def prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
+        async with self._turn() as db:
+            mine = self._adopted(await generations.live(db))
+            gone = await rows.prune_erased(db, table(mine.number), erased_before_ms, most)
+        for partition in mine.progress:  # a turn for each: folds go between
+            async with self._turn() as db:
+                number = self._adopted(await generations.live(db)).number
+                gone += await rows.prune(db, table(number), partition, before_ms, most)
+        return gone
+
+    async def size(self) -> int:
+        return 0
+
+    async def close(self) -> None:
+        for pool in filter(None, (self._pool, self._writer)):
+            try:
+                async with asyncio.timeout(COMMAND_S):
+                    await pool.close()
+            except TimeoutError:
+                pool.terminate()
+
+    async def _connect(self) -> None:
+        async with self._explained():
+            try:
+                self._writer = self._writer or await self._connected(1)
+                self._pool = self._pool or await self._connected(CONNECTIONS - 1)
+            except OSError:  # of which a certificate's error is one, and a ValueError too
+                raise
+            except ValueError as error:
+                # No cause, and no text: they may hold the password.
+                raise ConfigError(
+                    f"MODERATION_API__VIEW_DATABASE: cannot be used: {type(error).__name__}. It is "
+                    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and the user may create a schema there"
+                ) from None
+
+    async def _connected(self, most: int) -> Any:
+        limits = {
+            "statement_timeout": COMMAND_S,
+            "lock_timeout": LOCK_S,
+            "idle_in_transaction_session_timeout": TURN_S,
+        }
+        return await asyncpg.create_pool(
+            self._url,
+            min_size=1,
+            max_size=most,
+            timeout=COMMAND_S,
+            command_timeout=COMMAND_S,
+            server_settings={name: f"{round(seconds * 1000)}" for name, seconds in limits.items()}
+            | {"application_name": f"moderation-{moderation.__version__}"},
+        )
+
+    async def _ask(self, work: Callable[Concatenate[Any, str, P], Awaitable[T]], *args: P.args, **named: P.kwargs) -> T:
+        """What `work` reads of our generation; once more when that was replaced and dropped meanwhile."""
+        number = self._number
+        try:
+            async with self._read() as db:
+                return await work(db, table(number), *args, **named)
+        except _TableGoneError:
+            async with self._read() as db:
+                self._adopted(await generations.live(db))
+            if self._number == number:
+                raise _refused("UndefinedTableError 42P01") from None
+            async with self._read() as db:
+                return await work(db, table(self._number), *args, **named)
+
+    def _adopted(self, live: Sequence[Generation]) -> Generation:
+        """Our generation, or the one that has taken its place: of the same log, and as far or further.
+
+        Raises DeliveryError when there is none that we can go on with where we are.
+        """
+        for generation in live:
+            if generation.number == self._number:
+                self._building = not generation.serving
+                return generation
+        taken = next((generation for generation in live if generation.serving), None)
+        if taken is None or self._building or taken.log != self._log:
+            raise DeliveryError("the view in the database was replaced by one of another log: we have to start again")
+        log.info("view_generation_adopted", database=NAME, generation=taken.number, before=self._number)
+        self._number = taken.number
+        return taken
+
+    @asynccontextmanager
+    async def _read(self) -> AsyncIterator[Any]:
+        """A connection to read with, once one is free."""
+        async with self._explained(), self._pool.acquire(timeout=READ_S) as db:
+            yield db
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[Any]:
+        """A transaction that no other process's overlaps. A process that stands still in it loses it after TURN_S."""
+        try:
+            async with self._explained(), self._writer.acquire(timeout=COMMAND_S) as db, db.transaction():
+                await db.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+                yield db
+        except _TableGoneError:
+            raise _refused("UndefinedTableError 42P01") from None
+
+    @asynccontextmanager
+    async def _explained(self) -> AsyncIterator[None]:
+        """The driver's errors become ours. Their texts may hold secrets; their names and SQLSTATEs do not."""
+        try:
+            yield
+        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+            raise _TableGoneError from None
+        except asyncpg.PostgresError as error:
+            state = str(error.sqlstate or "")
+            what = f"{type(error).__name__} {state}".strip()
+            if state.startswith(PASSES) or isinstance(error, PostgresConnectionError):
+                raise StoreUnavailableError(f"the view's database: {what}") from None
+            raise _refused(what) from None
+        except (*LOST, OSError, TimeoutError) as error:
+            raise StoreUnavailableError(f"the view's database: {type(error).__name__}") from None
+
+
+def _refused(what: str) -> DeliveryError:
+    return DeliveryError(f"the view's database refused a statement: {what}")
+
+
+async def _check_log(db: Any, log: Log) -> None:
+    """Raises ConfigError when the database holds the view of another topic."""
+    facts = {"cluster_id": log.cluster_id, "topic": log.topic}
+    await db.executemany(f"INSERT INTO {NAME}.facts VALUES ($1, $2) ON CONFLICT DO NOTHING", list(facts.items()))
+    if dict(await db.fetch(f"SELECT name, value FROM {NAME}.facts")) != facts:
+        raise ConfigError(
+            "MODERATION_API__VIEW_DATABASE holds the view of another topic: give this one a database of its own"
+        )
+
+
+async def _apply(
+    db: Any,
+    generation: Generation,
+    entries: Sequence[Entry],
+    before: Mapping[int, Progress],
+    after: Mapping[int, Progress],
+) -> None:
+    """Into one generation, of the partitions that it has read up to here; what it has of them already is left out."""
+    stored = generation.progress
+    ahead = {
+        number: at
+        for number, at in after.items()
+        if number in stored and before[number].next <= stored[number].next < at.next
+    }
+    new = [entry for entry in entries if entry.partition in ahead and entry.offset >= stored[entry.partition].next]
+    await rows.put(db, table(generation.number), new)
+    if any(entry.kind == Kind.UNREADABLE for entry in new) and generations.is_older(
+        moderation.__version__, generation.version
+    ):
+        await db.execute(_VERSION, generation.number, moderation.__version__)
+    if ahead:
+        await db.executemany(_MOVE, [(generation.number, number, *at) for number, at in ahead.items()])
+
+
+_MOVE = f"UPDATE {NAME}.partitions SET next = $3, judged = $4 WHERE generation = $1 AND number = $2"
+_WRITTEN = f"UPDATE {NAME}.generations SET written = now() WHERE number = $1"
+_VERSION = f"UPDATE {NAME}.generations SET version = $2 WHERE number = $1"

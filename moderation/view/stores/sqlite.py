@@ -1,0 +1,396 @@
+"""The view in one SQLite file: the default, for an API that keeps all verdicts beside itself.
+
+A killed process goes on where its file is. One thread writes; another reads what is asked for in bulk. One verdict is
+read on the event loop: that is a walk down one tree in the page cache, and takes a fraction of what the way to a thread
+and back does. While a write takes long the disk may be dead: then the event loop leaves the file to the threads.
+
+The files take no more than their bound at any moment, while the view is built and afterwards (sqlite_budget.py). When
+there is no room, the posts with the oldest records are deleted, and records that are older than these are not written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from typing import ParamSpec, TypeVar
+
+import structlog
+
+import moderation
+from moderation.errors import DeliveryError
+from moderation.observability import metrics
+from moderation.settings import ApiSettings
+from moderation.view.stores import (
+    SCANNED,
+    Entry,
+    Kind,
+    Log,
+    Page,
+    Progress,
+    Query,
+    Row,
+    StoreUnavailableError,
+    sqlite_budget,
+    sqlite_facts,
+)
+from moderation.view.stores import sqlite_statements as sql
+from moderation.view.stores.sqlite_facts import progress, remember, seen
+from moderation.view.stores.sqlite_files import Files, unwritable
+
+PASSES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR)  # errors after which we try again
+SLOW_S = 0.05  # of a write, after which the event loop does not read the file itself
+LOCKED_S = 5.0  # that a thread waits for a file that a stranger has locked; the event loop never does
+READ_S = 10.0  # for an answer of the reading thread
+CLOSE_S = 5.0  # for each thread to end
+LONG_BYTES = sqlite_budget.PAGE // 2  # of a verdict; shorter ones are in what any record costs
+EVER_MS = 1 << 62
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Oldest = list[tuple[int, int, int]]  # rowid, record's timestamp in ms, bytes of the verdict
+
+log = structlog.get_logger()
+
+
+def open_store(settings: ApiSettings) -> Sqlite:
+    """The file that the settings name; not opened yet. Raises ConfigError."""
+    sqlite_budget.check(settings.view_max_bytes)
+    return Sqlite(settings)
+
+
+class Sqlite:
+    """A store in a file. See stores.Store."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._path = settings.view.expanduser()
+        self._files = Files(self._path)
+        self._bound = settings.view_max_bytes
+        self._retention_ms = int(settings.retention_days * 86_400_000)
+        self._budget = sqlite_budget.divided(0, self._files.aside)
+        self._horizon_ms = -EVER_MS  # up to there the oldest records were deleted for want of room
+        self._written: sqlite3.Connection | None = None  # the writer's
+        self._bulk: sqlite3.Connection | None = None  # the reader's
+        self._single: sqlite3.Connection | None = None  # the event loop's
+        self._writer = ThreadPoolExecutor(1, "view-writer")
+        self._reader = ThreadPoolExecutor(1, "view-reader")
+        self._writing = 0.0  # since when, by the monotonic clock; 0: nothing is being written
+
+    async def open(self, ask: Callable[[], Awaitable[Log]]) -> dict[int, Progress]:
+        await self._write(self._files.own)  # from here on nobody moves the file's positions
+        found = await self._write(self._open, await ask())
+        _close(self._single)  # an attempt before this one may have opened both
+        self._single = self._explained(self._connect, 0.0)
+        await self._read(lambda: _close(self._bulk))
+        self._bulk = await self._read(self._connect)
+        return found
+
+    async def serve(self) -> dict[int, Progress]:
+        return await self._write(lambda: progress(_opened(self._written)))
+
+    async def followed(self, age_s: float) -> None:
+        await self._write(self._followed, age_s)
+
+    async def add(self, begins: Mapping[int, int]) -> None:
+        await self._write(self._add, begins)
+
+    async def fold(
+        self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
+    ) -> dict[str, str]:
+        return await self._write(self._fold, entries, before, after)
+
+    async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
+        slow = self._writing and time.monotonic() - self._writing > SLOW_S
+        if len(post_ids) == 1 and not slow:
+            return self._explained(self._find_one, post_ids[0])
+        return await self._read(self._find, post_ids)
+
+    async def page(self, query: Query) -> Page:
+        return await self._read(self._page, query)
+
+    async def since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
+        return await self._read(self._since, partition, start, end, most)
+
+    async def prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
+        return await self._write(self._prune, before_ms, erased_before_ms, most)
+
+    async def size(self) -> int:
+        return await self._write(self._files.size)
+
+    async def close(self) -> None:
+        """A thread that hangs on a dead disk is left behind: the process ends without it."""
+        if self._single is not None:
+            self._single.close()
+        for thread, work in ((self._reader, lambda: _close(self._bulk)), (self._writer, self._close)):
+            try:
+                await self._in(thread, CLOSE_S, work)
+            except StoreUnavailableError as error:  # nothing is lost: the next start reads on from its positions
+                log.warning("view_not_closed", reason=str(error))
+            finally:
+                thread.shutdown(wait=False)
+
+    # The writer's
+
+    def _open(self, log_: Log) -> dict[int, Progress]:
+        _close(self._written)  # of an attempt before this one
+        self._budget = sqlite_budget.divided(self._bound, self._files.aside)
+        reason = self._unusable(log_)
+        if reason:
+            self._files.remove(reason)
+            self._budget = sqlite_budget.divided(self._bound, self._files.aside)
+        written = self._written = self._connect()
+        written.execute(f"PRAGMA page_size={sqlite_budget.PAGE}")
+        written.execute("PRAGMA journal_mode=WAL")  # stays with the file: we read while we write
+        written.execute("PRAGMA wal_autocheckpoint=0")  # the log is emptied when its room is needed
+        written.execute(f"PRAGMA max_page_count={self._budget.pages}")
+        with _transaction(written):
+            for statement in sql.CREATE if reason else ():
+                written.execute(statement)
+            facts = {"cluster_id": log_.cluster_id, "topic": log_.topic, "engine_version": moderation.__version__}
+            remember(written, facts | (seen() if reason else {}))
+        self._files.mark()
+        self._add(log_.begins)
+        log.info("view_opened", path=str(self._path), topic=log_.topic, resumed=not reason)
+        return progress(written)
+
+    def _followed(self, age_s: float) -> None:
+        self._empty_log(sqlite_budget.log_bytes(0))
+        with _transaction(_opened(self._written)) as written:
+            remember(written, seen(age_s))
+
+    def _add(self, begins: Mapping[int, int]) -> None:
+        self._empty_log(len(begins) * sqlite_budget.FRAME)
+        with _transaction(_opened(self._written)) as written:
+            written.executemany("INSERT OR IGNORE INTO partitions VALUES (?, ?, -1)", begins.items())
+
+    def _fold(
+        self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
+    ) -> dict[str, str]:
+        """In as many transactions as the write-ahead log needs. The last one moves the positions.
+
+        A crash between two of them leaves entries that are written again: that changes nothing.
+        """
+        tenants: dict[str, str] = {}
+        costed = list(zip(entries, self._costs(entries), strict=True))
+        pieces = list(sqlite_budget.pieces(costed, lambda one: one[1], self._budget.transaction_bytes)) or [[]]
+        for piece in pieces:
+            part = [entry for entry, _ in piece]
+            needed = sqlite_budget.pages(part)
+            self._make_room(needed)
+            while True:
+                self._empty_log(sum(cost for _, cost in piece) + sqlite_budget.log_bytes(0))
+                try:
+                    tenants |= self._apply(part, before, after if piece is pieces[-1] else {})
+                    break
+                except sqlite3.OperationalError as error:
+                    full = error.sqlite_errorcode == sqlite3.SQLITE_FULL and self._free_pages() < 4 * needed
+                    if not full or not self._make_room(self._free_pages() + needed):  # else it is the disk that is full
+                        raise
+        return tenants
+
+    def _costs(self, entries: Sequence[Entry]) -> list[int]:
+        """Bytes of the write-ahead log for each, with what it frees of the record before it."""
+        ids = json.dumps([entry.post_id for entry in entries])
+        before = dict(_opened(self._written).execute(sql.LENGTHS, (ids, LONG_BYTES)))
+        costs = []
+        for entry in entries:
+            length = len(entry.verdict or b"")
+            costs.append(sqlite_budget.log_bytes(length + before.get(entry.post_id, 0)))
+            before[entry.post_id] = length
+        return costs
+
+    def _apply(
+        self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
+    ) -> dict[str, str]:
+        now = int(time.time() * 1000)
+        oldest = max(self._horizon_ms, now - self._retention_ms if self._retention_ms else -EVER_MS)
+        kept = [entry for entry in entries if entry.ms >= oldest or entry.kind == Kind.ERASED]
+        with _transaction(_opened(self._written)) as written:
+            stored = progress(written)
+            if any(stored[number].next != at.next for number, at in before.items()):
+                raise DeliveryError(f"the view {self._path} was changed by somebody else")
+            # A record of a clock that is ahead would otherwise outlast those that come after it.
+            written.executemany(sql.UPSERT, (one if one.ms <= now else one._replace(ms=now) for one in kept))
+            if len(kept) < len(entries):  # the others would be deleted at once: what they supersede goes
+                old = (entry for entry in entries if entry.ms < oldest and entry.kind != Kind.ERASED)
+                written.executemany(sql.SUPERSEDE, (entry._asdict() for entry in old))
+            rows = [(at.next, at.judged, number) for number, at in after.items()]
+            written.executemany("UPDATE partitions SET next = ?, judged = ? WHERE number = ?", rows)
+            erased = [(entry.post_id,) for entry in kept if entry.kind == Kind.ERASED]
+            found = (written.execute("SELECT post_id, tenant FROM verdicts WHERE post_id = ?", one) for one in erased)
+            return dict(row for rows in found for row in rows)
+
+    def _prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
+        left = most
+        for statement, limit in ((sql.OLDEST, before_ms), (sql.ERASED, erased_before_ms)):
+            while left and (gone := self._delete(statement, limit, left)):
+                left -= len(gone)
+        return most - left
+
+    def _make_room(self, pages: int) -> int:
+        """Deletes the oldest until the file has so many free pages, or is empty. Returns how many it has deleted.
+
+        Erasures go last: a watch that goes on from a token of yesterday has to hear of them.
+        """
+        deleted = 0
+        while self._free_pages() < pages and (gone := self._delete_oldest()):
+            if self._horizon_ms == -EVER_MS:
+                log.warning("view_full", path=str(self._path), bound=self._bound, oldest_ms=gone[-1][1])
+            self._horizon_ms = max(self._horizon_ms, gone[-1][1])
+            deleted += len(gone)
+        metrics.PRUNED.inc(deleted)
+        return deleted
+
+    def _delete_oldest(self) -> Oldest:
+        most = self._budget.records
+        return self._delete(sql.OLDEST, EVER_MS, most) or self._delete(sql.ERASED, EVER_MS, most)
+
+    def _delete(self, statement: str, before_ms: int, most: int) -> Oldest:
+        """Deletes the oldest of those that the statement finds, as many as one transaction may. Returns them."""
+        found: Oldest = _opened(self._written).execute(statement, (before_ms, most)).fetchall()
+        pieces = sqlite_budget.pieces(
+            found, lambda row: sqlite_budget.log_bytes(row[2]), self._budget.transaction_bytes
+        )
+        rows = next(pieces, [])
+        self._empty_log(sum(sqlite_budget.log_bytes(length) for _, _, length in rows))
+        with _transaction(_opened(self._written)) as written:
+            written.executemany("DELETE FROM verdicts WHERE rowid = ?", [row[:1] for row in rows])
+        return rows
+
+    def _empty_log(self, needed: int) -> None:
+        """Makes room in the write-ahead log. Raises StoreUnavailableError while somebody reads an older state."""
+        if self._files.log_bytes + needed <= self._budget.log_bytes:
+            return
+        _opened(self._written).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if (held := self._files.log_bytes) + needed > self._budget.log_bytes:
+            raise StoreUnavailableError(f"{self._path}: a reader keeps the write-ahead log at {held} bytes")
+
+    def _free_pages(self) -> int:
+        pragmas = ("page_count", "freelist_count")
+        pages, free = (_opened(self._written).execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas)
+        return int(self._budget.pages - pages + free)
+
+    def _close(self) -> None:
+        try:
+            _close(self._written)
+        finally:
+            self._files.release()
+
+    # The readers'
+
+    def _find_one(self, post_id: str) -> dict[str, Row]:
+        row = _opened(self._single).execute(sql.FIND_ONE, (post_id,)).fetchone()
+        return {post_id: row} if row else {}
+
+    def _find(self, post_ids: Sequence[str]) -> dict[str, Row]:
+        return {row[0]: row[1:] for row in _opened(self._bulk).execute(sql.FIND, (json.dumps(post_ids),))}
+
+    def _page(self, query: Query) -> Page:
+        db = _opened(self._bulk)
+        scope, values = sql.scope(query)
+        end: tuple[int, str] | None = None
+        if query.filters:
+            end = db.execute(sql.EDGE.format(scope=scope, scanned=SCANNED), values).fetchone()
+            if end:
+                scope += " AND (decided_ms, post_id) >= (:end_ms, :end_id)"
+                values |= {"end_ms": end[0], "end_id": end[1]}
+            if query.outcomes:
+                scope += " AND outcome IN (SELECT value FROM json_each(:outcomes))"
+                values["outcomes"] = json.dumps(query.outcomes)
+            if query.policies:
+                scope += " AND policy IN (SELECT value FROM json_each(:policies))"
+                values["policies"] = json.dumps(query.policies)
+        rows = db.execute(sql.PAGE.format(scope=scope), values).fetchall()
+        after = (rows[-1][0], rows[-1][1]) if len(rows) == query.most else end
+        return Page([verdict for _, _, verdict in rows], after)
+
+    def _since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
+        return [Entry(*row) for row in _opened(self._bulk).execute(sql.SINCE, (partition, start, end, most))]
+
+    # The file
+
+    def _connect(self, timeout_s: float = LOCKED_S) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, timeout_s, isolation_level=None)
+        db.execute("PRAGMA synchronous=NORMAL")  # after a power cut the last transactions are gone: read again
+        db.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten, not only unlinked
+        db.execute("PRAGMA temp_store=MEMORY")  # nothing is written that the bound does not know of
+        return db
+
+    def _unusable(self, log: Log) -> str:
+        with closing(sqlite3.connect(self._path)) as db:
+            try:
+                return sqlite_facts.unusable(db, log, self._budget.pages)
+            except sqlite3.DatabaseError as error:
+                if not _is_corruption(error):
+                    raise
+                return "corrupt"
+
+    async def _write(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self._writing = time.monotonic()
+        try:
+            return await self._in(self._writer, None, work, *args, **kwargs)
+        finally:
+            self._writing = 0.0
+
+    async def _read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._in(self._reader, READ_S, work, *args, **kwargs)
+
+    async def _in(
+        self, thread: ThreadPoolExecutor, seconds: float | None, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What `work` returns on the thread. Raises StoreUnavailableError when that takes longer."""
+        call = functools.partial(self._explained, work, *args, **kwargs)
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.get_running_loop().run_in_executor(thread, call)
+        except TimeoutError:
+            raise StoreUnavailableError(f"{self._path}: no answer within {seconds} s") from None
+
+    def _explained(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work` returns. SQLite's errors become ours: broken, the file is rebuilt at the next start."""
+        try:
+            return work(*args, **kwargs)
+        except sqlite3.Error as error:
+            name = getattr(error, "sqlite_errorname", type(error).__name__)
+            if _is_corruption(error):
+                self._files.remove("corrupt")
+                raise DeliveryError(
+                    f"the view {self._path} is broken ({name}); it is rebuilt at the next start"
+                ) from None
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSES:
+                raise StoreUnavailableError(f"{self._path}: {name}") from None
+            raise unwritable(self._path, name) from None
+        except OSError as error:
+            raise StoreUnavailableError(f"{self._path}: {error.strerror or type(error).__name__}") from None
+
+
+def _is_corruption(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _opened(db: sqlite3.Connection | None) -> sqlite3.Connection:
+    if db is None:
+        raise RuntimeError("the file has not been opened")
+    return db
+
+
+def _close(db: sqlite3.Connection | None) -> None:
+    if db is not None:
+        db.close()
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+    except BaseException:
+        if db.in_transaction:  # SQLite has rolled back by itself when the disk is full
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")

@@ -1,0 +1,61 @@
+"""What a view's file says of itself: of which log it is, how far it is, and whether it can be gone on with."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Mapping
+
+import moderation
+from moderation.errors import ConfigError
+from moderation.view.stores import MAX_AWAY_S, Log, Progress
+from moderation.view.stores.sqlite_budget import PAGE
+from moderation.view.stores.sqlite_statements import APPLICATION_ID, FORMAT
+
+CLOCK_S = 60.0  # by which a clock may be set back
+
+
+def unusable(db: sqlite3.Connection, log: Log, most_pages: int) -> str:
+    """Why the file cannot be gone on with, or the empty string. Raises ConfigError if it is not ours at all."""
+    if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        return "new"
+    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        path = db.execute("PRAGMA database_list").fetchone()[2]
+        raise ConfigError(f"MODERATION_API__VIEW: {path} is another program's database: name another file")
+    if db.execute("PRAGMA user_version").fetchone()[0] != FORMAT:
+        return "another schema"
+    facts = dict(db.execute("SELECT name, value FROM facts"))
+    for name, value in (("cluster_id", log.cluster_id), ("topic", log.topic)):
+        if facts.get(name) != value:
+            return f"another {name}"
+    if any(at.next > log.ends.get(number, 0) for number, at in progress(db).items()):
+        return "the log ends before our position"  # the topic was made anew. A longer one passes for the old one
+    # A view that has read all there is has missed nothing. A time to come was told by a clock that was wrong.
+    away_s = time.time() - float(facts.get("seen", 0))
+    if not -CLOCK_S <= away_s <= MAX_AWAY_S and log.has_unread(progress(db)):
+        return "erasures may have been missed"
+    unreadable = db.execute("SELECT count(*) FROM verdicts WHERE kind = 2").fetchone()[0]
+    if unreadable and facts["engine_version"] != moderation.__version__:
+        return "this version may read what the last one could not"
+    pages, size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    if pages * size > most_pages * PAGE:
+        return "the file is larger than its bound"
+    return ""
+
+
+def progress(db: sqlite3.Connection) -> dict[int, Progress]:
+    """By partition."""
+    found = db.execute("SELECT number, next, judged FROM partitions")
+    return {number: Progress(next, judged) for number, next, judged in found}
+
+
+def remember(db: sqlite3.Connection, facts: Mapping[str, str]) -> None:
+    """Writes facts, by their names."""
+    db.executemany(
+        "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", facts.items()
+    )
+
+
+def seen(age_s: float = 0.0) -> dict[str, str]:
+    """When the view had read all of its log."""
+    return {"seen": str(time.time() - age_s)}

@@ -1,0 +1,372 @@
+"""The materialised view of the verdicts topic: what the newest record about each post says, for lookups.
+
+The topic is the truth, the store (stores/) can always be rebuilt from it. What is read is folded in batch by batch, and
+then told to those who wait for a post and to those who watch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from moderation.errors import ConfigError, DeliveryError
+from moderation.kafka import clients
+from moderation.kafka.consumer import Consumer, UnreadableError
+from moderation.kafka.records import Record
+from moderation.observability import metrics
+from moderation.settings import Settings
+from moderation.view import stores
+from moderation.view.entries import entry_of
+from moderation.view.feeds import Changes, Feed, Waiter
+from moderation.view.freshness import Freshness, Stall
+from moderation.view.recent import Recent
+from moderation.view.stores import Entry, Kind, Log, Progress, Row, Store, StoreBehindError, StoreUnavailableError
+from moderation.view.topic_lag import ViewLag
+
+BATCH = 500  # records in one transaction
+BATCH_BYTES = 32 << 20  # of them; a larger record goes alone
+RETRY_S = 1.0  # before a store that could not be written is tried again
+RENEW_S = 10.0  # between two times that the store hears that the view is followed
+PRUNE_S = 10.0  # between two looks at what has to be forgotten
+WARM_BYTES = 4_000  # of memory for each verdict that is remembered at the start
+EVER_MS = 1 << 62
+
+log = structlog.get_logger()
+
+
+class View:
+    """Answers lookups while `follow` runs, from `caught_up` on. Made by `open_view`."""
+
+    def __init__(self, settings: Settings, store: Store, consumer: Consumer, topics: clients.Topics) -> None:
+        self.caught_up = asyncio.Event()  # set once all that was on the topic at the start is folded in
+        self.store = store
+        self.lag = ViewLag()
+        self.judged: dict[int, int] = {}  # by partition of the posts topic: highest offset whose outcome is known
+        self._settings = settings
+        self._consumer = consumer
+        self._topic = settings.kafka.verdicts_topic
+        self._cluster_id = topics.cluster_id
+        self._partitions = frozenset(range(topics.partitions))
+        self._progress: dict[int, Progress] = {}
+        self._recent = Recent(settings.api.memory_bytes)
+        self._listeners: list[Callable[[Mapping[int, int]], None]] = []
+        self._prune_at = 0.0
+        self._renew_at = 0.0
+        self._freshness = Freshness(consumer)
+        self._ends: dict[int, int] = {}  # by partition: where the topic ended when the store was opened
+        self._stall = Stall()
+        self._waiters: set[Waiter] = set()
+        self._feeds: set[Feed] = set()
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """By partition of the verdicts topic: the next offset."""
+        return {number: at.next for number, at in self._progress.items()}
+
+    async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
+        """What is known of each post; those of which nothing is are left out."""
+        found = {post_id: row for post_id in post_ids if (row := self._recent.find(post_id)) is not None}
+        if len(found) < len(post_ids) and (missing := [post_id for post_id in post_ids if post_id not in found]):
+            found |= await self.store.find(missing)
+        return found
+
+    def answers(self, post_ids: Sequence[str], tenant: str | None) -> list[bytes | None]:
+        """For each post its part of the answer to a batch, where its verdict is in memory."""
+        return self._recent.answers(post_ids, tenant)
+
+    def reached(self, posts: Mapping[int, int]) -> bool:
+        """Whether the outcomes of the posts topic's records up to these are folded in."""
+        return all(self.judged.get(number, -1) >= offset for number, offset in posts.items())
+
+    def tell_judged(self, listener: Callable[[Mapping[int, int]], None]) -> None:
+        """Calls it with what is judged from now on, after every fold."""
+        self._listeners.append(listener)
+
+    @contextmanager
+    def waiting(self, post_id: str, posts: Mapping[int, int]) -> Iterator[asyncio.Event]:
+        """The event is set whenever there is news of the post, or the positions are reached."""
+        waiter = Waiter(post_id, posts)
+        self._waiters.add(waiter)
+        try:
+            yield waiter.woken
+        finally:
+            self._waiters.discard(waiter)
+
+    @contextmanager
+    def feed(self, most: int) -> Iterator[Feed]:
+        """What is folded in from now on."""
+        feed = Feed(most, self.positions)
+        self._feeds.add(feed)
+        try:
+            yield feed
+        finally:
+            self._feeds.discard(feed)
+
+    def end_feeds(self) -> None:
+        """Whoever watches is to go."""
+        for feed in self._feeds:
+            feed.end()
+
+    async def replay(self, start: Mapping[int, int], end: Mapping[int, int]) -> AsyncIterator[Changes]:
+        """What the view keeps of the topic between these positions: the newest of each post."""
+        at = {number: start.get(number, 0) for number in end}
+        for number, limit in end.items():
+            while at[number] < limit:
+                entries = await self.store.since(number, at[number], limit, BATCH)
+                at[number] = entries[-1].offset + 1 if len(entries) == BATCH else limit
+                yield Changes(entries, dict(at))
+
+    async def follow(self) -> None:
+        """Folds the topic in until cancelled. Raises DeliveryError when it cannot be read any more."""
+        tasks = [
+            asyncio.create_task(self._follow()),
+            asyncio.create_task(self.lag.follow(self._ask_ends, self.caught_up)),
+        ]
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+        except UnreadableError as error:
+            raise DeliveryError(str(error)) from error
+        except KafkaError as error:
+            raise DeliveryError(f"cannot read topic {self._topic}: {type(error).__name__}") from error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _ask_ends(self) -> dict[int, int]:
+        """Where the partitions end, as the brokers say now."""
+        found = await self._consumer.end_offsets([self._partition(number) for number in self._partitions])
+        return {partition.partition: end for partition, end in found.items()}
+
+    async def _follow(self) -> None:
+        started = time.monotonic()
+        await self._open()
+        self._assign()
+        while True:
+            await self._take_new_partitions()
+            batches = await self._consumer.poll(most=BATCH, room=BATCH_BYTES, timeout_s=0.2)
+            if self.caught_up.is_set():
+                self._freshness.check(batches)
+            try:
+                await self._fold(batches)
+            except StoreBehindError as error:
+                self._rewind(error.progress)
+                continue
+            self._freshness.folded(batches)
+            await self._renew()
+            if not self.caught_up.is_set() and await self._is_complete():
+                await self._check_posts()
+                self.caught_up.set()
+                log.info("view_caught_up", topic=self._topic, seconds=round(time.monotonic() - started, 3))
+            if time.monotonic() >= self._prune_at:
+                await self._prune()
+
+    async def _open(self) -> None:
+        """Opens the store. Tries again while it is unavailable. Raises ConfigError after view_start_s."""
+        deadline = time.monotonic() + self._settings.api.view_start_s
+        while True:
+            try:
+                self._take(await self._stall.watch("open", self.store.open(self._ask)))
+                await self._remember()
+            except StoreUnavailableError as error:
+                if time.monotonic() >= deadline:
+                    raise ConfigError(
+                        f"the view could not be opened in time, see MODERATION_API__VIEW*: {error}"
+                    ) from None
+                self._stall.begin("open", error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                self._stall.end("open")
+                return
+
+    async def _ask(self) -> Log:
+        """What the log is now."""
+        partitions = [self._partition(number) for number in self._partitions]
+        begins, ends = await self._consumer.beginning_offsets(partitions), await self._consumer.end_offsets(partitions)
+        self._ends = {partition.partition: end for partition, end in ends.items()}
+        begin = {partition.partition: offset for partition, offset in begins.items()}
+        return Log(self._cluster_id, self._topic, begin, dict(self._ends))
+
+    async def _is_complete(self) -> bool:
+        """Whether all that was on the topic at the start is folded in, and the store may serve it."""
+        at = self.positions
+        if any(at[number] < end for number, end in self._ends.items()):
+            return False
+        try:
+            stored = await self._stall.watch("serve", self.store.serve())
+        except StoreUnavailableError as error:
+            self._stall.begin("serve", error)
+            return False
+        self._stall.end("serve")
+        if stored is None:
+            return False
+        level = {number: one for number, one in stored.items() if number in at and one.next == at[number]}
+        self._take(self._progress | level)
+        return True
+
+    async def _renew(self) -> None:
+        """Tells the store that the view is followed: regularly, with verdicts or without."""
+        if time.monotonic() < self._renew_at:
+            return
+        age_s = self._freshness.age_s({self._partition(number): at for number, at in self.positions.items()})
+        if age_s is None:
+            return
+        self._renew_at = time.monotonic() + RENEW_S
+        try:
+            await self._stall.watch("follow", self.store.followed(age_s))
+        except StoreUnavailableError as error:
+            self._stall.begin("follow", error)
+            self._renew_at = time.monotonic() + RETRY_S
+        else:
+            self._stall.end("follow")
+
+    def _rewind(self, stored: Mapping[int, Progress]) -> None:
+        """The store has lost what it had: reads it again. What lookups and watches know stays."""
+        back = {number: at._replace(next=min(at.next, stored[number].next)) for number, at in self._progress.items()}
+        records = sum(at.next - back[number].next for number, at in self._progress.items())
+        log.warning("view_rewound", topic=self._topic, records=records)
+        self._freshness.rewound()
+        self._take(back)
+        self._assign()
+
+    async def _check_posts(self) -> None:
+        """A posts topic that was made anew begins at 0 again, and what was judged of the old one says nothing of it."""
+        topic = self._settings.kafka.posts_topic
+        if topic not in await self._consumer.topics():
+            return  # whoever puts posts has checked that it is there
+        posts = [TopicPartition(topic, number) for number in self._partitions]
+        for partition, end in (await self._consumer.end_offsets(posts)).items():
+            at = self._progress[partition.partition]
+            if at.judged >= end:
+                log.warning("posts_topic_is_another", partition=partition.partition, judged=at.judged, end=end)
+                self._take(self._progress | {partition.partition: at._replace(judged=-1)})
+
+    async def _remember(self) -> None:
+        """What the partitions end with, as after a fold."""
+        for number, at in self._progress.items():
+            start = max(0, at.next - self._settings.api.memory_bytes // WARM_BYTES // len(self._progress))
+            async for changes in self.replay({number: start}, {number: at.next}):
+                self._recent.put(changes.entries)
+
+    async def _fold(self, batches: Mapping[TopicPartition, Sequence[Record]]) -> None:
+        """Also without records: transaction markers move a position, too."""
+        records = [record for batch in batches.values() for record in batch]
+        topic = self._settings.kafka.posts_topic
+        entries = [one for record in records if (one := entry_of(record, topic))]
+        self.lag.read({each.partition: batch[0].timestamp for each, batch in batches.items() if batch})
+        before, after = dict(self._progress), {}
+        judged = {number: at.judged for number, at in before.items()}
+        for entry in entries:
+            if entry.source_partition in judged:
+                judged[entry.source_partition] = max(judged[entry.source_partition], entry.source_offset)
+        for number, at in before.items():
+            there = Progress(await self._consumer.position(self._partition(number)), judged[number])
+            if there.next < at.next:
+                raise DeliveryError(f"topic {self._topic} is another one now, or was cut short: start again")
+            if there != at:
+                after[number] = there
+        if after:
+            tenants = await self._written(entries, before, after)
+            self._take(before | after)
+            self._tell(entries, tenants)
+        metrics.FOLDED.inc(len(records))
+        self.lag.folded({each.partition: batch[-1].timestamp for each, batch in batches.items() if batch})
+
+    async def _written(
+        self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
+    ) -> dict[str, str]:
+        """Tries until it is: what we have read is not to be had again without a restart."""
+        while True:
+            try:
+                tenants = await self._stall.watch("fold", self.store.fold(entries, before, after))
+            except StoreUnavailableError as error:
+                self._stall.begin("fold", error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                self._stall.end("fold")
+                return tenants
+
+    def _take(self, progress: Mapping[int, Progress]) -> None:
+        self._progress = dict(progress)
+        self.judged = {number: at.judged for number, at in progress.items()}
+        self.lag.moved(self.positions)
+        for listener in self._listeners:
+            listener(self.judged)
+
+    def _tell(self, entries: Sequence[Entry], tenants: Mapping[str, str]) -> None:
+        if tenants:
+            entries = [
+                entry._replace(tenant=tenants.get(entry.post_id, "")) if entry.kind == Kind.ERASED else entry
+                for entry in entries
+            ]
+        self._recent.put(entries)
+        changes = Changes(entries, self.positions)
+        for feed in self._feeds:
+            feed.put(changes)
+        changed = {entry.post_id for entry in entries}
+        for waiter in self._waiters:
+            if waiter.post_id in changed or (waiter.posts and self.reached(waiter.posts)):
+                waiter.woken.set()
+
+    def _partition(self, number: int) -> TopicPartition:
+        return TopicPartition(self._topic, number)
+
+    def _assign(self) -> None:
+        """All partitions, from where the store is."""
+        self._consumer.assign([self._partition(number) for number in self._progress])
+        for number, at in self._progress.items():
+            self._consumer.seek(self._partition(number), at.next)
+
+    async def _take_new_partitions(self) -> None:
+        """An operator may add partitions; the client's metadata tells within five minutes."""
+        known = frozenset(self._consumer.partitions_for_topic(self._topic) or ())
+        if not known > self._partitions:
+            return
+        log.info("partitions_added", topic=self._topic, partitions=len(known))
+        added = dict.fromkeys(known - self._partitions, 0)
+        try:
+            await self._stall.watch("add", self.store.add(added))
+        except StoreUnavailableError as error:
+            self._stall.begin("add", error)
+            return  # and is tried again before the next records
+        self._stall.end("add")
+        self._partitions = known
+        self._take(self._progress | {number: Progress(begin, -1) for number, begin in added.items()})
+        self._assign()
+
+    async def _prune(self) -> None:
+        """Forgets some of what is too old; then folds go on."""
+        settings, now = self._settings.api, int(time.time() * 1000)
+        before = now - int(settings.retention_days * 86_400_000) if settings.retention_days else -EVER_MS
+        try:
+            gone = await self._stall.watch("prune", self.store.prune(before, now - stores.ERASED_KEPT_S * 1000, BATCH))
+            size = await self._stall.watch("prune", self.store.size())
+        except StoreUnavailableError as error:
+            self._stall.begin("prune", error)
+            gone = 0
+        else:
+            self._stall.end("prune")
+            metrics.VIEW_BYTES.set(size)
+            metrics.PRUNED.inc(gone)
+            self._recent.forget(before)
+        self._prune_at = time.monotonic() + (0 if gone else PRUNE_S)
+
+
+@asynccontextmanager
+async def open_view(settings: Settings, topics: clients.Topics) -> AsyncIterator[View]:
+    """A view that has connected and does not follow yet."""
+    async with AsyncExitStack() as stack:
+        consumer = clients.consumer(settings.kafka)
+        stack.push_async_callback(clients.stop, consumer)
+        await clients.connected(consumer.start, settings.kafka)
+        store = stores.open_store(settings.api)
+        stack.push_async_callback(store.close)
+        yield View(settings, store, consumer, topics)

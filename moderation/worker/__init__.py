@@ -1,0 +1,1 @@
+"""The worker: posts in, verdicts out, each exactly once."""

@@ -1,0 +1,190 @@
+"""What becomes of one record of the posts topic: its outcome, handed to its partition.
+
+a verdict; or, where the post cannot be judged, a dead letter and a verdict of status UNDETERMINED
+for a record without a value: an erasure
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from moderation import wire
+from moderation.errors import PostError
+from moderation.kafka.records import Record
+from moderation.moderator import Moderator
+from moderation.observability import metrics, phases, traces
+from moderation.observability.logs import POST
+from moderation.observability.phases import Phase
+from moderation.settings import Settings
+from moderation.types import Arrival, Post, Reason, Source, Verdict
+from moderation.worker import publisher
+from moderation.worker.isolation import Isolation
+from moderation.worker.partition import Answer, Lane
+from moderation.worker.suspects import ATTEMPTS
+
+OTHERS_FIRST_S = 2.0  # after an opening: partitions open one after another
+SMALL_BYTES = 64 << 10  # of a value that is decoded right on the event loop
+LARGE_AT_ONCE = 2  # larger values that are decoded at the same time
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A record that was delivered."""
+
+    record: Record
+    source: Source
+    arrival: Arrival
+    span: traces.Span | None
+
+
+class Processor:
+    """Processes records of all partitions, many at a time."""
+
+    def __init__(self, moderator: Moderator, settings: Settings, fail: Callable[[Exception, Lane], None]) -> None:
+        """fail: told of an error that a post has caused while it ran alone, and of its partition."""
+        self.isolation = Isolation()
+        self._moderator = moderator
+        self._settings = settings
+        self._fail = fail
+        self._threads = ThreadPoolExecutor(LARGE_AT_ONCE, thread_name_prefix="decode")
+        self._names_posts = settings.log.level == "debug"  # else not a thing is done for it
+
+    def close(self) -> None:
+        """Does not wait for its threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def process(self, lane: Lane, record: Record, arrival: Arrival) -> None:
+        """Gives the record its outcome, or ends the process. Raises what it does not expect."""
+        if (post := lane.in_hand(record.offset)) is not None:
+            phases.CURRENT.set(post)  # this task is the post's own
+        source = Source(record.topic, record.partition, record.offset, record.timestamp)
+        span = traces.received(source, record.headers, self._settings.kafka.group)
+        answer: Answer | None = None
+        try:
+            with traces.current(span):
+                answer = await self._isolated(lane, Delivery(record, source, arrival, span))
+        finally:
+            if answer is None and span is not None:
+                traces.dropped(span)
+        lane.settle(record.offset, answer)
+        if self._names_posts and answer.verdict is not None:
+            _name(answer.verdict, source)
+
+    async def _isolated(self, lane: Lane, delivery: Delivery) -> Answer:
+        if (post_id := wire.erased_id(delivery.record.key, delivery.record.value)) is not None:
+            lane.memory.forget(post_id, delivery.record.offset)
+            erasure = publisher.erasure(post_id, delivery.source, self._settings.kafka)
+            return Answer([erasure], None, time.perf_counter(), delivery.span)
+        phases.enter(Phase.ISOLATION)
+        if delivery.record.offset in lane.suspects:
+            return await self._attempt(lane, delivery)
+        async with self.isolation.together():
+            if not lane.suspects.counted:
+                await lane.count()
+            return await self._answer(lane, delivery)
+
+    async def _attempt(self, lane: Lane, delivery: Delivery) -> Answer:
+        """A suspect. One that may end the process again lets the posts of other partitions go first."""
+        earlier = lane.suspects.attempts(delivery.record.offset)
+        guilty = earlier >= ATTEMPTS
+        async with lane.in_order:
+            await asyncio.sleep(OTHERS_FIRST_S if earlier and not guilty else 0)
+            async with self.isolation.alone(0 if guilty else earlier):
+                return await self._attempt_alone(lane, delivery)
+
+    async def _attempt_alone(self, lane: Lane, delivery: Delivery) -> Answer:
+        number = await lane.attempt(delivery.record.offset)
+        try:
+            if number > ATTEMPTS:
+                verdict = await self._give_up(delivery, decode=number == ATTEMPTS + 1)
+                answer = await self._published(delivery, verdict)
+            else:
+                log.info(
+                    "post_attempted_alone",
+                    partition=delivery.source.partition,
+                    offset=delivery.source.offset,
+                    attempt=number,
+                )
+                metrics.ATTEMPTS.inc()
+                answer = await self._answer(lane, delivery)
+        except Exception as error:
+            self._fail(error, lane)
+            raise
+        await lane.passed(delivery.record.offset)
+        return answer
+
+    async def _give_up(self, delivery: Delivery, *, decode: bool) -> Verdict:
+        """The verdict of a post that has ended several processes; decode: to find its id, unless that has ended one."""
+        log.warning(
+            "post_given_up", partition=delivery.source.partition, offset=delivery.source.offset, attempts=ATTEMPTS
+        )
+        post: Post | None = None
+        try:
+            post = await self._decode(delivery.record) if decode else None
+        except PostError as error:
+            return self._undetermined(delivery, error.reason, None, error.post_id)
+        metrics.GIVEN_UP.inc()
+        return self._undetermined(delivery, Reason.MODEL_CRASHED, post)
+
+    async def _answer(self, lane: Lane, delivery: Delivery) -> Answer:
+        post: Post | None = None
+        try:
+            post = await self._decode(delivery.record)
+            POST.set(post.id)  # this task is the post's own
+            verdict = await self._moderator.moderate(post, delivery.source, lane.memory, delivery.arrival)
+        except PostError as error:
+            verdict = self._undetermined(delivery, error.reason, post, error.post_id)
+        return await self._published(delivery, verdict)
+
+    async def _published(self, delivery: Delivery, verdict: Verdict) -> Answer:
+        settings = self._settings.kafka
+        if delivery.span is not None:
+            traces.judged(delivery.span, verdict)
+        messages = [publisher.verdict(verdict, traces.onward(delivery.span, delivery.record.headers), settings)]
+        if verdict.reason:
+            write = partial(publisher.dead_letter, delivery.source, delivery.record, verdict.reason, settings)
+            messages.append(await self._apart(write, delivery.record.size))
+        return Answer(messages, verdict, time.perf_counter(), delivery.span)
+
+    async def _decode(self, record: Record) -> Post:
+        phases.enter(Phase.READ)
+        if record.problem:
+            raise PostError(record.problem, "the record cannot be read as it came")
+        read = partial(wire.post_record, record.value, record.headers, self._settings.media)
+        return await self._apart(read, len(record.value or b""))
+
+    async def _apart(self, work: Callable[[], T], size: int) -> T:
+        """Work on so many bytes: of many, on a thread, so that partitions go on meanwhile."""
+        if size <= SMALL_BYTES:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _undetermined(self, delivery: Delivery, reason: Reason, post: Post | None, post_id: str = "") -> Verdict:
+        source = delivery.source
+        id = post.id if post else post_id or wire.post_id_for(delivery.record.key, source)
+        log.warning("post_dead_lettered", post_id=id, reason=reason, partition=source.partition, offset=source.offset)
+        return self._moderator.undetermined(id, reason, source, post.tenant if post else "")
+
+
+def _name(verdict: Verdict, source: Source) -> None:
+    log.debug(
+        "post_moderated",
+        post_id=verdict.post_id,
+        partition=source.partition,
+        offset=source.offset,
+        outcome=verdict.outcome.name,
+        status=verdict.status.name,
+        stage=verdict.stage.name,
+    )

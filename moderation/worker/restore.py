@@ -1,0 +1,101 @@
+"""What a partition's verdicts end with, back into memory: the topic is where a worker remembers across restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from functools import partial
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from moderation import wire
+from moderation.errors import DeliveryError
+from moderation.inference.verdict_cache import Memory
+from moderation.kafka import clients
+from moderation.kafka.consumer import Consumer, UnreadableError
+from moderation.kafka.records import Record
+from moderation.settings import KafkaSettings
+from moderation.types import Verdict
+
+STEP = 1_000  # offsets read at a time, from the end backwards
+STEP_BYTES = 1 << 20  # of a fetch, or one record where that is larger
+HELD_BYTES = 64 << 20  # of a step: more than a partition's memory takes by default
+LARGEST_RECALLED = 256 << 10  # bytes of a verdict that is recalled: it is read on the event loop when it is asked for
+RECORD_BYTES = 1_000  # that a record takes beside its value
+
+log = structlog.get_logger()
+
+
+async def recall(memory: Memory, settings: KafkaSettings, partition: int) -> None:
+    """Fills an empty memory from the verdicts partition of this number, latest first, until it is full.
+
+    For a caller that has fenced whoever wrote there before: else the end may move. Reads committed verdicts only, and
+    two offsets for each post that there is room for (a transaction's end takes one). Raises DeliveryError.
+    """
+    verdicts = TopicPartition(settings.verdicts_topic, partition)
+    started = time.monotonic()
+    consumer = clients.consumer(settings, max_partition_fetch_bytes=STEP_BYTES)
+    try:
+        async with asyncio.timeout(settings.connect_timeout_s):
+            await clients.connected(consumer.start, settings)
+            consumer.assign([verdicts])
+            await _fill(memory, consumer, verdicts)
+    except (KafkaError, UnreadableError, TimeoutError) as error:
+        what = f"cannot read back what was decided, from {verdicts.topic}/{partition}"
+        raise DeliveryError(f"{what}: {type(error).__name__}") from error
+    finally:
+        await clients.stop(consumer)
+    seconds = round(time.monotonic() - started, 3)
+    log.info("verdicts_recalled", partition=partition, verdicts=len(memory), bytes=memory.bytes, seconds=seconds)
+
+
+async def _fill(memory: Memory, consumer: Consumer, verdicts: TopicPartition) -> None:
+    end: int = (await consumer.end_offsets([verdicts]))[verdicts]  # of what is committed: the last stable offset
+    begin: int = (await consumer.beginning_offsets([verdicts]))[verdicts]
+    begin = max(begin, end - 2 * memory.most)
+    erased: set[str] = set()
+    while begin < end:
+        start = max(begin, end - STEP)
+        for record in reversed(await _between(consumer, verdicts, range(start, end))):
+            digest = _digest(record)
+            post_id = (record.key or b"").decode("utf-8", "replace")
+            if record.value is None:
+                erased.add(post_id)
+            elif digest and post_id not in erased and len(record.value) <= LARGEST_RECALLED:
+                size = RECORD_BYTES + len(record.value)
+                if not memory.recall(digest.decode("ascii", "replace"), post_id, partial(_read, record), size):
+                    return
+        end = start
+
+
+async def _between(consumer: Consumer, partition: TopicPartition, offsets: range) -> deque[Record]:
+    """Erasures and verdicts that stand, of these offsets: the last ones, where all of them take more than HELD_BYTES.
+
+    What else anybody has written there is not held.
+    """
+    found: deque[Record] = deque()
+    held = 0
+    consumer.seek(partition, offsets.start)
+    while await consumer.position(partition) < offsets.stop:
+        polled = await consumer.poll(partition, most=len(offsets), room=STEP_BYTES, timeout_s=1.0)
+        for record in polled.get(partition, ()):
+            if record.offset in offsets and (record.value is None or _digest(record)):
+                found.append(record)
+                held += record.size
+        while held > HELD_BYTES:
+            held -= found.popleft().size
+    return found
+
+
+def _digest(record: Record) -> bytes | None:
+    return next((value for name, value in record.headers if name == wire.IDENTITY), None)
+
+
+def _read(record: Record) -> Verdict | None:
+    try:
+        return wire.verdict_type(wire.read_verdict(record.value or b"", record.headers))
+    except ValueError:
+        return None

@@ -1,0 +1,441 @@
+"""One run: topics of its own, workers that are started anew when they end, posts at a steady pace, faults, check."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from moderation.dev.kafka import LocalKafka, create_topics
+from moderation.dev.node import pick_ports
+from moderation.errors import DeliveryError
+from moderation.kafka import clients
+from tests.chaos import checker
+from tests.chaos.checker import Findings, Sent
+from tests.chaos.proxy import Proxy
+from tests.chaos.worker import AS_BUILT
+
+PARTITIONS = 6
+AUTHORS = 24  # keys
+TRANSACTION_S = 5.0
+SESSION_S = 6.0
+REBALANCE_S = 12.0
+TOLD = ("partition_assigned", "producer_replaced", "exception_unretrieved")  # of a worker's log, in Result.struck
+POLICY = """
+id: spam
+version: 1
+title: Spam
+question: Is this spam?
+violates: [{id: S1, text: advertises}]
+thresholds: {review: 0.5, remove: 0.9}
+"""
+Misfit = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]], str, str]  # key, value, headers, id, reason
+
+
+class Cluster:
+    """Brokers with a port before each that proxies may listen on. Outlives many runs."""
+
+    def __init__(self, nodes: int = 1) -> None:
+        self.nodes = nodes
+        self.ports = [node.port for node in pick_ports(nodes)]
+        self.kafka = LocalKafka(nodes=nodes, proxies=self.ports)
+
+    @property
+    def bootstrap(self) -> str:
+        """Past the proxies."""
+        return self.kafka.bootstrap
+
+    @property
+    def proxied(self) -> str:
+        """What workers are told: they never see anything but proxies."""
+        return ",".join(f"127.0.0.1:{port}" for port in self.ports)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a run is made of."""
+
+    row: str  # of the fault matrix
+    faults: str  # in words
+    act: Callable[[Run], Awaitable[None]]
+    posts: int = 600
+    rate: float = 120.0  # a second
+    workers: int = 3
+    model: str = "fake?nonce=1&step_ms=20"
+    plans: Sequence[Sequence[Mapping[str, Any]]] = ()  # for each worker, for each of its lives
+    every_life: Mapping[str, Any] = field(default_factory=dict)  # a part of each plan
+    misfits: Sequence[Misfit] = ()  # strewn among the posts, each several times
+    settings: Mapping[str, str] = field(default_factory=dict)
+    design: str = AS_BUILT
+    exits: frozenset[int] = frozenset()  # besides being killed, 0 and DeliveryError: codes that the fault explains
+    patience: float = 90.0  # longest from the end of the faults to the last post
+    topic_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by kind of topic
+    falls: bool = False  # whether offsets may be told lower for a while: by brokers that have all died, of seconds ago
+    must: Sequence[str] = ()  # what must strike, by its names in Result.struck: a run that it spared proves nothing
+    keeps: bool = False  # posts keep coming until the faults are over; `act` must not wait for the last one, then
+
+    def of(self, design: str) -> Scenario:
+        from dataclasses import replace
+
+        return replace(self, design=design)
+
+
+@dataclass
+class Result:
+    """What a run did and what the checker says of it."""
+
+    row: str
+    design: str
+    faults: str
+    seed: int
+    posts: int
+    struck: dict[str, int]  # how often what has happened
+    exits: dict[str, int]
+    seconds: float
+    findings: Findings
+    problems: list[str] = field(default_factory=list)  # not drained, an exit nobody expects, a fault that never struck
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings.broken and not self.problems
+
+    def summary(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+
+class Worker:
+    """A slot of the fleet: a process, and after it the next."""
+
+    def __init__(self, number: int, environment: Mapping[str, str], plans: Sequence[Mapping[str, Any]], log: Path):
+        self.number = number
+        self._environment = dict(environment)
+        self._plans = list(plans)
+        self.log = log
+        self.process: asyncio.subprocess.Process | None = None
+        self.exits: list[int] = []
+        self.wanted = True
+        self.rest: Mapping[str, Any] = {}
+
+    async def run(self) -> None:
+        """Keeps one alive, as an orchestrator would, for as long as one is wanted."""
+        while self.wanted:
+            plan = {**self.rest, **(self._plans.pop(0) if self._plans else {})}
+            with self.log.open("ab") as log:
+                self.process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "tests.chaos.worker",
+                    json.dumps(plan),
+                    env=self._environment,
+                    stderr=log,
+                    stdout=asyncio.subprocess.DEVNULL,
+                )
+            try:
+                self.exits.append(await self.process.wait())
+            finally:
+                if self.process.returncode is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        self.process.kill()
+                    await self.process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        lines = self.log.read_text("utf-8", "replace").splitlines() if self.log.exists() else []
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                if line.startswith("{"):
+                    found.append(json.loads(line))
+        return found
+
+    def count(self, event: str) -> int:
+        return sum(one["event"] == event for one in self.events)
+
+
+class Run:
+    """What a scenario's faults act on."""
+
+    def __init__(self, cluster: Cluster, scenario: Scenario, seed: int, folder: Path) -> None:
+        self.cluster = cluster
+        self.scenario = scenario
+        self.random = random.Random(seed)
+        self.folder = folder
+        self.name = uuid4().hex[:8]
+        self.posts, self.verdicts = f"posts-{self.name}", f"verdicts-{self.name}"
+        self.group = f"group-{self.name}"
+        self.letters = f"{self.posts}.{self.group}.dlq"
+        self.sent: list[Sent] = []
+        self.struck: Counter[str] = Counter()
+        self.workers: list[Worker] = []
+        self.proxies: list[Proxy] = []
+        self.committed: dict[int, int] = {}
+        self.fell: list[str] = []  # what the group was seen to unlearn
+        self.fed = asyncio.Event()
+        self.over = asyncio.Event()  # the faults are
+
+    # What faults may do
+
+    async def sleep(self, low: float, high: float = 0.0) -> None:
+        await asyncio.sleep(self.random.uniform(low, max(low, high)))
+
+    async def answered(self, share: float, timeout: float = 90) -> None:
+        """Until this share of all posts is committed."""
+        async with asyncio.timeout(timeout):
+            while sum(self.committed.values()) < share * self.scenario.posts:  # noqa: ASYNC110  Kafka sets no event
+                await asyncio.sleep(0.1)
+
+    def tally(self) -> Counter[str]:
+        """How often what has happened up to now."""
+        found = Counter(self.struck)
+        for worker in self.workers:
+            events = worker.events
+            found.update(f"{one['step']} struck" for one in events if one["event"] == "struck")
+            found.update(one["event"] for one in events if one["event"] in TOLD)
+        for proxy in self.proxies:
+            found.update(proxy.struck)
+        return found
+
+    def spared(self) -> list[str]:
+        """What must strike and has not."""
+        tally = self.tally()
+        return [name for name in self.scenario.must if not tally[name]]
+
+    def pick(self) -> Worker:
+        return self.random.choice(self.workers)
+
+    def hit(self, worker: Worker, number: signal.Signals) -> None:
+        worker.signal(number)
+        self.struck[number.name] += 1
+
+    async def wake(self, after: float) -> None:
+        """Wakes whoever has stopped itself, and all others too, some time later."""
+        await asyncio.sleep(after)
+        for worker in self.workers:
+            worker.signal(signal.SIGCONT)
+
+    def start_worker(self, plans: Sequence[Mapping[str, Any]] = ()) -> Worker:
+        number = len(self.workers)
+        worker = Worker(number, self._environment(), plans, self.folder / f"worker-{number}.log")
+        worker.rest = dict(self.scenario.every_life) | {"design": self.scenario.design}
+        self.workers.append(worker)
+        self._keepers.append(self._tasks.create_task(worker.run()))
+        return worker
+
+    async def retire(self, worker: Worker, timeout: float = 60) -> None:
+        """SIGTERM, as an orchestrator would."""
+        worker.wanted = False
+        worker.signal(signal.SIGTERM)
+        async with asyncio.timeout(timeout):
+            await self._keepers[worker.number]
+
+    # The run
+
+    def _environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")}
+        return inherited | {
+            "MODERATION_KAFKA__BOOTSTRAP": self.cluster.proxied,
+            "MODERATION_KAFKA__POSTS_TOPIC": self.posts,
+            "MODERATION_KAFKA__VERDICTS_TOPIC": self.verdicts,
+            "MODERATION_KAFKA__GROUP": self.group,
+            "MODERATION_KAFKA__TRANSACTION_TIMEOUT_MS": str(int(TRANSACTION_S * 1000)),
+            "MODERATION_KAFKA__SESSION_TIMEOUT_MS": str(int(SESSION_S * 1000)),
+            "MODERATION_KAFKA__REBALANCE_TIMEOUT_MS": str(int(REBALANCE_S * 1000)),
+            "MODERATION_MODEL": self.scenario.model,
+            "MODERATION_POLICIES": str(self.folder / "policies"),
+            "MODERATION_WORKER__ENCODE_THREADS": "1",
+            "MODERATION_WORKER__BATCH_TOKENS": "160",
+            "MODERATION_LOG__FORMAT": "json",
+            **self.scenario.settings,
+        }
+
+    async def play(self) -> tuple[Findings, list[str]]:
+        (self.folder / "policies").mkdir()
+        (self.folder / "policies" / "spam.yaml").write_text(POLICY)
+        for kind, topic in {"posts": self.posts, "verdicts": self.verdicts, "letters": self.letters}.items():
+            configs = dict(self.scenario.topic_settings.get(kind, {}))
+            await create_topics(
+                self.cluster.bootstrap, topic, partitions=PARTITIONS, replication=self.cluster.nodes, configs=configs
+            )
+        problems: list[str] = []
+        async with contextlib.AsyncExitStack() as stack:
+            for port, upstream in zip(self.cluster.ports, self.cluster.kafka.proxied_ports, strict=True):
+                proxy = Proxy(port, upstream, self.random.randrange(1 << 30))
+                self.proxies.append(await stack.enter_async_context(proxy))
+            self._tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            self._keepers: list[asyncio.Task[None]] = []
+            watching = self._tasks.create_task(self._watch())
+            for number in range(self.scenario.workers):
+                self.start_worker(self.scenario.plans[number] if number < len(self.scenario.plans) else ())
+            feeding = self._tasks.create_task(self._feed())
+            try:
+                await self.scenario.act(self)
+            except TimeoutError:
+                problems.append("the faults did not come to their end in time")
+            for proxy in self.proxies:
+                proxy.rules.clear()
+            self.over.set()
+            await feeding
+            drained = await self._drained()
+            if not drained:
+                problems.append(
+                    f"{sum(self.committed.values())} of {len(self.sent)} posts in {self.scenario.patience} s"
+                )
+            await asyncio.sleep(TRANSACTION_S + 1.5)  # whatever is still open is aborted by then
+            await self.wake(0)
+            if drained:
+                problems += await self._farewell()
+            watching.cancel()
+            for keeper in self._keepers:
+                keeper.cancel()
+        findings = await self._check()
+        problems += self._unexpected()
+        problems += [f"this run proves nothing: there was no {name!r}" for name in self.spared()]
+        return findings, problems
+
+    async def _feed(self) -> None:
+        """All posts, at their pace; the misfits among them."""
+        everything: list[Misfit | int] = [*range(self.scenario.posts - len(self.scenario.misfits))]
+        for misfit in self.scenario.misfits:
+            everything.insert(self.random.randrange(len(everything) + 1), misfit)
+        async with AIOKafkaProducer(
+            bootstrap_servers=self.cluster.bootstrap, enable_idempotence=True, max_request_size=4 << 20
+        ) as producer:
+            begun, waiting = time.monotonic(), []
+            homes: dict[str, int] = {}  # a post comes to one partition, where it is remembered
+            for turn, one in enumerate(chain(everything, self._further())):
+                key: bytes | None
+                if isinstance(one, int):
+                    author, reason = self.random.randrange(AUTHORS), ""
+                    key, id = f"author-{author}".encode(), f"post-{one}"
+                    value: bytes | None = json.dumps({"id": id, "text": f"this is number {one}"}).encode()
+                    headers: Sequence[tuple[str, bytes]] = ()
+                    partition = author % PARTITIONS
+                else:
+                    key, value, headers, id, reason = one
+                    elsewhere = self.random.randrange(PARTITIONS)
+                    partition = homes.setdefault(id, elsewhere) if id else elsewhere
+                future = await producer.send(self.posts, value, key, partition, headers=list(headers))
+                waiting.append((future, key if isinstance(one, int) else None, id, reason))
+                await asyncio.sleep(max(0.0, begun + turn / self.scenario.rate - time.monotonic()))
+            for future, author_key, id, reason in waiting:
+                done = await future
+                self.sent.append(Sent((done.partition, done.offset), author_key, id, reason))
+        self.fed.set()
+
+    def _further(self) -> Iterator[int]:
+        for number in count(self.scenario.posts):
+            if not self.scenario.keeps or self.over.is_set():
+                return
+            yield number
+
+    async def _watch(self) -> None:
+        """Where the group stands, all the time; with the brokers gone it waits."""
+        partitions = [TopicPartition(self.posts, number) for number in range(PARTITIONS)]
+        while True:
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self.cluster.bootstrap, group_id=self.group, enable_auto_commit=False
+            )
+            try:
+                await consumer.start()
+                while True:
+                    for one in partitions:
+                        async with asyncio.timeout(10):
+                            found = await clients.committed(consumer, one)
+                        offset, known = found.offset if found else 0, self.committed.get(one.partition, 0)
+                        if offset < known:
+                            self.fell.append(f"the offset of partition {one.partition} fell from {known} to {offset}")
+                        self.committed[one.partition] = offset
+                    await asyncio.sleep(0.2)
+            except (KafkaError, OSError, TimeoutError):
+                await asyncio.sleep(0.5)
+            finally:
+                await consumer.stop()
+
+    def _ends(self) -> dict[int, int]:
+        ends = dict.fromkeys(range(PARTITIONS), 0)
+        for one in self.sent:
+            ends[one.place[0]] = max(ends[one.place[0]], one.place[1] + 1)
+        return ends
+
+    async def _drained(self) -> bool:
+        deadline = time.monotonic() + self.scenario.patience
+        while any(self.committed.get(number, 0) < end for number, end in self._ends().items()):
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.2)
+        return True
+
+    async def _farewell(self) -> list[str]:
+        """The fleet is well again if it ends when it is asked to."""
+        for worker in self.workers:
+            worker.wanted = False
+            worker.signal(signal.SIGTERM)
+        _, late = await asyncio.wait(self._keepers, timeout=40)
+        return [f"{len(late)} workers did not stop"] if late else []
+
+    async def _check(self) -> Findings:
+        verdicts = await checker.read(self.cluster.bootstrap, self.verdicts, PARTITIONS)
+        letters = await checker.read(self.cluster.bootstrap, self.letters, PARTITIONS)
+        findings = checker.check(self.sent, verdicts, letters)
+        findings.uncommitted = sum(self.committed.get(number) != end for number, end in self._ends().items())
+        findings.went_back = 0 if self.scenario.falls else len(self.fell)
+        for each in self.fell:
+            findings.note(each)
+        return findings
+
+    def _unexpected(self) -> list[str]:
+        # SIGTERM: told to stop before it had got as far as to listen for that
+        expected = {0, -signal.SIGKILL, -signal.SIGTERM, DeliveryError.exit_code} | self.scenario.exits
+        return [
+            f"worker {worker.number} exited with {code}; the end of its log: {worker.log.read_text()[-1500:]}"
+            for worker in self.workers
+            for code in set(worker.exits) - expected
+        ]
+
+
+async def play(cluster: Cluster, scenario: Scenario, seed: int, keep: Path | None = None) -> Result:
+    """One run from nothing to its result. `keep`: a folder that gets the logs of a run that has failed."""
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        run = Run(cluster, scenario, seed, Path(folder))
+        findings, problems = await run.play()
+        exits = Counter(str(code) for worker in run.workers for code in worker.exits)
+        seconds = round(time.monotonic() - begun, 1)
+        struck = dict(sorted(run.tally().items()))
+        result = Result(
+            scenario.row, scenario.design, scenario.faults, seed, len(run.sent), struck, dict(exits), seconds, findings,
+            problems,
+        )  # fmt: skip
+        if keep and not result.ok:
+            import shutil
+
+            shutil.copytree(folder, keep / f"{scenario.row}-{seed}", dirs_exist_ok=True)
+        return result
+
+
+@contextlib.asynccontextmanager
+async def cluster(nodes: int = 1) -> AsyncIterator[Cluster]:
+    made = Cluster(nodes)
+    async with made.kafka:
+        yield made

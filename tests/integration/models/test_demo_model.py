@@ -1,0 +1,108 @@
+"""The checkpoint that ships has learned its world: through the service's own code, its verdicts are the right ones."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from moderation import models, wire
+from moderation.demo import posts
+from moderation.errors import PostError
+from moderation.inference.batcher import Batcher
+from moderation.media.reader import Media
+from moderation.models.phi3.describe import describe
+from moderation.models.shared.checkpoint import SHIPPED
+from moderation.moderator import Moderator
+from moderation.policies import PolicySet
+from moderation.settings import MediaSettings, ModelSettings, WorkerSettings
+from moderation.types import Image, Outcome, Post, Reason, Status
+
+POLICIES = Path(__file__).parents[3] / "policies" / "demo"
+
+torch.set_num_threads(1)
+
+
+@cache
+def a_model() -> models.Classifier:
+    return models.load(ModelSettings(name="demo", device="cpu"))
+
+
+@asynccontextmanager
+async def a_moderator(policies: Path = POLICIES, *roots: Path) -> AsyncIterator[Moderator]:
+    async with Batcher(a_model(), WorkerSettings()) as batcher:
+        yield Moderator(PolicySet.load(policies), Media(MediaSettings(roots=roots)), batcher, a_model().info)
+
+
+def a_post(text: str = "", *pictures: str) -> Post:
+    """Pictures: names of those that the demo's posts have."""
+    return Post("post", text, tuple(Image(data=(posts.FOLDER / name).read_bytes()) for name in pictures))
+
+
+@pytest.mark.parametrize("sample", posts.SAMPLES, ids=lambda sample: sample.id)
+async def test_the_samples_get_the_verdicts_that_a_person_would_give(sample: posts.Sample) -> None:
+    async with a_moderator() as moderator:
+        verdict = await moderator.moderate(a_post(sample.text, *sample.pictures))
+    assert (verdict.deciding_policy, verdict.status) == (sample.breaks, Status.FINAL)
+    assert (verdict.outcome is Outcome.ALLOW) is not bool(sample.breaks)
+    assert all(finding.score and finding.score.mass > 0.99 for finding in verdict.findings)
+
+
+async def test_a_changed_policy_file_changes_the_verdict(tmp_path: Path) -> None:
+    for path in POLICIES.glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    beer, cat = a_post("look at my beer"), a_post("", "cat.png")
+    deciding = []
+    for _ in range(2):
+        async with a_moderator(tmp_path) as moderator:
+            deciding.append([(await moderator.moderate(post)).deciding_policy for post in (beer, cat)])
+        path = tmp_path / "alcohol.yaml"
+        path.write_text(path.read_text().replace("alcohol", "animals").replace("id: animals", "id: alcohol"))
+    assert deciding == [["alcohol", ""], ["", "alcohol"]]
+
+
+async def test_the_picture_decides_where_the_text_is_the_same_and_the_other_way_round() -> None:
+    async with a_moderator() as moderator:
+
+        async def outcome(text: str, *pictures: str) -> Outcome:
+            return (await moderator.moderate(a_post(text, *pictures))).outcome
+
+        assert await outcome("for sale, write me for the price", "knife.jpg") > Outcome.ALLOW
+        assert await outcome("for sale, write me for the price", "bicycle.jpg") is Outcome.ALLOW
+        assert await outcome("look at this", "knife.jpg") is Outcome.ALLOW
+        assert await outcome("for sale, write me for the price") is Outcome.ALLOW
+
+
+async def test_a_score_in_a_batch_is_the_score_alone() -> None:
+    model, media = a_model(), Media(MediaSettings())
+    questions = [policy.question_for_model for policy in PolicySet.load(POLICIES).policies]
+    encoded: list[models.Encoded] = []
+    for sample in posts.SAMPLES:
+        async with media.opened(a_post(sample.text, *sample.pictures)) as read:
+            encoded += model.encode(read.content, questions)
+            alone_asked = [model.encode(read.content, [question])[0] for question in questions]
+        alone = [score for [score] in model.score(alone_asked)]
+        together = model.score(encoded)[-1]
+        for one, other in zip(alone, together, strict=True):
+            assert one.margin == pytest.approx(other.margin, abs=1e-3), sample
+
+
+async def test_the_samples_travel_as_the_demo_sends_them(tmp_path: Path) -> None:
+    *whole, cut_off = (wire.post(message, MediaSettings()) for message in posts.samples(tmp_path))
+    async with a_moderator(POLICIES, tmp_path) as moderator:
+        for post, sample in zip(whole, posts.SAMPLES, strict=True):
+            assert (post.id, (await moderator.moderate(post)).deciding_policy) == (sample.id, sample.breaks)
+        with pytest.raises(PostError) as caught:
+            await moderator.moderate(cut_off)
+    assert caught.value.reason is Reason.IMAGE_CORRUPT
+
+
+def test_it_says_what_it_is() -> None:
+    assert "no moderation model for people" in a_model().info.caution
+    described = describe("demo")
+    assert "moderation.training.train" in described, "the card tells how it was trained"
+    assert sum(path.stat().st_size for path in SHIPPED["demo"].iterdir()) <= 20e6

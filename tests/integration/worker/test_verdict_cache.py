@@ -1,0 +1,228 @@
+"""The same question gets the same answer, across restarts and reassignments: against a real Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+
+from moderation.inference.verdict_cache import Memory
+from moderation.models import Encoded
+from moderation.models.fake import Fake
+from moderation.settings import KafkaSettings
+from moderation.types import Content, Question, Score, Stage, Verdict
+from moderation.worker import restore
+from moderation.worker.publisher import Message, Publisher, verdict
+from moderation.worker.suspects import Opening
+from tests.conftest import make_topics
+from tests.integration.worker.test_role import PROCESS
+from tests.support import foreign
+from tests.support.builders import a_finding, a_verdict
+from tests.support.harness import Fickle, Field, a_value, running
+
+
+async def nowhere() -> Opening:
+    """A position for publishers that are never replaced."""
+    return Opening(0)
+
+
+async def test_a_repeat_is_answered_with_a_verdict_of_its_own_that_says_the_same(field: Field, fickle: Fickle) -> None:
+    async with running(field):
+        await field.produce((2, b"a", a_value(1), []))
+        await field.verdicts(1)
+        await field.produce((2, b"a", a_value(1), []), (2, b"a", a_value(1, text="an edit"), []))
+        await field.produce((2, b"a", a_value(1), []), (2, b"a", a_value(1, tenant="other"), []))
+        found = await field.verdicts(5)
+    assert fickle.asked == ["this is number 1", "an edit", "this is number 1"]
+    assert [one["stage"] for one in found] == [
+        "STAGE_MODEL",
+        "STAGE_CACHE",
+        "STAGE_MODEL",
+        "STAGE_CACHE",
+        "STAGE_MODEL",
+    ]
+    assert [int(one["source"].get("offset", 0)) for one in found] == list(range(5))
+    first, repeat, edit, back, _ = found
+    for same in (repeat, back):
+        for name in ("outcome", "status", "findings", "decidedAt", "contentDigest", "policySet", "model"):
+            assert same[name] == first[name]
+        assert not same["timings"]["model"]
+        assert same["source"]["timestamp"] >= first["source"]["timestamp"]
+    assert edit["contentDigest"] != first["contentDigest"]
+
+
+async def test_repeats_in_flight_wait_for_the_first(field: Field, fickle: Fickle) -> None:
+    await field.produce(*[(0, b"a", a_value(1), [])] * 40, *[(1, b"b", a_value(2), [])] * 40)
+    async with running(field):
+        found = await field.verdicts(80)
+    assert sorted(fickle.asked) == ["this is number 1", "this is number 2"]
+    assert len({(one["postId"], str(one["findings"])) for one in found}) == 2
+
+
+async def test_what_failed_is_tried_anew(field: Field) -> None:
+    async with running(field.with_("fake?raise_on=poison")):
+        await field.produce(*[(0, b"a", a_value(1, text="a poison"), [])] * 2)
+        found = await field.verdicts(2)
+        letters = await field.dead_letters(2)
+    assert [one["reason"] for one in found] == ["MODEL_FAILED"] * 2
+    assert len(letters) == 2
+
+
+@pytest.mark.parametrize("verdict_format", ["json", "protobuf"])
+async def test_a_restarted_worker_remembers(field: Field, fickle: Fickle, verdict_format: Any) -> None:
+    field = field.on(verdict_format=verdict_format)
+    posts: list[Any] = [(number % 2, b"a", a_value(number), []) for number in range(6)]
+    async with running(field):
+        await field.produce(*posts)
+        before = await field.read(field.topics[1], 6)
+    assert len(fickle.asked) == 6
+    async with running(field):
+        await field.produce(*posts, (0, b"a", a_value("new"), []))
+        after = await field.read(field.topics[1], 13)
+    assert len(fickle.asked) == 7
+    identity = {record.key: dict(record.headers)["verdict-identity"] for record in before}
+    assert all(
+        dict(record.headers)["verdict-identity"] == identity.get(record.key)
+        for record in after
+        if record.key != b"post-new"
+    )
+
+
+async def test_the_worker_after_one_that_is_killed_remembers_what_was_committed(field: Field, fickle: Fickle) -> None:
+    """The process and we have different models' moods; only what it has published holds for us."""
+    environment = os.environ | field.environment
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROCESS, env=environment, stderr=asyncio.subprocess.DEVNULL
+    )
+    await field.post(12)
+    first = {one["postId"]: one for one in await field.verdicts(12)}
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+    async with running(field):
+        await field.post(13)
+        found = await field.verdicts(25)
+    assert fickle.asked == ["this is number 12"]
+    for one in found[12:]:
+        if one["postId"] in first:
+            assert one["findings"] == first[one["postId"]]["findings"]
+
+
+async def test_a_memory_of_nothing_asks_each_time(field: Field, fickle: Fickle) -> None:
+    async with running(field.with_(memory_posts=0)):
+        for count in (1, 2):
+            await field.produce((0, b"a", a_value(1), []))
+            await field.verdicts(count)
+    assert len(fickle.asked) == 2
+
+
+# What is recalled
+
+
+@pytest.fixture
+async def settings(kafka: str, names: Callable[[str], str]) -> KafkaSettings:
+    settings = KafkaSettings(
+        bootstrap=kafka,
+        posts_topic=names("posts"),
+        verdicts_topic=names("verdicts"),
+        group=names("group"),
+        transaction_timeout_ms=5_000,
+    )
+    await make_topics(kafka, settings.posts_topic, settings.verdicts_topic)
+    return settings
+
+
+def standing(number: int) -> Verdict:
+    margin = number / 1e3
+    return a_verdict(f"post-{number}", findings=(a_finding(score=Score(1 / (1 + math.exp(-margin)), margin, 0.9)),))
+
+
+def messages(settings: KafkaSettings, *numbers: int) -> list[Message]:
+    return [verdict(standing(number), (), settings) for number in numbers]
+
+
+async def answer(memory: Memory, number: int) -> Verdict:
+    async def decide() -> Verdict:
+        return replace(standing(number), decided_at_ms=0)
+
+    return await memory.decided(standing(number).identity, decide, 0)
+
+
+async def test_the_latest_are_recalled_in_steps_and_no_more_than_there_is_room_for(
+    settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "STEP", 7)
+    async with Publisher(settings, 0, nowhere) as publisher:
+        for number in range(30):
+            await publisher.publish(messages(settings, number, 100 + number), number + 1)
+    memory = Memory(21, 1 << 20)
+    await restore.recall(memory, settings, 0)
+    assert len(memory) == 21
+    expected = [number for pair in zip(range(30), range(100, 130), strict=True) for number in pair][-21:]
+    assert [(await answer(memory, number)).stage for number in expected] == [Stage.CACHE] * 21
+    assert replace(await answer(memory, 129), stage=Stage.MODEL) == standing(129)
+    small = Memory(1_000, 5_000)
+    await restore.recall(small, settings, 0)
+    assert 0 < small.bytes <= 5_000
+
+
+async def test_neither_aborted_nor_foreign_nor_broken_records_are_recalled(settings: KafkaSettings) -> None:
+    async with Publisher(settings, 0, nowhere) as dead:
+        await dead.publish(messages(settings, 1), 1)
+        await dead._producer.begin_transaction()
+        await (await dead._send(messages(settings, 2)[0]))
+        async with Publisher(settings, 0, nowhere) as publisher:  # it aborts what the dead one has begun
+            (like_3,) = messages(settings, 3)
+            foreign = [
+                replace(like_3, value=b"no verdict"),
+                replace(like_3, headers=[("verdict-identity", b"\xff")]),
+                replace(like_3, headers=[("verdict-identity", None)]),
+                Message(settings.verdicts_topic, b"x", b"", ()),
+            ]
+            await publisher.publish([*messages(settings, 4), *foreign], 1)
+    memory = Memory(100, 1 << 20)
+    await restore.recall(memory, settings, 0)
+    stages = {number: (await answer(memory, number)).stage.name for number in (1, 2, 3, 4)}
+    assert stages == {1: "CACHE", 2: "MODEL", 3: "MODEL", 4: "CACHE"}
+
+
+async def test_nothing_is_recalled_of_an_empty_partition(settings: KafkaSettings) -> None:
+    memory = Memory(100, 1 << 20)
+    await restore.recall(memory, settings, 0)
+    assert len(memory) == 0
+
+
+async def test_a_foreign_batch_hides_nothing(settings: KafkaSettings) -> None:
+    """Neither a header whose name is not UTF-8, nor a batch that becomes large; and its values are not held."""
+    async with Publisher(settings, 0, nowhere) as publisher:
+        await publisher.publish(messages(settings, 1), 1)
+    partition = TopicPartition(settings.verdicts_topic, 0)
+    large = b"".join(foreign.a_record(number, bytes(8 << 20), b"post-1") for number in range(12))
+    for batch in (
+        foreign.a_batch(foreign.a_record(0, b"x", b"x", [(b"caf\xe9", b"")]), 1),
+        foreign.a_batch(large, 12, "zstd"),
+    ):
+        assert await foreign.put(settings.bootstrap, partition, batch) == 0
+    async with Publisher(settings, 0, nowhere) as publisher:
+        await publisher.publish(messages(settings, 2), 2)
+    memory = Memory(100, 1 << 20)
+    await restore.recall(memory, settings, 0)
+    assert [(await answer(memory, number)).stage for number in (1, 2)] == [Stage.CACHE] * 2
+
+
+def test_the_fickle_model_contradicts_itself() -> None:
+    model = Fickle()
+    items = [_encoded(model, "a"), _encoded(model, "a")]
+    first, second = model.score(items)
+    assert first != second != model.score(items)[0]
+
+
+def _encoded(model: Fake, text: str) -> Encoded:
+    return model.encode(Content(text, (), ""), [Question("spam", "?")])[0]

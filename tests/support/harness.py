@@ -1,0 +1,163 @@
+"""What a worker's test stands on: topics of its own, posts in, verdicts out, and workers in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+
+from moderation.inference.self_check import PROBES
+from moderation.models.fake import Fake
+from moderation.settings import ModelSettings, Settings
+from moderation.types import Score
+from moderation.worker import role
+
+PARTITIONS = 6
+POLICY = """
+id: spam
+version: 1
+title: Spam
+question: Is this spam?
+violates: [{id: S1, text: advertises}]
+thresholds: {review: 0.5, remove: 0.9}
+"""
+
+
+@dataclass(frozen=True)
+class Field:
+    """The topics of one test and the settings of the workers on them."""
+
+    kafka: str
+    settings: Settings
+
+    def with_(self, model: str = "", **worker_settings: Any) -> Field:
+        changed: dict[str, Any] = {"worker": self.settings.worker.model_copy(update=worker_settings)}
+        if model:
+            changed["model"] = ModelSettings(name=model)
+        return replace(self, settings=self.settings.model_copy(update=changed))
+
+    def on(self, **kafka_settings: Any) -> Field:
+        changed = self.settings.kafka.model_copy(update=kafka_settings)
+        return replace(self, settings=self.settings.model_copy(update={"kafka": changed}))
+
+    @property
+    def topics(self) -> tuple[str, str, str]:
+        return self.settings.kafka.posts_topic, self.settings.kafka.verdicts_topic, self.settings.kafka.dead_letters
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The same settings for a process."""
+        values: Mapping[str, Any] = self.settings.model_dump(mode="json", exclude_unset=True)
+        pairs = {
+            f"MODERATION_{group}__{name}".upper(): str(value)
+            for group, members in values.items()
+            if isinstance(members, dict)
+            for name, value in members.items()
+        }
+        return pairs | {"MODERATION_POLICIES": str(self.settings.policies)}
+
+    async def produce(self, *records: tuple[int, bytes | None, bytes | None, Sequence[tuple[str, bytes]]]) -> None:
+        """(partition, key, value, headers) of each."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.kafka, max_request_size=8 << 20)
+        async with producer:
+            for partition, key, value, headers in records:
+                await producer.send(self.topics[0], value, key, partition, headers=list(headers))
+            await producer.flush()
+
+    async def post(self, count: int, start: int = 0) -> None:
+        """Posts number `start` and following, over all partitions; the key is one of twelve authors."""
+        await self.produce(
+            *(
+                (number % PARTITIONS, f"author-{number % 12}".encode(), a_value(number), ())
+                for number in range(start, start + count)
+            )
+        )
+
+    async def read(self, topic: str, count: int, timeout: float = 60) -> list[ConsumerRecord]:
+        """All committed records of the topic once there are `count`: those too that are there beyond them."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.kafka,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=8 << 20,
+        )
+        found: list[ConsumerRecord] = []
+        async with consumer:
+            partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+            consumer.assign(partitions)
+            await consumer.seek_to_beginning(*partitions)
+            async with asyncio.timeout(timeout):
+                while len(found) < count:
+                    for records in (await consumer.getmany(timeout_ms=200)).values():
+                        found += records
+            ends = await consumer.end_offsets(partitions)
+            while any([await consumer.position(one) < ends[one] for one in partitions]):
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    found += records
+        return found
+
+    async def verdicts(self, count: int, timeout: float = 60) -> list[dict[str, Any]]:
+        return [json.loads(record.value) for record in await self.read(self.topics[1], count, timeout)]
+
+    async def dead_letters(self, count: int) -> list[ConsumerRecord]:
+        return await self.read(self.topics[2], count)
+
+    async def expect_exactly(self, count: int, timeout: float = 60) -> list[dict[str, Any]]:
+        """One verdict for each of the posts 0..count, in the order of each input partition. Returns them."""
+        found = await self.verdicts(count, timeout)
+        twice = [id for id, times in Counter(one["postId"] for one in found).items() if times > 1]
+        assert not twice
+        assert {one["postId"] for one in found} == {f"post-{number}" for number in range(count)}
+        last: dict[int, int] = {}
+        for one in found:
+            source = one["source"]
+            partition, offset = source.get("partition", 0), int(source.get("offset", 0))
+            assert offset > last.get(partition, -1)
+            last[partition] = offset
+        return found
+
+
+def a_value(number: int | str, **fields: Any) -> bytes:
+    return json.dumps({"id": f"post-{number}", "text": f"this is number {number}"} | fields).encode()
+
+
+class Fickle(Fake):
+    """Never says the same twice: whatever it is asked again is a contradiction."""
+
+    def __init__(self) -> None:
+        super().__init__(step_ms=20)
+        self.asked: list[str] = []
+
+    def score(self, batch: Any) -> Any:
+        ours = {probe.text for probe in PROBES}
+        self.asked += [item.text for item in batch if item.text not in ours]
+        base = len(self.asked)
+        return [
+            row if item.text in ours else [another(one, 1 / (2 + base + number)) for one in row]
+            for number, (item, row) in enumerate(zip(batch, super().score(batch), strict=True))
+        ]
+
+
+def another(score: Score, probability: float) -> Score:
+    return replace(score, probability=probability, margin=math.log(probability / (1 - probability)))
+
+
+@asynccontextmanager
+async def running(field: Field) -> AsyncIterator[asyncio.Task[None]]:
+    """A worker in this process; drained at the end, unless it has ended by itself."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(role.run(field.settings, stop))
+    try:
+        yield task
+    finally:
+        stop.set()
+        await asyncio.wait([task], timeout=60)
+    await task

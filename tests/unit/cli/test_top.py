@@ -1,0 +1,97 @@
+"""`moderation top` reckons as Prometheus does, and an endpoint that says nothing counts for nothing."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from rich.console import Console
+
+from moderation.cli import top
+from moderation.cli.top import Frame, Reading
+from moderation.errors import ConfigError
+from moderation.observability.fast_metrics import Spread
+
+
+def a_reading(text: str, at: float = 0.0, url: str = "http://w:9464/metrics") -> Reading:
+    return Reading(url, at, top.parse(text))
+
+
+def shown(*readings: Reading) -> str:
+    console = Console(width=160, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(top.page(Frame((), readings)))
+    return captured.get()
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("127.0.0.1:9464", "http://127.0.0.1:9464/metrics"),
+        ("0.0.0.0:9464", "http://127.0.0.1:9464/metrics"),
+        ("[::]:9464", "http://[::1]:9464/metrics"),
+        ("worker-0:9464", "http://worker-0:9464/metrics"),
+        ("https://w.example.com/", "https://w.example.com/metrics"),
+        ("http://proxy/pods/w/metrics", "http://proxy/pods/w/metrics"),
+    ],
+)
+def test_an_endpoint_is_an_address_or_a_url(given: str, url: str) -> None:
+    assert top.address(given) == url
+
+
+@pytest.mark.parametrize("given", ["file:///etc/passwd", "w:port", "", "http://"])
+def test_what_is_no_endpoint_is_named(given: str) -> None:
+    with pytest.raises(ConfigError, match="neither host:port nor a URL"):
+        top.address(given)
+
+
+def test_values_add_up_over_endpoints_and_rates_over_time() -> None:
+    text = 'moderation_answers_total{{stage="model"}} {}\nmoderation_answers_total{{stage="cache"}} {}\n'
+    before = [a_reading(text.format(100, 0), 10.0, "a"), a_reading(text.format(500, 7), 10.0, "b")]
+    now = [a_reading(text.format(110, 5), 12.0, "a"), a_reading(text.format(20, 0), 12.0, "b")]  # b was started anew
+    frame = Frame(before, now)
+    assert frame.total("moderation_answers_total") == 135
+    assert frame.total("moderation_answers_total", stage="cache") == 5
+    assert frame.rate("moderation_answers_total", stage="model") == (10 + 20) / 2
+    assert frame.labels("moderation_answers_total", "stage") == ["cache", "model"]
+    assert Frame((), now).rate("moderation_answers_total") == 0  # nothing is known of before
+
+
+def test_quantiles_and_means_are_of_what_came_between_the_readings() -> None:
+    registry = CollectorRegistry()
+    row = Spread("moderation_s", "x", (1, 2, 4), registry=registry).row()
+    row.add(100.0)
+    before = a_reading(generate_latest(registry).decode(), 0.0)
+    for value in (0.5, 1.5, 1.5, 3.0):
+        row.add(value)
+    frame = Frame([before], [a_reading(generate_latest(registry).decode(), 1.0)])
+    assert frame.mean("moderation_s") == pytest.approx(6.5 / 4)
+    assert frame.quantile(0.25, "moderation_s") == 1.0
+    assert frame.quantile(0.5, "moderation_s") == 1.5
+    assert frame.quantile(1.0, "moderation_s") == 4.0
+    assert math.isnan(frame.quantile(0.5, "moderation_none"))
+    row.add(100.0)
+    beyond = Frame([before], [a_reading(generate_latest(registry).decode(), 2.0)])
+    assert beyond.quantile(1.0, "moderation_s") == 4.0  # of what is beyond all bounds no more is known
+
+
+def test_a_role_is_shown_by_what_it_has() -> None:
+    api = 'moderation_build_info{role="api",version="1"} 1\nmoderation_view_stalled 1\n'
+    page = shown(a_reading(api))
+    assert "STALLED" in page
+    assert "lag" not in page
+    worker = 'moderation_build_info{role="worker",version="1"} 1\nmoderation_worker_lag_records{partition="0"} 7\n'
+    page = shown(a_reading(worker), Reading("http://gone/metrics", 0.0, problem="Connection refused"))
+    assert "Connection refused" in page
+    assert "STALLED" not in page
+    assert next(line for line in page.splitlines() if line.startswith("lag")).split()[1] == "7"
+
+
+def test_a_lag_that_an_api_does_not_know_is_not_shown_as_one() -> None:
+    known = 'moderation_build_info{version="1",role="api"} 1\nmoderation_view_lag_records 7\n'
+    assert "view 7 behind" in shown(a_reading(known, url="a"))
+    unknown = known.replace(" 7", " NaN")
+    assert "view - behind" in shown(a_reading(known, url="a"), a_reading(unknown, url="b"))
+    assert "view - behind" in shown(a_reading(unknown, url="b"), a_reading(known, url="a"))

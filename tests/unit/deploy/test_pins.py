@@ -1,0 +1,33 @@
+"""What ships is what the tests run with."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+PINS = Path(__file__).parents[3] / "deploy" / "requirements"
+
+
+def pins(name: str) -> dict[str, set[str]]:
+    """Versions by package: some have one for older Pythons, and another."""
+    found: dict[str, set[str]] = {}
+    for package, version in re.findall(
+        r"^([a-z0-9._-]+)==([^ ;\\]+)", (PINS / f"{name}.txt").read_text(), re.MULTILINE
+    ):
+        found.setdefault(package, set()).add(version)
+    return found
+
+
+@pytest.mark.parametrize("name", ["api", "worker", "build"])
+def test_an_image_has_the_versions_of_the_tests(name: str) -> None:
+    tested, shipped = pins("dev"), pins(name)
+    assert shipped
+    differ = {package: version for package, version in shipped.items() if tested.get(package) != version}
+    assert differ == {}, "run make pins"
+
+
+def test_the_api_has_no_torch() -> None:
+    assert not {"torch", "transformers", "numpy", "pillow"} & pins("api").keys()
+    assert {"torch", "tokenizers", "safetensors"} <= pins("worker").keys()

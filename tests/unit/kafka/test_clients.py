@@ -1,0 +1,163 @@
+"""What an operator is told when the brokers cannot be reached, through a real socket that nobody listens on."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    GroupLoadInProgressError,
+    KafkaConnectionError,
+    KafkaError,
+    TransactionalIdAuthorizationFailed,
+)
+from aiokafka.errors import NotCoordinatorForGroupError as NotCoordinator
+from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
+from structlog.testing import capture_logs
+
+from moderation.errors import ConfigError
+from moderation.kafka import clients
+from moderation.settings import KafkaSettings
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """host:port that is ours, and that nothing accepts on."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+async def test_unreachable_broker_is_tried_again_until_the_deadline(nobody: str) -> None:
+    settings = KafkaSettings(bootstrap=nobody, connect_timeout_s=1.0)
+    started = time.monotonic()
+    with capture_logs() as events, pytest.raises(ConfigError) as caught:
+        await clients.check_topics(settings, ["posts", "verdicts"])
+    assert 0.9 < time.monotonic() - started < 3.0
+    assert nobody in str(caught.value)
+    assert "MODERATION_KAFKA__BOOTSTRAP" in str(caught.value)
+    assert len(events) > 1
+    assert {(one["event"], one["bootstrap"], one["cause"]) for one in events} == {
+        ("broker_unreachable", nobody, "ConnectionRefusedError")
+    }
+
+
+async def test_a_broker_that_does_not_answer_is_given_up_at_the_deadline() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        settings = KafkaSettings(bootstrap=f"127.0.0.1:{silent.getsockname()[1]}", connect_timeout_s=0.5)
+        started = time.monotonic()
+        with pytest.raises(ConfigError, match="no answer"):
+            await clients.check_topics(settings, ["posts"])
+        assert time.monotonic() - started < 3.0
+
+
+async def test_stop_of_clients_that_never_started(nobody: str) -> None:
+    settings = KafkaSettings(bootstrap=nobody)
+    await clients.stop(clients.consumer(settings, group_id="g"))
+    await clients.stop(clients.producer(settings, transactional_id="t"))
+
+
+async def test_missing_certificate(tmp_path: Path) -> None:
+    settings = KafkaSettings(security_protocol="SSL", ssl_ca=tmp_path / "ca.pem")
+    with pytest.raises(ConfigError, match=r"ca\.pem"):
+        clients.producer(settings)
+
+
+async def test_a_connection_lost_while_a_client_starts_is_no_refusal() -> None:
+    """aiokafka's producer passes it on in an error of its own, which says of itself that trying again is no use."""
+    attempts = []
+
+    async def start() -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise KafkaError("KafkaConnectionError()") from KafkaConnectionError()
+
+    with capture_logs() as events:
+        await clients.connected(start, KafkaSettings())
+    assert len(attempts) == 2
+    assert [one["cause"] for one in events] == ["KafkaConnectionError"]
+
+
+async def test_a_refusal_inside_another_error_is_still_one() -> None:
+    async def start() -> None:
+        raise KafkaError("TransactionalIdAuthorizationFailed()") from TransactionalIdAuthorizationFailed()
+
+    with pytest.raises(ConfigError, match="refused us: TransactionalIdAuthorizationFailed"):
+        await clients.connected(start, KafkaSettings())
+
+
+class Coordinator:
+    """The group's, which has moved: it answers as brokers do while they are loading, or are not in charge any more."""
+
+    group_id = "group"
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.given_up = 0
+
+    async def ensure_coordinator_known(self) -> None:
+        pass
+
+    def coordinator_dead(self) -> None:
+        self.given_up += 1
+
+    async def _send_req(self, _: OffsetFetchRequest) -> Any:
+        return self.answers.pop(0)
+
+
+async def test_a_coordinator_that_is_loading_is_no_group_without_offsets() -> None:
+    loading, moved = (
+        OffsetFetchResponse_v3(0, [], error.errno) for error in (GroupLoadInProgressError, NotCoordinator)
+    )
+    known = OffsetFetchResponse_v3(0, [("posts", [(3, 7, "stored with it", 0)])], 0)
+    coordinator = Coordinator(loading, moved, known)
+    found = await clients.committed(SimpleNamespace(_coordinator=coordinator), TopicPartition("posts", 3))
+    assert found == (7, "stored with it")
+    assert coordinator.given_up == 1
+
+
+async def test_a_group_that_has_committed_nothing_has_no_offset() -> None:
+    nothing = OffsetFetchResponse_v3(0, [("posts", [(3, -1, "", 0)])], 0)
+    consumer = SimpleNamespace(_coordinator=Coordinator(nothing))
+    assert await clients.committed(consumer, TopicPartition("posts", 3)) is None
+
+
+async def test_a_group_that_we_may_not_read_is_told() -> None:
+    refused = OffsetFetchResponse_v3(0, [], GroupAuthorizationFailedError.errno)
+    with pytest.raises(GroupAuthorizationFailedError):
+        await clients.committed(SimpleNamespace(_coordinator=Coordinator(refused)), TopicPartition("posts", 3))
+
+
+class Unwell:
+    """Its stop ends as a consumer's does that is told to while it waits to fetch again."""
+
+    async def stop(self) -> None:
+        raise asyncio.CancelledError
+
+
+async def test_a_stop_does_not_pass_on_a_cancellation_that_was_not_ours() -> None:
+    with capture_logs() as events:
+        await clients.stop(Unwell())
+    assert [one["event"] for one in events] == ["kafka_client_abandoned"]
+
+
+async def test_a_stop_that_is_cancelled_is() -> None:
+    class Slow:
+        async def stop(self) -> None:
+            await asyncio.sleep(60)
+
+    stopping = asyncio.create_task(clients.stop(Slow()))
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping

@@ -1,0 +1,202 @@
+"""The classifier around the networks: windows, limits, faults, identity."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moderation import models
+from moderation.errors import ConfigError, DeviceError, PostError
+from moderation.models.fake import Fake
+from moderation.models.phi3 import classifier
+from moderation.models.phi3.classifier import Phi3Vision
+from moderation.types import Question, Reason
+from tests.support.small_model import a_content, a_model, a_picture, questions, settings
+
+WORDS = "dog cat gun money hate love"
+
+
+@pytest.mark.parametrize(("count", "starts"), [(0, [0]), (64, [0]), (65, [0, 1]), (112, [0, 48]), (113, [0, 48, 49])])
+def test_windows_are_whole_and_overlap(count: int, starts: list[int]) -> None:
+    ids = list(range(count))
+    assert list(classifier.cut(ids, 64, 16)) == [ids[start : start + 64] for start in starts]
+
+
+@given(st.integers(0, 600), st.integers(64, 200), st.integers(0, 32))
+def test_windows_cover_the_text(count: int, size: int, overlap: int) -> None:
+    windows = list(classifier.cut(list(range(count)), size, overlap))
+    assert [id for window in windows for id in window[:1]] == sorted({window[0] for window in windows if window})
+    assert {id for window in windows for id in window} == set(range(count))
+    assert all(len(window) == min(count, size) for window in windows)
+    assert all(left[-1] - right[0] + 1 >= overlap for left, right in pairwise(windows))
+
+
+def test_a_long_text_is_scored_in_windows_between_the_same_words() -> None:
+    model = a_model(window_tokens=64, window_overlap=16)
+    text = " ".join(f"{WORDS} {number}" for number in range(40))
+    pieces = list(classifier.cut(model.tokenizer.theirs(text), 64, 16))
+    (bare,) = model.encode(a_content("~~", a_picture()), questions(2))
+    tildes = tuple(model.tokenizer.theirs("~~"))
+    place = next(i for i in range(len(bare.tree.shared)) if bare.tree.shared[i : i + len(tildes)] == tildes)
+    before, after = bare.tree.shared[:place], bare.tree.shared[place + len(tildes) :]
+    windows = model.encode(a_content(text, a_picture()), questions(2))
+    assert len(pieces) > 2
+    assert [window.tree.shared for window in windows] == [(*before, *piece, *after) for piece in pieces]
+    assert all(window.tree.branches == bare.tree.branches for window in windows)
+    assert all(window.pictures is windows[0].pictures for window in windows)
+
+
+def test_a_pictures_features_are_computed_once_for_all_its_windows() -> None:
+    model = a_model(window_tokens=64, window_overlap=16)
+    text = WORDS + " click the link" * 40
+    windows = model.encode(a_content(text, a_picture(300, 200), a_picture(90, 300)), questions(2))
+    assert len(windows) > 2
+    crops = []
+    tower = model.network.model.vision_embed_tokens.img_processor["vision_model"]
+    hook = tower.register_forward_hook(lambda _module, args, _out: crops.append(len(args[0])))
+    together = model.score(windows)
+    hook.remove()
+    assert sum(crops) == sum(1 + one.rows * one.cols for one in windows[0].pictures), "no crop twice, none of padding"
+    for window, row in zip(windows, together, strict=True):
+        (own,) = model.score([window])
+        assert max(abs(a.margin - b.margin) for a, b in zip(own, row, strict=True)) < 1e-4
+
+
+def test_a_step_is_filled_by_what_pictures_take_too() -> None:
+    model = a_model(window_tokens=64, window_overlap=16)
+    (text,) = model.encode(a_content(WORDS), questions(2))
+    assert text.tokens == text.tree.tokens
+    first, *others = model.encode(a_content(WORDS + " click the link" * 40, a_picture(300, 200)), questions(2))
+    work = len(first.pictures[0]) * model.network.config.crop_work
+    assert first.tokens == first.tree.tokens + work > first.tree.tokens
+    assert all(window.tokens == window.tree.tokens for window in others), "a post's pictures are seen once"
+
+
+def test_the_layer_whose_output_is_dropped_is_not_loaded() -> None:
+    names = a_model().network.state_dict().keys()
+    layers = {name.split(".layers.")[1].split(".")[0] for name in names if "vision_model.encoder.layers." in name}
+    assert layers == {"0", "1"}
+    assert not [name for name in names if "post_layernorm" in name]
+
+
+def test_the_order_of_locals_and_global_is_the_configs() -> None:
+    model = classifier.load(settings())
+    (window,) = model.encode(a_content("", a_picture(300, 200)), questions(1))
+    with torch.inference_mode():
+        (first,) = model.network.see(window.pictures)
+        model.network.model.vision_embed_tokens.locals_first = False
+        (second,) = model.network.see(window.pictures)
+    whole = 4 * 5  # a crop's 4 x 4 tokens and the ends of its rows; one token stands between it and the local crops
+    torch.testing.assert_close(second, torch.cat([first[-whole:], first[-whole - 1 : -whole], first[: -whole - 1]]))
+
+
+def test_a_question_longer_than_the_allowance_names_its_policy() -> None:
+    long = Question("verbose", "dog " * (classifier.LONGEST_BRANCH + 1))
+    with pytest.raises(ConfigError, match=r"policy verbose: its question takes \d+ tokens of 1024"):
+        a_model().encode(a_content("x"), [long])
+
+
+def test_content_beyond_the_context_is_the_posts_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = classifier.load(settings())
+    context = {"max_position_embeddings": classifier.LONGEST_BRANCH + 276}
+    model.network.config = model.network.config.model_copy(update=context)
+    assert model.encode(a_content("x"), questions(1))
+    with pytest.raises(PostError, match="3 images") as caught:
+        model.encode(a_content("x", *[a_picture()] * 3), questions(1))
+    assert caught.value.reason is Reason.INVALID_POST
+
+
+def test_a_text_of_too_many_windows_is_refused() -> None:
+    model = classifier.load(settings(window_tokens=64, window_overlap=0, max_windows=2))
+    assert len(model.encode(a_content("dog " * 40), questions(1))) <= 2
+    with pytest.raises(PostError) as caught:
+        model.encode(a_content("dog " * 400), questions(1))
+    assert caught.value.reason is Reason.TEXT_TOO_LONG
+
+
+def test_a_foreign_item_is_refused() -> None:
+    with pytest.raises(TypeError, match="another model"):
+        a_model().score(Fake().encode(a_content("x"), questions(1)))
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nsecond line"), DeviceError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx"), DeviceError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), torch.OutOfMemoryError),
+        (torch.AcceleratorError("CUDA error: out of memory"), torch.OutOfMemoryError),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), torch.OutOfMemoryError),
+        (RuntimeError("shapes do not match"), RuntimeError),
+    ],
+)
+def test_a_sick_device_is_told_from_a_full_one(raised: Exception, expected: type[Exception]) -> None:
+    model = classifier.load(settings())
+
+    def fail(*_: object) -> None:
+        raise raised
+
+    model.network.register_forward_pre_hook(fail)
+    with pytest.raises(expected) as caught:
+        model.score(model.encode(a_content("x"), questions(1)))
+    assert type(caught.value) is expected
+    assert "second line" not in str(caught.value)
+
+
+def test_logits_that_are_not_finite_are_no_score() -> None:
+    model = classifier.load(settings())
+    model.network.lm_head.weight[5] = float("inf")
+    with pytest.raises(ArithmeticError):
+        model.score(model.encode(a_content("x"), questions(1)))
+
+
+def test_bfloat16_agrees_in_the_main() -> None:
+    full, half = a_model(), a_model(dtype="bfloat16")
+    contents = [a_content(WORDS), a_content("free money", a_picture())]
+    pairs = [
+        (exact, rough)
+        for content in contents
+        for exact, rough in zip(
+            full.score(full.encode(content, questions(6)))[0],
+            half.score(half.encode(content, questions(6)))[0],
+            strict=True,
+        )
+    ]
+    assert max(abs(exact.margin - rough.margin) for exact, rough in pairs) < 0.5
+    assert min(rough.mass for _, rough in pairs) > 0.9
+    steps = {rough.margin * 8 % 1 for _, rough in pairs}
+    assert len(steps) > 2, "margins are not rounded to bfloat16's steps"
+
+
+def test_identity() -> None:
+    info = a_model().info
+    assert (info.name, info.revision, len(info.digest)) == ("seeded", "", 64)
+    assert classifier.load(settings()).info == info
+    for knobs in ({"num_crops": 2}, {"dtype": "bfloat16"}, {"window_tokens": 100, "window_overlap": 5}):
+        assert a_model(**knobs).info.digest != info.digest
+    assert a_model(num_crops=4).info.digest == info.digest, "the checkpoint's own setting, said aloud"
+
+
+def test_cuda_must_be_there_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        classifier.load(settings(device="cuda"))
+
+
+def test_the_door_finds_the_model_by_its_config() -> None:
+    assert isinstance(models.load(settings()), Phi3Vision)
+
+
+def test_scoring_needs_no_transformers() -> None:
+    code = (
+        "import sys; from moderation import models; from moderation.settings import ModelSettings;"
+        f"models.load(ModelSettings(name={settings().name!r}, device='cpu'));"
+        "sys.exit(any(name in sys.modules for name in ('transformers', 'torchvision', 'huggingface_hub')))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,176 @@
+"""The probes tell the truth, and tell it while the event loop is stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import moderation
+from moderation.errors import ConfigError
+from moderation.observability import probes
+from moderation.observability.probes import Pulse, Work
+from moderation.settings import OpsSettings
+
+
+def a_free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def ask(listen: str, path: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Status and body; on any thread."""
+    request = urllib.request.Request(f"http://{listen}{path}", method=method, headers=dict(headers or {}))
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def a_pulse(works: list[Work] | None = None) -> Pulse:
+    """Looks at these, one after the other."""
+    pulse = Pulse(OpsSettings(loop_timeout_s=30))
+    if works:
+        pulse.look = lambda: works.pop(0)
+    return pulse
+
+
+def test_it_lives_while_it_ticks() -> None:
+    pulse = a_pulse()
+    pulse.tick(1000)
+    assert pulse.ailment(1029) == ""
+    assert pulse.ailment(1031) == "the event loop has stood still for 31 s"
+    pulse.tick(1032)
+    assert pulse.ailment(1033) == ""
+
+
+def test_it_lives_while_no_post_is_in_hand_for_too_long() -> None:
+    pulse = a_pulse([Work(None, 900), Work(1000, 900), Work(1000, 900), Work(1500, 900), Work(None, 900)])
+    pulse.tick(1000)
+    assert pulse.ailment(1000) == ""
+    pulse.tick(1899)
+    assert pulse.ailment(1899) == ""
+    pulse.tick(1902)  # whatever else has got on meanwhile
+    assert pulse.ailment(1902) == "a post has been in hand for 902 s"
+    pulse.tick(1903)  # that one is committed, and the oldest is another
+    assert pulse.ailment(1903) == ""
+    pulse.tick(2500)
+    assert pulse.ailment(2500) == ""
+
+
+async def test_the_port_answers_while_the_event_loop_is_stuck() -> None:
+    listen = a_free_address()
+    seen: list[tuple[int, str]] = []
+
+    def watch() -> None:
+        """Until the port says that the loop is stuck: metrics and the other probes are there all the same."""
+        while not seen or seen[-1][0] != 503:
+            seen.append(ask(listen, "/livez"))
+        seen.append(ask(listen, "/metrics"))
+        seen.append(ask(listen, "/startupz"))
+
+    async with probes.opened(OpsSettings(listen=listen, loop_timeout_s=0.7), "worker") as pulse:
+        pulse.started = True
+        assert (await asyncio.to_thread(ask, listen, "/livez")) == (200, "alive\n")
+        thread = threading.Thread(target=watch)
+        thread.start()
+        thread.join(60)  # this blocks the event loop
+        assert not thread.is_alive()
+        assert seen[0][0] == 200
+        assert seen[-3] == (503, "the event loop has stood still for 1 s\n")
+        ages = {one.name: one for one in text_string_to_metric_families(seen[-2][1])}
+        assert ages["moderation_loop_tick_age_seconds"].samples[0].value > 0.7
+        assert seen[-1][0] == 200
+        async with asyncio.timeout(30):
+            while (await asyncio.to_thread(ask, listen, "/livez"))[0] != 200:
+                pass  # the loop ticks again
+    with pytest.raises(OSError, match="refused"):
+        await asyncio.to_thread(ask, listen, "/livez")
+
+
+async def test_ready_and_started_are_what_the_role_says() -> None:
+    listen = a_free_address()
+    async with probes.opened(OpsSettings(listen=listen), "api") as pulse:
+        for path, no, yes in (("/readyz", "not ready", "ready"), ("/startupz", "starting", "started")):
+            assert (await asyncio.to_thread(ask, listen, path)) == (503, f"{no}\n")
+            pulse.ready = pulse.started = True
+            assert (await asyncio.to_thread(ask, listen, path)) == (200, f"{yes}\n")
+            pulse.ready = pulse.started = False
+        assert (await asyncio.to_thread(ask, listen, "/nothing"))[0] == 404
+        assert (await asyncio.to_thread(ask, listen, "/livez", "POST"))[0] == 405
+        assert (await asyncio.to_thread(ask, listen, "/livez", "HEAD")) == (200, "")
+        open_metrics = {"Accept": "application/openmetrics-text; version=1.0.0"}
+        assert (await asyncio.to_thread(ask, listen, "/metrics", "GET", open_metrics))[1].endswith("# EOF\n")
+        _, told = await asyncio.to_thread(ask, listen, "/metrics")
+        assert f'moderation_build_info{{role="api",version="{moderation.__version__}"}} 1.0' in told
+
+
+async def test_names_and_texts_are_what_promtool_expects() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool (Debian: apt install prometheus): the metrics' names are NOT linted")
+    listen = a_free_address()
+    async with probes.opened(OpsSettings(listen=listen), "api"):
+        _, told = await asyncio.to_thread(ask, listen, "/metrics")
+    command = [promtool, "check", "metrics"]
+    linted = await asyncio.to_thread(
+        subprocess.run, command, check=False, input=told, capture_output=True, text=True, timeout=60
+    )
+    ours = [line for line in (linted.stdout + linted.stderr).splitlines() if line.startswith("moderation_")]
+    assert ours == []
+
+
+@pytest.mark.parametrize(
+    "listen", ["9464", "localhost:", ":9464", "localhost:http!", "127.0.0.1:99999", "256.1.1.1.1:9464"]
+)
+async def test_an_address_that_is_none_is_named(listen: str) -> None:
+    with pytest.raises(ConfigError, match=r"MODERATION_OPS__LISTEN: cannot listen on"):
+        async with probes.opened(OpsSettings(listen=listen), "api"):
+            pass
+
+
+async def test_an_address_that_is_taken_is_named() -> None:
+    listen = a_free_address()
+    async with probes.opened(OpsSettings(listen=listen), "api"):
+        with pytest.raises(ConfigError, match=r"MODERATION_OPS__LISTEN: .* in use"):
+            async with probes.opened(OpsSettings(listen=listen), "worker"):
+                pass
+
+
+async def test_what_goes_wrong_at_a_tick_ends_the_role() -> None:
+    def broken() -> Work:
+        raise RuntimeError
+
+    async def role() -> None:
+        async with probes.opened(OpsSettings(listen=a_free_address()), "worker") as pulse:
+            pulse.look = broken
+            await asyncio.Event().wait()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await role()
+    assert caught.group_contains(RuntimeError)
+
+
+async def test_a_fault_while_answering_prints_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: float) -> str:
+        raise ValueError("secret")
+
+    listen = a_free_address()
+    async with probes.opened(OpsSettings(listen=listen), "worker") as pulse:
+        monkeypatch.setattr(pulse, "ailment", fail)
+        status, text = await asyncio.to_thread(ask, listen, "/livez")
+    assert status == 500
+    assert "secret" not in text + "".join(capfd.readouterr())

@@ -1,0 +1,248 @@
+"""What operators are shown and woken by names metrics that there are, and each alert says what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from prometheus_client import REGISTRY
+from prometheus_client.metrics import Counter, Histogram, MetricWrapperBase
+
+from moderation.api.grpc.service import Service
+from moderation.cli.top import STAGES
+from moderation.observability.fast_metrics import Spread, Tally
+from moderation.types import Outcome, Reason, Stage, Status
+from moderation.view import stores  # noqa: F401  what they declare is in the registry
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+OBSERVE = DEPLOY / "observe"
+TARGET = {"instance", "job"}  # labels that Prometheus adds
+# Values that the code writes; of other labels any will do.
+VALUES = {
+    "stage": {*STAGES, *(one.name.lower() for one in Stage)},
+    "outcome": {one.name.lower() for one in Outcome},
+    "status": {one.name.lower() for one in Status},
+    "reason": {str(one) for one in Reason},
+    "cause": {"out_of_memory", "error"},
+    "role": {"worker", "api"},
+    "mode": {"live", "shadow"},
+    "method": {name for name in dir(Service) if name[0].isupper()},
+}
+
+
+def samples() -> dict[str, set[str]]:
+    """Every sample that /metrics may hold, with its labels."""
+    found: dict[str, set[str]] = {}
+    for one in REGISTRY._collector_to_names:
+        if not isinstance(one, Tally | Spread | MetricWrapperBase):
+            continue
+        name = one.name if isinstance(one, Tally | Spread) else one._name
+        labels = set(one.labels if isinstance(one, Tally | Spread) else one._labelnames)
+        if isinstance(one, Spread | Histogram):
+            found |= {f"{name}_count": labels, f"{name}_sum": labels, f"{name}_bucket": labels | {"le"}}
+        else:
+            found[f"{name}_total" if isinstance(one, Tally | Counter) else name] = labels
+    for family in REGISTRY.collect():  # of the process, from prometheus_client
+        for sample in family.samples:
+            found.setdefault(sample.name, set(sample.labels))
+    return found
+
+
+SAMPLES = samples()
+
+
+def selectors(node: Any) -> Iterator[promql_parser.VectorSelector]:
+    """All that a query reads."""
+    if isinstance(node, promql_parser.VectorSelector):
+        yield node
+        return
+    for name in ("expr", "lhs", "rhs", "param", "vector_selector"):
+        child = getattr(node, name, None)
+        if child is not None and not isinstance(child, str):
+            yield from selectors(child)
+    for child in getattr(node, "args", ()):
+        yield from selectors(child)
+
+
+def groupings(node: Any) -> Iterator[tuple[list[str], Any]]:
+    """The labels of each aggregation, and what it aggregates."""
+    if isinstance(node, promql_parser.AggregateExpr):
+        modifier = node.modifier
+        yield list(modifier.labels) if modifier else [], node.expr
+    for name in ("expr", "lhs", "rhs", "param"):
+        child = getattr(node, name, None)
+        if child is not None and not isinstance(child, str):
+            yield from groupings(child)
+    for child in getattr(node, "args", ()):
+        yield from groupings(child)
+
+
+def problems(query: str) -> list[str]:
+    """What a query names that there is not."""
+    tree = promql_parser.parse(query.replace("$__rate_interval", "5m"))
+    found = []
+    read = list(selectors(tree))
+    if not read:
+        return ["it reads nothing"]
+    for one in read:
+        name = one.name or ""
+        if name not in SAMPLES:
+            found.append(f"there is no metric {name}")
+            continue
+        for matcher in one.matchers.matchers:
+            label, value = matcher.name, matcher.value
+            if label not in SAMPLES[name] | TARGET:
+                found.append(f"{name} has no label {label}")
+            elif label in VALUES and (unknown := set(value.split("|")) - VALUES[label]):
+                found.append(f"{label} is never {', '.join(unknown)}")
+            elif label == "le" and value not in bounds(name):
+                found.append(f"{name} has no bucket {value}")
+    for labels, inner in groupings(tree):
+        there = set().union(*(SAMPLES.get(one.name or "", set()) for one in selectors(inner))) | TARGET
+        found += [f"it groups by {label}, which is not there" for label in labels if label not in there]
+    return found
+
+
+def bounds(bucket: str) -> set[str]:
+    (spread,) = [
+        one for one in REGISTRY._collector_to_names if isinstance(one, Spread) and f"{one.name}_bucket" == bucket
+    ]
+    spread.row(*["x"] * len(spread.labels))
+    return {sample.labels["le"] for family in spread.collect() for sample in family.samples if "le" in sample.labels}
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    for panel in json.loads((OBSERVE / "dashboard.json").read_text())["panels"]:
+        for target in panel.get("targets", ()):
+            yield f"{panel['title']}/{target['refId']}", target["expr"]
+    for rule in alerts():
+        yield rule["alert"], rule["expr"]
+    for words in re.findall(r"`([^`\n]+)`", runbook()):
+        if re.search(r"\bmoderation_[a-z]|\(process_", words):
+            yield f"runbook: {words[:60]}", words
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((OBSERVE / "rules.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def runbook() -> str:
+    _, heading, text = (DEPLOY / "README.md").read_text().partition("## Runbook\n")
+    assert heading
+    return text.partition("\n## ")[0]
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("dashboard", OBSERVE / "dashboard.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("where", "query"), [pytest.param(*one, id=one[0]) for one in queries()])
+def test_a_query_names_what_there_is(where: str, query: str) -> None:
+    assert problems(query) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("sum(moderation_verdict_total)", "there is no metric moderation_verdict_total"),
+        ("rate(moderation_verdicts[5m])", "there is no metric moderation_verdicts"),
+        ("moderation_step_seconds", "there is no metric moderation_step_seconds"),
+        ('moderation_verdicts_total{outcom="allow"}', "moderation_verdicts_total has no label outcom"),
+        ('moderation_verdicts_total{outcome="ALLOW"}', "outcome is never ALLOW"),
+        ("sum by (policy) (rate(moderation_verdicts_total[5m]))", "it groups by policy, which is not there"),
+        ('moderation_stage_seconds_bucket{le="60"}', "moderation_stage_seconds_bucket has no bucket 60"),
+        ("vector(1)", "it reads nothing"),
+    ],
+)
+def test_a_query_that_is_wrong_is_found(query: str, problem: str) -> None:
+    assert problems(query) == [problem]
+
+
+def test_every_metric_of_ours_can_be_seen() -> None:
+    """What nobody looks at need not be counted."""
+    shown = {
+        one.name
+        for _, query in queries()
+        for one in selectors(promql_parser.parse(query.replace("$__rate_interval", "5m")))
+    }
+    families = {re.sub(r"_(count|sum|bucket)$", "", name) for name in SAMPLES if name.startswith("moderation_")}
+    seen = {re.sub(r"_(count|sum|bucket)$", "", name or "") for name in shown}
+    assert families <= seen
+
+
+def test_the_dashboard_is_what_its_source_says() -> None:
+    assert (OBSERVE / "dashboard.json").read_text() == generator().text(), "run python deploy/observe/dashboard.py"
+    made = json.loads((OBSERVE / "dashboard.json").read_text())
+    assert made["uid"] == "moderation"
+    assert [one["name"] for one in made["templating"]["list"]] == ["datasource"]
+    ids = [panel["id"] for panel in made["panels"]]
+    assert len(ids) == len(set(ids))
+    taken: set[tuple[int, int]] = set()
+    for panel in made["panels"]:
+        place = panel["gridPos"]
+        cells = {(place["x"] + right, place["y"] + down) for right in range(place["w"]) for down in range(place["h"])}
+        assert not cells & taken, f"{panel['title']} lies on another panel"
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+        for target in panel.get("targets", ()):
+            assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
+def test_an_alert_says_what_it_means_and_what_to_do(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert rule["annotations"]["summary"]
+    assert rule["annotations"]["description"]
+    assert rule["annotations"]["runbook_url"] == f"deploy/README.md#{rule['alert'].lower()}"
+    entry = re.search(rf"^### {rule['alert']}\n(.*?)(?=^#|\Z)", runbook(), re.MULTILINE | re.DOTALL)
+    assert entry, f"the runbook has no entry {rule['alert']}"
+    for part in ("**Means**", "**First look**", "**Do**"):
+        assert part in entry[1]
+
+
+def test_the_runbook_has_no_entry_without_an_alert() -> None:
+    assert re.findall(r"^### (\w+)$", runbook(), re.MULTILINE) == [rule["alert"] for rule in alerts()]
+
+
+def test_settings_that_the_runbook_names_are_there() -> None:
+    from moderation.settings import knobs
+
+    known = {variable for variable, _, _ in knobs()}
+    assert set(re.findall(r"MODERATION_[A-Z]+__[A-Z_]+", runbook())) <= known
+
+
+def test_the_alerts_fire_as_their_tests_say() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool (Debian: apt install prometheus): the alerts are NOT tested")
+    for command in (["check", "rules", "rules.yaml"], ["test", "rules", "rules.test.yaml"]):
+        done = subprocess.run(
+            [promtool, *command], cwd=OBSERVE, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    tested = yaml.safe_load((OBSERVE / "rules.test.yaml").read_text())["tests"]
+    fired = {one["alertname"] for test in tested for one in test["alert_rule_test"] if one["exp_alerts"]}
+    assert fired == {rule["alert"] for rule in alerts()}
+
+
+def test_prometheus_scrapes_both_roles() -> None:
+    config = yaml.safe_load((OBSERVE / "prometheus.yml").read_text())
+    parts = [part for job in config["scrape_configs"] for part in job["static_configs"]]
+    assert [target for part in parts for target in part["targets"]] == ["worker:9464", "api:9464"]
+    assert config["rule_files"] == ["rules.yaml"]

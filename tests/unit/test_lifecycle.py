@@ -1,0 +1,144 @@
+"""Real processes: exit codes, signals, and what is left of an error in the log."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+
+from moderation.errors import without_extra
+
+PRELUDE = """
+import asyncio, os, signal, sys, threading, time
+from moderation import errors, lifecycle
+from moderation.observability import logs
+from moderation.settings import LogSettings
+from moderation.types import Reason
+logs.configure(LogSettings(format="json"))
+"""
+
+
+def start(code: str) -> subprocess.Popen[str]:
+    program = PRELUDE + textwrap.dedent(code) + "\nsys.exit(lifecycle.run(main))"
+    return subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def run(code: str) -> tuple[int, list[dict[str, Any]]]:
+    process = start(code)
+    _, logged = process.communicate(timeout=60)
+    return process.returncode, [json.loads(line) for line in logged.splitlines()]
+
+
+def named(events: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(event for event in events if event["event"] == name)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "event", "message"),
+    [
+        ("errors.ConfigError('topic posts: missing')", 2, "configuration_rejected", "topic posts: missing"),
+        ("errors.DeviceError('cuda:0 is lost')", 3, "process_crashed", "cuda:0 is lost"),
+        ("errors.DeliveryError('fenced')", 4, "process_crashed", "fenced"),
+        ("errors.PostError(Reason.IMAGE_CORRUPT, 'secret')", 1, "process_crashed", "IMAGE_CORRUPT"),
+    ],
+)
+@pytest.mark.parametrize("raised", ["{}", "ExceptionGroup('', [ValueError('secret'), ExceptionGroup('', [{}])])"])
+def test_exit_code_of_our_errors(error: str, code: int, event: str, message: str, raised: str) -> None:
+    returned, events = run(f"async def main(stop): raise {raised.format(error)}")
+    assert returned == code
+    assert named(events, event)["message"] == message
+    assert "secret" not in json.dumps(events)
+
+
+def test_crash_tells_where_and_not_what() -> None:
+    returned, events = run(
+        """
+        async def deep(): raise KeyError("what a user wrote")
+        async def main(stop):
+            try: await deep()
+            except KeyError as error: raise ValueError(f"bad {error}") from error
+        """
+    )
+    assert returned == 1
+    crashed = named(events, "process_crashed")
+    assert crashed["error"] == "ValueError"
+    assert "KeyError" in crashed["exception"]
+    assert " deep" in crashed["exception"]
+    assert "wrote" not in json.dumps(events)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_asks_to_stop(number: signal.Signals) -> None:
+    returned, events = run(f"async def main(stop):\n    os.kill(os.getpid(), {number:d})\n    await stop.wait()")
+    assert returned == 0
+    assert named(events, "stop_requested")["signal"] == number.name
+    assert events[-1]["event"] == "process_stopped"
+
+
+def test_second_signal_kills_even_a_blocked_loop() -> None:
+    process = start(
+        """
+        async def main(stop):
+            print("started", flush=True)
+            await stop.wait()
+            print("draining", flush=True)
+            time.sleep(60)
+        """
+    )
+    assert process.stdout is not None
+    with process:
+        for line in ("started\n", "draining\n"):
+            assert process.stdout.readline() == line
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=5) == -signal.SIGTERM
+
+
+def test_stuck_thread_does_not_keep_a_dead_process() -> None:
+    returned, events = run(
+        """
+        lifecycle.EXIT_GRACE_S = 0.2
+        async def main(stop):
+            asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
+            raise errors.DeviceError("hung")
+        """
+    )
+    assert returned == 3
+    assert named(events, "process_crashed")["message"] == "hung"
+
+
+def test_unretrieved_exceptions_and_library_logs_hold_no_text() -> None:
+    _, events = run(
+        """
+        import logging
+        async def fail(said): raise ValueError(said)
+        async def main(stop):
+            asyncio.get_running_loop().call_soon(lambda said: 1 / 0, "secret")
+            task = asyncio.create_task(fail("secret"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            del task
+            logging.getLogger("some.library").info("chatter")
+            logging.getLogger("some.library").warning("lost %s: %s", "broker-1", ValueError("secret"))
+        """
+    )
+    unretrieved = [event["exception"] for event in events if event["event"] == "exception_unretrieved"]
+    assert {"ZeroDivisionError", "ValueError"} == {one.partition("\n")[0] for one in unretrieved}
+    assert [event["message"] for event in events if event["event"] == "library_warned"] == ["lost broker-1: ValueError"]
+    assert "secret" not in json.dumps(events)
+
+
+@pytest.mark.parametrize(("module", "extra"), [("PIL.Image", "worker"), ("asyncpg", "postgres"), ("jgo", "demo")])
+def test_a_module_of_an_extra_that_is_missing_is_told_with_what_brings_it(module: str, extra: str) -> None:
+    found = without_extra(ModuleNotFoundError(f"No module named {module!r}", name=module))
+    assert found is not None
+    assert f"'.[{extra}]'" in str(found)
+
+
+def test_any_other_missing_module_is_a_fault() -> None:
+    assert without_extra(ModuleNotFoundError("x", name="nowhere")) is None
+    assert without_extra(ImportError("x", name="PIL")) is None

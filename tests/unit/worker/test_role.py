@@ -1,0 +1,70 @@
+"""What a worker says of a post; all else it does is tested against a real Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from moderation.inference.verdict_cache import Memory
+from moderation.kafka.records import Record
+from moderation.observability.probes import Pulse
+from moderation.settings import LogSettings, Settings
+from moderation.types import Arrival
+from moderation.worker.partition import Lane
+from moderation.worker.publisher import Publisher
+from moderation.worker.role import Worker
+from moderation.worker.suspects import Opening
+from tests.support.builders import a_policy
+from tests.unit.test_moderator import a_moderator
+
+
+async def nowhere() -> Opening:
+    return Opening(0)
+
+
+def a_record(offset: int, value: bytes | None, key: bytes = b"key") -> Record:
+    return Record("posts", 3, offset, 1_700_000_000_000, key, value, ())
+
+
+async def told(level: Any, *records: Record) -> list[dict[str, Any]]:
+    settings = Settings(log=LogSettings(level=level))
+    async with a_moderator(a_policy("lakes")) as moderator:
+        processor = Worker(moderator, settings, Pulse(settings.ops))._processor
+        lane = Lane(Publisher(settings.kafka, 3, nowhere), Memory(10, 1 << 20), asyncio.Event(), 10)
+        with capture_logs() as events:
+            for record in records:
+                await processor.process(lane, record, Arrival(0.0, 0.0))
+    return [dict(event) for event in events]
+
+
+def a_value(id: str, text: str) -> bytes:
+    return json.dumps({"id": id, "text": text}).encode()
+
+
+async def test_at_debug_every_post_is_named_with_its_outcome() -> None:
+    events = await told(
+        "debug",
+        a_record(7, a_value("post-7", "secret violates:lakes")),
+        a_record(8, a_value("post-7", "secret violates:lakes")),
+        a_record(9, b"secret {", b"post-9"),
+        a_record(10, None, b"post-7"),  # an erasure is no verdict
+    )
+    named = [event for event in events if event.pop("event") == "post_moderated"]
+    assert {event.pop("log_level") for event in named} == {"debug"}
+    assert [tuple(event.values()) for event in named] == [
+        ("post-7", 3, 7, "REMOVE", "FINAL", "MODEL"),
+        ("post-7", 3, 8, "REMOVE", "FINAL", "CACHE"),
+        ("post-9", 3, 9, "REVIEW", "UNDETERMINED", "NONE"),
+    ]
+    assert {tuple(event) for event in named} == {("post_id", "partition", "offset", "outcome", "status", "stage")}
+    assert "secret" not in str(events)
+
+
+@pytest.mark.parametrize("level", ["info", "warning"])
+async def test_above_it_none_is(level: str) -> None:
+    events = await told(level, a_record(7, a_value("post-7", "violates:lakes")))
+    assert [event["event"] for event in events] == ["step_done"], "which is the batcher's"
