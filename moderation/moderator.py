@@ -8,18 +8,18 @@ from dataclasses import replace
 from functools import partial
 
 from moderation.inference.batcher import Batcher
-from moderation.inference.verdict_cache import Memory
+from moderation.inference.verdict_cache import VerdictCache
 from moderation.media.reader import Media, Read
 from moderation.policies import Policy, PolicySet, decide
 from moderation.types import (
     Arrival,
     Identity,
     ModelInfo,
+    Origin,
     Post,
     Reason,
     Severity,
     Source,
-    Stage,
     Status,
     Timings,
     Verdict,
@@ -39,7 +39,7 @@ class Moderator:
         self,
         post: Post,
         source: Source | None = None,
-        memory: Memory | None = None,
+        cache: VerdictCache | None = None,
         arrival: Arrival | None = None,
     ) -> Verdict:
         """The verdict for a post: out of `memory` where the same was asked before, and else into it.
@@ -53,12 +53,12 @@ class Moderator:
             asked = self._policies.asked_of(post)
             age = started - source.timestamp_ms / 1000 if source and source.timestamp_ms > 0 else 0.0
             judge = partial(self._judge, post, read, asked, arrival)
-            if memory is not None and source is not None and asked:
-                verdict = await memory.decided(self._identity(post, read, asked), judge, source.offset)
+            if cache is not None and source is not None and asked:
+                verdict = await cache.decided(self._identity(post, read, asked), judge, source.offset)
             else:
                 verdict = await judge()
         spent = replace(
-            Timings() if verdict.stage is Stage.CACHE else verdict.timings,
+            Timings() if verdict.origin is Origin.CACHE else verdict.timings,
             queue=max(0.0, age),
             fetch=read.fetch,
             decode=read.decode,
@@ -89,7 +89,7 @@ class Moderator:
             model=self._model,
             outcome=decision.outcome,
             status=decision.status,
-            stage=Stage.MODEL if asked else Stage.NONE,
+            origin=Origin.MODEL if asked else Origin.NONE,
             deciding_policy=decision.deciding_policy,
             severity=decision.severity,
             findings=findings,
@@ -107,7 +107,7 @@ class Moderator:
             model=self._model,
             outcome=self._policies.on_error,
             status=Status.UNDETERMINED,
-            stage=Stage.NONE,
+            origin=Origin.NONE,
             deciding_policy="",
             severity=Severity.NONE,
             findings=(),

@@ -150,8 +150,10 @@ class WorkerSettings(_Group):
         256 << 20, ge=1, description="bytes of their records; at it no more are polled, and a larger one goes alone"
     )
     max_partition_in_flight: int = Field(128, ge=1, description="posts under way of one partition")
-    memory_posts: int = Field(10_000, ge=0, description="latest verdicts of a partition that repeats are answered from")
-    memory_bytes: int = Field(16 << 20, ge=0, description="memory that they take at most, for each partition")
+    verdict_cache_posts: int = Field(
+        10_000, ge=0, description="verdicts that each partition keeps, to answer a repeated post without the model"
+    )
+    verdict_cache_bytes: int = Field(16 << 20, ge=0, description="bytes of memory that they take in each partition")
     encode_threads: int = Field(max(1, (os.cpu_count() or 1) - 1), ge=1, description="threads that prepare posts")
     encode_timeout_s: float = Field(60.0, gt=0, description="a post that takes longer to prepare becomes a dead letter")
     step_timeout_s: float = Field(300.0, gt=0, description="a batch that takes longer: the device is sick, exit")
@@ -195,7 +197,7 @@ class ApiSettings(_Group):
     view_max_bytes: int = Field(
         16 << 30, ge=0, description="bytes of its files at any moment; without room the oldest posts go; 0: no bound"
     )
-    memory_bytes: int = Field(128 << 20, ge=0, description="memory for the newest verdicts, in front of the view")
+    recent_bytes: int = Field(128 << 20, ge=0, description="memory for the newest verdicts, in front of the view")
     retention_days: float = Field(0.0, ge=0, description="age after which the view forgets a post; 0: never")
     max_lag: int = Field(10_000, ge=0, description="records behind the topic at which health says NOT_SERVING")
     max_lag_unknown_s: float = Field(
@@ -222,7 +224,7 @@ class ApiSettings(_Group):
     max_peer_connections: int = Field(
         100, ge=0, description="connections at once of one address; the newest beyond it are closed; 0: no limit"
     )
-    stranger_timeout_s: float = Field(
+    unauthenticated_timeout_s: float = Field(
         20.0, gt=0, description="seconds after which a connection without a call with credentials is closed"
     )
     max_body_bytes: int = Field(
@@ -239,7 +241,7 @@ class ApiSettings(_Group):
     max_pending_posts: int = Field(
         10_000, ge=1, description="posts of ModeratePost without a verdict yet, at which more are refused"
     )
-    max_put_bytes: int = Field(
+    max_submit_bytes: int = Field(
         64 << 20,
         ge=1,
         description="bytes of posts on their way to the topic, each of which is held three times; beyond it posts are "
@@ -261,7 +263,7 @@ class ApiSettings(_Group):
     )
 
 
-class GuardSettings(_Group):
+class AuthSettings(_Group):
     """Who may call the API."""
 
     tls_certificate: Path | None = Field(
@@ -380,7 +382,7 @@ class Settings(_Group):
     media: MediaSettings = MediaSettings()
     worker: WorkerSettings = WorkerSettings()
     api: ApiSettings = ApiSettings()
-    guard: GuardSettings = GuardSettings()
+    auth: AuthSettings = AuthSettings()
     client: ClientSettings = ClientSettings()
     ops: OpsSettings = OpsSettings()
     traces: TracesSettings = TracesSettings()

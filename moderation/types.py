@@ -46,7 +46,7 @@ class Status(IntEnum):
     UNDETERMINED = 3  # none was, or the post could not be judged at all
 
 
-class Stage(IntEnum):
+class Origin(IntEnum):
     """How a verdict came about. The numbers are those of the proto."""
 
     MODEL = 1  # the model was asked
@@ -242,7 +242,7 @@ class Verdict:
     model: ModelInfo
     outcome: Outcome
     status: Status
-    stage: Stage
+    origin: Origin
     deciding_policy: str  # empty: no policy objected
     severity: Severity
     findings: tuple[Finding, ...]

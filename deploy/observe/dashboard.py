@@ -78,13 +78,13 @@ ROWS: list[tuple[str, list[Any]]] = [
             ),
             panel(
                 "Verdicts", "Published and committed, a second.", "cps",
-                (rate("moderation_answers_total"), "verdicts"), kind="stat",
+                (rate("moderation_verdict_origins_total"), "verdicts"), kind="stat",
             ),
             panel(
                 "Within a minute", "Share of posts that waited a minute at most in their topic.", "percentunit",
                 (
-                    rate("moderation_stage_seconds_bucket", where='{stage="queue", le="60.0"}')
-                    + " / " + rate("moderation_stage_seconds_count", where='{stage="queue"}'),
+                    rate("moderation_phase_seconds_bucket", where='{phase="queue", le="60.0"}')
+                    + " / " + rate("moderation_phase_seconds_count", where='{phase="queue"}'),
                     "share",
                 ),
                 kind="stat",
@@ -98,8 +98,8 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("max by (partition) (moderation_worker_lag_records)", "{{partition}}"),
             ),
             panel(
-                "Where a post spends its time", "95th percentile of each stage.", "s",
-                (quantile(0.95, "moderation_stage_seconds", "stage"), "{{stage}}"),
+                "Where a post spends its time", "95th percentile of each phase.", "s",
+                (quantile(0.95, "moderation_phase_seconds", "phase"), "{{phase}}"),
             ),
             panel(
                 "Under way", "Taken and not committed; encoded and waiting for a step.", "short",
@@ -169,8 +169,8 @@ ROWS: list[tuple[str, list[Any]]] = [
             panel("Outcome", "Verdicts/s.", "cps", (rate("moderation_verdicts_total", "outcome"), "{{outcome}}")),
             panel("Status", "Verdicts a second.", "cps", (rate("moderation_verdicts_total", "status"), "{{status}}")),
             panel(
-                "Given by", "The model, memory (the same was asked before), or nobody.", "cps",
-                (rate("moderation_answers_total", "stage"), "{{stage}}"),
+                "Origin", "The model, the cache (the same was asked before), or none.", "cps",
+                (rate("moderation_verdict_origins_total", "origin"), "{{origin}}"),
             ),
             panel(
                 "Findings that flag", "By policy, live and shadow.", "cps",
@@ -182,7 +182,7 @@ ROWS: list[tuple[str, list[Any]]] = [
             ),
             panel(
                 "Findings without an answer", "They count as the policy's on_error says.", "cps",
-                (rate("moderation_findings_unanswered_total", "policy, reason"), "{{policy}} {{reason}}"),
+                (rate("moderation_findings_undetermined_total", "policy, reason"), "{{policy}} {{reason}}"),
             ),
             panel(
                 "Models in the verdicts", "Two of them: a roll is under way.", "cps",
@@ -221,11 +221,11 @@ ROWS: list[tuple[str, list[Any]]] = [
             ),
             panel(
                 "Memory of verdicts", "That repeats are answered from; and erasures a second.", "bytes",
-                ("sum by (instance) (moderation_memory_bytes)", "{{instance}}"),
+                ("sum by (instance) (moderation_verdict_cache_bytes)", "{{instance}}"),
             ),
             panel(
-                "Verdicts in memory and erasures", "Erasures in ten minutes.", "short",
-                ("sum by (instance) (moderation_memory_verdicts)", "{{instance}}"),
+                "Verdicts in the cache and erasures", "Erasures in ten minutes.", "short",
+                ("sum by (instance) (moderation_verdict_cache_entries)", "{{instance}}"),
                 ("sum(increase(moderation_erasures_total[10m]))", "erasures"),
             ),
         ],
@@ -240,7 +240,7 @@ ROWS: list[tuple[str, list[Any]]] = [
             ),
             panel(
                 "Strangers", "Calls without credentials, connections closed and requests cut, a second.", "cps",
-                (rate("moderation_api_strangers_refused_total"), "refused calls"),
+                (rate("moderation_api_unauthenticated_refused_total"), "refused calls"),
                 (rate("moderation_api_connections_closed_total", "cause"), "connections closed: {{cause}}"),
                 (rate("moderation_api_bodies_cut_total"), "requests cut"),
             ),

@@ -18,7 +18,7 @@ import jwt
 from moderation.api import validation
 from moderation.api.grpc.status import RefusedError, exhausted, unavailable
 from moderation.api.keys import Keys
-from moderation.settings import GuardSettings
+from moderation.settings import AuthSettings
 
 READ, LIST, WRITE, POLICIES = "verdicts:read", "verdicts:list", "posts:write", "policies:read"
 # What each method needs. A test holds it to the proto: a method that is not here cannot be called.
@@ -60,10 +60,10 @@ class Caller:
         raise RefusedError(grpc.StatusCode.PERMISSION_DENIED, "OTHER_TENANT", "tenant is another than the caller's")
 
 
-class Guard:
+class Authenticator:
     """Decides over each call before anything else does."""
 
-    def __init__(self, settings: GuardSettings, calls_per_second: float) -> None:
+    def __init__(self, settings: AuthSettings, calls_per_second: float) -> None:
         self._settings = settings
         self._rate = calls_per_second
         self._names = settings.client_names

@@ -24,7 +24,7 @@ from cryptography.x509 import load_pem_x509_certificate
 from moderation.api import jwks
 from moderation.errors import ConfigError
 from moderation.observability import metrics
-from moderation.settings import GuardSettings
+from moderation.settings import AuthSettings
 
 READ_S = 10.0  # for a whole reading: connection, TLS, headers and body
 STUCK_S = 2.0  # beyond that, after which its thread is given up
@@ -46,7 +46,7 @@ class _Reading:
 class Keys:
     """Public keys by their id; the only one of a PEM has none."""
 
-    def __init__(self, settings: GuardSettings) -> None:
+    def __init__(self, settings: AuthSettings) -> None:
         self._from = settings.jwt_keys
         self._algorithms = settings.algorithms
         self._refresh_s = settings.jwt_refresh_s
@@ -74,7 +74,7 @@ class Keys:
         except NotReadError as error:
             # The cause only: a library's text may quote what it read.
             raise ConfigError(
-                f"MODERATION_GUARD__JWT_KEYS: no keys can be read there ({error}): it is a file with a public key "
+                f"MODERATION_AUTH__JWT_KEYS: no keys can be read there ({error}): it is a file with a public key "
                 f"(PEM) or a JWKS, or an https URL of a JWKS, with keys for {', '.join(self._algorithms)}"
             ) from None
         metrics.KEYS_AGE.set_function(lambda: self.age_s)

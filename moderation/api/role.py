@@ -16,7 +16,7 @@ import structlog
 
 import moderation
 from moderation import lifecycle
-from moderation.api.auth import Guard
+from moderation.api.auth import Authenticator
 from moderation.api.grpc import certificates, reflection
 from moderation.api.grpc.admission import Admission, Unknown
 from moderation.api.grpc.checks import Checks
@@ -25,7 +25,7 @@ from moderation.api.grpc.service import Service
 from moderation.errors import ConfigError
 from moderation.kafka import clients, post_producer
 from moderation.observability import probes
-from moderation.observability.probes import Pulse
+from moderation.observability.probes import Liveness
 from moderation.policies import PolicySet
 from moderation.settings import ApiSettings, Settings
 from moderation.view import topic_lag
@@ -45,11 +45,11 @@ log = structlog.get_logger()
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Runs the service until `stop` is set, then finishes its calls within drain_timeout_s."""
-    async with probes.opened(settings.ops, "api") as pulse:
-        await _serve(settings, stop, pulse)
+    async with probes.opened(settings.ops, "api") as liveness:
+        await _serve(settings, stop, liveness)
 
 
-async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
+async def _serve(settings: Settings, stop: asyncio.Event, liveness: Liveness) -> None:
     names = [settings.kafka.posts_topic, settings.kafka.verdicts_topic]
     policies = PolicySet.load(settings.policies) if settings.policies.is_dir() else None
     if policies:
@@ -57,21 +57,23 @@ async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
             "policies_loaded", policies=len(policies.policies), digest=policies.digest, version=moderation.__version__
         )
     else:
-        log.warning("no_policies", folder=str(settings.policies), meaning="ListPolicies is refused")
+        log.warning("policies_missing", folder=str(settings.policies), meaning="ListPolicies is refused")
     topics = await lifecycle.unless_stopped(stop, clients.check_topics(settings.kafka, names))
     if topics is None:
         return
-    guard = Guard(settings.guard, settings.api.calls_per_second)
-    if guard.keys:
-        await guard.keys.load()
+    authenticator = Authenticator(settings.auth, settings.api.calls_per_second)
+    if authenticator.keys:
+        await authenticator.keys.load()
     async with AsyncExitStack() as stack:
         writer = await stack.enter_async_context(post_producer.open_posts(settings.kafka, topics))
         view = await stack.enter_async_context(open_view(settings, topics))
-        pulse.started = True
-        connections = Connections(settings.api, guarded=not settings.guard.open)
-        admission = Admission(settings.api, guard, connections, settings.kafka.max_message_bytes + REQUEST_OVERHEAD)
+        liveness.started = True
+        connections = Connections(settings.api, guarded=not settings.auth.open)
+        admission = Admission(
+            settings.api, authenticator, connections, settings.kafka.max_message_bytes + REQUEST_OVERHEAD
+        )
         service = Service(settings, view, writer, admission, policies)
-        checks = Checks(pulse, guard)
+        checks = Checks(liveness, authenticator)
         most = room(settings.api.max_connections, 2 if settings.api.health_listen else 1)
         server, port = _server(settings, service, checks, connections, most)
         stack.push_async_callback(server.stop, 0)
@@ -87,8 +89,8 @@ async def _serve(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
             side.append(tasks.create_task(connections.watch(port)))
             if probes_port:
                 side.append(tasks.create_task(probed.watch(probes_port)))
-            if guard.keys:
-                side.append(tasks.create_task(guard.keys.refresh()))
+            if authenticator.keys:
+                side.append(tasks.create_task(authenticator.keys.refresh()))
             telling = tasks.create_task(_announce(settings, view, checks, port))
             await stop.wait()
             telling.cancel()
@@ -119,10 +121,10 @@ def _server(
         ]
     server = grpc.aio.server(options=options)  # calls: see grpc/admission.py; one bound for all is anybody's to fill
     server.add_generic_rpc_handlers((service.handlers(), checks.handlers(connections)))
-    if api.reflection == "on" or (api.reflection == "auto" and settings.guard.open):
+    if api.reflection == "on" or (api.reflection == "auto" and settings.auth.open):
         server.add_generic_rpc_handlers((reflection.handlers(service.admission, [service.name, *checks.services]),))
     server.add_generic_rpc_handlers((Unknown(connections),))  # after all others
-    credentials = certificates.credentials(settings.guard)
+    credentials = certificates.credentials(settings.auth)
     try:
         if credentials is None:
             return server, server.add_insecure_port(api.listen)

@@ -14,7 +14,7 @@ import grpc
 
 from moderation.api.grpc.status import RefusedError, exhausted
 from moderation.errors import DeliveryError, ModerationError
-from moderation.kafka.post_producer import Posts
+from moderation.kafka.post_producer import PostProducer
 from moderation.observability import metrics
 from moderation.settings import ApiSettings
 from moderation.types import Source
@@ -33,10 +33,10 @@ class _Request:
     at: float
 
 
-class Ledger:
+class Submissions:
     """Puts posts, once for each request id, within bounds."""
 
-    def __init__(self, settings: ApiSettings, posts: Posts, broken: Callable[[ModerationError], None]) -> None:
+    def __init__(self, settings: ApiSettings, posts: PostProducer, broken: Callable[[ModerationError], None]) -> None:
         """`broken`: is told what the process must end for."""
         self._settings = settings
         self._posts = posts
@@ -117,7 +117,7 @@ class Ledger:
         self, post: Post, trace: Sequence[tuple[str, bytes]], until: float, held: ExitStack
     ) -> asyncio.Task[Source]:
         size = post.ByteSize()
-        full = self._bytes and self._bytes + size > self._settings.max_put_bytes
+        full = self._bytes and self._bytes + size > self._settings.max_submit_bytes
         if full or len(self) >= self._settings.max_pending_posts:
             raise exhausted("BACKLOG_FULL", "too many posts wait for their verdicts; try again later", RETRY_S)
         memory = held.pop_all()  # a caller who leaves does not give it back: the post is here until it is put

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from moderation.api import cursors
-from moderation.api.auth import Caller, Context, Guard, unauthenticated
+from moderation.api.auth import Authenticator, Caller, Context, unauthenticated
 from moderation.api.grpc.status import exhausted, unavailable
 from moderation.api.validation import Watch
 from moderation.observability import metrics
@@ -24,11 +24,17 @@ class Watching:
     """Writes changes to one reader."""
 
     def __init__(
-        self, settings: ApiSettings, view: View, watch: Watch, caller: Caller, guard: Guard, context: Context
+        self,
+        settings: ApiSettings,
+        view: View,
+        watch: Watch,
+        caller: Caller,
+        authenticator: Authenticator,
+        context: Context,
     ) -> None:
         self._settings = settings
-        self._guard = guard
-        self._edition = guard.edition  # of the keys that the caller's token was checked with
+        self._authenticator = authenticator
+        self._edition = authenticator.edition  # of the keys that the caller's token was checked with
         self._view = view
         self._watch = watch
         self._context = context
@@ -104,7 +110,7 @@ class Watching:
     def _check_end(self, feed: Feed) -> None:
         if feed.ended:
             raise unavailable("STOPPING", "the service is stopping; go on from the last token")
-        self._edition = self._guard.check(self._context, self._edition)
+        self._edition = self._authenticator.check(self._context, self._edition)
         if self._clock() >= self._expiry:
             raise unauthenticated("the bearer token has expired; go on from the last consistency token with a new one")
         if self._clock() >= self._end:

@@ -30,7 +30,7 @@ from moderation.bench.load import post_id
 from moderation.dev.kafka import LocalKafka, create_service_topics
 from moderation.kafka import clients
 from moderation.settings import KafkaSettings
-from moderation.types import Finding, ModelInfo, Outcome, Score, Severity, Source, Stage, Status, Thresholds, Verdict
+from moderation.types import Finding, ModelInfo, Origin, Outcome, Score, Severity, Source, Status, Thresholds, Verdict
 from moderation.v1 import moderation_service_pb2 as pb
 
 KEYS = 100  # in a batch
@@ -144,7 +144,7 @@ def _verdict(number: int) -> Verdict:
         model=ModelInfo("microsoft/Phi-3-vision-128k-instruct", "main", "m" * 64),
         outcome=Outcome.ALLOW,
         status=Status.FINAL,
-        stage=Stage.MODEL,
+        origin=Origin.MODEL,
         deciding_policy="",
         severity=Severity.NONE,
         findings=findings,

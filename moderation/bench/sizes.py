@@ -59,7 +59,7 @@ def config(size: Size) -> Phi3Config:
 
 def network(shape: Phi3Config, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Phi3Network:
     """Norms near 1, matrices that keep the size of what they map, so that scores of posts and policies differ."""
-    with checkpoint.skeletons():
+    with checkpoint.meta_modules():
         made = Phi3Network(shape)
     made = made.to(dtype).to_empty(device=device)
     drawn = torch.Generator(device).manual_seed(seed)

@@ -26,7 +26,7 @@ from moderation.errors import ConfigError
 
 FETCH_S = 3.0
 MOST_BYTES = 32 << 20
-STAGES = ("queue", "fetch", "decode", "encode", "batch_wait", "model", "commit")
+PHASES = ("queue", "fetch", "decode", "encode", "batch_wait", "model", "commit")
 
 Labels = tuple[tuple[str, str], ...]
 Key = tuple[str, Labels]
@@ -154,7 +154,7 @@ def page(frame: Frame) -> RenderableType:
     parts: list[RenderableType] = [_endpoints(frame)]
     roles = frame.labels("moderation_build_info", "role")
     if "worker" in roles:
-        parts += [_keeping_up(frame), _stages(frame), _outcomes(frame)]
+        parts += [_keeping_up(frame), _phases(frame), _outcomes(frame)]
         if frame.has("moderation_findings_total"):
             parts.append(_policies(frame))
         if frame.has("moderation_dead_letters_total"):
@@ -211,7 +211,7 @@ def _keeping_up(frame: Frame) -> Table:
     )
     table.add_row(
         "posts/s",
-        _rate(frame.rate("moderation_answers_total")),
+        _rate(frame.rate("moderation_verdict_origins_total")),
         f"{_count(frame.total('moderation_worker_in_flight_posts'))} under way",
         f"{frame.total('moderation_worker_in_flight_bytes') / (1 << 20):.1f} MiB",
     )
@@ -242,24 +242,24 @@ def _keeping_up(frame: Frame) -> Table:
     return table
 
 
-def _stages(frame: Frame) -> Table:
-    table = _table("", "stage", *STAGES)
+def _phases(frame: Frame) -> Table:
+    table = _table("", "phase", *PHASES)
     for name, share in (("p50", 0.5), ("p95", 0.95)):
-        cells = [_seconds(frame.quantile(share, "moderation_stage_seconds", stage=stage)) for stage in STAGES]
+        cells = [_seconds(frame.quantile(share, "moderation_phase_seconds", origin=origin)) for origin in PHASES]
         table.add_row(name, *cells)
     return table
 
 
 def _outcomes(frame: Frame) -> Table:
     name = "moderation_verdicts_total"
-    table = _table("verdicts", "", "allow", "review", "remove", "final", "degraded", "undetermined", "from memory")
+    table = _table("verdicts", "", "allow", "review", "remove", "final", "degraded", "undetermined", "from cache")
     told = [{"outcome": each} for each in ("allow", "review", "remove")]
     told += [{"status": each} for each in ("final", "degraded", "undetermined")]
-    memory = {"stage": "cache"}
+    cached = {"origin": "cache"}
     rates = [_rate(frame.rate(name, **each)) for each in told]
-    table.add_row("per second", *rates, _rate(frame.rate("moderation_answers_total", **memory)))
+    table.add_row("per second", *rates, _rate(frame.rate("moderation_verdict_origins_total", **cached)))
     counts = [_count(frame.total(name, **each)) for each in told]
-    table.add_row("since start", *counts, _count(frame.total("moderation_answers_total", **memory)))
+    table.add_row("since start", *counts, _count(frame.total("moderation_verdict_origins_total", **cached)))
     return table
 
 
@@ -269,7 +269,7 @@ def _policies(frame: Frame) -> Table:
     for policy in frame.labels(name, "policy"):
         counts = [_count(frame.total(name, policy=policy, outcome=each)) for each in ("allow", "review", "remove")]
         flagged = sum(frame.rate(name, policy=policy, outcome=each) for each in ("review", "remove"))
-        lost = frame.total("moderation_findings_unanswered_total", policy=policy)
+        lost = frame.total("moderation_findings_undetermined_total", policy=policy)
         table.add_row(policy, *counts, _count(lost), _rate(flagged))
     return table
 

@@ -174,9 +174,9 @@ class Batcher:
         encoded = job.queued
         begun = job.started or finished
         if job.span is not None:
-            traces.stage(traces.ENCODE, started, encoded)
-            traces.stage(traces.WAIT, encoded, begun)
-            traces.stage(traces.MODEL, begun, finished, job.step)
+            traces.phase(traces.ENCODE, started, encoded)
+            traces.phase(traces.WAIT, encoded, begun)
+            traces.phase(traces.MODEL, begun, finished, job.step)
         scores = tuple(tuple(job.scores[window]) for window in range(len(job.windows)))
         return Answers(scores, encoded - started, begun - encoded, finished - begun)
 

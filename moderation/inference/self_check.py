@@ -92,7 +92,7 @@ class SelfCheck:
         self._tolerance = min(MOST, max(LEAST, SHARE * apart))
         self._expected = margins
         if apart <= 2 * self._tolerance:
-            log.warning("probes_scored_alike", apart=round(apart, 4), tolerance=round(self._tolerance, 4))
+            log.warning("self_check_scores_alike", apart=round(apart, 4), tolerance=round(self._tolerance, 4))
 
     def _compare(self, margins: Margins) -> None:
         if (off := _distance(margins, self._expected)) > self._tolerance:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from moderation.observability import phases
 from moderation.observability.phases import Phase
-from moderation.types import Identity, Stage, Verdict
+from moderation.types import Identity, Origin, Verdict
 
 # What a verdict takes in memory, at most (a test measures it): by itself, and for each finding.
 VERDICT_BYTES = 2_000
@@ -29,7 +29,7 @@ class _Known:
     bytes: int
 
 
-class Memory:
+class VerdictCache:
     """The latest verdicts that stand, by their identity. Full, it forgets what was longest not published."""
 
     def __init__(self, most: int, most_bytes: int) -> None:
@@ -61,14 +61,14 @@ class Memory:
             if offset < self._erased.get(identity.post_id, -1):
                 return await decide()
             if known := self._find(identity, digest):
-                return replace(known, stage=Stage.CACHE)
+                return replace(known, origin=Origin.CACHE)
             if digest not in self._turns:
                 break
             _, turn = self._turns[digest]
             phases.enter(Phase.TWIN)
             await asyncio.wait([turn])  # which does not cancel it when we are cancelled
             if verdict := turn.result():
-                return replace(verdict, stage=Stage.CACHE)
+                return replace(verdict, origin=Origin.CACHE)
         mine = self._turns[digest] = identity.post_id, asyncio.get_running_loop().create_future()
         verdict = None
         try:

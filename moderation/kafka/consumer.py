@@ -326,5 +326,5 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
         offset = fetched.next_fetch_offset
         if self._failed.get(partition) == offset:
             raise UnreadableError(partition, offset, max(fetched.after, offset + 1), str(error)) from error
-        log.warning("batch_fetched_again", topic=partition.topic, partition=partition.partition, offset=offset)
+        log.warning("batch_refetched", topic=partition.topic, partition=partition.partition, offset=offset)
         self._failed[partition] = offset

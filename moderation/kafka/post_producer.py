@@ -22,7 +22,7 @@ class NotAcceptedError(ModerationError):
     """The post may be on its topic, or not. To put it again is safe."""
 
 
-class Posts:
+class PostProducer:
     """Puts posts on their topic, in the partition that their id hashes to, as the platform's producers do."""
 
     def __init__(self, producer: AIOKafkaProducer, topic: str) -> None:
@@ -66,11 +66,11 @@ class Posts:
 
 
 @asynccontextmanager
-async def open_posts(settings: KafkaSettings, topics: clients.Topics) -> AsyncIterator[Posts]:
+async def open_posts(settings: KafkaSettings, topics: clients.Topics) -> AsyncIterator[PostProducer]:
     """Connected."""
     producer = clients.producer(settings, max_request_size=topics.max_message_bytes)
     try:
         await clients.connected(producer.start, settings)
-        yield Posts(producer, settings.posts_topic)
+        yield PostProducer(producer, settings.posts_topic)
     finally:
         await clients.stop(producer)

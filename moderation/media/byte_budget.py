@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Room:
+class ByteBudget:
     """A bound on what is held at the same time. What is larger than all of it goes alone."""
 
     def __init__(self, size: int) -> None:

@@ -26,7 +26,7 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from moderation.errors import ConfigError, ModerationError, PostError
 from moderation.inference.deadline_pool import DeadlinePool, LateError
-from moderation.media.byte_budget import Room
+from moderation.media.byte_budget import ByteBudget
 from moderation.observability import phases, traces
 from moderation.observability.logs import frames
 from moderation.observability.phases import Phase
@@ -70,8 +70,8 @@ class Media:
     def __init__(self, settings: MediaSettings, stores: Mapping[str, Store] | None = None) -> None:
         """`stores`: by URI scheme; default: local files below the allowed roots."""
         self._settings = settings
-        self._room = Room(settings.max_decoded_bytes)
-        self._files = Room(settings.max_decoded_bytes // 4)  # bytes of files that references name, until decoded
+        self._room = ByteBudget(settings.max_decoded_bytes)
+        self._files = ByteBudget(settings.max_decoded_bytes // 4)  # bytes of files that references name, until decoded
         self._stores = stores if stores is not None else {"file": LocalFiles(settings)}
         late = f"no image is read any more: all threads have been at a post for {settings.timeout_s:g} s"
         self.pool = DeadlinePool("media", settings.posts_at_once, settings.timeout_s, late)
@@ -98,8 +98,8 @@ class Media:
                 content = await self._on_thread(partial(self._decode_all, post, files), Reason.IMAGE_CORRUPT)
                 decoded = time.perf_counter()
                 del files
-            traces.stage(traces.FETCH, started, fetched)
-            traces.stage(traces.DECODE, begun, decoded)
+            traces.phase(traces.FETCH, started, fetched)
+            traces.phase(traces.DECODE, begun, decoded)
             yield Read(content, fetched - started, decoded - begun)
 
     async def _on_thread(self, work: Callable[[], T], reason: Reason) -> T:

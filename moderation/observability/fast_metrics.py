@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 
-class Tally(Collector):
+class FastCounter(Collector):
     """A counter by labels: `tally.counts["spam", Outcome.REMOVE] += 1`. Members of enums are written by their names."""
 
     kind = "counter"
@@ -53,7 +53,7 @@ class Row:
         self.total += value
 
 
-class Spread(Collector):
+class FastHistogram(Collector):
     """A histogram, one Row for each set of labels."""
 
     kind = "histogram"

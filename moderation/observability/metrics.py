@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, disable_created_metrics
 
-from moderation.observability.fast_metrics import Spread, Tally
-from moderation.types import Finding, Reason, Stage, Verdict
+from moderation.observability.fast_metrics import FastCounter, FastHistogram
+from moderation.types import Finding, Origin, Reason, Verdict
 
 LONG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)  # seconds in a backlog
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -22,13 +22,13 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for 
 # Both roles
 
 BUILD = Gauge("moderation_build_info", "1: the version that runs, and in which role", ["version", "role"])
-LOOP_LAG = Spread("moderation_loop_lag_seconds", "By how much the event loop was late at a tick", SHORT)
+LOOP_LAG = FastHistogram("moderation_loop_lag_seconds", "By how much the event loop was late at a tick", SHORT)
 LOOP_TICK_AGE = Gauge(
     "moderation_loop_tick_age_seconds", "Since the event loop has last ticked; grows while it is stuck"
 )
-LOG_DROPPED = Tally("moderation_log_lines_dropped", "Log lines that found the queue of the log full", [])
+LOG_DROPPED = FastCounter("moderation_log_lines_dropped", "Log lines that found the queue of the log full", [])
 LOG_DROPPED.counts[()] = 0
-LOG_ERRORS = Tally("moderation_log_write_errors", "Failed attempts to write a log line, by cause", ["cause"])
+LOG_ERRORS = FastCounter("moderation_log_write_errors", "Failed attempts to write a log line, by cause", ["cause"])
 LOG_WAITING = Gauge("moderation_log_lines_waiting", "Log lines that wait to be written")
 
 # What judges
@@ -57,16 +57,18 @@ OLDEST_POST = Gauge(
 )
 IN_PHASE = Gauge("moderation_worker_posts_in_phase", "Posts in hand by the phase that they are in", ["phase"])
 IN_FLIGHT_BYTES = Gauge("moderation_worker_in_flight_bytes", "Bytes of their records")
-STAGES = Spread("moderation_stage_seconds", "What a published post has spent in each stage of its way", LONG, ["stage"])
+PHASES = FastHistogram(
+    "moderation_phase_seconds", "What a published post has spent in each phase", LONG, ["phase"]
+)
 
 # The worker: batches
 
 QUEUED = Gauge("moderation_batch_queue_posts", "Posts that are encoded and wait for a step")
 QUEUE_AGE = Gauge("moderation_batch_queue_age_seconds", "How long the longest of them has waited; 0: none waits")
-STEP = Spread("moderation_step_seconds", "Duration of a step of the device", LONG).row()
-BATCH_POSTS = Spread("moderation_batch_posts", "Posts of a step", COUNTS).row()
-BATCH_TOKENS = Spread("moderation_batch_tokens", "Tokens of a step", TOKENS).row()
-BATCH_FILL = Spread("moderation_batch_fill_ratio", "Tokens of a step over the budget of one", SHARES).row()
+STEP = FastHistogram("moderation_step_seconds", "Duration of a step of the device", LONG).row()
+BATCH_POSTS = FastHistogram("moderation_batch_posts", "Posts of a step", COUNTS).row()
+BATCH_TOKENS = FastHistogram("moderation_batch_tokens", "Tokens of a step", TOKENS).row()
+BATCH_FILL = FastHistogram("moderation_batch_fill_ratio", "Tokens of a step over the budget of one", SHARES).row()
 STEPS_FAILED = Counter("moderation_steps_failed", "Steps that have scored nothing, by cause", ["cause"])
 HALVINGS = Counter("moderation_batch_halvings", "Batches that were scored again in halves, by cause", ["cause"])
 ATTEMPTS = Counter("moderation_posts_attempted_alone", "Posts that were processed alone, as they may end the process")
@@ -77,19 +79,25 @@ FEATURES_FOUND = Counter("moderation_picture_features_found", "Of these, those t
 
 # The worker: outcomes, once they are committed
 
-VERDICTS = Tally("moderation_verdicts", "Verdicts published", ["outcome", "status", "model"])
-ANSWERS = Tally("moderation_answers", "Verdicts published, by what gave them: model, cache (memory) or none", ["stage"])
-FINDINGS = Tally("moderation_findings", "Findings published, by policy", ["policy", "outcome", "mode"])
-UNANSWERED = Tally("moderation_findings_unanswered", "Findings without an answer of the model", ["policy", "reason"])
-DEAD_LETTERS = Tally("moderation_dead_letters", "Records that could not be judged", ["reason"])
+VERDICTS = FastCounter("moderation_verdicts", "Verdicts published", ["outcome", "status", "model"])
+ANSWERS = FastCounter(
+    "moderation_verdict_origins", "Verdicts published, by origin", ["origin"]
+)
+FINDINGS = FastCounter("moderation_findings", "Findings published, by policy", ["policy", "outcome", "mode"])
+UNANSWERED = FastCounter(
+    "moderation_findings_undetermined", "Findings without an answer of the model", ["policy", "reason"]
+)
+DEAD_LETTERS = FastCounter("moderation_dead_letters", "Records that could not be judged", ["reason"])
 ERASURES = Counter("moderation_erasures", "Erasures published")
-MEMORY_VERDICTS = Gauge("moderation_memory_verdicts", "Verdicts in memory, that repeats are answered from")
-MEMORY_BYTES = Gauge("moderation_memory_bytes", "What they take, about")
+MEMORY_VERDICTS = Gauge("moderation_verdict_cache_entries", "Verdicts in memory, that repeats are answered from")
+MEMORY_BYTES = Gauge("moderation_verdict_cache_bytes", "What they take, about")
 
 # The worker: delivery
 
-TRANSACTION = Spread("moderation_transaction_seconds", "From begin to commit, or from send to offset", SHORT).row()
-TRANSACTION_POSTS = Spread("moderation_transaction_posts", "Posts answered in a transaction", COUNTS).row()
+TRANSACTION = FastHistogram(
+    "moderation_transaction_seconds", "From begin to commit, or from send to offset", SHORT
+).row()
+TRANSACTION_POSTS = FastHistogram("moderation_transaction_posts", "Posts answered in a transaction", COUNTS).row()
 PRODUCERS_REPLACED = Counter("moderation_producers_replaced", "Producers thrown away in the midst of an assignment")
 
 # The API
@@ -106,11 +114,11 @@ VIEW_BYTES = Gauge("moderation_view_bytes", "Bytes of the view's files, the writ
 FOLDED = Counter("moderation_view_folded_records", "Records folded into the view")
 PRUNED = Counter("moderation_view_pruned_posts", "Posts that the view has forgotten by age or for want of room")
 CALLS = Counter("moderation_api_calls", "Calls answered, by method and status code", ["method", "code"])
-CALL = Spread(
+CALL = FastHistogram(
     "moderation_api_call_seconds", "Duration of calls; a wait or a watch lasts as long as asked", SHORT, ["method"]
 )
 STRANGERS_REFUSED = Counter(
-    "moderation_api_strangers_refused",
+    "moderation_api_unauthenticated_refused",
     "Calls refused without credentials that hold, of unknown methods, and health checks beyond their bound",
 )
 CONNECTIONS = Gauge("moderation_api_connections", "Connections to the API's port")
@@ -123,7 +131,7 @@ PENDING = Gauge("moderation_api_pending_posts", "Posts put on the topic by this 
 KEYS_AGE = Gauge("moderation_jwt_keys_age_seconds", "Since the keys of bearer tokens were last read; 0: there are none")
 
 _QUEUE, _FETCH, _DECODE, _ENCODE, _WAIT, _MODEL, _COMMIT = (
-    STAGES.row(stage) for stage in ("queue", "fetch", "decode", "encode", "batch_wait", "model", "commit")
+    PHASES.row(phase) for phase in ("queue", "fetch", "decode", "encode", "batch_wait", "model", "commit")
 )
 _MODES = {True: "live", False: "shadow"}
 
@@ -136,12 +144,12 @@ def answered(verdict: Verdict, commit: float) -> None:
     if spent.decode:  # there are pictures
         _FETCH.add(spent.fetch)
         _DECODE.add(spent.decode)
-    if verdict.stage is Stage.MODEL:
+    if verdict.origin is Origin.MODEL:
         _ENCODE.add(spent.encode)
         _WAIT.add(spent.wait)
         _MODEL.add(spent.model)
     VERDICTS.counts[verdict.outcome, verdict.status, verdict.model.name] += 1
-    ANSWERS.counts[(verdict.stage,)] += 1
+    ANSWERS.counts[(verdict.origin,)] += 1
     if verdict.reason:
         DEAD_LETTERS.counts[(verdict.reason,)] += 1
     findings = FINDINGS.counts

@@ -50,7 +50,7 @@ class Work:
     timeout_s: float = 0.0  # how long it may have it
 
 
-class Pulse:
+class Liveness:
     """A role's signs of life. Written on the event loop, read by the port's threads."""
 
     def __init__(self, settings: OpsSettings) -> None:
@@ -91,22 +91,22 @@ class Pulse:
 
 
 @asynccontextmanager
-async def opened(settings: OpsSettings, role: str) -> AsyncIterator[Pulse]:
+async def opened(settings: OpsSettings, role: str) -> AsyncIterator[Liveness]:
     """The port, for as long as a role runs; without an address the pulse alone. Raises ConfigError."""
-    pulse = Pulse(settings)
+    liveness = Liveness(settings)
     metrics.BUILD.labels(moderation.__version__, role).set(1)
-    if not pulse.heard:
-        yield pulse
+    if not liveness.heard:
+        yield liveness
         return
-    server = _server(settings.listen, application(pulse))
+    server = _server(settings.listen, application(liveness))
     threading.Thread(target=server.serve_forever, name="ops", daemon=True).start()
-    metrics.LOOP_TICK_AGE.set_function(lambda: pulse.stood_still(time.monotonic()))
+    metrics.LOOP_TICK_AGE.set_function(lambda: liveness.stood_still(time.monotonic()))
     log.info("ops_listening", listen=settings.listen, port=server.server_port)
     try:
         async with asyncio.TaskGroup() as tasks:
-            beating = tasks.create_task(pulse.beat())
+            beating = tasks.create_task(liveness.beat())
             try:
-                yield pulse
+                yield liveness
             finally:
                 beating.cancel()
     finally:
@@ -114,7 +114,7 @@ async def opened(settings: OpsSettings, role: str) -> AsyncIterator[Pulse]:
         server.server_close()
 
 
-def application(pulse: Pulse) -> WSGIApplication:
+def application(liveness: Liveness) -> WSGIApplication:
     """What the port answers."""
     exposition = make_wsgi_app()
 
@@ -130,12 +130,12 @@ def application(pulse: Pulse) -> WSGIApplication:
                 return _told(start, "500 Internal Server Error", "the metrics cannot be read")
             return written
         if path == "/livez":
-            ailment = pulse.ailment(time.monotonic())
+            ailment = liveness.ailment(time.monotonic())
             return _told(start, "503 Service Unavailable" if ailment else "200 OK", ailment or "alive")
         if path == "/readyz":
-            return _told(start, *(("200 OK", "ready") if pulse.ready else ("503 Service Unavailable", "not ready")))
+            return _told(start, *(("200 OK", "ready") if liveness.ready else ("503 Service Unavailable", "not ready")))
         if path == "/startupz":
-            told = ("200 OK", "started") if pulse.started else ("503 Service Unavailable", "starting")
+            told = ("200 OK", "started") if liveness.started else ("503 Service Unavailable", "starting")
             return _told(start, *told)
         return _told(start, "404 Not Found", "/metrics, /livez, /readyz, /startupz")
 

@@ -105,7 +105,7 @@ def judged(span: Span, verdict: Verdict) -> None:
             "moderation.post.id": verdict.post_id,
             "moderation.outcome": verdict.outcome.name,
             "moderation.status": verdict.status.name,
-            "moderation.stage": verdict.stage.name,
+            "moderation.origin": verdict.origin.name,
         }
     )
     if verdict.status is Status.UNDETERMINED:
@@ -127,8 +127,8 @@ def dropped(span: Span) -> None:
     span.end()
 
 
-def stage(name: str, begun: float, done: float, step: SpanContext | None = None) -> None:
-    """A stage of the current post is over; times by time.perf_counter. `step`: the one that it was in."""
+def phase(name: str, begun: float, done: float, step: SpanContext | None = None) -> None:
+    """A phase of the current post is over; times by time.perf_counter. `step`: the one that it was in."""
     ours = tracer()
     if ours is not None and trace.get_current_span().is_recording():
         links = [Link(step)] if step else []

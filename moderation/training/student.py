@@ -38,7 +38,7 @@ FACTS = 4
 PLACEHOLDER = Image.new("RGB", (1, 1))  # the prompt only counts pictures
 
 
-class Pupil(nn.Module):
+class Student(nn.Module):
     """The network, its tokenizer, and what only training needs."""
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -88,7 +88,7 @@ class Pupil(nn.Module):
             filters = embeddings.patch_embedding.weight
             filters.copy_(torch.from_numpy(kept.T.copy()).view_as(filters))
 
-    def see(
+    def embed_images(
         self, shelf: Shelf, pictures: Sequence[int], *, light: bool = False, patched: bool = False
     ) -> tuple[list[Tensor], Tensor]:
         """Features of pictures of the shelf, [tokens, hidden] each, and the labels of all their tokens.

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from moderation.training import lessons, words
 from moderation.training.evaluate import auc
 from moderation.training.lessons import Course, Shelf
-from moderation.training.student import Pupil
+from moderation.training.student import Student
 
 PICTURES = 60_000
 HELD_OUT = 2000
@@ -98,68 +98,68 @@ def run(rank: int, plan: Plan) -> None:
     if plan.workers > 1:
         torch.set_num_threads(1)
         distributed.init_process_group("gloo", f"file://{plan.work / 'meeting'}", rank=rank, world_size=plan.workers)
-    pupil = Pupil(plan.out, plan.seed).to("cuda" if torch.cuda.is_available() else "cpu")
+    student = Student(plan.out, plan.seed).to("cuda" if torch.cuda.is_available() else "cpu")
     shelf, held_out = plan.shelf(training=True), plan.shelf(training=False)
-    optimizers = _optimizers(pupil)
+    optimizers = _optimizers(student)
     state = plan.work / f"state-{plan.seed}.pt"
-    first, seconds = _resumed(state, pupil, optimizers)
+    first, seconds = _resumed(state, student, optimizers)
     begun = time.monotonic() - seconds
     if not first:
-        pupil.open_eyes(shelf)
+        student.open_eyes(shelf)
     losses: list[float] = []
     torch.set_flush_denormal(True)
     for step in range(first, plan.steps):
         random = Random(f"{plan.seed} {step} {rank}")
         torch.manual_seed(random.randrange(2**31))
         if step == plan.grounding:
-            pupil.raise_words()
+            student.raise_words()
             for one in optimizers:
                 one.state.clear()
-        for scale in (pupil.scale, pupil.kinship):  # they have grown so small that a step would be a leap
+        for scale in (student.scale, student.kinship):  # they have grown so small that a step would be a leap
             scale.requires_grad_(step < plan.grounding)
-        loss = _loss(pupil, shelf, random, plan, step)
+        loss = _loss(student, shelf, random, plan, step)
         loss.backward()  # type: ignore[no-untyped-call]
         if plan.workers > 1:
-            _share(pupil)
-        torch.nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
+            _share(student)
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         for one in optimizers:
             for group in one.param_groups:
                 group["lr"] = plan.rate(step) * group["share"]
                 if group["sees"] and step >= plan.grounding:
                     group["lr"] *= SETTLED
             one.step()
-        pupil.zero_grad(set_to_none=True)
+        student.zero_grad(set_to_none=True)
         losses.append(loss.item())
         if rank == 0 and (step + 1) % 25 == 0:
             mean = sum(losses) / len(losses)
             _say(f"step {step + 1}/{plan.steps}  loss {mean:.4f}  {time.monotonic() - begun:.0f} s")
             losses.clear()
         if rank == 0 and ((step + 1) % plan.every == 0 or step + 1 == plan.steps):
-            _look(pupil, held_out, answers=step >= plan.grounding)
+            _look(student, held_out, answers=step >= plan.grounding)
             seconds = time.monotonic() - begun
             draft = state.with_suffix(".draft")
-            kept = {"pupil": pupil.state_dict(), "optimizers": [one.state_dict() for one in optimizers]}
+            kept = {"student": student.state_dict(), "optimizers": [one.state_dict() for one in optimizers]}
             torch.save({**kept, "step": step + 1, "seconds": seconds}, draft)
             draft.rename(state)
-            pupil.save(plan.out)
+            student.save(plan.out)
 
 
-def _resumed(state: Path, pupil: Pupil, optimizers: Sequence[torch.optim.Optimizer]) -> tuple[int, float]:
+def _resumed(state: Path, student: Student, optimizers: Sequence[torch.optim.Optimizer]) -> tuple[int, float]:
     """Steps and seconds that the run has behind it; the state that it was in then is put back."""
     if not state.exists():
         return 0, 0.0
     saved = torch.load(state, weights_only=True)
-    pupil.load_state_dict(saved["pupil"])
+    student.load_state_dict(saved["student"])
     for one, kept in zip(optimizers, saved["optimizers"], strict=True):
         one.load_state_dict(kept)
     return int(saved["step"]), float(saved["seconds"])
 
 
-def _optimizers(pupil: Pupil) -> tuple[torch.optim.Optimizer, ...]:
+def _optimizers(student: Student) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the layers' matrices, AdamW for embeddings, head, norms and biases."""
 
     def groups(*, layers: bool, share: float) -> list[dict[str, object]]:
-        chosen = [(name, one) for name, one in pupil.named_parameters() if _in_a_layer(name, one) is layers]
+        chosen = [(name, one) for name, one in student.named_parameters() if _in_a_layer(name, one) is layers]
         return [
             {
                 "params": [one for name, one in chosen if ("vision_embed_tokens" in name) is sees],
@@ -179,9 +179,9 @@ def _in_a_layer(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and (".layers." in name or "img_projection" in name)
 
 
-def _share(pupil: Pupil) -> None:
+def _share(student: Student) -> None:
     """Gives each process the mean of all gradients. A parameter without one has none anywhere."""
-    grads = [one.grad for one in pupil.parameters() if one.grad is not None]
+    grads = [one.grad for one in student.parameters() if one.grad is not None]
     flat = torch.cat([grad.flatten() for grad in grads])
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()
@@ -189,50 +189,50 @@ def _share(pupil: Pupil) -> None:
         grad.copy_(mean.view_as(grad))
 
 
-def _loss(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan, step: int) -> Tensor:
+def _loss(student: Student, shelf: Shelf, random: Random, plan: Plan, step: int) -> Tensor:
     if step < plan.grounding:
-        return _ground(pupil, shelf, random, plan)
-    return _answer(pupil, shelf, random, plan, late=step >= plan.grounding + EARLY)
+        return _ground(student, shelf, random, plan)
+    return _answer(student, shelf, random, plan, late=step >= plan.grounding + EARLY)
 
 
-def _ground(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan) -> Tensor:
+def _ground(student: Student, shelf: Shelf, random: Random, plan: Plan) -> Tensor:
     """On pictures of one local crop: those of two cost thrice the time, and bring little that is new."""
     pictures = _plain(shelf, random, GROUND_BATCH // plan.workers)
-    with _mixed(pupil):
-        features, labels = pupil.see(shelf, pictures, light=True)
-        return pupil.grounding(features, labels)
+    with _mixed(student):
+        features, labels = student.embed_images(shelf, pictures, light=True)
+        return student.grounding(features, labels)
 
 
 def _plain(shelf: Shelf, random: Random, count: int) -> list[int]:
     return random.choices(np.flatnonzero(shelf.grid.prod(axis=1) == 1).tolist(), k=count)
 
 
-def _answer(pupil: Pupil, shelf: Shelf, random: Random, plan: Plan, *, late: bool) -> Tensor:
+def _answer(student: Student, shelf: Shelf, random: Random, plan: Plan, *, late: bool) -> Tensor:
     course = lessons.WIDE if late else lessons.TRAINING
     made = [lessons.lesson(random, shelf, course) for _ in range(BATCH // plan.workers)]
-    with _mixed(pupil):
+    with _mixed(student):
         pictures = [picture for one in made for picture in one.pictures]
         more = _plain(shelf, random, MORE_PICTURES[late] // plan.workers)
-        features, labels = pupil.see(shelf, pictures + more, light=True, patched=late)
+        features, labels = student.embed_images(shelf, pictures + more, light=True, patched=late)
         # The first answers teach nothing to the tower: they are wrong, and would undo what it has learned.
         seen = [one if late else one.detach() for one in features[: len(pictures)]]
-        trees = [pupil.read(shelf, one) for one in made]
-        places, facts = pupil.facts(made, trees)
-        logits, clues = pupil.answer(trees, seen, places)
+        trees = [student.read(shelf, one) for one in made]
+        places, facts = student.facts(made, trees)
+        logits, clues = student.answer(trees, seen, places)
         truth = torch.tensor([answer for one in made for answer in one.answers], device=logits.device)
-        targets = torch.where(truth, pupil.yes, pupil.no)
+        targets = torch.where(truth, student.yes, student.no)
         found = functional.binary_cross_entropy_with_logits(clues.float(), facts, pos_weight=facts.new_tensor(RARE))
-        return functional.cross_entropy(logits, targets) + 2 * found + pupil.grounding(features, labels)
+        return functional.cross_entropy(logits, targets) + 2 * found + student.grounding(features, labels)
 
 
-def _look(pupil: Pupil, shelf: Shelf, *, answers: bool) -> None:
+def _look(student: Student, shelf: Shelf, *, answers: bool) -> None:
     """Says how a few held-out posts go. The figures of the model card are `evaluate`'s."""
-    with torch.inference_mode(), _mixed(pupil):
-        features, labels = pupil.see(shelf, range(min(SEEN, len(shelf))))
-        right = pupil.recognised(features, labels)
-        _say(f"  grounding: loss {pupil.grounding(features, labels):.3f}, {right:.1%} of tokens")
+    with torch.inference_mode(), _mixed(student):
+        features, labels = student.embed_images(shelf, range(min(SEEN, len(shelf))))
+        right = student.recognised(features, labels)
+        _say(f"  grounding: loss {student.grounding(features, labels):.3f}, {right:.1%} of tokens")
         for name, course in LOOKS.items() if answers else ():
-            truth, margins, kinds = _asked(pupil, shelf, course)
+            truth, margins, kinds = _asked(student, shelf, course)
             by_kind = {
                 kind: ([truth[at] for at in places], [margins[at] for at in places])
                 for kind in sorted(set(kinds))
@@ -243,23 +243,23 @@ def _look(pupil: Pupil, shelf: Shelf, *, answers: bool) -> None:
             _say(f"  {name}: AUC {auc(truth, margins):.4f}, right {correct:.1%}; {', '.join(parts)}")
 
 
-def _asked(pupil: Pupil, shelf: Shelf, course: Course) -> tuple[list[bool], list[float], list[str]]:
+def _asked(student: Student, shelf: Shelf, course: Course) -> tuple[list[bool], list[float], list[str]]:
     random, truth, kinds = Random("look"), [], []
     margins: list[float] = []
     for _ in range(LOOKED_AT // BATCH):
         made = [lessons.lesson(random, shelf, course) for _ in range(BATCH)]
-        features, _ = pupil.see(shelf, [picture for one in made for picture in one.pictures])
-        logits, _ = pupil.answer([pupil.read(shelf, one) for one in made], features)
-        margins += (logits[:, pupil.yes] - logits[:, pupil.no]).float().tolist()
+        features, _ = student.embed_images(shelf, [picture for one in made for picture in one.pictures])
+        logits, _ = student.answer([student.read(shelf, one) for one in made], features)
+        margins += (logits[:, student.yes] - logits[:, student.no]).float().tolist()
         truth += [answer for one in made for answer in one.answers]
         kinds += [kind for one in made for kind in one.kinds]
     return truth, margins, kinds
 
 
 @contextmanager
-def _mixed(pupil: Pupil) -> Iterator[None]:
+def _mixed(student: Student) -> Iterator[None]:
     """In bfloat16 where that is safe. The plain attention is the one whose gradients are fast on a CPU."""
-    with torch.autocast(pupil.network.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+    with torch.autocast(student.network.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         yield
 
 

@@ -25,35 +25,35 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmoderation/v1/verdict.proto\x12\rmoderation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x04\n\x07Verdict\x12\x0f\n\x07post_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontent_digest\x18\x03 \x01(\t\x12,\n\npolicy_set\x18\x04 \x01(\x0b\x32\x18.moderation.v1.PolicySet\x12#\n\x05model\x18\x05 \x01(\x0b\x32\x14.moderation.v1.Model\x12\x16\n\x0e\x65ngine_version\x18\x06 \x01(\t\x12\'\n\x07outcome\x18\x07 \x01(\x0e\x32\x16.moderation.v1.Outcome\x12%\n\x06status\x18\x08 \x01(\x0e\x32\x15.moderation.v1.Status\x12#\n\x05stage\x18\t \x01(\x0e\x32\x14.moderation.v1.Stage\x12\x17\n\x0f\x64\x65\x63iding_policy\x18\n \x01(\t\x12)\n\x08severity\x18\x0b \x01(\x0e\x32\x17.moderation.v1.Severity\x12(\n\x08\x66indings\x18\x0c \x03(\x0b\x32\x16.moderation.v1.Finding\x12\x0e\n\x06reason\x18\r \x01(\t\x12%\n\x06source\x18\x0e \x01(\x0b\x32\x15.moderation.v1.Source\x12\'\n\x07timings\x18\x0f \x01(\x0b\x32\x16.moderation.v1.Timings\x12\x10\n\x08trace_id\x18\x10 \x01(\t\x12.\n\ndecided_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampJ\x04\x08\x12\x10 \"\x95\x03\n\x07\x46inding\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x05\x12\x18\n\x0bprobability\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06margin\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04mass\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12-\n\nthresholds\x18\x06 \x01(\x0b\x32\x19.moderation.v1.Thresholds\x12\'\n\x07outcome\x18\x07 \x01(\x0e\x32\x16.moderation.v1.Outcome\x12%\n\x06status\x18\x08 \x01(\x0e\x32\x15.moderation.v1.Status\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x16\n\x0ewindows_scored\x18\n \x01(\x05\x12!\n\x04mode\x18\x0b \x01(\x0e\x32\x13.moderation.v1.Mode\x12)\n\x08severity\x18\x0c \x01(\x0e\x32\x17.moderation.v1.SeverityB\x0e\n\x0c_probabilityB\t\n\x07_marginB\x07\n\x05_massJ\x04\x08\r\x10\x15\":\n\nThresholds\x12\x0e\n\x06review\x18\x01 \x01(\x01\x12\x0e\n\x06remove\x18\x02 \x01(\x01\x12\x0c\n\x04mass\x18\x03 \x01(\x01\"\x1b\n\tPolicySet\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"7\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"i\n\x06Source\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12-\n\ttimestamp\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"j\n\x07Timings\x12\r\n\x05queue\x18\x01 \x01(\x01\x12\r\n\x05\x66\x65tch\x18\x02 \x01(\x01\x12\x0e\n\x06\x64\x65\x63ode\x18\x03 \x01(\x01\x12\x0e\n\x06\x65ncode\x18\x04 \x01(\x01\x12\x12\n\nbatch_wait\x18\x05 \x01(\x01\x12\r\n\x05model\x18\x06 \x01(\x01*]\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_ALLOW\x10\x01\x12\x12\n\x0eOUTCOME_REVIEW\x10\x02\x12\x12\n\x0eOUTCOME_REMOVE\x10\x03*`\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATUS_FINAL\x10\x01\x12\x13\n\x0fSTATUS_DEGRADED\x10\x02\x12\x17\n\x13STATUS_UNDETERMINED\x10\x03*q\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTAGE_MODEL\x10\x01\x12\x0f\n\x0bSTAGE_CACHE\x10\x02\x12\x0e\n\nSTAGE_HASH\x10\x03\x12\x0f\n\x0bSTAGE_HUMAN\x10\x04\x12\x0e\n\nSTAGE_NONE\x10\x05*M\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_LIVE\x10\x01\x12\x0f\n\x0bMODE_SHADOW\x10\x02\x12\x0f\n\x0bMODE_CANARY\x10\x03*\x88\x01\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_NONE\x10\x01\x12\x10\n\x0cSEVERITY_LOW\x10\x02\x12\x13\n\x0fSEVERITY_MEDIUM\x10\x03\x12\x11\n\rSEVERITY_HIGH\x10\x04\x12\x15\n\x11SEVERITY_CRITICAL\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmoderation/v1/verdict.proto\x12\rmoderation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x04\n\x07Verdict\x12\x0f\n\x07post_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontent_digest\x18\x03 \x01(\t\x12,\n\npolicy_set\x18\x04 \x01(\x0b\x32\x18.moderation.v1.PolicySet\x12#\n\x05model\x18\x05 \x01(\x0b\x32\x14.moderation.v1.Model\x12\x16\n\x0e\x65ngine_version\x18\x06 \x01(\t\x12\'\n\x07outcome\x18\x07 \x01(\x0e\x32\x16.moderation.v1.Outcome\x12%\n\x06status\x18\x08 \x01(\x0e\x32\x15.moderation.v1.Status\x12%\n\x06origin\x18\t \x01(\x0e\x32\x15.moderation.v1.Origin\x12\x17\n\x0f\x64\x65\x63iding_policy\x18\n \x01(\t\x12)\n\x08severity\x18\x0b \x01(\x0e\x32\x17.moderation.v1.Severity\x12(\n\x08\x66indings\x18\x0c \x03(\x0b\x32\x16.moderation.v1.Finding\x12\x0e\n\x06reason\x18\r \x01(\t\x12%\n\x06source\x18\x0e \x01(\x0b\x32\x15.moderation.v1.Source\x12\'\n\x07timings\x18\x0f \x01(\x0b\x32\x16.moderation.v1.Timings\x12\x10\n\x08trace_id\x18\x10 \x01(\t\x12.\n\ndecided_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampJ\x04\x08\x12\x10 \"\x95\x03\n\x07\x46inding\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x05\x12\x18\n\x0bprobability\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06margin\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04mass\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12-\n\nthresholds\x18\x06 \x01(\x0b\x32\x19.moderation.v1.Thresholds\x12\'\n\x07outcome\x18\x07 \x01(\x0e\x32\x16.moderation.v1.Outcome\x12%\n\x06status\x18\x08 \x01(\x0e\x32\x15.moderation.v1.Status\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x16\n\x0ewindows_scored\x18\n \x01(\x05\x12!\n\x04mode\x18\x0b \x01(\x0e\x32\x13.moderation.v1.Mode\x12)\n\x08severity\x18\x0c \x01(\x0e\x32\x17.moderation.v1.SeverityB\x0e\n\x0c_probabilityB\t\n\x07_marginB\x07\n\x05_massJ\x04\x08\r\x10\x15\":\n\nThresholds\x12\x0e\n\x06review\x18\x01 \x01(\x01\x12\x0e\n\x06remove\x18\x02 \x01(\x01\x12\x0c\n\x04mass\x18\x03 \x01(\x01\"\x1b\n\tPolicySet\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"7\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"i\n\x06Source\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12-\n\ttimestamp\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"j\n\x07Timings\x12\r\n\x05queue\x18\x01 \x01(\x01\x12\r\n\x05\x66\x65tch\x18\x02 \x01(\x01\x12\x0e\n\x06\x64\x65\x63ode\x18\x03 \x01(\x01\x12\x0e\n\x06\x65ncode\x18\x04 \x01(\x01\x12\x12\n\nbatch_wait\x18\x05 \x01(\x01\x12\r\n\x05model\x18\x06 \x01(\x01*]\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_ALLOW\x10\x01\x12\x12\n\x0eOUTCOME_REVIEW\x10\x02\x12\x12\n\x0eOUTCOME_REMOVE\x10\x03*`\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATUS_FINAL\x10\x01\x12\x13\n\x0fSTATUS_DEGRADED\x10\x02\x12\x17\n\x13STATUS_UNDETERMINED\x10\x03*x\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x10\n\x0cORIGIN_MODEL\x10\x01\x12\x10\n\x0cORIGIN_CACHE\x10\x02\x12\x0f\n\x0bORIGIN_HASH\x10\x03\x12\x10\n\x0cORIGIN_HUMAN\x10\x04\x12\x0f\n\x0bORIGIN_NONE\x10\x05*M\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_LIVE\x10\x01\x12\x0f\n\x0bMODE_SHADOW\x10\x02\x12\x0f\n\x0bMODE_CANARY\x10\x03*\x88\x01\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_NONE\x10\x01\x12\x10\n\x0cSEVERITY_LOW\x10\x02\x12\x13\n\x0fSEVERITY_MEDIUM\x10\x03\x12\x11\n\rSEVERITY_HIGH\x10\x04\x12\x15\n\x11SEVERITY_CRITICAL\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moderation.v1.verdict_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=1419
-  _globals['_OUTCOME']._serialized_end=1512
-  _globals['_STATUS']._serialized_start=1514
-  _globals['_STATUS']._serialized_end=1610
-  _globals['_STAGE']._serialized_start=1612
-  _globals['_STAGE']._serialized_end=1725
-  _globals['_MODE']._serialized_start=1727
-  _globals['_MODE']._serialized_end=1804
-  _globals['_SEVERITY']._serialized_start=1807
-  _globals['_SEVERITY']._serialized_end=1943
+  _globals['_OUTCOME']._serialized_start=1421
+  _globals['_OUTCOME']._serialized_end=1514
+  _globals['_STATUS']._serialized_start=1516
+  _globals['_STATUS']._serialized_end=1612
+  _globals['_ORIGIN']._serialized_start=1614
+  _globals['_ORIGIN']._serialized_end=1734
+  _globals['_MODE']._serialized_start=1736
+  _globals['_MODE']._serialized_end=1813
+  _globals['_SEVERITY']._serialized_start=1816
+  _globals['_SEVERITY']._serialized_end=1952
   _globals['_VERDICT']._serialized_start=80
-  _globals['_VERDICT']._serialized_end=648
-  _globals['_FINDING']._serialized_start=651
-  _globals['_FINDING']._serialized_end=1056
-  _globals['_THRESHOLDS']._serialized_start=1058
-  _globals['_THRESHOLDS']._serialized_end=1116
-  _globals['_POLICYSET']._serialized_start=1118
-  _globals['_POLICYSET']._serialized_end=1145
-  _globals['_MODEL']._serialized_start=1147
-  _globals['_MODEL']._serialized_end=1202
-  _globals['_SOURCE']._serialized_start=1204
-  _globals['_SOURCE']._serialized_end=1309
-  _globals['_TIMINGS']._serialized_start=1311
-  _globals['_TIMINGS']._serialized_end=1417
+  _globals['_VERDICT']._serialized_end=650
+  _globals['_FINDING']._serialized_start=653
+  _globals['_FINDING']._serialized_end=1058
+  _globals['_THRESHOLDS']._serialized_start=1060
+  _globals['_THRESHOLDS']._serialized_end=1118
+  _globals['_POLICYSET']._serialized_start=1120
+  _globals['_POLICYSET']._serialized_end=1147
+  _globals['_MODEL']._serialized_start=1149
+  _globals['_MODEL']._serialized_end=1204
+  _globals['_SOURCE']._serialized_start=1206
+  _globals['_SOURCE']._serialized_end=1311
+  _globals['_TIMINGS']._serialized_start=1313
+  _globals['_TIMINGS']._serialized_end=1419
 # @@protoc_insertion_point(module_scope)

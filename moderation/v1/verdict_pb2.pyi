@@ -24,14 +24,14 @@ class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STATUS_DEGRADED: _ClassVar[Status]
     STATUS_UNDETERMINED: _ClassVar[Status]
 
-class Stage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+class Origin(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    STAGE_UNSPECIFIED: _ClassVar[Stage]
-    STAGE_MODEL: _ClassVar[Stage]
-    STAGE_CACHE: _ClassVar[Stage]
-    STAGE_HASH: _ClassVar[Stage]
-    STAGE_HUMAN: _ClassVar[Stage]
-    STAGE_NONE: _ClassVar[Stage]
+    ORIGIN_UNSPECIFIED: _ClassVar[Origin]
+    ORIGIN_MODEL: _ClassVar[Origin]
+    ORIGIN_CACHE: _ClassVar[Origin]
+    ORIGIN_HASH: _ClassVar[Origin]
+    ORIGIN_HUMAN: _ClassVar[Origin]
+    ORIGIN_NONE: _ClassVar[Origin]
 
 class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -56,12 +56,12 @@ STATUS_UNSPECIFIED: Status
 STATUS_FINAL: Status
 STATUS_DEGRADED: Status
 STATUS_UNDETERMINED: Status
-STAGE_UNSPECIFIED: Stage
-STAGE_MODEL: Stage
-STAGE_CACHE: Stage
-STAGE_HASH: Stage
-STAGE_HUMAN: Stage
-STAGE_NONE: Stage
+ORIGIN_UNSPECIFIED: Origin
+ORIGIN_MODEL: Origin
+ORIGIN_CACHE: Origin
+ORIGIN_HASH: Origin
+ORIGIN_HUMAN: Origin
+ORIGIN_NONE: Origin
 MODE_UNSPECIFIED: Mode
 MODE_LIVE: Mode
 MODE_SHADOW: Mode
@@ -74,7 +74,7 @@ SEVERITY_HIGH: Severity
 SEVERITY_CRITICAL: Severity
 
 class Verdict(_message.Message):
-    __slots__ = ("post_id", "tenant", "content_digest", "policy_set", "model", "engine_version", "outcome", "status", "stage", "deciding_policy", "severity", "findings", "reason", "source", "timings", "trace_id", "decided_at")
+    __slots__ = ("post_id", "tenant", "content_digest", "policy_set", "model", "engine_version", "outcome", "status", "origin", "deciding_policy", "severity", "findings", "reason", "source", "timings", "trace_id", "decided_at")
     POST_ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     CONTENT_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -83,7 +83,7 @@ class Verdict(_message.Message):
     ENGINE_VERSION_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
-    STAGE_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
     DECIDING_POLICY_FIELD_NUMBER: _ClassVar[int]
     SEVERITY_FIELD_NUMBER: _ClassVar[int]
     FINDINGS_FIELD_NUMBER: _ClassVar[int]
@@ -100,7 +100,7 @@ class Verdict(_message.Message):
     engine_version: str
     outcome: Outcome
     status: Status
-    stage: Stage
+    origin: Origin
     deciding_policy: str
     severity: Severity
     findings: _containers.RepeatedCompositeFieldContainer[Finding]
@@ -109,7 +109,7 @@ class Verdict(_message.Message):
     timings: Timings
     trace_id: str
     decided_at: _timestamp_pb2.Timestamp
-    def __init__(self, post_id: _Optional[str] = ..., tenant: _Optional[str] = ..., content_digest: _Optional[str] = ..., policy_set: _Optional[_Union[PolicySet, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine_version: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., status: _Optional[_Union[Status, str]] = ..., stage: _Optional[_Union[Stage, str]] = ..., deciding_policy: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., reason: _Optional[str] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., trace_id: _Optional[str] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, post_id: _Optional[str] = ..., tenant: _Optional[str] = ..., content_digest: _Optional[str] = ..., policy_set: _Optional[_Union[PolicySet, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine_version: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., status: _Optional[_Union[Status, str]] = ..., origin: _Optional[_Union[Origin, str]] = ..., deciding_policy: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., reason: _Optional[str] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., trace_id: _Optional[str] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Finding(_message.Message):
     __slots__ = ("policy_id", "policy_version", "probability", "margin", "mass", "thresholds", "outcome", "status", "reason", "windows_scored", "mode", "severity")

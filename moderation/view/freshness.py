@@ -90,7 +90,7 @@ class Stall:
     def end(self, operation: str) -> None:
         """The store has done this. The view goes on once the store does all that it had refused."""
         if self._reasons.pop(operation, None) and not self._reasons:
-            log.info("view_goes_on")
+            log.info("view_recovered")
             metrics.VIEW_STALLED.set(0)
 
     async def watch(self, operation: str, work: Awaitable[T]) -> T:

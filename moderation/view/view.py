@@ -54,7 +54,7 @@ class View:
         self._cluster_id = topics.cluster_id
         self._partitions = frozenset(range(topics.partitions))
         self._progress: dict[int, Progress] = {}
-        self._recent = Recent(settings.api.memory_bytes)
+        self._recent = Recent(settings.api.recent_bytes)
         self._listeners: list[Callable[[Mapping[int, int]], None]] = []
         self._prune_at = 0.0
         self._renew_at = 0.0
@@ -246,13 +246,13 @@ class View:
         for partition, end in (await self._consumer.end_offsets(posts)).items():
             at = self._progress[partition.partition]
             if at.judged >= end:
-                log.warning("posts_topic_is_another", partition=partition.partition, judged=at.judged, end=end)
+                log.warning("posts_topic_recreated", partition=partition.partition, judged=at.judged, end=end)
                 self._take(self._progress | {partition.partition: at._replace(judged=-1)})
 
     async def _remember(self) -> None:
         """What the partitions end with, as after a fold."""
         for number, at in self._progress.items():
-            start = max(0, at.next - self._settings.api.memory_bytes // WARM_BYTES // len(self._progress))
+            start = max(0, at.next - self._settings.api.recent_bytes // WARM_BYTES // len(self._progress))
             async for changes in self.replay({number: start}, {number: at.next}):
                 self._recent.put(changes.entries)
 

@@ -24,13 +24,13 @@ from moderation.types import (
     Finding,
     Image,
     ModelInfo,
+    Origin,
     Outcome,
     Post,
     Reason,
     Score,
     Severity,
     Source,
-    Stage,
     Status,
     Thresholds,
     Timings,
@@ -261,7 +261,7 @@ def verdict(of: Verdict, trace_id: str = "") -> verdict_pb2.Verdict:
         engine_version=moderation.__version__,
         outcome=number(of.outcome),
         status=number(of.status),
-        stage=number(of.stage),
+        origin=number(of.origin),
         deciding_policy=of.deciding_policy,
         severity=number(of.severity),
         findings=[_finding(finding) for finding in of.findings],
@@ -315,7 +315,7 @@ def verdict_type(message: verdict_pb2.Verdict) -> Verdict:
         model=ModelInfo(message.model.name, message.model.revision, message.model.digest),
         outcome=Outcome(message.outcome),
         status=Status(message.status),
-        stage=Stage(message.stage),
+        origin=Origin(message.origin),
         deciding_policy=message.deciding_policy,
         severity=Severity(message.severity),
         findings=tuple(_finding_type(finding) for finding in message.findings),
@@ -418,7 +418,7 @@ def dead_letter_headers(source: Source, headers: Headers, reason: Reason, group:
     return [*carried, *((name, value.encode()) for name, value in told.items())]
 
 
-def number(member: Outcome | Status | Stage | Severity) -> Any:
+def number(member: Outcome | Status | Origin | Severity) -> Any:
     """Of the message. A generated enum's type is known to the type checker only: at run time it is the number."""
     return int(member)
 

@@ -16,8 +16,8 @@ from moderation.inference.batcher import Batcher
 from moderation.models import Measured
 from moderation.observability import metrics
 from moderation.observability.phases import Phase
-from moderation.observability.probes import Pulse, Work
-from moderation.worker.partition import Lane
+from moderation.observability.probes import Liveness, Work
+from moderation.worker.partition import AssignedPartition
 
 ASK_S = 5.0  # between two questions to the brokers for the ends of our partitions
 
@@ -29,7 +29,7 @@ class Worker(Protocol):
     """What is looked at."""
 
     @property
-    def lanes(self) -> Mapping[TopicPartition, Lane]:
+    def assignments(self) -> Mapping[TopicPartition, AssignedPartition]:
         """The partitions that are assigned to it."""
 
     @property
@@ -40,7 +40,7 @@ class Worker(Protocol):
         """For each, where it ends and how far it is read. Raises what aiokafka does."""
 
 
-class Vitals:
+class WorkerGauges:
     """Keeps the gauges of one worker."""
 
     def __init__(
@@ -58,32 +58,37 @@ class Vitals:
     def look(self) -> Work:
         """Sets all gauges."""
         worker, batcher, now = self._worker, self._batcher, self._clock()
-        lanes = worker.lanes
-        metrics.PARTITIONS.set(len(lanes))
-        metrics.IN_FLIGHT.set(sum(map(len, lanes.values())))
-        metrics.IN_FLIGHT_BYTES.set(sum(lane.bytes for lane in lanes.values()))
-        metrics.MEMORY_VERDICTS.set(sum(len(lane.memory) for lane in lanes.values()))
-        metrics.MEMORY_BYTES.set(sum(lane.memory.bytes for lane in lanes.values()))
+        assignments = worker.assignments
+        metrics.PARTITIONS.set(len(assignments))
+        metrics.IN_FLIGHT.set(sum(map(len, assignments.values())))
+        metrics.IN_FLIGHT_BYTES.set(sum(assigned.bytes for assigned in assignments.values()))
+        metrics.MEMORY_VERDICTS.set(sum(len(assigned.cache) for assigned in assignments.values()))
+        metrics.MEMORY_BYTES.set(sum(assigned.cache.bytes for assigned in assignments.values()))
         metrics.QUEUED.set(batcher.waiting)
         metrics.QUEUE_AGE.set(batcher.waited)
         self._look_at_pictures()
-        for partition in self._told - lanes.keys():
+        for partition in self._told - assignments.keys():
             self._forget(partition)
-        for partition, lane in lanes.items():
-            if lane.open:
-                records, seconds = self._lag(partition, lane, now)
+        for partition, assigned in assignments.items():
+            if assigned.open:
+                records, seconds = self._lag(partition, assigned, now)
                 metrics.LAG.labels(partition.partition).set(records)
                 metrics.LAG_AGE.labels(partition.partition).set(seconds)
-                metrics.OLDEST_POST.labels(partition.partition).set(now - post[1].taken if (post := lane.oldest) else 0)
+                metrics.OLDEST_POST.labels(partition.partition).set(
+                    now - post[1].taken if (post := assigned.oldest) else 0
+                )
                 self._told.add(partition)
         return Work(self._look_at_posts(), worker.post_timeout_s)
 
     def _look_at_posts(self) -> float | None:
         """Counts them by phase. When the oldest was taken; None: there is none."""
-        phases = sum((lane.phases for lane in self._worker.lanes.values()), Counter[Phase]())
+        phases = sum((assigned.phases for assigned in self._worker.assignments.values()), Counter[Phase]())
         for phase in Phase:
             metrics.IN_PHASE.labels(phase).set(phases[phase])
-        return min((oldest[1].taken for lane in self._worker.lanes.values() if (oldest := lane.oldest)), default=None)
+        return min(
+            (oldest[1].taken for assigned in self._worker.assignments.values() if (oldest := assigned.oldest)),
+            default=None,
+        )
 
     async def ask(self) -> None:
         """Asks the brokers where our partitions end, until cancelled.
@@ -91,7 +96,7 @@ class Vitals:
         What a fetch says of it is as old as the fetch: of a partition that we are slow with, minutes.
         """
         while True:
-            partitions = [partition for partition, lane in self._worker.lanes.items() if lane.open]
+            partitions = [partition for partition, assigned in self._worker.assignments.items() if assigned.open]
             try:
                 if partitions:
                     self._ends |= await self._worker.ends(partitions)
@@ -100,13 +105,15 @@ class Vitals:
                 log.debug("ends_unknown", error=type(error).__name__)
             await asyncio.sleep(ASK_S)
 
-    def _lag(self, partition: TopicPartition, lane: Lane, now: float) -> tuple[int, float]:
+    def _lag(self, partition: TopicPartition, assigned: AssignedPartition, now: float) -> tuple[int, float]:
         """Records without a committed answer, and the age of the oldest."""
         end, read = self._ends.get(partition, (0, 0))
-        beyond = max(0, end - max(read, lane.reached))
-        if (oldest := lane.oldest_ms) is not None:
+        beyond = max(0, end - max(read, assigned.reached))
+        if (oldest := assigned.oldest_ms) is not None:
             self._idle.pop(partition, None)
-            return len(lane) + beyond, max(0.0, time.time() - oldest / 1000) if oldest > 0 else 0.0  # 0: nobody said
+            return len(assigned) + beyond, max(
+                0.0, time.time() - oldest / 1000
+            ) if oldest > 0 else 0.0  # 0: nobody said
         if not beyond:
             self._idle.pop(partition, None)
             return 0, 0.0
@@ -140,20 +147,20 @@ class Vitals:
 
 
 @asynccontextmanager
-async def watched(worker: Worker, batcher: Batcher, model: object, pulse: Pulse) -> AsyncIterator[None]:
+async def watched(worker: Worker, batcher: Batcher, model: object, liveness: Liveness) -> AsyncIterator[None]:
     """Looks at the worker at every beat of the pulse, if anybody wants to know."""
-    if not pulse.heard:
+    if not liveness.heard:
         yield
         return
-    vitals = Vitals(worker, batcher, model)
-    pulse.look = vitals.look
+    vitals = WorkerGauges(worker, batcher, model)
+    liveness.look = vitals.look
     async with asyncio.TaskGroup() as tasks:
         asking = tasks.create_task(vitals.ask())
         try:
             yield
         finally:
             asking.cancel()
-            pulse.look = Work
+            liveness.look = Work
             vitals.forget()
 
 

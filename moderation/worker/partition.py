@@ -14,7 +14,7 @@ from itertools import count, islice, takewhile
 from typing import Generic, NamedTuple, TypeVar
 
 from moderation.errors import DeliveryError
-from moderation.inference.verdict_cache import Memory
+from moderation.inference.verdict_cache import VerdictCache
 from moderation.observability import metrics, traces
 from moderation.observability.phases import InHand, Phase
 from moderation.types import Arrival, Verdict
@@ -88,12 +88,12 @@ class Offsets(Generic[T]):
         return unsettled
 
 
-class Lane:
+class AssignedPartition:
     """A partition's way from delivery to commit: fence, find the position, recall, then commit prefix by prefix."""
 
-    def __init__(self, publisher: Publisher, memory: Memory, moved: asyncio.Event, most: int) -> None:
+    def __init__(self, publisher: Publisher, cache: VerdictCache, moved: asyncio.Event, most: int) -> None:
         """`moved` is set whenever there may be room for more posts; `most`: posts under way here at most."""
-        self.memory = memory  # what was decided for the posts of this partition
+        self.cache = cache  # what was decided for the posts of this partition
         self.suspects = Suspects(Mark(), most)
         self.in_order = asyncio.Lock()  # held by the post that is attempted alone
         self._most = most
@@ -261,7 +261,7 @@ class Lane:
         offsets.commit(prefix)
         for offset, _ in prefix:
             del self._in_hand[offset]
-        self.memory.answered(answered)
+        self.cache.answered(answered)
         self._moved.set()
         _count(prefix, begun)
 

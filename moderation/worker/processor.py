@@ -27,7 +27,7 @@ from moderation.settings import Settings
 from moderation.types import Arrival, Post, Reason, Source, Verdict
 from moderation.worker import publisher
 from moderation.worker.isolation import Isolation
-from moderation.worker.partition import Answer, Lane
+from moderation.worker.partition import Answer, AssignedPartition
 from moderation.worker.suspects import ATTEMPTS
 
 OTHERS_FIRST_S = 2.0  # after an opening: partitions open one after another
@@ -52,7 +52,9 @@ class Delivery:
 class Processor:
     """Processes records of all partitions, many at a time."""
 
-    def __init__(self, moderator: Moderator, settings: Settings, fail: Callable[[Exception, Lane], None]) -> None:
+    def __init__(
+        self, moderator: Moderator, settings: Settings, fail: Callable[[Exception, AssignedPartition], None]
+    ) -> None:
         """fail: told of an error that a post has caused while it ran alone, and of its partition."""
         self.isolation = Isolation()
         self._moderator = moderator
@@ -65,47 +67,47 @@ class Processor:
         """Does not wait for its threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def process(self, lane: Lane, record: Record, arrival: Arrival) -> None:
+    async def process(self, assigned: AssignedPartition, record: Record, arrival: Arrival) -> None:
         """Gives the record its outcome, or ends the process. Raises what it does not expect."""
-        if (post := lane.in_hand(record.offset)) is not None:
+        if (post := assigned.in_hand(record.offset)) is not None:
             phases.CURRENT.set(post)  # this task is the post's own
         source = Source(record.topic, record.partition, record.offset, record.timestamp)
         span = traces.received(source, record.headers, self._settings.kafka.group)
         answer: Answer | None = None
         try:
             with traces.current(span):
-                answer = await self._isolated(lane, Delivery(record, source, arrival, span))
+                answer = await self._isolated(assigned, Delivery(record, source, arrival, span))
         finally:
             if answer is None and span is not None:
                 traces.dropped(span)
-        lane.settle(record.offset, answer)
+        assigned.settle(record.offset, answer)
         if self._names_posts and answer.verdict is not None:
             _name(answer.verdict, source)
 
-    async def _isolated(self, lane: Lane, delivery: Delivery) -> Answer:
+    async def _isolated(self, assigned: AssignedPartition, delivery: Delivery) -> Answer:
         if (post_id := wire.erased_id(delivery.record.key, delivery.record.value)) is not None:
-            lane.memory.forget(post_id, delivery.record.offset)
+            assigned.cache.forget(post_id, delivery.record.offset)
             erasure = publisher.erasure(post_id, delivery.source, self._settings.kafka)
             return Answer([erasure], None, time.perf_counter(), delivery.span)
         phases.enter(Phase.ISOLATION)
-        if delivery.record.offset in lane.suspects:
-            return await self._attempt(lane, delivery)
+        if delivery.record.offset in assigned.suspects:
+            return await self._attempt(assigned, delivery)
         async with self.isolation.together():
-            if not lane.suspects.counted:
-                await lane.count()
-            return await self._answer(lane, delivery)
+            if not assigned.suspects.counted:
+                await assigned.count()
+            return await self._answer(assigned, delivery)
 
-    async def _attempt(self, lane: Lane, delivery: Delivery) -> Answer:
+    async def _attempt(self, assigned: AssignedPartition, delivery: Delivery) -> Answer:
         """A suspect. One that may end the process again lets the posts of other partitions go first."""
-        earlier = lane.suspects.attempts(delivery.record.offset)
+        earlier = assigned.suspects.attempts(delivery.record.offset)
         guilty = earlier >= ATTEMPTS
-        async with lane.in_order:
+        async with assigned.in_order:
             await asyncio.sleep(OTHERS_FIRST_S if earlier and not guilty else 0)
             async with self.isolation.alone(0 if guilty else earlier):
-                return await self._attempt_alone(lane, delivery)
+                return await self._attempt_alone(assigned, delivery)
 
-    async def _attempt_alone(self, lane: Lane, delivery: Delivery) -> Answer:
-        number = await lane.attempt(delivery.record.offset)
+    async def _attempt_alone(self, assigned: AssignedPartition, delivery: Delivery) -> Answer:
+        number = await assigned.attempt(delivery.record.offset)
         try:
             if number > ATTEMPTS:
                 verdict = await self._give_up(delivery, decode=number == ATTEMPTS + 1)
@@ -118,11 +120,11 @@ class Processor:
                     attempt=number,
                 )
                 metrics.ATTEMPTS.inc()
-                answer = await self._answer(lane, delivery)
+                answer = await self._answer(assigned, delivery)
         except Exception as error:
-            self._fail(error, lane)
+            self._fail(error, assigned)
             raise
-        await lane.passed(delivery.record.offset)
+        await assigned.passed(delivery.record.offset)
         return answer
 
     async def _give_up(self, delivery: Delivery, *, decode: bool) -> Verdict:
@@ -138,12 +140,12 @@ class Processor:
         metrics.GIVEN_UP.inc()
         return self._undetermined(delivery, Reason.MODEL_CRASHED, post)
 
-    async def _answer(self, lane: Lane, delivery: Delivery) -> Answer:
+    async def _answer(self, assigned: AssignedPartition, delivery: Delivery) -> Answer:
         post: Post | None = None
         try:
             post = await self._decode(delivery.record)
             POST.set(post.id)  # this task is the post's own
-            verdict = await self._moderator.moderate(post, delivery.source, lane.memory, delivery.arrival)
+            verdict = await self._moderator.moderate(post, delivery.source, assigned.cache, delivery.arrival)
         except PostError as error:
             verdict = self._undetermined(delivery, error.reason, post, error.post_id)
         return await self._published(delivery, verdict)
@@ -186,5 +188,5 @@ def _name(verdict: Verdict, source: Source) -> None:
         offset=source.offset,
         outcome=verdict.outcome.name,
         status=verdict.status.name,
-        stage=verdict.stage.name,
+        origin=verdict.origin.name,
     )

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 
 from moderation import wire
 from moderation.errors import DeliveryError
-from moderation.inference.verdict_cache import Memory
+from moderation.inference.verdict_cache import VerdictCache
 from moderation.kafka import clients
 from moderation.kafka.consumer import Consumer, UnreadableError
 from moderation.kafka.records import Record
@@ -29,7 +29,7 @@ RECORD_BYTES = 1_000  # that a record takes beside its value
 log = structlog.get_logger()
 
 
-async def recall(memory: Memory, settings: KafkaSettings, partition: int) -> None:
+async def recall(cache: VerdictCache, settings: KafkaSettings, partition: int) -> None:
     """Fills an empty memory from the verdicts partition of this number, latest first, until it is full.
 
     For a caller that has fenced whoever wrote there before: else the end may move. Reads committed verdicts only, and
@@ -42,20 +42,20 @@ async def recall(memory: Memory, settings: KafkaSettings, partition: int) -> Non
         async with asyncio.timeout(settings.connect_timeout_s):
             await clients.connected(consumer.start, settings)
             consumer.assign([verdicts])
-            await _fill(memory, consumer, verdicts)
+            await _fill(cache, consumer, verdicts)
     except (KafkaError, UnreadableError, TimeoutError) as error:
         what = f"cannot read back what was decided, from {verdicts.topic}/{partition}"
         raise DeliveryError(f"{what}: {type(error).__name__}") from error
     finally:
         await clients.stop(consumer)
     seconds = round(time.monotonic() - started, 3)
-    log.info("verdicts_recalled", partition=partition, verdicts=len(memory), bytes=memory.bytes, seconds=seconds)
+    log.info("verdict_cache_restored", partition=partition, verdicts=len(cache), bytes=cache.bytes, seconds=seconds)
 
 
-async def _fill(memory: Memory, consumer: Consumer, verdicts: TopicPartition) -> None:
+async def _fill(cache: VerdictCache, consumer: Consumer, verdicts: TopicPartition) -> None:
     end: int = (await consumer.end_offsets([verdicts]))[verdicts]  # of what is committed: the last stable offset
     begin: int = (await consumer.beginning_offsets([verdicts]))[verdicts]
-    begin = max(begin, end - 2 * memory.most)
+    begin = max(begin, end - 2 * cache.most)
     erased: set[str] = set()
     while begin < end:
         start = max(begin, end - STEP)
@@ -66,7 +66,7 @@ async def _fill(memory: Memory, consumer: Consumer, verdicts: TopicPartition) ->
                 erased.add(post_id)
             elif digest and post_id not in erased and len(record.value) <= LARGEST_RECALLED:
                 size = RECORD_BYTES + len(record.value)
-                if not memory.recall(digest.decode("ascii", "replace"), post_id, partial(_read, record), size):
+                if not cache.recall(digest.decode("ascii", "replace"), post_id, partial(_read, record), size):
                     return
         end = start
 

@@ -22,7 +22,7 @@ import moderation
 from moderation import models
 from moderation.errors import ConfigError, DeliveryError
 from moderation.inference.batcher import Batcher
-from moderation.inference.verdict_cache import Memory
+from moderation.inference.verdict_cache import VerdictCache
 from moderation.kafka import clients
 from moderation.kafka.consumer import UnreadableError
 from moderation.kafka.records import Record
@@ -30,11 +30,11 @@ from moderation.lifecycle import uncancelled, unless_stopped
 from moderation.media.reader import Media
 from moderation.moderator import Moderator
 from moderation.observability import metrics, probes
-from moderation.observability.probes import Pulse
+from moderation.observability.probes import Liveness
 from moderation.policies import PolicySet
 from moderation.settings import Settings
 from moderation.worker import gauges, restore
-from moderation.worker.partition import Lane
+from moderation.worker.partition import AssignedPartition
 from moderation.worker.processor import Processor
 from moderation.worker.publisher import AtLeastOnce, Publisher
 from moderation.worker.shares import Held, Shares
@@ -50,11 +50,11 @@ log = structlog.get_logger()
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """The worker role, from reading policies to leaving the group when `stop` is set. Raises ModerationError."""
-    async with probes.opened(settings.ops, "worker") as pulse:
-        await _run(settings, stop, pulse)
+    async with probes.opened(settings.ops, "worker") as liveness:
+        await _run(settings, stop, liveness)
 
 
-async def _run(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
+async def _run(settings: Settings, stop: asyncio.Event, liveness: Liveness) -> None:
     policies = PolicySet.load(settings.policies)
     media = Media(settings.media)
     topics = settings.kafka.posts_topic, settings.kafka.verdicts_topic, settings.kafka.dead_letters
@@ -69,41 +69,41 @@ async def _run(settings: Settings, stop: asyncio.Event, pulse: Pulse) -> None:
     metrics.MODEL.labels(model.name, model.revision, model.digest).set(1)
     metrics.POLICIES.labels(policies.digest).set(1)
     if model.caution:
-        log.warning("model_is_not_for_people", model=model.name, caution=model.caution)
+        log.warning("demo_model_loaded", model=model.name, caution=model.caution)
     async with Batcher(classifier, settings.worker) as batcher, gauges.device_memory(batcher.model):
         asked = [policy.question_for_model for policy in policies.policies if policy.asked]
         await unless_stopped(stop, batcher.warm_up(asked))
         if not stop.is_set():
             log.info("policies_loaded", policies=len(asked), digest=policies.digest, version=moderation.__version__)
-            worker = Worker(Moderator(policies, media, batcher, model), settings, pulse)
-            pulse.started = True
-            async with gauges.watched(worker, batcher, batcher.model, pulse):
+            worker = Worker(Moderator(policies, media, batcher, model), settings, liveness)
+            liveness.started = True
+            async with gauges.watched(worker, batcher, batcher.model, liveness):
                 await worker.run(stop)
 
 
 class Worker:
     """A member of the consumer group."""
 
-    def __init__(self, moderator: Moderator, settings: Settings, pulse: Pulse) -> None:
-        self._pulse = pulse
+    def __init__(self, moderator: Moderator, settings: Settings, liveness: Liveness) -> None:
+        self._liveness = liveness
         self._settings = settings
-        self._lanes: dict[TopicPartition, Lane] = {}
-        self._lives: dict[Lane, asyncio.Task[None]] = {}  # ends when a lane is drained; until it is closed
+        self._assignments: dict[TopicPartition, AssignedPartition] = {}
+        self._lives: dict[AssignedPartition, asyncio.Task[None]] = {}  # ends when a lane is drained; until it is closed
         self._closing: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()  # a lane was opened, committed or given back
-        self._watchdog = Watchdog(lambda: self._lanes, settings.worker.post_timeout_s)
+        self._watchdog = Watchdog(lambda: self._assignments, settings.worker.post_timeout_s)
         self._stopping = False
         self._processor = Processor(moderator, settings, self.fail)
         self._failed = asyncio.Event()
         self._error: Exception | None = None  # that ends the process
-        self._culprit: Lane | None = None  # whose post ran alone then
+        self._culprit: AssignedPartition | None = None  # whose post ran alone then
         self._turn = 0  # which partition is asked first, and
         self._first: TopicPartition | None = None  # which one in its place
 
     @property
-    def lanes(self) -> Mapping[TopicPartition, Lane]:
+    def assignments(self) -> Mapping[TopicPartition, AssignedPartition]:
         """The partitions that are assigned to it."""
-        return self._lanes
+        return self._assignments
 
     @property
     def post_timeout_s(self) -> float:
@@ -123,9 +123,9 @@ class Worker:
                 log.info("worker_ready", topic=self._settings.kafka.posts_topic, group=self._settings.kafka.group)
                 polling = self._begin_task(self._poll())
                 watching = self._begin_task(self._watchdog.run())
-                self._pulse.ready = True
+                self._liveness.ready = True
                 await unless_stopped(self._failed, stop.wait())
-                self._stopping, self._pulse.ready = True, False
+                self._stopping, self._liveness.ready = True, False
                 polling.cancel()
                 await asyncio.wait([polling])
                 await unless_stopped(self._failed, self._release(self._settings.worker.drain_timeout_s))
@@ -134,12 +134,12 @@ class Worker:
                     raise self._error
                 watching.cancel()
         finally:
-            self._stopping, self._pulse.ready = True, False
-            self._lanes = {}  # crashed: what they hold is left to others
+            self._stopping, self._liveness.ready = True, False
+            self._assignments = {}  # crashed: what they hold is left to others
             self._processor.close()
             await clients.stop(self._consumer)
 
-    def fail(self, error: Exception, culprit: Lane | None = None) -> None:
+    def fail(self, error: Exception, culprit: AssignedPartition | None = None) -> None:
         """Ends the process with this error, once what is ready is committed. `culprit`: whose post ran alone."""
         if self._error is None:
             self._error, self._culprit = error, culprit
@@ -159,10 +159,10 @@ class Worker:
         """Every lane commits what is ready, for COMMIT_FIRST_S at most. One whose publisher has failed has ended."""
         by_kafka = isinstance(error, DeliveryError | ConfigError)
         lives = dict(self._lives)
-        for lane, life in lives.items():
-            if not lane.begun:
+        for assigned, life in lives.items():
+            if not assigned.begun:
                 life.cancel()
-            lane.end(crashed=not by_kafka and self._culprit in (None, lane))
+            assigned.end(crashed=not by_kafka and self._culprit in (None, assigned))
         if lives:
             _, late = await asyncio.wait(lives.values(), timeout=COMMIT_FIRST_S)
             log.info("committed_before_exit", partitions=len(lives), late=len(late))
@@ -174,7 +174,7 @@ class Worker:
             self._moved.clear()
             try:
                 waiting = self._serve()
-                if waiting or not self._lanes or time.monotonic() - polled > REST_S:
+                if waiting or not self._assignments or time.monotonic() - polled > REST_S:
                     # Now and then in any case, or the group would take us for dead.
                     polled = time.monotonic()
                     await self._arrival(waiting)
@@ -189,22 +189,22 @@ class Worker:
     def _serve(self) -> list[TopicPartition]:
         """Asks each partition in turn for its share of what is free. Returns those that have nothing more by now."""
         limits = self._settings.worker
-        lanes = {partition: lane for partition, lane in self._lanes.items() if lane.open}
+        assignments = {partition: assigned for partition, assigned in self._assignments.items() if assigned.open}
         shares = Shares(
-            {partition: Held(len(lane), lane.bytes) for partition, lane in lanes.items()},
+            {partition: Held(len(assigned), assigned.bytes) for partition, assigned in assignments.items()},
             Held(limits.max_in_flight, limits.max_in_flight_bytes),
             limits.max_partition_in_flight,
         )
         polled = time.perf_counter(), time.time()  # one moment decides the age of all posts of a poll
         waiting: list[TopicPartition] = []
         first: TopicPartition | None = None  # to be asked first the next time
-        for partition in self._in_turn(lanes):
+        for partition in self._in_turn(assignments):
             free = shares.of(partition)
             if free.posts <= 0:
                 first = first or partition
                 continue
             records = self._consumer.ready(partition, free.posts, free.bytes, alone=shares.alone(partition))
-            self._hand_out(lanes[partition], records, polled)
+            self._hand_out(assignments[partition], records, polled)
             shares.take(partition, Held(len(records), sum(record.size for record in records)))
             if len(records) < free.posts:
                 if self._consumer.first_size(partition):  # it needs more bytes than are free
@@ -215,19 +215,19 @@ class Worker:
         self._first = first
         return waiting
 
-    def _in_turn(self, lanes: Mapping[TopicPartition, Lane]) -> list[TopicPartition]:
+    def _in_turn(self, assignments: Mapping[TopicPartition, AssignedPartition]) -> list[TopicPartition]:
         """The one that went away empty-handed comes first, else each in its turn."""
-        every = sorted(lanes)
+        every = sorted(assignments)
         self._turn += 1
-        at = every.index(self._first) if self._first in lanes else self._turn % max(1, len(every))
+        at = every.index(self._first) if self._first in assignments else self._turn % max(1, len(every))
         return [*every[at:], *every[:at]]
 
-    def _hand_out(self, lane: Lane, records: Iterable[Record], polled: tuple[float, float]) -> None:
+    def _hand_out(self, assigned: AssignedPartition, records: Iterable[Record], polled: tuple[float, float]) -> None:
         for record in records:
-            if not lane.take(record.offset, record.size, record.timestamp):
+            if not assigned.take(record.offset, record.size, record.timestamp):
                 break  # the lane takes posts while it is open
-            arrival = lane.arrival(record.timestamp, *polled)
-            lane.own(self._begin_task(self._processor.process(lane, record, arrival)))
+            arrival = assigned.arrival(record.timestamp, *polled)
+            assigned.own(self._begin_task(self._processor.process(assigned, record, arrival)))
 
     async def _arrival(self, partitions: Sequence[TopicPartition]) -> None:
         """Waits for records of these partitions, or for a change; in a rebalance, until that is over."""
@@ -262,12 +262,12 @@ class Worker:
         metrics.REBALANCES.inc()
         self._consumer.pause(*partitions)
         for partition in partitions if not (self._stopping or self._error) else ():
-            memory = Memory(self._settings.worker.memory_posts, self._settings.worker.memory_bytes)
+            cache = VerdictCache(self._settings.worker.verdict_cache_posts, self._settings.worker.verdict_cache_bytes)
             limit = self._settings.worker.max_partition_in_flight
-            lane = Lane(self._publisher(partition), memory, self._moved, limit)
-            self._lanes[partition] = lane
-            fill = partial(restore.recall, memory, self._settings.kafka, partition.partition)
-            self._lives[lane] = self._begin_task(lane.run(fill, partial(self._begin, partition, lane)))
+            assigned = AssignedPartition(self._publisher(partition), cache, self._moved, limit)
+            self._assignments[partition] = assigned
+            fill = partial(restore.recall, cache, self._settings.kafka, partition.partition)
+            self._lives[assigned] = self._begin_task(assigned.run(fill, partial(self._begin, partition, assigned)))
 
     def _publisher(self, partition: TopicPartition) -> Publisher:
         find = partial(self._position, partition)
@@ -294,11 +294,11 @@ class Worker:
             raise DeliveryError(f"{what}: {type(error).__name__}") from error
         return Opening(committed.offset, mark)
 
-    def _begin(self, partition: TopicPartition, lane: Lane, position: int) -> None:
+    def _begin(self, partition: TopicPartition, assigned: AssignedPartition, position: int) -> None:
         self._consumer.seek(partition, position)
         self._consumer.resume(partition)
         log.info("partition_assigned", partition=partition.partition, position=position)
-        found = lane.suspects.found
+        found = assigned.suspects.found
         if found.openings:
             log.warning(
                 "partition_opened_with_suspects",
@@ -320,26 +320,28 @@ class Worker:
 
     async def _release(self, patience: float) -> None:
         """Drains and closes all lanes; returns when that is done, whoever has begun it."""
-        for partition, lane in self._lanes.items():
-            closing = self._tasks.create_task(self._close(partition, lane, self._lives[lane], patience))
+        for partition, assigned in self._assignments.items():
+            closing = self._tasks.create_task(self._close(partition, assigned, self._lives[assigned], patience))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
-        self._lanes = {}
+        self._assignments = {}
         self._moved.set()
         if self._closing:
             await asyncio.wait(self._closing)
 
-    async def _close(self, partition: TopicPartition, lane: Lane, life: asyncio.Task[None], patience: float) -> None:
-        if not lane.begun:
+    async def _close(
+        self, partition: TopicPartition, assigned: AssignedPartition, life: asyncio.Task[None], patience: float
+    ) -> None:
+        if not assigned.begun:
             life.cancel()
-        lane.drain()
+        assigned.drain()
         await asyncio.wait([life], timeout=patience)
-        left = len(lane)
-        lane.cut()
+        left = len(assigned)
+        assigned.cut()
         await asyncio.wait([life], timeout=patience)
         life.cancel()  # the next owner fences, and goes on from what is committed
         await asyncio.wait([life])
-        del self._lives[lane]
+        del self._lives[assigned]
         log.info("partition_revoked", partition=partition.partition, unfinished=left)
 
 

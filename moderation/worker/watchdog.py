@@ -15,7 +15,7 @@ import structlog
 from aiokafka import TopicPartition
 
 from moderation.errors import DeviceError
-from moderation.worker.partition import Lane
+from moderation.worker.partition import AssignedPartition
 
 TICK_S = 1.0
 EARLY = 3  # a post is reported at this part of its time
@@ -26,9 +26,9 @@ log = structlog.get_logger()
 class Watchdog:
     """Looks at the oldest post in hand of each partition."""
 
-    def __init__(self, lanes: Callable[[], Mapping[TopicPartition, Lane]], timeout_s: float) -> None:
+    def __init__(self, assignments: Callable[[], Mapping[TopicPartition, AssignedPartition]], timeout_s: float) -> None:
         """lanes: the partitions as they are now. timeout_s: from a post's poll to its commit."""
-        self._lanes = lanes
+        self._assignments = assignments
         self._timeout_s = timeout_s
 
     def look(self, now: float) -> None:
@@ -36,8 +36,8 @@ class Watchdog:
 
         now: by time.monotonic.
         """
-        for partition, lane in self._lanes().items():
-            if (oldest := lane.oldest) is None:
+        for partition, assigned in self._assignments().items():
+            if (oldest := assigned.oldest) is None:
                 continue
             offset, post = oldest
             seconds = now - post.taken
@@ -56,7 +56,7 @@ class Watchdog:
                     offset=offset,
                     phase=post.phase,
                     seconds=round(seconds),
-                    phases={str(phase): count for phase, count in lane.phases.items()},
+                    phases={str(phase): count for phase, count in assigned.phases.items()},
                 )
 
     async def run(self) -> NoReturn:

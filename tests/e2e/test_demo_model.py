@@ -19,7 +19,7 @@ POLICIES = Path(__file__).parents[2] / "policies" / "demo"
 def judged(service: Service, records: list[tuple[bytes, bytes | None, tuple[()]]], total: int) -> dict[str, Verdict]:
     """The latest verdict of each post once `total` are there, by a worker that is started for it and stopped."""
     with service.worker() as worker:
-        caution = worker.wait_for("model_is_not_for_people")
+        caution = worker.wait_for("demo_model_loaded")
         assert caution["level"] == "warning"
         worker.wait_for("worker_ready")
         asyncio.run(produce(service.kafka, service.posts, records))

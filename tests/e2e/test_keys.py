@@ -26,10 +26,10 @@ READ_S = 10.0  # as in moderation/api/keys.py
 
 def with_keys(service: Service, url: str, ca: Path, **more: str) -> Service:
     extra = {
-        "MODERATION_GUARD__JWT_KEYS": url,
-        "MODERATION_GUARD__JWT_AUDIENCE": "moderation",
-        "MODERATION_GUARD__JWT_ISSUER": "https://id",
-        "MODERATION_GUARD__JWT_REFRESH_S": "0.2",
+        "MODERATION_AUTH__JWT_KEYS": url,
+        "MODERATION_AUTH__JWT_AUDIENCE": "moderation",
+        "MODERATION_AUTH__JWT_ISSUER": "https://id",
+        "MODERATION_AUTH__JWT_REFRESH_S": "0.2",
         "SSL_CERT_FILE": str(ca),
         "NO_PROXY": "127.0.0.1",
         **more,

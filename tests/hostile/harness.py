@@ -45,11 +45,11 @@ class Credentials:
         self.good_token = folder / "good.token"
         self.good_token.write_text(self.token("good"))
         self.environment = {
-            "MODERATION_GUARD__TLS_CERTIFICATE": str(folder / "server.pem"),
-            "MODERATION_GUARD__TLS_KEY": str(folder / "server.key"),
-            "MODERATION_GUARD__JWT_KEYS": str(folder / "jwt.pem"),
-            "MODERATION_GUARD__JWT_AUDIENCE": "moderation",
-            "MODERATION_GUARD__JWT_ISSUER": "https://id",
+            "MODERATION_AUTH__TLS_CERTIFICATE": str(folder / "server.pem"),
+            "MODERATION_AUTH__TLS_KEY": str(folder / "server.key"),
+            "MODERATION_AUTH__JWT_KEYS": str(folder / "jwt.pem"),
+            "MODERATION_AUTH__JWT_AUDIENCE": "moderation",
+            "MODERATION_AUTH__JWT_ISSUER": "https://id",
         }
 
     def token(self, name: str) -> str:

@@ -125,7 +125,7 @@ async def test_strangers_take_nothing_from_a_good_caller(case: Case) -> None:
                 for _ in range(CALLS):
                     await look()
         events = server.events()
-    told = [event for event in events if event["event"] == "strangers_refused"]
+    told = [event for event in events if event["event"] == "unauthenticated_calls_refused"]
     assert told
     assert told[0]["calls"] > 0
     assert told[0]["latest_address"] == f"ipv4:{ATTACKER}"
@@ -179,7 +179,10 @@ async def test_connections_of_an_address_have_a_limit(case: Case) -> None:
 
 
 async def test_a_stranger_who_says_nothing_is_hung_up_on(case: Case) -> None:
-    async with case.api(guarded=True, MODERATION_API__STRANGER_TIMEOUT_S="0.5") as server, case.good(server) as look:
+    async with (
+        case.api(guarded=True, MODERATION_API__UNAUTHENTICATED_TIMEOUT_S="0.5") as server,
+        case.good(server) as look,
+    ):
         await look()
         host, _, port = server.address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))  # no handshake
@@ -193,7 +196,10 @@ async def test_a_stranger_who_says_nothing_is_hung_up_on(case: Case) -> None:
 
 async def test_checks_without_a_body_are_not_held(case: Case) -> None:
     """A few wait to be read; the others are refused calls of a stranger, who is hung up on."""
-    async with case.api(guarded=True, MODERATION_API__STRANGER_TIMEOUT_S="600") as server, case.good(server) as look:
+    async with (
+        case.api(guarded=True, MODERATION_API__UNAUTHENTICATED_TIMEOUT_S="600") as server,
+        case.good(server) as look,
+    ):
         await look()
         async with connected(server.address, harness.target_tls(server), ATTACKER) as connection:
             async with asyncio.timeout(30):

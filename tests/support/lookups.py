@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 
 from moderation import wire
 from moderation.api import cursors, role
-from moderation.settings import ApiSettings, GuardSettings, KafkaSettings, MediaSettings, Settings
+from moderation.settings import ApiSettings, AuthSettings, KafkaSettings, MediaSettings, Settings
 from moderation.types import Source, Verdict
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1 import moderation_service_pb2_grpc as pb_grpc
@@ -50,11 +50,11 @@ class Api:
             ),
         )
 
-    def set(self, *, guard: dict[str, Any] | None = None, **api: Any) -> None:
+    def set(self, *, auth: dict[str, Any] | None = None, **api: Any) -> None:
         changed = {"api": self.settings.api.model_copy(update=api)}
         self.settings = self.settings.model_copy(update=changed)
-        if guard:
-            self.settings = self.settings.model_copy(update={"guard": GuardSettings(**guard)})
+        if auth:
+            self.settings = self.settings.model_copy(update={"auth": AuthSettings(**auth)})
 
     @asynccontextmanager
     async def running(self, credentials: grpc.ChannelCredentials | None = None) -> AsyncIterator[grpc.aio.Channel]:
@@ -68,7 +68,7 @@ class Api:
         async with opened as channel, asyncio.TaskGroup() as tasks:
             tasks.create_task(role.serve(self.settings, self.stop))
             async with asyncio.timeout(30):
-                if self.settings.guard.open:
+                if self.settings.auth.open:
                     health = watch_health(channel)
                     while (await health.read()).status != SERVING:
                         pass

@@ -34,7 +34,7 @@ class Replicas:
     posts: str
     verdicts: str
     database: str
-    memory_bytes: int = 4 << 20  # small, so that most lookups read the database
+    recent_bytes: int = 4 << 20  # small, so that most lookups read the database
     started: list[Role] = field(default_factory=list)
 
     @contextmanager
@@ -46,7 +46,7 @@ class Replicas:
             "MODERATION_KAFKA__VERDICTS_TOPIC": self.verdicts,
             "MODERATION_API__LISTEN": "127.0.0.1:0",
             "MODERATION_API__VIEW_DATABASE": database or self.database,
-            "MODERATION_API__MEMORY_BYTES": str(self.memory_bytes),
+            "MODERATION_API__RECENT_BYTES": str(self.recent_bytes),
             "MODERATION_API__DRAIN_DELAY_S": "0",
             **{f"MODERATION_{name.upper()}": value for name, value in settings.items()},
         }

@@ -77,7 +77,7 @@ def alone(model: Phi3Vision, window: Window, branch: int, *, long: bool | None =
         long = len(prompt.shared) > limit
     with torch.inference_mode():
         packed = tree.pack([prompt], model.network.device)
-        hidden = model.network(packed, model.network.see(window.pictures), [long])
+        hidden = model.network(packed, model.network.embed_images(window.pictures), [long])
         logits = model.network.logits(hidden[-1:])
     return tree.answers(logits, model.tokenizer.word("Yes"), model.tokenizer.word("No"))[0]
 

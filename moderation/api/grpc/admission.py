@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from moderation.api.auth import Caller, Context, Guard
+from moderation.api.auth import Authenticator, Caller, Context
 from moderation.api.grpc.bodies import LOOKUP_S, Bodies
 from moderation.api.grpc.connections import Connections, address_of
 from moderation.api.grpc.status import RefusedError, exhausted, unavailable
@@ -28,9 +28,11 @@ SHARE = 9  # a caller may have so many times the places that are left free: alon
 class Admission:
     """Lets calls in, and counts those under way by their kind: lookup, wait or watch."""
 
-    def __init__(self, settings: ApiSettings, guard: Guard, connections: Connections, largest: int) -> None:
+    def __init__(
+        self, settings: ApiSettings, authenticator: Authenticator, connections: Connections, largest: int
+    ) -> None:
         """`largest`: bytes of the largest message that the server takes."""
-        self.guard = guard
+        self.authenticator = authenticator
         self.largest = largest
         self.closed: set[str] = set()  # kinds that are taken no more
         self.late = 0  # calls of those that came all the same
@@ -53,7 +55,7 @@ class Admission:
         """Who calls, and under which name its share is counted: its own, or its address. Raises RefusedError."""
         peer = context.peer()
         try:
-            caller = self.guard.admit(context, method)
+            caller = self.authenticator.admit(context, method)
         except RefusedError as error:
             if error.code is grpc.StatusCode.UNAUTHENTICATED:
                 if self._connections.refused(peer):

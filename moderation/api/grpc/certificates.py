@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificates
 
 from moderation.errors import ConfigError
-from moderation.settings import GuardSettings
+from moderation.settings import AuthSettings
 
 log = structlog.get_logger()
 
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 class Certificates:
     """The files of the settings, as they were last good."""
 
-    def __init__(self, settings: GuardSettings) -> None:
+    def __init__(self, settings: AuthSettings) -> None:
         """Raises ConfigError."""
         self._settings = settings
         self._failed = ""  # the cause of the last failure, until a reading succeeds
@@ -27,13 +27,13 @@ class Certificates:
             self._seen = self._stamp()
             self.current = self._read()
         except OSError as error:
-            raise ConfigError(f"MODERATION_GUARD__TLS_*: cannot read {error.filename}: {error.strerror}") from None
+            raise ConfigError(f"MODERATION_AUTH__TLS_*: cannot read {error.filename}: {error.strerror}") from None
         except BaseException as error:  # whatever cryptography raises: a Rust panic is no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             # The cause only: a library's text may quote what it read.
             raise ConfigError(
-                f"MODERATION_GUARD__TLS_*: these certificates and this key cannot be used ({type(error).__name__}): "
+                f"MODERATION_AUTH__TLS_*: these certificates and this key cannot be used ({type(error).__name__}): "
                 "the files are PEM, and the key belongs to the first certificate and has no password"
             ) from None
 
@@ -74,7 +74,7 @@ class Certificates:
         return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=ca[0] if ca else None)
 
 
-def credentials(settings: GuardSettings) -> grpc.ServerCredentials | None:
+def credentials(settings: AuthSettings) -> grpc.ServerCredentials | None:
     """What the port is opened with; None: in the clear. Raises ConfigError."""
     if settings.tls_certificate is None:
         return None

@@ -16,13 +16,13 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 
-from moderation.api.auth import Context, Guard
+from moderation.api.auth import Authenticator, Context
 from moderation.api.grpc import status
 from moderation.api.grpc.bodies import Bodies
 from moderation.api.grpc.connections import Connections, address_of
 from moderation.api.grpc.service import Service
 from moderation.api.grpc.status import RefusedError, exhausted, invalid
-from moderation.observability.probes import Pulse
+from moderation.observability.probes import Liveness
 
 MAX_REQUEST_BYTES = 1_024
 READS = 4  # requests that are read at a time; each may take up to the port's largest message
@@ -51,10 +51,10 @@ class Checks:
     names = (health.OVERALL_HEALTH, Service.name)
     services = (health.SERVICE_NAME,)
 
-    def __init__(self, pulse: Pulse, guard: Guard) -> None:
+    def __init__(self, liveness: Liveness, authenticator: Authenticator) -> None:
         """`guard`: decides who may watch."""
-        self._pulse = pulse  # whose /readyz says the same
-        self._guard = guard
+        self._liveness = liveness  # whose /readyz says the same
+        self._authenticator = authenticator
         self._bodies: list[Bodies] = []  # one for each port: what is asked on one holds up none of another
         self._serving = False
         self._left = False
@@ -84,7 +84,7 @@ class Checks:
         async def watch(_: object, context: Context) -> None:
             try:
                 if not probes:
-                    self._guard.identify(context)
+                    self._authenticator.identify(context)
             except RefusedError as error:
                 strange = error.code is grpc.StatusCode.UNAUTHENTICATED
                 if strange and connections.refused(context.peer()):
@@ -114,7 +114,7 @@ class Checks:
         """What checks answer."""
         if self._left:
             return
-        self._pulse.ready = self._serving = serving
+        self._liveness.ready = self._serving = serving
         self._wake()
 
     def leave(self) -> None:
@@ -155,7 +155,7 @@ class Checks:
         told = None
         while not self._ended:
             if guarded:
-                self._guard.identify(context)
+                self._authenticator.identify(context)
             changed, serving = self._changed, self._status(name)
             if serving != told:
                 try:

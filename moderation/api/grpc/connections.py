@@ -44,7 +44,7 @@ class Connections:
         """`guarded`: a connection on which nothing was let in is a stranger's. `counted`: as the metric has them."""
         self._counted = counted
         self._most = settings.max_peer_connections
-        self._stranger_s = settings.stranger_timeout_s if guarded else float("inf")
+        self._stranger_s = settings.unauthenticated_timeout_s if guarded else float("inf")
         self._sockets = _Sockets()
         self._port = 0
         self._looked = 0.0  # for one peer, at once
@@ -143,7 +143,7 @@ class Connections:
 
     def _tell(self) -> None:
         closed = {f"{cause}_connections_closed": count for cause, count in self._closed.items()}
-        log.warning("strangers_refused", calls=self._refused, latest_address=self._address, **closed)
+        log.warning("unauthenticated_calls_refused", calls=self._refused, latest_address=self._address, **closed)
         self._closed.clear()
         self._refused = 0
 

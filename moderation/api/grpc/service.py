@@ -26,7 +26,7 @@ from moderation.api.grpc import responses, status
 from moderation.api.grpc.admission import Admission
 from moderation.api.grpc.responses import Found
 from moderation.api.grpc.status import RefusedError, unavailable
-from moderation.api.submissions import LARGE_BYTES, Ledger
+from moderation.api.submissions import LARGE_BYTES, Submissions
 from moderation.api.validation import Look
 from moderation.api.watches import Watching
 from moderation.errors import ModerationError, PostError
@@ -77,7 +77,7 @@ def _answered(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
             except Exception as error:
                 await self.refuse(error, name, None, context)
                 raise
-            edition = admission.guard.edition  # of the keys that the caller was admitted with
+            edition = admission.authenticator.edition  # of the keys that the caller was admitted with
             admission.take(kind, owner)
             try:
                 with traces.serving(self.name, name, context) as span:
@@ -89,11 +89,13 @@ def _answered(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
                             body = await admission.posts.read(context, owner, admission.largest)
                         if len(body) > LARGE_BYTES:
                             await asyncio.sleep(0)  # others come in between the copy that gRPC has made and ours
-                        admission.guard.check(context, edition)  # the body may have come after its key was withdrawn
+                        admission.authenticator.check(
+                            context, edition
+                        )  # the body may have come after its key was withdrawn
                         request = parse(body, self.most_parts)
                         del body
                         if (cost := len(getattr(request, "post_ids", ())) / 100) > 1:
-                            admission.guard.spend(caller, context, cost - 1)
+                            admission.authenticator.spend(caller, context, cost - 1)
                         work = method(self, request, caller, context)
                         del request  # the method's own now: a post is let go of while its verdict is waited for
                         answer = await work
@@ -139,7 +141,7 @@ class Service:
         self,
         settings: Settings,
         view: View,
-        inbox: post_producer.Posts,
+        inbox: post_producer.PostProducer,
         admission: Admission,
         policies: PolicySet | None,
     ) -> None:
@@ -148,7 +150,7 @@ class Service:
         self._settings = settings
         self._view = view
         self._policies = policies
-        self._ledger = Ledger(settings.api, inbox, self.broken)
+        self._ledger = Submissions(settings.api, inbox, self.broken)
         view.tell_judged(self._ledger.settle)
         self._draining = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -194,16 +196,18 @@ class Service:
     @_answered("wait")
     async def WaitVerdict(self, request: pb.WaitVerdictRequest, caller: Caller, context: Context) -> bytes:
         look = validation.one(request, caller.tenant_of(_tenant(request)))
-        edition = self.admission.guard.edition
+        edition = self.admission.authenticator.edition
         found = await self._wait(look, self._until(context))
-        self.admission.guard.check(context, edition)  # a token whose key was withdrawn meanwhile gets no verdict
+        self.admission.authenticator.check(
+            context, edition
+        )  # a token whose key was withdrawn meanwhile gets no verdict
         return responses.one(found)
 
     @_answered("watch")
     async def WatchVerdicts(self, request: pb.WatchVerdictsRequest, caller: Caller, context: Context) -> None:
         watch = validation.watch(request, caller.tenant_of(_tenant(request)))
         self._check_ready()
-        await Watching(self._settings.api, self._view, watch, caller, self.admission.guard, context).run()
+        await Watching(self._settings.api, self._view, watch, caller, self.admission.authenticator, context).run()
 
     @_answered("lookup")
     async def ListPolicies(
@@ -266,7 +270,7 @@ class Service:
     ) -> pb.ModeratePostResponse:
         post, request_id = request.post, validation.request_id(request)
         post.tenant = caller.tenant_of(post.tenant or None) or ""
-        until, edition = self._until(context), self.admission.guard.edition
+        until, edition = self._until(context), self.admission.authenticator.edition
         with ExitStack() as held:
             held.enter_context(self.admission.posts.held(self.admission.owner(caller, context), request.ByteSize()))
             wire.post(post, self._settings.media)
@@ -277,7 +281,7 @@ class Service:
         look = Look((post.id,), post.tenant, posts={record.partition: record.offset})
         del request, post  # up to 20 MiB each, and the verdict may be a minute away
         state, verdict = await self._wait(look, until)
-        self.admission.guard.check(context, edition)
+        self.admission.authenticator.check(context, edition)
         return pb.ModeratePostResponse(
             state=state,
             verdict=verdict_pb2.Verdict.FromString(verdict) if verdict is not None else None,

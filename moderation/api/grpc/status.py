@@ -84,7 +84,7 @@ def invalid(field: str, problem: str) -> RefusedError:
 def bad_token(field: str) -> RefusedError:
     """A token is none that we gave."""
     text = f"{field} is none that this service gave, or is of another query"
-    return RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_TOKEN", text, field=field)
+    return RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_CURSOR", text, field=field)
 
 
 def exhausted(reason: str, text: str, retry_s: float) -> RefusedError:

@@ -223,7 +223,7 @@ class FusedAttention(nn.Module):
     def forward(self, hidden: Tensor, rotary: Rotary, attend: Attend, scored: Scored | None = None) -> Tensor:
         if scored is None:
             fused = self.qkv_proj(hidden).unflatten(-1, (-1, self.head_size))
-            turned = rotary.turn(fused[:, : self.heads + self.kv_heads])
+            turned = rotary.apply(fused[:, : self.heads + self.kv_heads])
             query, key = turned[:, : self.heads], turned[:, self.heads :]
             mixed = attend(query, key, fused[:, self.heads + self.kv_heads :])
         else:
@@ -231,7 +231,7 @@ class FusedAttention(nn.Module):
             query = self.qkv_proj.rows(hidden[scored.at], slice(split)).view(-1, self.heads, self.head_size)
             fused = self.qkv_proj.rows(hidden, slice(split, None)).view(len(hidden), -1, self.head_size)
             key, value = fused[:, : self.kv_heads], fused[:, self.kv_heads :]
-            mixed = scored.attend(rotary.at(scored.at).turn(query), rotary.turn(key), value)
+            mixed = scored.attend(rotary.at(scored.at).apply(query), rotary.apply(key), value)
         out: Tensor = self.o_proj(mixed.flatten(1))
         return out
 
@@ -346,7 +346,7 @@ class Phi3Network(nn.Module):
         """Tokens that a pass of so many is padded to."""
         return tokens if self.compiled is None else compiled.rounded(tokens)
 
-    def see(self, pictures: Sequence[Crops]) -> list[Tensor]:
+    def embed_images(self, pictures: Sequence[Crops]) -> list[Tensor]:
         """The features of pictures, [tokens, hidden] each."""
         return self.model.vision_embed_tokens(pictures) if pictures else []
 
@@ -367,7 +367,7 @@ class Phi3Network(nn.Module):
 def read(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Phi3Network:
     """The network with the folder's weights. Raises ConfigError naming what in the folder is wrong."""
     config = checkpoint.parse(folder / checkpoint.CONFIG, Phi3Config)
-    with checkpoint.skeletons():
+    with checkpoint.meta_modules():
         network = Phi3Network(config)
     discarded = tuple(
         f"{TOWER}encoder.layers.{layer}."
@@ -381,5 +381,5 @@ def read(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Phi3Netwo
             (".embeddings.position_ids", ".rotary_emb.inv_freq", ".vision_embed_tokens.wte.weight")
         )
 
-    checkpoint.pour(network, folder, dtype=dtype, device=device, unused=unused)
+    checkpoint.load_weights(network, folder, dtype=dtype, device=device, unused=unused)
     return network

@@ -43,7 +43,7 @@ def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crop
     packed = tree.pack([tree.Tree(tuple(ids), ())], network.device)
     with torch.inference_mode():
         long = len(ids) > network.config.original_max_position_embeddings
-        hidden = network(packed, network.see(crops), [long])
+        hidden = network(packed, network.embed_images(crops), [long])
         logits = network.logits(hidden[-TAIL:]).numpy()
     answers = [tokenizer.word("Yes"), tokenizer.word("No")]
     arrays = {

@@ -140,7 +140,7 @@ def header(path: Path) -> list[tuple[str, tuple[int, ...], str]]:
 
 
 @contextmanager
-def skeletons() -> Iterator[None]:
+def meta_modules() -> Iterator[None]:
     """Modules made inside have shapes and names, and no memory until `pour` gives it to them.
 
     Initial values are skipped, too: on the meta device torch computes them, for nothing, through its compiler, whose
@@ -164,7 +164,7 @@ class _NoInitialValues(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def pour(
+def load_weights(
     module: nn.Module,
     folder: Path,
     *,

@@ -26,7 +26,7 @@ class Rotary:
     cos: Tensor
     sin: Tensor
 
-    def turn(self, heads: Tensor) -> Tensor:
+    def apply(self, heads: Tensor) -> Tensor:
         """[tokens, heads, size] turned by its position: element i and i + pairs are a pair."""
         pairs = self.cos.shape[-1]
         left, right = heads[..., :pairs], heads[..., pairs : 2 * pairs]

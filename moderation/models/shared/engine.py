@@ -17,7 +17,7 @@ from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared import device, side_stream, tree
 from moderation.models.shared.compiled import SMALL
 from moderation.models.shared.feature_cache import Features, key
-from moderation.models.shared.side_stream import Beside
+from moderation.models.shared.side_stream import SideStream
 from moderation.models.shared.tree import Packed, Tree
 from moderation.types import Score
 
@@ -77,7 +77,7 @@ class Network(Protocol):
     def rounded(self, tokens: int) -> int:
         """Tokens that a pass of so many is padded to."""
 
-    def see(self, pictures: Sequence[Crops]) -> list[Tensor]:
+    def embed_images(self, pictures: Sequence[Crops]) -> list[Tensor]:
         """The features of pictures, [tokens, hidden] each."""
 
     def logits(self, hidden: Tensor, exact: Sequence[int]) -> Tensor:
@@ -88,17 +88,17 @@ class Engine:
     """Scores windows on a network. Belongs to one thread."""
 
     def __init__(
-        self, network: Network, yes: int, no: int, *, feature_bytes: int, beside: Beside | None = None
+        self, network: Network, yes: int, no: int, *, feature_bytes: int, beside: SideStream | None = None
     ) -> None:
         self._network = network
         self._yes, self._no = yes, no
         self.features = Features(feature_bytes)
-        self._beside = beside or side_stream.beside(network.device)
+        self._beside = beside or side_stream.side_stream(network.device)
 
     def score(self, windows: Sequence[Window]) -> list[list[Score]]:
         """For each window one score for each of its questions: one forward pass, on a CPU in pieces."""
         with device.faults(), torch.inference_mode():
-            seen = self.features.of(_pictures(windows), self._network.see)
+            seen = self.features.of(_pictures(windows), self._network.embed_images)
             if self._beside is not None:  # not for all that runs there: it is the next step's
                 self._beside.wait({one.made for one in seen.values() if one.made is not None})
             features = {digest: one.features for digest, one in seen.items()}
@@ -133,7 +133,7 @@ class Engine:
         """
         if self._beside is not None:
             with device.faults(), torch.inference_mode(), self._beside.work() as made:
-                self.features.of(_pictures(windows), self._network.see, made)
+                self.features.of(_pictures(windows), self._network.embed_images, made)
 
     def _forward(self, parts: Sequence[tuple[Window, Part]], features: Mapping[str, Tensor]) -> Tensor:
         """Logits of all questions of the parts."""

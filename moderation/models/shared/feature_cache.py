@@ -41,7 +41,7 @@ class Features:
     def of(
         self,
         pictures: Iterable[Crops],
-        see: Callable[[Sequence[Crops]], Sequence[Tensor]],
+        embed_images: Callable[[Sequence[Crops]], Sequence[Tensor]],
         made: Hashable | None = None,
     ) -> dict[str, Seen]:
         """By digest. Those that are not kept are seen in one launch, each once; made: see Seen."""
@@ -53,7 +53,7 @@ class Features:
             self._kept.move_to_end(digest)
         new = [digest for digest in wanted if digest not in found]
         if new:
-            seen = see([wanted[digest] for digest in new])
+            seen = embed_images([wanted[digest] for digest in new])
             found |= {digest: Seen(features, made) for digest, features in zip(new, seen, strict=True)}
             for digest in new:
                 if wanted[digest].digest:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 
-class Beside(Protocol):
+class SideStream(Protocol):
     """Where work runs beside the steps. Belongs to their thread."""
 
     def work(self) -> AbstractContextManager[Hashable]:
@@ -19,7 +19,7 @@ class Beside(Protocol):
         """What is launched from now on runs after these moments."""
 
 
-class SideStream:
+class CudaSideStream:
     """On CUDA: a second stream, and an event for each stretch of work on it.
 
     The stream's work begins after all that the main stream was given before. So what a step still reads is never
@@ -33,7 +33,7 @@ class SideStream:
 
     @contextmanager
     def work(self) -> Iterator[torch.cuda.Event]:
-        """See Beside."""
+        """See SideStream."""
         self._stream = self._stream or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -44,12 +44,12 @@ class SideStream:
                 done.record(self._stream)
 
     def wait(self, moments: Iterable[Hashable]) -> None:
-        """See Beside."""
+        """See SideStream."""
         for moment in moments:
             assert isinstance(moment, torch.cuda.Event)  # noqa: S101 - it comes from `work`
             torch.cuda.current_stream(self._device).wait_event(moment)
 
 
-def beside(device: torch.device) -> Beside | None:
+def side_stream(device: torch.device) -> SideStream | None:
     """None: on a CPU the work would only take turns with the step."""
-    return SideStream(device) if device.type == "cuda" else None
+    return CudaSideStream(device) if device.type == "cuda" else None

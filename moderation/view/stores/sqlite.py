@@ -130,7 +130,7 @@ class Sqlite:
             try:
                 await self._in(thread, CLOSE_S, work)
             except StoreUnavailableError as error:  # nothing is lost: the next start reads on from its positions
-                log.warning("view_not_closed", reason=str(error))
+                log.warning("view_close_failed", reason=str(error))
             finally:
                 thread.shutdown(wait=False)
 

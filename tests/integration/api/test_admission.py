@@ -27,8 +27,8 @@ from tests.support.lookups import NOT_SERVING, SERVICE, SERVING, Api, a_free_add
 def credentials(running_api: Api, tmp_path: Path) -> Credentials:
     """Which the API needs from now on."""
     made = Credentials(tmp_path)
-    prefix = "MODERATION_GUARD__"
-    running_api.set(guard={name.removeprefix(prefix).lower(): value for name, value in made.environment.items()})
+    prefix = "MODERATION_AUTH__"
+    running_api.set(auth={name.removeprefix(prefix).lower(): value for name, value in made.environment.items()})
     return made
 
 
@@ -162,7 +162,7 @@ async def test_checks_that_never_end_hold_up_no_probe(running_api: Api) -> None:
 @pytest.mark.parametrize("probes", [False, True])
 async def test_calls_of_unknown_methods_are_those_of_a_stranger(running_api: Api, probes: bool) -> None:
     listen = a_free_address()
-    running_api.set(health_listen=listen, stranger_timeout_s=600.0)
+    running_api.set(health_listen=listen, unauthenticated_timeout_s=600.0)
     async with running_api.running():
         address = listen if probes else running_api.address
         async with connected(address, None, "127.0.0.2") as connection, asyncio.timeout(30):

@@ -77,7 +77,7 @@ def bearer(**changed: Any) -> dict[str, Any]:
 
 
 async def test_tokens_over_tls(running_api: Api, house: House) -> None:
-    running_api.set(guard=house.tls | house.jwt)
+    running_api.set(auth=house.tls | house.jwt)
     await running_api.put(a_verdict("a"))
     async with running_api.running(house.channel()) as channel:
         get = pb.GetVerdictRequest(post_id="a")
@@ -115,7 +115,7 @@ async def test_tokens_over_tls(running_api: Api, house: House) -> None:
 
 
 async def test_a_tenant_sees_its_own(running_api: Api, house: House) -> None:
-    running_api.set(guard=house.tls | house.jwt)
+    running_api.set(auth=house.tls | house.jwt)
     await running_api.put(
         a_verdict("mine", tenant="t1"), a_verdict("theirs", tenant="t2", outcome=Outcome.REMOVE), a_verdict("nobodys")
     )
@@ -170,7 +170,7 @@ async def test_a_tenant_sees_its_own(running_api: Api, house: House) -> None:
 
 
 async def test_a_watch_ends_with_its_token_and_goes_on_with_a_new_one(running_api: Api, house: House) -> None:
-    running_api.set(guard=house.tls | house.jwt)
+    running_api.set(auth=house.tls | house.jwt)
     given: list[str] = []
 
     def short() -> str:
@@ -207,7 +207,7 @@ async def test_a_health_watch_ends_with_its_token(
     running_api: Api, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "LOOK_S", 0.1)
-    running_api.set(guard=house.tls | house.jwt)
+    running_api.set(auth=house.tls | house.jwt)
     async with running_api.running(house.channel()) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         short = bearer(exp=time.time() - LEEWAY_S + 2)
@@ -223,7 +223,7 @@ async def test_with_keys_that_are_too_old_a_health_watch_is_told_to_try_again(
     running_api: Api, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "LOOK_S", 0.1)
-    running_api.set(guard=house.tls | house.jwt | {"jwt_refresh_s": 0.05, "jwt_keys_max_age_s": 1.0})
+    running_api.set(auth=house.tls | house.jwt | {"jwt_refresh_s": 0.05, "jwt_keys_max_age_s": 1.0})
     async with running_api.running(house.channel()) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest(), **bearer())
@@ -236,7 +236,7 @@ async def test_with_keys_that_are_too_old_a_health_watch_is_told_to_try_again(
 
 
 async def test_client_certificates(running_api: Api, house: House) -> None:
-    running_api.set(guard=house.mtls | {"tls_client_names": "reader.internal, other.internal"})
+    running_api.set(auth=house.mtls | {"tls_client_names": "reader.internal, other.internal"})
     await running_api.put(a_verdict("a"))
     async with running_api.running(house.channel("reader.internal")) as channel:
         get = pb.GetVerdictRequest(post_id="a")
@@ -253,7 +253,7 @@ async def test_client_certificates(running_api: Api, house: House) -> None:
 
 
 async def test_a_certificate_that_is_renewed_is_taken_on(running_api: Api, house: House) -> None:
-    running_api.set(guard=house.tls)
+    running_api.set(auth=house.tls)
     async with running_api.running(house.channel()):
         house.ca = trustme.CA()  # so that nobody who trusts the new one would take the old certificate
         house.renew()
@@ -263,8 +263,8 @@ async def test_a_certificate_that_is_renewed_is_taken_on(running_api: Api, house
 
 
 async def test_certificates_that_are_not_there(running_api: Api, house: House) -> None:
-    running_api.set(guard=house.tls | {"tls_key": house.folder / "none.key"})
-    with pytest.raises(ConfigError, match="MODERATION_GUARD__TLS"):
+    running_api.set(auth=house.tls | {"tls_key": house.folder / "none.key"})
+    with pytest.raises(ConfigError, match="MODERATION_AUTH__TLS"):
         await role.serve(running_api.settings, running_api.stop)
 
 

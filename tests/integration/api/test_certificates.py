@@ -59,7 +59,7 @@ async def reached(running_api: Api, house: House) -> None:
 
 async def test_files_that_are_broken_leave_the_last_good_certificate(running_api: Api, tmp_path: Path) -> None:
     house = House(tmp_path)
-    running_api.set(guard=house.tls)
+    running_api.set(auth=house.tls)
     good = {name: (tmp_path / name).read_bytes() for name in ("server.pem", "server.key")}
     async with running_api.running(house.channel()):
         for broken in BROKEN.values():
@@ -85,7 +85,7 @@ def restore(folder: Path, files: dict[str, bytes]) -> None:
 async def test_an_api_does_not_start_with_files_that_are_broken(running_api: Api, tmp_path: Path, broken: str) -> None:
     house = House(tmp_path)
     BROKEN[broken](house)
-    running_api.set(guard=house.tls)
-    with pytest.raises(ConfigError, match=r"MODERATION_GUARD__TLS_\*: (these certificates|cannot read)") as caught:
+    running_api.set(auth=house.tls)
+    with pytest.raises(ConfigError, match=r"MODERATION_AUTH__TLS_\*: (these certificates|cannot read)") as caught:
         await role.serve(running_api.settings, running_api.stop)
     assert "secret" not in str(caught.value)

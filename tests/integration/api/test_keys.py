@@ -30,8 +30,8 @@ def file(running_api: Api, tmp_path: Path) -> Path:
     """The key set of the API."""
     file = tmp_path / "keys.json"
     file.write_bytes(a_set(old=OLD, new=NEW))
-    guard = {"jwt_keys": str(file), "jwt_audience": "moderation", "jwt_issuer": "https://id", "jwt_refresh_s": 0.05}
-    running_api.set(guard=guard, max_wait_s=60.0)
+    auth = {"jwt_keys": str(file), "jwt_audience": "moderation", "jwt_issuer": "https://id", "jwt_refresh_s": 0.05}
+    running_api.set(auth=auth, max_wait_s=60.0)
     return file
 
 
@@ -127,8 +127,8 @@ async def test_a_request_whose_body_comes_after_its_key_was_withdrawn_is_refused
 
 
 async def test_keys_that_are_too_old_let_nobody_in_until_they_are_read_again(running_api: Api, file: Path) -> None:
-    guard = running_api.settings.guard.model_copy(update={"jwt_keys_max_age_s": 1.0})
-    running_api.settings = running_api.settings.model_copy(update={"guard": guard})
+    auth = running_api.settings.auth.model_copy(update={"jwt_keys_max_age_s": 1.0})
+    running_api.settings = running_api.settings.model_copy(update={"auth": auth})
     get, new = pb.GetVerdictRequest(post_id="a"), bearer(NEW, "new")
     async with running_api.running() as channel:
         watch = service(channel).WatchVerdicts(pb.WatchVerdictsRequest(), **new)

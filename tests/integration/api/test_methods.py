@@ -101,7 +101,7 @@ async def test_pending_is_neither_found_nor_unknown(running_api: Api) -> None:
 async def test_a_row_that_was_read_before_a_fold_is_no_newer_for_it(
     running_api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running_api.set(memory_bytes=0)  # so that every lookup reads the store
+    running_api.set(recent_bytes=0)  # so that every lookup reads the store
     real = Sqlite.find
     meanwhile: list[tuple[str, bytes]] = []
 
@@ -285,7 +285,7 @@ async def test_a_list_comes_in_pages(running_api: Api) -> None:
         assert await pages(decided_from=since, decided_before=until) == ["p5", "p4", "p3"]
         assert await pages(tenant="other") == []
         first = await service(channel).ListVerdicts(pb.ListVerdictsRequest(page_size=3))
-        async with refused(INVALID, "INVALID_TOKEN", field="page_token"):
+        async with refused(INVALID, "INVALID_CURSOR", field="page_token"):
             again = pb.ListVerdictsRequest(page_token=first.next_page_token, tenant="t")
             await service(channel).ListVerdicts(again)
         async with Client(running_api.address) as client:
@@ -299,13 +299,13 @@ async def test_rules_of_fields(running_api: Api) -> None:
         (
             "GetVerdict",
             pb.GetVerdictRequest(post_id="a", consistency_token=b"\xff"),
-            "INVALID_TOKEN",
+            "INVALID_CURSOR",
             "consistency_token",
         ),
         ("BatchGetVerdicts", pb.BatchGetVerdictsRequest(post_ids=["a", ""]), "INVALID_FIELD", "post_ids[1]"),
         ("WaitVerdict", pb.WaitVerdictRequest(), "INVALID_FIELD", "post_id"),
         ("ListVerdicts", pb.ListVerdictsRequest(page_size=-1), "INVALID_FIELD", "page_size"),
-        ("ListVerdicts", pb.ListVerdictsRequest(page_token="x"), "INVALID_TOKEN", "page_token"),  # noqa: S106
+        ("ListVerdicts", pb.ListVerdictsRequest(page_token="x"), "INVALID_CURSOR", "page_token"),  # noqa: S106
         ("ListVerdicts", pb.ListVerdictsRequest(outcomes=["OUTCOME_UNSPECIFIED"]), "INVALID_FIELD", "outcomes"),
         ("ListVerdicts", pb.ListVerdictsRequest(policy_ids=["p"] * 2 + [""]), "INVALID_FIELD", "policy_ids"),
         (
@@ -328,7 +328,7 @@ async def test_rules_of_fields(running_api: Api) -> None:
                 await getattr(service(channel), method)(request)
         async with refused(INVALID, "INVALID_FIELD", field="policy_ids"):
             await service(channel).WatchVerdicts(pb.WatchVerdictsRequest(policy_ids=map(str, range(200)))).read()
-        async with refused(INVALID, "INVALID_TOKEN", field="consistency_token"):
+        async with refused(INVALID, "INVALID_CURSOR", field="consistency_token"):
             token = cursors.of_record(0, 1)  # of a post: that is no place in the verdicts topic
             await service(channel).WatchVerdicts(pb.WatchVerdictsRequest(consistency_token=token)).read()
 
@@ -512,7 +512,7 @@ async def test_two_apis_answer_from_one_database(
     settings = running_api.settings.kafka
     other = Api(kafka, settings.posts_topic, settings.verdicts_topic, tmp_path)
     for each in (running_api, other):
-        each.set(view_database=SecretStr(database), memory_bytes=0)
+        each.set(view_database=SecretStr(database), recent_bytes=0)
     await running_api.put(a_verdict("before"))
     async with running_api.running() as one, other.running() as two:
         await running_api.put(*(a_verdict(f"p{n}") for n in range(300)), "before")

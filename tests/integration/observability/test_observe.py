@@ -66,7 +66,7 @@ def observed(field: Field, port: Port) -> Field:
 
 async def test_a_worker_tells_how_far_behind_it_is_and_what_it_has_done(field: Field) -> None:
     port = Port()
-    names = ("moderation_answers_total", "moderation_transaction_posts_sum", "moderation_stage_seconds_count")
+    names = ("moderation_verdict_origins_total", "moderation_transaction_posts_sum", "moderation_phase_seconds_count")
     slow = field.with_("fake?step_ms=400", batch_tokens=60)
     async with running(observed(slow, port)):
         await port.well("/startupz")
@@ -83,7 +83,7 @@ async def test_a_worker_tells_how_far_behind_it_is_and_what_it_has_done(field: F
         await port.until(lambda found: found == 0, "moderation_worker_in_flight_posts")
         assert await port.value("moderation_worker_lag_seconds") == 0
         assert await port.value("moderation_worker_partitions") == PARTITIONS
-        assert await port.value("moderation_answers_total") == before["moderation_answers_total"] + 61
+        assert await port.value("moderation_verdict_origins_total") == before["moderation_verdict_origins_total"] + 61
         assert await port.value(names[1]) == before[names[1]] + 61
         assert await port.value("moderation_dead_letters_total", reason="NOT_DECODABLE") == dead + 1
         assert await port.value("moderation_model_info", name="fake") == 1

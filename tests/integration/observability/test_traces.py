@@ -83,18 +83,18 @@ async def test_one_trace_from_the_client_to_the_verdict(field: Field, tmp_path: 
         assert child in spans.below(parent), f"{child.name} is not below {parent.name}"
     assert [one.kind for one in chain[3:]] == [SpanKind.PRODUCER, SpanKind.CONSUMER]
 
-    stages = {one.name: one for one in spans.below(process)}
-    assert sorted(stages) == ["batch wait", "commit", "encode", "model"]
+    phases = {one.name: one for one in spans.below(process)}
+    assert sorted(phases) == ["batch wait", "commit", "encode", "model"]
     assert process.start_time
     assert process.end_time
-    for one in stages.values():
+    for one in phases.values():
         assert one.start_time
         assert one.end_time
         assert process.start_time <= one.start_time <= one.end_time <= process.end_time
 
     (step,) = [one for one in spans if one.name == "model step"]
     assert [link.context for link in step.links] == [process.context]
-    assert [link.context for link in stages["model"].links] == [step.context]
+    assert [link.context for link in phases["model"].links] == [step.context]
     assert step.parent is None
 
     version, trace_id, span_id, flags = (dict(record.headers)["traceparent"] or b"").decode().split("-")

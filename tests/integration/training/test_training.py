@@ -43,7 +43,7 @@ def a_plan(folder: Path, out: str) -> Plan:
 def weights(plan: Plan) -> dict[str, Any]:
     saved = torch.load(plan.work / "state-1.pt", weights_only=True)
     assert saved["step"] == plan.steps
-    return dict(saved["pupil"])
+    return dict(saved["student"])
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ async def test_a_view_of_a_topic_larger_than_its_volume_is_built_and_keeps_the_n
 ) -> None:
     posts = await fill(topic, 128)
     with volumes.small(tmp_path / "volume", 96) as volume, Sizes(volume) as sizes:
-        topic.set(view=volume / "verdicts.sqlite", view_max_bytes=64 * MIB, memory_bytes=0)
+        topic.set(view=volume / "verdicts.sqlite", view_max_bytes=64 * MIB, recent_bytes=0)
         with capture_logs() as logged:
             async with topic.view() as view:
                 found = await states(view, *posts[:100], *posts[-1000:])
@@ -83,7 +83,7 @@ async def test_while_it_serves_slow_readers_do_not_make_it_larger(topic: Topic, 
     folder = tmp_path / "view"
     folder.mkdir()
     await fill(topic, 40)
-    topic.set(view=folder / "verdicts.sqlite", view_max_bytes=32 * MIB, memory_bytes=0)
+    topic.set(view=folder / "verdicts.sqlite", view_max_bytes=32 * MIB, recent_bytes=0)
     reads = 0
 
     async def watch(view: Any) -> None:

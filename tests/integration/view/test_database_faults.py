@@ -198,7 +198,7 @@ async def test_a_fault_of_the_database_stalls_the_view_and_ends_nothing(
                 else:
                     async with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", retry=True):
                         await lookup("unheard-of")
-            await until(lambda: any(event["event"] == "view_goes_on" for event in logged))
+            await until(lambda: any(event["event"] == "view_recovered" for event in logged))
             assert (await lookup("meanwhile")).state == pb.LOOKUP_STATE_FOUND
             assert (await lookup("unheard-of")).state == pb.LOOKUP_STATE_NOT_FOUND
             assert REGISTRY.get_sample_value("moderation_view_stalled") == 0

@@ -97,7 +97,7 @@ async def test_with_its_volume_full_the_lag_is_true_and_the_api_leaves_service_u
     running_api: Api, tmp_path: Path
 ) -> None:
     with volumes.small(tmp_path / "volume", 32) as volume, capture_logs() as logged:
-        async with observed(running_api, view=volume / "verdicts.sqlite", memory_bytes=0) as one:
+        async with observed(running_api, view=volume / "verdicts.sqlite", recent_bytes=0) as one:
             await one.verdicts(0, 10)
             await one.found("p9")
             with volumes.filled(volume):
@@ -117,7 +117,7 @@ async def test_with_its_volume_full_the_lag_is_true_and_the_api_leaves_service_u
             await one.becomes(SERVING)
             await one.found("p20499")
             assert await one.port.value(AGE) == await one.port.value("moderation_view_stalled") == 0
-    assert len(events(logged, "view_goes_on")) == 1
+    assert len(events(logged, "view_recovered")) == 1
     assert any("SQLITE_FULL" in event["reason"] for event in events(logged, "view_stalled"))
 
 
@@ -227,7 +227,7 @@ async def test_a_thread_that_hangs_is_the_same(
             begun = time.monotonic()
             one.api.stop.set()
             async with asyncio.timeout(30):
-                while not events(logged, "view_not_closed"):  # noqa: ASYNC110  it stops all the same
+                while not events(logged, "view_close_failed"):  # noqa: ASYNC110  it stops all the same
                     await asyncio.sleep(0.05)
             assert time.monotonic() - begun < 2 * CLOSE_S
 

@@ -99,15 +99,15 @@ async def test_a_null_under_a_post_id_erases_its_verdict_and_it_is_judged_anew(f
         (1, b"post-2", False),
     ]
     assert wire.erased_source(records[2].headers) == (field.topics[0], 1, 2)
-    stages = [json.loads(record.value)["stage"] for record in records if record.value]
-    assert stages == ["STAGE_MODEL", "STAGE_MODEL", "STAGE_MODEL", "STAGE_CACHE"]
+    phases = [json.loads(record.value)["stage"] for record in records if record.value]
+    assert phases == ["ORIGIN_MODEL", "ORIGIN_MODEL", "ORIGIN_MODEL", "ORIGIN_CACHE"]
     async with running(field):  # what a worker reads back of the topic, too
         await field.produce((1, b"post-1", None, []))
         await field.read(field.topics[1], 6)
     async with running(field):
         await field.produce((1, b"post-1", a_value(1), []))
         last = (await field.read(field.topics[1], 7))[-1]
-    assert json.loads(last.value)["stage"] == "STAGE_MODEL"
+    assert json.loads(last.value)["stage"] == "ORIGIN_MODEL"
     assert not await field.dead_letters(0)
 
 
@@ -208,12 +208,12 @@ async def test_back_pressure_holds_the_bounds(field: Field, monkeypatch: pytest.
     most: Counter[str] = Counter()
     process = Processor.process
 
-    async def watched(self: Processor, lane: Any, record: ConsumerRecord, *arrival: Any) -> None:
+    async def watched(self: Processor, assigned: Any, record: ConsumerRecord, *arrival: Any) -> None:
         under_way[record.partition] += 1
         most["of one"] = max(most["of one"], *under_way.values())
         most["of all"] = max(most["of all"], under_way.total())
         try:
-            await process(self, lane, record, *arrival)
+            await process(self, assigned, record, *arrival)
         finally:
             under_way[record.partition] -= 1
 
@@ -366,7 +366,7 @@ async def test_bytes_under_way_have_a_bound_and_what_is_larger_goes_alone(
 
     def watched(self: role.Worker, *given: Any) -> None:
         hand_out(self, *given)
-        under_way.append(sum(each.bytes for each in self._lanes.values()))
+        under_way.append(sum(each.bytes for each in self._assignments.values()))
 
     monkeypatch.setattr(role.Worker, "_hand_out", watched)
     values = [a_value(number, text="x" * (100_000 if number % 3 else 40_000)) for number in range(18)]

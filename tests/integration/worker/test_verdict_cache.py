@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 
-from moderation.inference.verdict_cache import Memory
+from moderation.inference.verdict_cache import VerdictCache
 from moderation.models import Encoded
 from moderation.models.fake import Fake
 from moderation.settings import KafkaSettings
-from moderation.types import Content, Question, Score, Stage, Verdict
+from moderation.types import Content, Origin, Question, Score, Verdict
 from moderation.worker import restore
 from moderation.worker.publisher import Message, Publisher, verdict
 from moderation.worker.suspects import Opening
@@ -43,11 +43,11 @@ async def test_a_repeat_is_answered_with_a_verdict_of_its_own_that_says_the_same
         found = await field.verdicts(5)
     assert fickle.asked == ["this is number 1", "an edit", "this is number 1"]
     assert [one["stage"] for one in found] == [
-        "STAGE_MODEL",
-        "STAGE_CACHE",
-        "STAGE_MODEL",
-        "STAGE_CACHE",
-        "STAGE_MODEL",
+        "ORIGIN_MODEL",
+        "ORIGIN_CACHE",
+        "ORIGIN_MODEL",
+        "ORIGIN_CACHE",
+        "ORIGIN_MODEL",
     ]
     assert [int(one["source"].get("offset", 0)) for one in found] == list(range(5))
     first, repeat, edit, back, _ = found
@@ -116,7 +116,7 @@ async def test_the_worker_after_one_that_is_killed_remembers_what_was_committed(
 
 
 async def test_a_memory_of_nothing_asks_each_time(field: Field, fickle: Fickle) -> None:
-    async with running(field.with_(memory_posts=0)):
+    async with running(field.with_(verdict_cache_posts=0)):
         for count in (1, 2):
             await field.produce((0, b"a", a_value(1), []))
             await field.verdicts(count)
@@ -148,11 +148,11 @@ def messages(settings: KafkaSettings, *numbers: int) -> list[Message]:
     return [verdict(standing(number), (), settings) for number in numbers]
 
 
-async def answer(memory: Memory, number: int) -> Verdict:
+async def answer(cache: VerdictCache, number: int) -> Verdict:
     async def decide() -> Verdict:
         return replace(standing(number), decided_at_ms=0)
 
-    return await memory.decided(standing(number).identity, decide, 0)
+    return await cache.decided(standing(number).identity, decide, 0)
 
 
 async def test_the_latest_are_recalled_in_steps_and_no_more_than_there_is_room_for(
@@ -162,13 +162,13 @@ async def test_the_latest_are_recalled_in_steps_and_no_more_than_there_is_room_f
     async with Publisher(settings, 0, nowhere) as publisher:
         for number in range(30):
             await publisher.publish(messages(settings, number, 100 + number), number + 1)
-    memory = Memory(21, 1 << 20)
-    await restore.recall(memory, settings, 0)
-    assert len(memory) == 21
+    cache = VerdictCache(21, 1 << 20)
+    await restore.recall(cache, settings, 0)
+    assert len(cache) == 21
     expected = [number for pair in zip(range(30), range(100, 130), strict=True) for number in pair][-21:]
-    assert [(await answer(memory, number)).stage for number in expected] == [Stage.CACHE] * 21
-    assert replace(await answer(memory, 129), stage=Stage.MODEL) == standing(129)
-    small = Memory(1_000, 5_000)
+    assert [(await answer(cache, number)).origin for number in expected] == [Origin.CACHE] * 21
+    assert replace(await answer(cache, 129), origin=Origin.MODEL) == standing(129)
+    small = VerdictCache(1_000, 5_000)
     await restore.recall(small, settings, 0)
     assert 0 < small.bytes <= 5_000
 
@@ -187,16 +187,16 @@ async def test_neither_aborted_nor_foreign_nor_broken_records_are_recalled(setti
                 Message(settings.verdicts_topic, b"x", b"", ()),
             ]
             await publisher.publish([*messages(settings, 4), *foreign], 1)
-    memory = Memory(100, 1 << 20)
-    await restore.recall(memory, settings, 0)
-    stages = {number: (await answer(memory, number)).stage.name for number in (1, 2, 3, 4)}
-    assert stages == {1: "CACHE", 2: "MODEL", 3: "MODEL", 4: "CACHE"}
+    cache = VerdictCache(100, 1 << 20)
+    await restore.recall(cache, settings, 0)
+    phases = {number: (await answer(cache, number)).origin.name for number in (1, 2, 3, 4)}
+    assert phases == {1: "CACHE", 2: "MODEL", 3: "MODEL", 4: "CACHE"}
 
 
 async def test_nothing_is_recalled_of_an_empty_partition(settings: KafkaSettings) -> None:
-    memory = Memory(100, 1 << 20)
-    await restore.recall(memory, settings, 0)
-    assert len(memory) == 0
+    cache = VerdictCache(100, 1 << 20)
+    await restore.recall(cache, settings, 0)
+    assert len(cache) == 0
 
 
 async def test_a_foreign_batch_hides_nothing(settings: KafkaSettings) -> None:
@@ -212,9 +212,9 @@ async def test_a_foreign_batch_hides_nothing(settings: KafkaSettings) -> None:
         assert await foreign.put(settings.bootstrap, partition, batch) == 0
     async with Publisher(settings, 0, nowhere) as publisher:
         await publisher.publish(messages(settings, 2), 2)
-    memory = Memory(100, 1 << 20)
-    await restore.recall(memory, settings, 0)
-    assert [(await answer(memory, number)).stage for number in (1, 2)] == [Stage.CACHE] * 2
+    cache = VerdictCache(100, 1 << 20)
+    await restore.recall(cache, settings, 0)
+    assert [(await answer(cache, number)).origin for number in (1, 2)] == [Origin.CACHE] * 2
 
 
 def test_the_fickle_model_contradicts_itself() -> None:

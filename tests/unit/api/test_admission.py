@@ -10,12 +10,12 @@ from typing import Any
 import grpc
 import pytest
 
-from moderation.api.auth import Guard
+from moderation.api.auth import Authenticator
 from moderation.api.grpc import admission
 from moderation.api.grpc.admission import Admission
 from moderation.api.grpc.connections import BURST, Connections
 from moderation.api.grpc.status import RefusedError
-from moderation.settings import ApiSettings, GuardSettings
+from moderation.settings import ApiSettings, AuthSettings
 from tests.support.key_server import a_key, a_set, a_token
 
 KEY = a_key()
@@ -40,10 +40,12 @@ class Call:
 async def calls(tmp_path: Path) -> Admission:
     file = tmp_path / "keys.json"
     file.write_bytes(a_set(key=KEY))
-    guard = Guard(GuardSettings(jwt_keys=str(file), jwt_audience="moderation", jwt_issuer="https://id"), 1.0)
-    assert guard.keys
-    await guard.keys.load()
-    return Admission(ApiSettings(), guard, Connections(ApiSettings(), guarded=True), 1_000)
+    authenticator = Authenticator(
+        AuthSettings(jwt_keys=str(file), jwt_audience="moderation", jwt_issuer="https://id"), 1.0
+    )
+    assert authenticator.keys
+    await authenticator.keys.load()
+    return Admission(ApiSettings(), authenticator, Connections(ApiSettings(), guarded=True), 1_000)
 
 
 def code_of(calls: Admission, call: Any, method: str = "GetVerdict") -> grpc.StatusCode:

@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from moderation import settings
-from moderation.api.auth import READ, SCOPES, Caller, Guard
+from moderation.api.auth import READ, SCOPES, Authenticator, Caller
 from moderation.api.grpc.status import RefusedError
 from moderation.errors import ConfigError
-from moderation.settings import GuardSettings
+from moderation.settings import AuthSettings
 from moderation.v1 import moderation_service_pb2 as pb
 
 EC = generate_private_key(SECP256R1())
@@ -54,14 +54,14 @@ def signed(key: Any = EC, algorithm: str = "ES256", headers: Any = None, **chang
 
 
 @pytest.fixture
-async def guard(tmp_path: Path) -> Guard:
+async def authenticator(tmp_path: Path) -> Authenticator:
     return await guarded(tmp_path, PEM)
 
 
-async def guarded(folder: Path, keys: bytes, rate: float = 0, **changed: Any) -> Guard:
+async def guarded(folder: Path, keys: bytes, rate: float = 0, **changed: Any) -> Authenticator:
     (folder / "keys").write_bytes(keys)
     known = {"jwt_keys": str(folder / "keys"), "jwt_audience": "moderation", "jwt_issuer": "https://id"}
-    made = Guard(GuardSettings(**known | changed), rate)
+    made = Authenticator(AuthSettings(**known | changed), rate)
     assert made.keys
     await made.keys.load()
     return made
@@ -77,12 +77,12 @@ def test_every_method_of_the_proto_needs_a_scope() -> None:
     assert SCOPES.keys() == {method.name for method in pb.DESCRIPTOR.services_by_name["ModerationService"].methods}
 
 
-async def test_a_token_that_holds_says_who_calls(guard: Guard) -> None:
+async def test_a_token_that_holds_says_who_calls(authenticator: Authenticator) -> None:
     call = signed(tenant="t1")
-    caller = guard.admit(call, "GetVerdict")
+    caller = authenticator.admit(call, "GetVerdict")
     assert (caller.name, caller.tenant, caller.scopes) == ("svc", "t1", frozenset({READ, "x"}))
-    assert guard.admit(call, "GetVerdict") is caller  # and is not checked again
-    assert guard.admit(signed(scope=None, scp=[READ]), "GetVerdict").tenant is None
+    assert authenticator.admit(call, "GetVerdict") is caller  # and is not checked again
+    assert authenticator.admit(signed(scope=None, scp=[READ]), "GetVerdict").tenant is None
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ async def test_a_token_that_holds_says_who_calls(guard: Guard) -> None:
         Call("Bearer " + jwt.encode(claims(), "", "none")),
     ],
 )
-async def test_a_token_that_does_not_hold_is_refused_without_a_reason(guard: Guard, call: Any) -> None:
-    error = refused(lambda: guard.admit(call, "GetVerdict"))
+async def test_a_token_that_does_not_hold_is_refused_without_a_reason(authenticator: Authenticator, call: Any) -> None:
+    error = refused(lambda: authenticator.admit(call, "GetVerdict"))
     assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
     assert error.__cause__ is None
 
 
-async def test_a_public_key_is_no_shared_secret(guard: Guard) -> None:
+async def test_a_public_key_is_no_shared_secret(authenticator: Authenticator) -> None:
     header, payload, _ = jwt.encode(claims(), "k" * 32, "HS256").split(".")
     import hashlib
     import hmac
@@ -122,19 +122,19 @@ async def test_a_public_key_is_no_shared_secret(guard: Guard) -> None:
     forged = hmac.new(PEM, f"{header}.{payload}".encode(), hashlib.sha256).digest()
     token = f"{header}.{payload}.{urlsafe_b64encode(forged).rstrip(b'=').decode()}"
     call: Any = Call(f"Bearer {token}")
-    assert refused(lambda: guard.admit(call, "GetVerdict")).code is grpc.StatusCode.UNAUTHENTICATED
+    assert refused(lambda: authenticator.admit(call, "GetVerdict")).code is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_a_token_is_good_until_it_expires(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_token_is_good_until_it_expires(authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch) -> None:
     call = signed()
-    guard.admit(call, "GetVerdict")
+    authenticator.admit(call, "GetVerdict")
     later = time.time() + 120
     monkeypatch.setattr(time, "time", lambda: later)
-    assert "expired" in str(refused(lambda: guard.admit(call, "GetVerdict")))
+    assert "expired" in str(refused(lambda: authenticator.admit(call, "GetVerdict")))
 
 
-async def test_a_scope_is_needed(guard: Guard) -> None:
-    error = refused(lambda: guard.admit(signed(), "ModeratePost"))
+async def test_a_scope_is_needed(authenticator: Authenticator) -> None:
+    error = refused(lambda: authenticator.admit(signed(), "ModeratePost"))
     assert (error.code, error.reason) == (grpc.StatusCode.PERMISSION_DENIED, "MISSING_SCOPE")
     assert error.metadata == {"scope": "posts:write"}
 
@@ -149,25 +149,25 @@ def test_a_caller_of_a_tenant_sees_no_other() -> None:
 
 
 async def test_a_tenant_can_be_required(tmp_path: Path) -> None:
-    guard = await guarded(tmp_path, PEM, tenant_required=True)
-    assert refused(lambda: guard.admit(signed(), "GetVerdict")).code is grpc.StatusCode.UNAUTHENTICATED
-    assert guard.admit(signed(tenant=""), "GetVerdict").tenant == ""
+    authenticator = await guarded(tmp_path, PEM, tenant_required=True)
+    assert refused(lambda: authenticator.admit(signed(), "GetVerdict")).code is grpc.StatusCode.UNAUTHENTICATED
+    assert authenticator.admit(signed(tenant=""), "GetVerdict").tenant == ""
 
 
 async def test_a_caller_has_so_many_calls_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    guard = await guarded(tmp_path, PEM, rate=10)
+    authenticator = await guarded(tmp_path, PEM, rate=10)
     call, other = signed(), signed(sub="other")
     for _ in range(10):
-        guard.admit(call, "GetVerdict")
-    error = refused(lambda: guard.admit(call, "GetVerdict"))
+        authenticator.admit(call, "GetVerdict")
+    error = refused(lambda: authenticator.admit(call, "GetVerdict"))
     assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
     assert error.retry_s == pytest.approx(0.1)
-    guard.admit(other, "GetVerdict")
+    authenticator.admit(other, "GetVerdict")
     now += 0.5
-    guard.admit(call, "BatchGetVerdicts", cost=5)
-    assert refused(lambda: guard.admit(call, "GetVerdict")).reason == "RATE_LIMITED"
+    authenticator.admit(call, "BatchGetVerdicts", cost=5)
+    assert refused(lambda: authenticator.admit(call, "GetVerdict")).reason == "RATE_LIMITED"
 
 
 async def test_a_key_set_is_read_by_key_id_and_anew(tmp_path: Path) -> None:
@@ -177,27 +177,27 @@ async def test_a_key_set_is_read_by_key_id_and_anew(tmp_path: Path) -> None:
 
     secret = {"kty": "oct", "k": "a" * 43, "kid": "s", "alg": "HS256"}
     keys = {"keys": [jwk(EC, "ec"), jwk(ED, "unused", use="enc"), secret]}
-    guard = await guarded(tmp_path, json.dumps(keys).encode())
-    assert guard.keys
-    guard.admit(signed(headers={"kid": "ec"}), "GetVerdict")
+    authenticator = await guarded(tmp_path, json.dumps(keys).encode())
+    assert authenticator.keys
+    authenticator.admit(signed(headers={"kid": "ec"}), "GetVerdict")
     new = signed(ED, "EdDSA", headers={"kid": "ed"}, sub="new")
-    assert "key is not known" in str(refused(lambda: guard.admit(new, "GetVerdict")))
+    assert "key is not known" in str(refused(lambda: authenticator.admit(new, "GetVerdict")))
     (tmp_path / "keys").write_text(json.dumps({"keys": [jwk(ED, "ed")]}))
-    await guard.keys.load()
-    guard.admit(new, "GetVerdict")
+    await authenticator.keys.load()
+    authenticator.admit(new, "GetVerdict")
 
 
-async def test_a_key_that_is_withdrawn_takes_its_tokens_with_it(guard: Guard, tmp_path: Path) -> None:
-    assert guard.keys
+async def test_a_key_that_is_withdrawn_takes_its_tokens_with_it(authenticator: Authenticator, tmp_path: Path) -> None:
+    assert authenticator.keys
     call = signed()
-    caller = guard.admit(call, "GetVerdict")
-    await guard.keys.load()
-    assert guard.admit(call, "GetVerdict") is caller  # the same keys: nothing is checked again
+    caller = authenticator.admit(call, "GetVerdict")
+    await authenticator.keys.load()
+    assert authenticator.admit(call, "GetVerdict") is caller  # the same keys: nothing is checked again
     other = generate_private_key(SECP256R1())
     (tmp_path / "keys").write_bytes(other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    await guard.keys.load()
-    assert refused(lambda: guard.admit(call, "GetVerdict")).code is grpc.StatusCode.UNAUTHENTICATED
-    guard.admit(signed(other), "GetVerdict")
+    await authenticator.keys.load()
+    assert refused(lambda: authenticator.admit(call, "GetVerdict")).code is grpc.StatusCode.UNAUTHENTICATED
+    authenticator.admit(signed(other), "GetVerdict")
 
 
 @pytest.mark.parametrize("moved", [False, True])
@@ -225,22 +225,22 @@ async def test_a_key_set_is_fetched_and_from_nowhere_else(
         Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(ssl, "create_default_context", lambda: trusting)
         url = f"https://localhost:{server.server_port}/"
-        guard = Guard(GuardSettings(jwt_keys=url, jwt_audience="moderation", jwt_issuer="https://id"), 0)
-        assert guard.keys
+        authenticator = Authenticator(AuthSettings(jwt_keys=url, jwt_audience="moderation", jwt_issuer="https://id"), 0)
+        assert authenticator.keys
         try:
             if moved:
                 with pytest.raises(ConfigError, match="no keys can be read"):
-                    await guard.keys.load()
+                    await authenticator.keys.load()
             else:
-                await guard.keys.load()
-                guard.admit(signed(headers={"kid": "ec"}), "GetVerdict")
+                await authenticator.keys.load()
+                authenticator.admit(signed(headers={"kid": "ec"}), "GetVerdict")
         finally:
             server.shutdown()
 
 
 @pytest.mark.parametrize("keys", [b"", b"{}", b'{"keys": []}', b"-----BEGIN PUBLIC KEY-----\nx", b"\xff" * 9])
 async def test_keys_that_are_none_are_a_mistake_in_the_settings(tmp_path: Path, keys: bytes) -> None:
-    with pytest.raises(ConfigError, match="MODERATION_GUARD__JWT_KEYS"):
+    with pytest.raises(ConfigError, match="MODERATION_AUTH__JWT_KEYS"):
         await guarded(tmp_path, keys)
 
 
@@ -258,4 +258,4 @@ async def test_keys_that_are_none_are_a_mistake_in_the_settings(tmp_path: Path, 
 )
 def test_settings_that_would_leave_a_door_open_are_refused(variables: dict[str, str], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        settings.load({f"MODERATION_GUARD__{name}": value for name, value in variables.items()})
+        settings.load({f"MODERATION_AUTH__{name}": value for name, value in variables.items()})

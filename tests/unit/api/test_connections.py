@@ -85,7 +85,7 @@ def no_descriptor_left() -> Iterator[None]:
 @pytest.mark.parametrize("calls", [0, BURST + 1])
 async def test_strangers_are_shut_out_when_no_descriptor_is_left(server: socket.socket, calls: int) -> None:
     """Those who are there too long, and those who have made too many calls."""
-    connections = Connections(ApiSettings(stranger_timeout_s=60.0 if calls else 0.1), guarded=True)
+    connections = Connections(ApiSettings(unauthenticated_timeout_s=60.0 if calls else 0.1), guarded=True)
     watching = asyncio.create_task(connections.watch(port_of(server)))
     with joined(server) as (client, peer):
         client.setblocking(False)

@@ -18,11 +18,11 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from moderation.api import keys as keys_module
-from moderation.api.auth import Guard
+from moderation.api.auth import Authenticator
 from moderation.api.grpc.status import RefusedError
 from moderation.api.keys import MOST_STUCK, Keys, NotReadError
 from moderation.errors import ConfigError
-from moderation.settings import GuardSettings
+from moderation.settings import AuthSettings
 from tests.support.key_server import (
     KeyServer,
     a_key,
@@ -60,7 +60,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyServe
 
 
 def keys_of(source: object, **changed: Any) -> Keys:
-    return Keys(GuardSettings(jwt_keys=str(source), jwt_audience="a", jwt_issuer="i", **changed))
+    return Keys(AuthSettings(jwt_keys=str(source), jwt_audience="a", jwt_issuer="i", **changed))
 
 
 async def refresh(keys: Keys, done: Callable[[], bool]) -> list[str]:
@@ -133,7 +133,7 @@ async def test_a_server_that_misbehaves_changes_nothing(server: KeyServer, fault
 async def test_a_start_without_keys_is_a_matter_of_configuration(server: KeyServer, fault: str) -> None:
     server.serve = FAULTS[fault]
     begun = time.monotonic()
-    with pytest.raises(ConfigError, match="MODERATION_GUARD__JWT_KEYS: no keys can be read there"):
+    with pytest.raises(ConfigError, match="MODERATION_AUTH__JWT_KEYS: no keys can be read there"):
         await keys_of(server.url).load()
     assert time.monotonic() - begun < READ_S + 1
 
@@ -321,9 +321,11 @@ def encoded(value: bytes) -> str:
 async def test_a_token_that_is_deep_or_endless_is_refused_and_no_fault_of_ours(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_bytes(GOOD)
-    guard = Guard(GuardSettings(jwt_keys=str(file), jwt_audience="moderation", jwt_issuer="https://id"), 0)
-    assert guard.keys
-    await guard.keys.load()
+    authenticator = Authenticator(
+        AuthSettings(jwt_keys=str(file), jwt_audience="moderation", jwt_issuer="https://id"), 0
+    )
+    assert authenticator.keys
+    await authenticator.keys.load()
     header = encoded(b'{"alg": "ES256", "kid": "first"}')
     deep = b"[" * 5_000
     tokens = [f"{encoded(deep)}.e30.e30", f"{header}.{encoded(deep)}.e30"]
@@ -331,5 +333,5 @@ async def test_a_token_that_is_deep_or_endless_is_refused_and_no_fault_of_ours(t
     for token in tokens:
         call: Any = Call(f"Bearer {token}")
         with pytest.raises(RefusedError) as caught:
-            guard.admit(call, "GetVerdict")
+            authenticator.admit(call, "GetVerdict")
         assert caught.value.reason == "UNAUTHENTICATED"

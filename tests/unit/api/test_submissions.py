@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from moderation.api.grpc.status import RefusedError
-from moderation.api.submissions import Ledger
+from moderation.api.submissions import Submissions
 from moderation.errors import DeliveryError, ModerationError
 from moderation.kafka import post_producer
 from moderation.settings import ApiSettings
@@ -42,13 +42,13 @@ class Case:
         self.broken: list[ModerationError] = []
         self.held: list[str] = []  # ids of posts whose memory is counted
         inbox: Any = self.topic
-        self.ledger = Ledger(ApiSettings(**settings), inbox, self.broken.append)
+        self.submissions = Submissions(ApiSettings(**settings), inbox, self.broken.append)
 
     async def put(self, id: str = "a", request_id: str = "", **fields: Any) -> Source:
         with ExitStack() as held:
             self.held.append(id)
             held.callback(self.held.remove, id)
-            return await self.ledger.put(Post(id=id, **fields), request_id, (), 0.0, held)
+            return await self.submissions.put(Post(id=id, **fields), request_id, (), 0.0, held)
 
 
 def shown() -> float:
@@ -112,7 +112,7 @@ async def test_a_post_holds_its_memory_until_it_is_put_whether_or_not_its_caller
     for _ in range(5):
         await asyncio.sleep(0)
     assert not case.held
-    case.ledger.settle({0: 0})
+    case.submissions.settle({0: 0})
     case.topic.error = None
     first = await case.put("c", request_id="s")
     assert await case.put("c", request_id="s") == first  # one that came before holds nothing of its own
@@ -149,17 +149,17 @@ async def test_what_is_put_is_pending_until_it_is_judged() -> None:
     await case.put("a", tenant="t")
     await case.put("b")
     assert shown() == 2
-    assert case.ledger.pending("a", None)
-    assert case.ledger.pending("a", "t")
-    assert not case.ledger.pending("a", "another")
-    assert not case.ledger.pending("never", None)
-    case.ledger.settle({0: 0})
-    assert not case.ledger.pending("a", None)
-    assert len(case.ledger) == shown() == 1
-    assert case.ledger.pending("b", None)
-    case.ledger.settle({0: 1})
-    assert not len(case.ledger)
-    assert not case.ledger._latest
+    assert case.submissions.pending("a", None)
+    assert case.submissions.pending("a", "t")
+    assert not case.submissions.pending("a", "another")
+    assert not case.submissions.pending("never", None)
+    case.submissions.settle({0: 0})
+    assert not case.submissions.pending("a", None)
+    assert len(case.submissions) == shown() == 1
+    assert case.submissions.pending("b", None)
+    case.submissions.settle({0: 1})
+    assert not len(case.submissions)
+    assert not case.submissions._latest
     assert shown() == 0
 
 
@@ -167,18 +167,18 @@ async def test_an_id_is_another_tenants_from_the_call_to_the_verdict() -> None:
     case = Case()
     case.topic.open.clear()
     putting = [asyncio.create_task(case.put("a", tenant="t")) for _ in range(2)]
-    assert not case.ledger.of_another("a", "u")
+    assert not case.submissions.of_another("a", "u")
     await asyncio.sleep(0)
     for _ in ("on its way", "on the topic"):
-        assert case.ledger.of_another("a", "u")
-        assert case.ledger.of_another("a", "")
-        assert not case.ledger.of_another("a", "t")
-        assert not case.ledger.of_another("b", "u")
+        assert case.submissions.of_another("a", "u")
+        assert case.submissions.of_another("a", "")
+        assert not case.submissions.of_another("a", "t")
+        assert not case.submissions.of_another("b", "u")
         case.topic.open.set()
         await asyncio.gather(*putting)
-    assert not case.ledger._under_way
-    case.ledger.settle({0: 5})
-    assert not case.ledger.of_another("a", "u")
+    assert not case.submissions._under_way
+    case.submissions.settle({0: 5})
+    assert not case.submissions.of_another("a", "u")
 
 
 async def test_a_verdict_may_come_before_the_broker_has_acknowledged_its_post() -> None:
@@ -186,13 +186,13 @@ async def test_a_verdict_may_come_before_the_broker_has_acknowledged_its_post() 
     case.topic.open.clear()
     putting = asyncio.create_task(case.put("a"))
     await asyncio.sleep(0)
-    assert len(case.ledger) == shown() == 1
-    case.ledger.settle({0: 0})
+    assert len(case.submissions) == shown() == 1
+    case.submissions.settle({0: 0})
     assert shown() == 1
     case.topic.open.set()
     await putting
-    assert not case.ledger.pending("a", None)
-    assert len(case.ledger) == shown() == 0
+    assert not case.submissions.pending("a", None)
+    assert len(case.submissions) == shown() == 0
 
 
 async def test_a_full_backlog_takes_no_more() -> None:
@@ -204,12 +204,12 @@ async def test_a_full_backlog_takes_no_more() -> None:
     assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "BACKLOG_FULL")
     assert caught.value.retry_s
     await case.put("b", request_id="r")  # which is not put again
-    case.ledger.settle({0: 0})
+    case.submissions.settle({0: 0})
     await case.put("c")
 
 
 async def test_bytes_under_way_are_bounded_and_a_larger_post_goes_alone() -> None:
-    case = Case(max_put_bytes=100)
+    case = Case(max_submit_bytes=100)
     case.topic.open.clear()
     large = asyncio.create_task(case.put("a", text="x" * 500))
     await asyncio.sleep(0)

@@ -12,7 +12,7 @@ from rich.console import Console
 from moderation.cli import top
 from moderation.cli.top import Frame, Reading
 from moderation.errors import ConfigError
-from moderation.observability.fast_metrics import Spread
+from moderation.observability.fast_metrics import FastHistogram
 
 
 def a_reading(text: str, at: float = 0.0, url: str = "http://w:9464/metrics") -> Reading:
@@ -48,20 +48,22 @@ def test_what_is_no_endpoint_is_named(given: str) -> None:
 
 
 def test_values_add_up_over_endpoints_and_rates_over_time() -> None:
-    text = 'moderation_answers_total{{stage="model"}} {}\nmoderation_answers_total{{stage="cache"}} {}\n'
+    text = (
+        'moderation_verdict_origins_total{{origin="model"}} {}\nmoderation_verdict_origins_total{{origin="cache"}} {}\n'
+    )
     before = [a_reading(text.format(100, 0), 10.0, "a"), a_reading(text.format(500, 7), 10.0, "b")]
     now = [a_reading(text.format(110, 5), 12.0, "a"), a_reading(text.format(20, 0), 12.0, "b")]  # b was started anew
     frame = Frame(before, now)
-    assert frame.total("moderation_answers_total") == 135
-    assert frame.total("moderation_answers_total", stage="cache") == 5
-    assert frame.rate("moderation_answers_total", stage="model") == (10 + 20) / 2
-    assert frame.labels("moderation_answers_total", "stage") == ["cache", "model"]
-    assert Frame((), now).rate("moderation_answers_total") == 0  # nothing is known of before
+    assert frame.total("moderation_verdict_origins_total") == 135
+    assert frame.total("moderation_verdict_origins_total", origin="cache") == 5
+    assert frame.rate("moderation_verdict_origins_total", origin="model") == (10 + 20) / 2
+    assert frame.labels("moderation_verdict_origins_total", "origin") == ["cache", "model"]
+    assert Frame((), now).rate("moderation_verdict_origins_total") == 0  # nothing is known of before
 
 
 def test_quantiles_and_means_are_of_what_came_between_the_readings() -> None:
     registry = CollectorRegistry()
-    row = Spread("moderation_s", "x", (1, 2, 4), registry=registry).row()
+    row = FastHistogram("moderation_s", "x", (1, 2, 4), registry=registry).row()
     row.add(100.0)
     before = a_reading(generate_latest(registry).decode(), 0.0)
     for value in (0.5, 1.5, 1.5, 3.0):

@@ -116,7 +116,7 @@ def test_probes_that_are_scored_alike_are_told_at_start_and_compared_all_the_sam
     check = SelfCheck(CheckedModel(model))
     with capture_logs() as events:
         check.start()
-    assert [event["event"] for event in events] == ["probes_scored_alike"]
+    assert [event["event"] for event in events] == ["self_check_scores_alike"]
 
 
 def a_content(text: str) -> Content:

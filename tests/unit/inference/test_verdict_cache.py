@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moderation.errors import PostError
-from moderation.inference.verdict_cache import FINDING_BYTES, VERDICT_BYTES, Memory
-from moderation.types import Identity, ModelInfo, Reason, Score, Source, Stage, Status, Timings, Verdict
+from moderation.inference.verdict_cache import FINDING_BYTES, VERDICT_BYTES, VerdictCache
+from moderation.types import Identity, ModelInfo, Origin, Reason, Score, Source, Status, Timings, Verdict
 from tests.support.builders import a_finding, a_verdict
 
 ROOM = 1 << 20
@@ -42,12 +42,12 @@ class Judge:
 
 
 async def test_what_was_decided_is_the_answer_to_the_same_question() -> None:
-    memory, judge = Memory(10, ROOM), Judge(standing())
+    cache, judge = VerdictCache(10, ROOM), Judge(standing())
     judge.open.set()
-    first = await memory.decided(standing().identity, judge, 0)
-    again = await memory.decided(standing().identity, judge, 0)
-    assert (first.stage, again.stage, judge.calls) == (Stage.MODEL, Stage.CACHE, 1)
-    assert replace(again, stage=Stage.MODEL) == first
+    first = await cache.decided(standing().identity, judge, 0)
+    again = await cache.decided(standing().identity, judge, 0)
+    assert (first.origin, again.origin, judge.calls) == (Origin.MODEL, Origin.CACHE, 1)
+    assert replace(again, origin=Origin.MODEL) == first
 
 
 @pytest.mark.parametrize(
@@ -63,44 +63,44 @@ async def test_what_was_decided_is_the_answer_to_the_same_question() -> None:
 )
 async def test_another_question_is_another_question(other: dict[str, object]) -> None:
     asked: Verdict = replace(standing(), **other)  # type: ignore[arg-type]
-    memory, judge = Memory(10, ROOM), Judge(asked)
+    cache, judge = VerdictCache(10, ROOM), Judge(asked)
     judge.open.set()
-    memory.remember(standing())
-    assert (await memory.decided(asked.identity, judge, 0)).stage is Stage.MODEL
+    cache.remember(standing())
+    assert (await cache.decided(asked.identity, judge, 0)).origin is Origin.MODEL
     assert judge.calls == 1
 
 
 async def test_who_comes_meanwhile_waits_and_gets_the_same() -> None:
-    memory, judge = Memory(0, 0), Judge(standing())  # it needs no room for that
-    several = [asyncio.create_task(memory.decided(standing().identity, judge, 0)) for _ in range(5)]
-    other = asyncio.create_task(memory.decided(standing("post-2").identity, Judge(standing("post-2")), 0))
+    cache, judge = VerdictCache(0, 0), Judge(standing())  # it needs no room for that
+    several = [asyncio.create_task(cache.decided(standing().identity, judge, 0)) for _ in range(5)]
+    other = asyncio.create_task(cache.decided(standing("post-2").identity, Judge(standing("post-2")), 0))
     await judge.called.wait()
     judge.open.set()
     verdicts = await asyncio.gather(*several)
     assert judge.calls == 1
     assert {one.decided_at_ms for one in verdicts} == {1}
-    assert [one.stage for one in verdicts] == [Stage.MODEL] + [Stage.CACHE] * 4
+    assert [one.origin for one in verdicts] == [Origin.MODEL] + [Origin.CACHE] * 4
     assert not other.done()
     other.cancel()
 
 
 async def test_a_failure_is_nobody_elses_and_the_next_tries_anew() -> None:
-    memory, judge = Memory(10, ROOM), Judge(standing())
+    cache, judge = VerdictCache(10, ROOM), Judge(standing())
 
     async def fail() -> Verdict:
         await judge.open.wait()
         raise PostError(Reason.MODEL_FAILED, "alone in its batch")
 
-    first = asyncio.create_task(memory.decided(standing().identity, fail, 0))
-    cancelled = asyncio.create_task(memory.decided(standing().identity, judge, 0))
-    third = asyncio.create_task(memory.decided(standing().identity, judge, 0))
+    first = asyncio.create_task(cache.decided(standing().identity, fail, 0))
+    cancelled = asyncio.create_task(cache.decided(standing().identity, judge, 0))
+    third = asyncio.create_task(cache.decided(standing().identity, judge, 0))
     await asyncio.sleep(0)
     cancelled.cancel()
     await asyncio.wait([cancelled])
     judge.open.set()
     with pytest.raises(PostError):
         await first
-    assert (await third).stage is Stage.MODEL
+    assert (await third).origin is Origin.MODEL
     assert judge.calls == 1
 
 
@@ -115,21 +115,21 @@ async def test_a_failure_is_nobody_elses_and_the_next_tries_anew() -> None:
     ],
 )
 async def test_only_what_the_model_has_said_stands(verdict: Verdict, stands: bool) -> None:
-    memory, judge = Memory(10, ROOM), Judge(verdict)
+    cache, judge = VerdictCache(10, ROOM), Judge(verdict)
     judge.open.set()
-    await memory.decided(verdict.identity, judge, 0)
-    await memory.decided(verdict.identity, judge, 0)
+    await cache.decided(verdict.identity, judge, 0)
+    await cache.decided(verdict.identity, judge, 0)
     assert judge.calls == (1 if stands else 2)
 
 
 async def test_a_record_that_is_not_what_its_header_says_answers_nothing() -> None:
-    memory, judge = Memory(10, ROOM), Judge(standing())
+    cache, judge = VerdictCache(10, ROOM), Judge(standing())
     judge.open.set()
     for unreadable in (lambda: None, lambda: standing("post-2")):
-        memory = Memory(10, ROOM)
-        assert memory.recall(standing().identity.digest, "post-1", unreadable, 100)
-        assert (await memory.decided(standing().identity, judge, 0)).stage is Stage.MODEL
-        assert memory.bytes < 100 + 2 * VERDICT_BYTES
+        cache = VerdictCache(10, ROOM)
+        assert cache.recall(standing().identity.digest, "post-1", unreadable, 100)
+        assert (await cache.decided(standing().identity, judge, 0)).origin is Origin.MODEL
+        assert cache.bytes < 100 + 2 * VERDICT_BYTES
     assert judge.calls == 2
 
 
@@ -138,21 +138,21 @@ ids = st.integers(0, 12).map(lambda number: f"post-{number}")
 
 @given(st.integers(0, 8), st.integers(0, 9 * (VERDICT_BYTES + 2 * FINDING_BYTES)), st.lists(ids, max_size=60))
 def test_it_knows_the_latest_within_its_bounds(most: int, most_bytes: int, published: list[str]) -> None:
-    memory = Memory(most, most_bytes)
+    cache = VerdictCache(most, most_bytes)
     for post_id in published:
-        memory.remember(standing(post_id))
-        assert len(memory) <= most
-        assert memory.bytes <= most_bytes
+        cache.remember(standing(post_id))
+        assert len(cache) <= most
+        assert cache.bytes <= most_bytes
     latest = list(dict.fromkeys(reversed(published)))
-    assert [one in knows(memory) for one in latest] == [index < len(memory) for index in range(len(latest))]
-    room = len(memory) == most or memory.bytes + 2 * VERDICT_BYTES > most_bytes
-    assert room or len(memory) == len(latest)
+    assert [one in knows(cache) for one in latest] == [index < len(cache) for index in range(len(latest))]
+    room = len(cache) == most or cache.bytes + 2 * VERDICT_BYTES > most_bytes
+    assert room or len(cache) == len(latest)
 
 
 @given(st.integers(1, 8), st.lists(ids, max_size=30), st.lists(ids, max_size=10))
 def test_recalled_it_knows_what_it_knew_before_the_restart(most: int, before: list[str], after: list[str]) -> None:
     """Backwards from the end of the log, it comes to what one that lived on has come to."""
-    lived, restarted = Memory(most, ROOM), Memory(most, ROOM)
+    lived, restarted = VerdictCache(most, ROOM), VerdictCache(most, ROOM)
     for post_id in before:
         lived.remember(standing(post_id))
     for post_id in reversed(before):
@@ -173,15 +173,15 @@ def test_two_identities_have_two_digests(one: list[str], other: list[str]) -> No
 
 @pytest.mark.parametrize("findings", [1, 6, 30])
 def test_a_verdict_takes_no_more_memory_than_is_counted(findings: int) -> None:
-    memory, count = Memory(1_000, 1 << 30), 500
+    cache, count = VerdictCache(1_000, 1 << 30), 500
     tracemalloc.start()
     try:
         for number in range(count):
-            memory.remember(large_strings(number, findings))
+            cache.remember(large_strings(number, findings))
         taken = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert memory.bytes / 4 < taken < memory.bytes
+    assert cache.bytes / 4 < taken < cache.bytes
 
 
 def large_strings(number: int, findings: int) -> Verdict:
@@ -200,56 +200,56 @@ def large_strings(number: int, findings: int) -> Verdict:
     )
 
 
-def knows(memory: Memory) -> list[str]:
+def knows(cache: VerdictCache) -> list[str]:
     """Ids of the posts that it has verdicts of, the latest last."""
     digests = {standing(f"post-{number}").identity.digest: f"post-{number}" for number in range(13)}
-    return [digests[digest] for digest in memory._known]
+    return [digests[digest] for digest in cache._known]
 
 
 async def test_what_is_erased_is_judged_anew() -> None:
-    memory, judge = Memory(10, ROOM), Judge(standing())
+    cache, judge = VerdictCache(10, ROOM), Judge(standing())
     judge.open.set()
-    await memory.decided(standing().identity, judge, 0)
-    memory.remember(standing("post-2"))
-    memory.forget("post-1", 1)
-    assert len(memory) == 1
-    await memory.decided(standing().identity, judge, 2)
+    await cache.decided(standing().identity, judge, 0)
+    cache.remember(standing("post-2"))
+    cache.forget("post-1", 1)
+    assert len(cache) == 1
+    await cache.decided(standing().identity, judge, 2)
     assert judge.calls == 2
-    memory.forget("post-1", 3)
-    memory.forget("post-2", 4)
-    assert (len(memory), memory.bytes) == (0, 0)
+    cache.forget("post-1", 3)
+    cache.forget("post-2", 4)
+    assert (len(cache), cache.bytes) == (0, 0)
 
 
 async def test_of_a_post_that_its_erasure_has_overtaken_nothing_is_kept() -> None:
-    memory, judge = Memory(10, ROOM), Judge(standing())
+    cache, judge = VerdictCache(10, ROOM), Judge(standing())
     judge.open.set()
-    memory.forget("post-1", 5)  # while the post at 4 was still being read
-    await memory.decided(standing().identity, judge, 4)
-    assert (len(memory), judge.calls) == (0, 1)
-    await memory.decided(standing().identity, judge, 6)  # posted anew behind the erasure
-    await memory.decided(standing().identity, judge, 4)
-    assert (len(memory), judge.calls) == (1, 3)
-    memory.answered(5)
-    assert (await memory.decided(standing().identity, judge, 4)).stage is Stage.CACHE
+    cache.forget("post-1", 5)  # while the post at 4 was still being read
+    await cache.decided(standing().identity, judge, 4)
+    assert (len(cache), judge.calls) == (0, 1)
+    await cache.decided(standing().identity, judge, 6)  # posted anew behind the erasure
+    await cache.decided(standing().identity, judge, 4)
+    assert (len(cache), judge.calls) == (1, 3)
+    cache.answered(5)
+    assert (await cache.decided(standing().identity, judge, 4)).origin is Origin.CACHE
 
 
 async def test_who_waited_for_a_decision_that_came_to_nothing_is_overtaken_by_an_erasure_too() -> None:
-    memory, judge = Memory(10, ROOM), Judge(standing())
+    cache, judge = VerdictCache(10, ROOM), Judge(standing())
 
     async def fail() -> Verdict:
         await judge()
         raise PostError(Reason.MODEL_FAILED, "of its own")
 
-    first = asyncio.create_task(memory.decided(standing().identity, fail, 0))
+    first = asyncio.create_task(cache.decided(standing().identity, fail, 0))
     await judge.called.wait()
-    second = asyncio.create_task(memory.decided(standing().identity, judge, 1))
+    second = asyncio.create_task(cache.decided(standing().identity, judge, 1))
     await asyncio.sleep(0)  # it waits for the first one's turn
-    memory.forget("post-1", 2)
+    cache.forget("post-1", 2)
     judge.open.set()
     with pytest.raises(PostError):
         await first
-    assert (await second).stage is Stage.MODEL
-    assert len(memory) == 0
+    assert (await second).origin is Origin.MODEL
+    assert len(cache) == 0
 
 
 @pytest.mark.parametrize(
@@ -257,9 +257,9 @@ async def test_who_waited_for_a_decision_that_came_to_nothing_is_overtaken_by_an
     [Score(math.nan, -8.0, 0.9), Score(0.001, 8.0, 0.9), Score(0.1, -2.2, math.nan), Score(1.5, 8.0, 0.9), None],
 )
 async def test_what_came_of_no_sound_score_is_not_recalled(score: Score | None) -> None:
-    memory, judge = Memory(10, ROOM), Judge(standing())
+    cache, judge = VerdictCache(10, ROOM), Judge(standing())
     judge.open.set()
     unsound = a_verdict("post-1", content_digest="c", findings=(a_finding(score=score),))
-    assert memory.recall(standing().identity.digest, "post-1", lambda: unsound, 100)
-    verdict = await memory.decided(standing().identity, judge, 0)
-    assert (verdict.stage, judge.calls) == (Stage.MODEL, 1)
+    assert cache.recall(standing().identity.digest, "post-1", lambda: unsound, 100)
+    verdict = await cache.decided(standing().identity, judge, 0)
+    assert (verdict.origin, judge.calls) == (Origin.MODEL, 1)

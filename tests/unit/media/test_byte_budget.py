@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moderation.media.byte_budget import Room
+from moderation.media.byte_budget import ByteBudget
 
 
 @given(
@@ -20,7 +20,7 @@ def test_the_bound_holds_whoever_comes_leaves_or_gives_up(size: int, wanted: lis
 
 
 async def a_day(size: int, wanted: list[tuple[int, bool]]) -> None:
-    room, held, order = Room(size), dict[int, int](), list[int]()
+    room, held, order = ByteBudget(size), dict[int, int](), list[int]()
 
     async def visit(number: int, want: int) -> None:
         async with room.of(want):
@@ -46,7 +46,7 @@ async def a_day(size: int, wanted: list[tuple[int, bool]]) -> None:
 
 
 async def test_a_small_one_does_not_overtake_a_large_one() -> None:
-    room, came = Room(10), list[str]()
+    room, came = ByteBudget(10), list[str]()
 
     async def visit(name: str, size: int) -> None:
         async with room.of(size):
@@ -62,7 +62,7 @@ async def test_a_small_one_does_not_overtake_a_large_one() -> None:
 
 
 async def test_an_error_within_gives_the_room_back() -> None:
-    room = Room(1)
+    room = ByteBudget(1)
     for _ in range(2):
         with pytest.raises(ValueError, match="mine"):
             async with room.of(1):

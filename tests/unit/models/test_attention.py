@@ -145,7 +145,7 @@ def test_gradients_flow_through_a_rotation_and_what_is_left_of_a_head_passes() -
     angles = torch.linspace(0, 3, 5)[:, None, None] * torch.tensor([1.0, 0.1, 0.01])
     rotary = Rotary(angles.cos(), angles.sin())
     heads = torch.randn(5, 2, 8, requires_grad=True)
-    turned = rotary.turn(heads)
+    turned = rotary.apply(heads)
     pairs = torch.complex(heads[..., :3], heads[..., 3:6]) * torch.complex(angles.cos(), angles.sin())
     torch.testing.assert_close(turned, torch.cat([pairs.real, pairs.imag, heads[..., 6:]], -1))
     turned.sum().backward()  # type: ignore[no-untyped-call]

@@ -89,9 +89,9 @@ def test_the_order_of_locals_and_global_is_the_configs() -> None:
     model = classifier.load(settings())
     (window,) = model.encode(a_content("", a_picture(300, 200)), questions(1))
     with torch.inference_mode():
-        (first,) = model.network.see(window.pictures)
+        (first,) = model.network.embed_images(window.pictures)
         model.network.model.vision_embed_tokens.locals_first = False
-        (second,) = model.network.see(window.pictures)
+        (second,) = model.network.embed_images(window.pictures)
     whole = 4 * 5  # a crop's 4 x 4 tokens and the ends of its rows; one token stands between it and the local crops
     torch.testing.assert_close(second, torch.cat([first[-whole:], first[-whole - 1 : -whole], first[: -whole - 1]]))
 

@@ -76,14 +76,14 @@ def test_features_are_kept_up_to_a_budget_the_latest_ones() -> None:
 
     asked: list[list[str]] = []
 
-    def see(pictures: Sequence[Crops]) -> list[Tensor]:
+    def embed_images(pictures: Sequence[Crops]) -> list[Tensor]:
         asked.append([picture.digest for picture in pictures])
         whole = torch.zeros(len(pictures), 25)  # 100 bytes each, views of one tensor
         return [row[None] for row in whole]
 
     features = Features(250)
     for wanted in ("a", "b", "a", "c", "b", "bc"):
-        features.of([a_crop(digest) for digest in wanted], see)
+        features.of([a_crop(digest) for digest in wanted], embed_images)
     assert asked == [["a"], ["b"], ["c"], ["b"]], "b was the oldest when c came; then a"
     assert features.bytes == 200
     assert (features.asked, features.hits) == (7, 3)
@@ -159,7 +159,7 @@ def test_a_batch_that_nobody_asks_about() -> None:
     assert model.score(model.encode(a_content("x", a_picture()), [])) == [[]]
 
 
-class Beside:
+class SideStream:
     """Keeps the books of a second stream, and runs all in one: it shows what a step waits for, not that streams do."""
 
     def __init__(self) -> None:
@@ -175,8 +175,8 @@ class Beside:
         self.waited.append(set(moments))
 
 
-def looking_ahead(model: Phi3Vision, feature_bytes: int = 1 << 20) -> tuple[Engine, Beside]:
-    beside = Beside()
+def looking_ahead(model: Phi3Vision, feature_bytes: int = 1 << 20) -> tuple[Engine, SideStream]:
+    beside = SideStream()
     words = model.tokenizer.word("Yes"), model.tokenizer.word("No")
     return Engine(model.network, *words, feature_bytes=feature_bytes, beside=beside), beside
 

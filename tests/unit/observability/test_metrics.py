@@ -10,8 +10,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, g
 from prometheus_client.metrics import MetricWrapperBase
 
 from moderation.observability import metrics
-from moderation.observability.fast_metrics import Spread, Tally
-from moderation.types import Outcome, Reason, Stage, Status, Timings
+from moderation.observability.fast_metrics import FastCounter, FastHistogram
+from moderation.types import Origin, Outcome, Reason, Status, Timings
 from tests.support.builders import a_finding, a_verdict
 
 BOUNDS = (0.1, 0.5, 1, 2.5)
@@ -26,7 +26,7 @@ def text(registry: CollectorRegistry) -> list[str]:
 def test_a_spread_writes_what_a_histogram_does(values: list[tuple[str, float]]) -> None:
     theirs, ours = CollectorRegistry(), CollectorRegistry()
     histogram = Histogram("some_seconds", "Some text", ["stage"], buckets=BOUNDS, registry=theirs)
-    spread = Spread("some_seconds", "Some text", BOUNDS, ["stage"], registry=ours)
+    spread = FastHistogram("some_seconds", "Some text", BOUNDS, ["stage"], registry=ours)
     for label, value in values:
         histogram.labels(label).observe(value)
         spread.row(label).add(value)
@@ -37,7 +37,7 @@ def test_a_spread_writes_what_a_histogram_does(values: list[tuple[str, float]]) 
 def test_a_tally_writes_what_a_counter_does(values: list[tuple[Outcome, str]]) -> None:
     theirs, ours = CollectorRegistry(), CollectorRegistry()
     counter = Counter("some", "Some text", ["outcome", "policy"], registry=theirs)
-    tally = Tally("some", "Some text", ["outcome", "policy"], registry=ours)
+    tally = FastCounter("some", "Some text", ["outcome", "policy"], registry=ours)
     for outcome, policy in values:
         counter.labels(outcome.name.lower(), policy).inc()
         tally.counts[outcome, policy] += 1
@@ -45,11 +45,13 @@ def test_a_tally_writes_what_a_counter_does(values: list[tuple[Outcome, str]]) -
 
 
 def test_names_follow_the_conventions() -> None:
-    found = [one for one in REGISTRY._collector_to_names if isinstance(one, Tally | Spread | MetricWrapperBase)]
+    found = [
+        one for one in REGISTRY._collector_to_names if isinstance(one, FastCounter | FastHistogram | MetricWrapperBase)
+    ]
     assert len(found) > 40
     for one in found:
-        name = one.name if isinstance(one, Tally | Spread) else one._name
-        labels = one.labels if isinstance(one, Tally | Spread) else one._labelnames
+        name = one.name if isinstance(one, FastCounter | FastHistogram) else one._name
+        labels = one.labels if isinstance(one, FastCounter | FastHistogram) else one._labelnames
         assert re.fullmatch(r"moderation_[a-z_]+", name)
         assert not re.search(r"(_(ms|milliseconds|kb|mb|percent)(_|$))|_total$", name)  # counters get their _total
         assert not {"post", "post_id", "id", "tenant", "offset", "trace_id"} & set(labels)
@@ -72,23 +74,23 @@ def test_a_published_verdict_is_counted_once_in_each_family() -> None:
         ),
         timings=Timings(queue=3.0, encode=0.02, wait=0.03, model=0.2),
     )
-    before = {stage: value("moderation_stage_seconds_count", stage=stage) for stage in ("queue", "decode", "model")}
+    before = {origin: value("moderation_phase_seconds_count", origin=origin) for origin in ("queue", "decode", "model")}
     metrics.answered(verdict, 0.004)
     assert value("moderation_verdicts_total", outcome="remove", status="degraded", model=model) == 1
     assert value("moderation_findings_total", policy="t-spam", outcome="remove", mode="live") == 1
     assert value("moderation_findings_total", policy="t-new", outcome="allow", mode="shadow") == 1
-    assert value("moderation_findings_unanswered_total", policy="t-guns", reason="NO_ANSWER") == 1
-    after = {stage: value("moderation_stage_seconds_count", stage=stage) for stage in before}
+    assert value("moderation_findings_undetermined_total", policy="t-guns", reason="NO_ANSWER") == 1
+    after = {origin: value("moderation_phase_seconds_count", origin=origin) for origin in before}
     assert after == {"queue": before["queue"] + 1, "decode": before["decode"], "model": before["model"] + 1}
 
 
 def test_what_nobody_judged_has_spent_nothing_in_the_model() -> None:
     letters = value("moderation_dead_letters_total", reason="IMAGE_CORRUPT")
-    judged = value("moderation_stage_seconds_count", stage="model")
-    cached = value("moderation_answers_total", stage="cache")
-    verdict = a_verdict(status=Status.UNDETERMINED, stage=Stage.NONE, reason=Reason.IMAGE_CORRUPT)
+    judged = value("moderation_phase_seconds_count", origin="model")
+    cached = value("moderation_verdict_origins_total", origin="cache")
+    verdict = a_verdict(status=Status.UNDETERMINED, origin=Origin.NONE, reason=Reason.IMAGE_CORRUPT)
     metrics.answered(verdict, 0.004)
-    metrics.answered(a_verdict(stage=Stage.CACHE), 0.004)
+    metrics.answered(a_verdict(origin=Origin.CACHE), 0.004)
     assert value("moderation_dead_letters_total", reason="IMAGE_CORRUPT") == letters + 1
-    assert value("moderation_answers_total", stage="cache") == cached + 1
-    assert value("moderation_stage_seconds_count", stage="model") == judged
+    assert value("moderation_verdict_origins_total", origin="cache") == cached + 1
+    assert value("moderation_phase_seconds_count", origin="model") == judged

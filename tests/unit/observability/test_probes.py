@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import moderation
 from moderation.errors import ConfigError
 from moderation.observability import probes
-from moderation.observability.probes import Pulse, Work
+from moderation.observability.probes import Liveness, Work
 from moderation.settings import OpsSettings
 
 
@@ -38,35 +38,35 @@ def ask(listen: str, path: str, method: str = "GET", headers: Mapping[str, str] 
             return error.code, error.read().decode()
 
 
-def a_pulse(works: list[Work] | None = None) -> Pulse:
+def a_pulse(works: list[Work] | None = None) -> Liveness:
     """Looks at these, one after the other."""
-    pulse = Pulse(OpsSettings(loop_timeout_s=30))
+    liveness = Liveness(OpsSettings(loop_timeout_s=30))
     if works:
-        pulse.look = lambda: works.pop(0)
-    return pulse
+        liveness.look = lambda: works.pop(0)
+    return liveness
 
 
 def test_it_lives_while_it_ticks() -> None:
-    pulse = a_pulse()
-    pulse.tick(1000)
-    assert pulse.ailment(1029) == ""
-    assert pulse.ailment(1031) == "the event loop has stood still for 31 s"
-    pulse.tick(1032)
-    assert pulse.ailment(1033) == ""
+    liveness = a_pulse()
+    liveness.tick(1000)
+    assert liveness.ailment(1029) == ""
+    assert liveness.ailment(1031) == "the event loop has stood still for 31 s"
+    liveness.tick(1032)
+    assert liveness.ailment(1033) == ""
 
 
 def test_it_lives_while_no_post_is_in_hand_for_too_long() -> None:
-    pulse = a_pulse([Work(None, 900), Work(1000, 900), Work(1000, 900), Work(1500, 900), Work(None, 900)])
-    pulse.tick(1000)
-    assert pulse.ailment(1000) == ""
-    pulse.tick(1899)
-    assert pulse.ailment(1899) == ""
-    pulse.tick(1902)  # whatever else has got on meanwhile
-    assert pulse.ailment(1902) == "a post has been in hand for 902 s"
-    pulse.tick(1903)  # that one is committed, and the oldest is another
-    assert pulse.ailment(1903) == ""
-    pulse.tick(2500)
-    assert pulse.ailment(2500) == ""
+    liveness = a_pulse([Work(None, 900), Work(1000, 900), Work(1000, 900), Work(1500, 900), Work(None, 900)])
+    liveness.tick(1000)
+    assert liveness.ailment(1000) == ""
+    liveness.tick(1899)
+    assert liveness.ailment(1899) == ""
+    liveness.tick(1902)  # whatever else has got on meanwhile
+    assert liveness.ailment(1902) == "a post has been in hand for 902 s"
+    liveness.tick(1903)  # that one is committed, and the oldest is another
+    assert liveness.ailment(1903) == ""
+    liveness.tick(2500)
+    assert liveness.ailment(2500) == ""
 
 
 async def test_the_port_answers_while_the_event_loop_is_stuck() -> None:
@@ -80,8 +80,8 @@ async def test_the_port_answers_while_the_event_loop_is_stuck() -> None:
         seen.append(ask(listen, "/metrics"))
         seen.append(ask(listen, "/startupz"))
 
-    async with probes.opened(OpsSettings(listen=listen, loop_timeout_s=0.7), "worker") as pulse:
-        pulse.started = True
+    async with probes.opened(OpsSettings(listen=listen, loop_timeout_s=0.7), "worker") as liveness:
+        liveness.started = True
         assert (await asyncio.to_thread(ask, listen, "/livez")) == (200, "alive\n")
         thread = threading.Thread(target=watch)
         thread.start()
@@ -101,12 +101,12 @@ async def test_the_port_answers_while_the_event_loop_is_stuck() -> None:
 
 async def test_ready_and_started_are_what_the_role_says() -> None:
     listen = a_free_address()
-    async with probes.opened(OpsSettings(listen=listen), "api") as pulse:
+    async with probes.opened(OpsSettings(listen=listen), "api") as liveness:
         for path, no, yes in (("/readyz", "not ready", "ready"), ("/startupz", "starting", "started")):
             assert (await asyncio.to_thread(ask, listen, path)) == (503, f"{no}\n")
-            pulse.ready = pulse.started = True
+            liveness.ready = liveness.started = True
             assert (await asyncio.to_thread(ask, listen, path)) == (200, f"{yes}\n")
-            pulse.ready = pulse.started = False
+            liveness.ready = liveness.started = False
         assert (await asyncio.to_thread(ask, listen, "/nothing"))[0] == 404
         assert (await asyncio.to_thread(ask, listen, "/livez", "POST"))[0] == 405
         assert (await asyncio.to_thread(ask, listen, "/livez", "HEAD")) == (200, "")
@@ -153,8 +153,8 @@ async def test_what_goes_wrong_at_a_tick_ends_the_role() -> None:
         raise RuntimeError
 
     async def role() -> None:
-        async with probes.opened(OpsSettings(listen=a_free_address()), "worker") as pulse:
-            pulse.look = broken
+        async with probes.opened(OpsSettings(listen=a_free_address()), "worker") as liveness:
+            liveness.look = broken
             await asyncio.Event().wait()
 
     with pytest.raises(ExceptionGroup) as caught:
@@ -169,8 +169,8 @@ async def test_a_fault_while_answering_prints_nothing(
         raise ValueError("secret")
 
     listen = a_free_address()
-    async with probes.opened(OpsSettings(listen=listen), "worker") as pulse:
-        monkeypatch.setattr(pulse, "ailment", fail)
+    async with probes.opened(OpsSettings(listen=listen), "worker") as liveness:
+        monkeypatch.setattr(liveness, "ailment", fail)
         status, text = await asyncio.to_thread(ask, listen, "/livez")
     assert status == 500
     assert "secret" not in text + "".join(capfd.readouterr())

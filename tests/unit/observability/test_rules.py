@@ -19,9 +19,9 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import Counter, Histogram, MetricWrapperBase
 
 from moderation.api.grpc.service import Service
-from moderation.cli.top import STAGES
-from moderation.observability.fast_metrics import Spread, Tally
-from moderation.types import Outcome, Reason, Stage, Status
+from moderation.cli.top import PHASES
+from moderation.observability.fast_metrics import FastCounter, FastHistogram
+from moderation.types import Origin, Outcome, Reason, Status
 from moderation.view import stores  # noqa: F401  what they declare is in the registry
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -29,7 +29,8 @@ OBSERVE = DEPLOY / "observe"
 TARGET = {"instance", "job"}  # labels that Prometheus adds
 # Values that the code writes; of other labels any will do.
 VALUES = {
-    "stage": {*STAGES, *(one.name.lower() for one in Stage)},
+    "phase": {*PHASES},
+    "origin": {one.name.lower() for one in Origin},
     "outcome": {one.name.lower() for one in Outcome},
     "status": {one.name.lower() for one in Status},
     "reason": {str(one) for one in Reason},
@@ -44,14 +45,14 @@ def samples() -> dict[str, set[str]]:
     """Every sample that /metrics may hold, with its labels."""
     found: dict[str, set[str]] = {}
     for one in REGISTRY._collector_to_names:
-        if not isinstance(one, Tally | Spread | MetricWrapperBase):
+        if not isinstance(one, FastCounter | FastHistogram | MetricWrapperBase):
             continue
-        name = one.name if isinstance(one, Tally | Spread) else one._name
-        labels = set(one.labels if isinstance(one, Tally | Spread) else one._labelnames)
-        if isinstance(one, Spread | Histogram):
+        name = one.name if isinstance(one, FastCounter | FastHistogram) else one._name
+        labels = set(one.labels if isinstance(one, FastCounter | FastHistogram) else one._labelnames)
+        if isinstance(one, FastHistogram | Histogram):
             found |= {f"{name}_count": labels, f"{name}_sum": labels, f"{name}_bucket": labels | {"le"}}
         else:
-            found[f"{name}_total" if isinstance(one, Tally | Counter) else name] = labels
+            found[f"{name}_total" if isinstance(one, FastCounter | Counter) else name] = labels
     for family in REGISTRY.collect():  # of the process, from prometheus_client
         for sample in family.samples:
             found.setdefault(sample.name, set(sample.labels))
@@ -115,7 +116,7 @@ def problems(query: str) -> list[str]:
 
 def bounds(bucket: str) -> set[str]:
     (spread,) = [
-        one for one in REGISTRY._collector_to_names if isinstance(one, Spread) and f"{one.name}_bucket" == bucket
+        one for one in REGISTRY._collector_to_names if isinstance(one, FastHistogram) and f"{one.name}_bucket" == bucket
     ]
     spread.row(*["x"] * len(spread.labels))
     return {sample.labels["le"] for family in spread.collect() for sample in family.samples if "le" in sample.labels}
@@ -166,7 +167,7 @@ def test_a_query_names_what_there_is(where: str, query: str) -> None:
         ('moderation_verdicts_total{outcom="allow"}', "moderation_verdicts_total has no label outcom"),
         ('moderation_verdicts_total{outcome="ALLOW"}', "outcome is never ALLOW"),
         ("sum by (policy) (rate(moderation_verdicts_total[5m]))", "it groups by policy, which is not there"),
-        ('moderation_stage_seconds_bucket{le="60"}', "moderation_stage_seconds_bucket has no bucket 60"),
+        ('moderation_phase_seconds_bucket{le="60"}', "moderation_phase_seconds_bucket has no bucket 60"),
         ("vector(1)", "it reads nothing"),
     ],
 )

@@ -15,7 +15,7 @@ from moderation.models.shared.tokenizer import Tokenizer
 from moderation.training import lessons, phrasings, pictographs, sayings, student, words, world
 from moderation.training.lessons import Course, Shelf
 from moderation.training.phrasings import Kind, Rule
-from moderation.training.student import Pupil
+from moderation.training.student import Student
 from moderation.training.world import BY_NAME, GROUPS, HELD_OUT_GROUPS, THINGS, Truth
 
 
@@ -142,11 +142,11 @@ def test_the_answers_are_single_tokens_and_case_does_not_matter(folder: Path) ->
 
 def test_a_lesson_has_the_answers_of_the_tree(folder: Path) -> None:
     """Training's attention over padded posts is the service's, and so are its crops."""
-    teacher, shelf, random = Pupil(folder, 1), a_shelf(), Random(11)
+    teacher, shelf, random = Student(folder, 1), a_shelf(), Random(11)
     made = [lessons.lesson(random, shelf) for _ in range(4)]
     trees = [teacher.read(shelf, one) for one in made]
     with torch.inference_mode():
-        features, _ = teacher.see(shelf, [picture for one in made for picture in one.pictures])
+        features, _ = teacher.embed_images(shelf, [picture for one in made for picture in one.pictures])
         ours, _ = teacher.answer(trees, features)
         packed = tree.pack(trees, teacher.network.device)
         hidden = teacher.network(packed, features, [False] * len(trees))
@@ -154,11 +154,11 @@ def test_a_lesson_has_the_answers_of_the_tree(folder: Path) -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_the_pupil_learns(folder: Path) -> None:
+def test_the_student_learns(folder: Path) -> None:
     """Gradients reach every parameter that is asked for an answer about a picture, the tower's among them."""
-    teacher, shelf, random = Pupil(folder, 1), a_shelf(), Random(13)
+    teacher, shelf, random = Student(folder, 1), a_shelf(), Random(13)
     made = [lessons.lesson(random, shelf) for _ in range(6)]
-    features, labels = teacher.see(
+    features, labels = teacher.embed_images(
         shelf, [picture for one in made for picture in one.pictures], light=True, patched=True
     )
     trees = [teacher.read(shelf, one) for one in made]

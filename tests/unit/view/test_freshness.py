@@ -19,8 +19,8 @@ def test_each_reason_of_a_stall_is_said_once() -> None:
         stall.begin("fold", StoreUnavailableError("cut"))
         stall.end("fold")
     assert [event.get("reason", event["event"]) for event in logged] == [
-        *("cut", "25006", "view_goes_on"),
-        *("cut", "view_goes_on"),
+        *("cut", "25006", "view_recovered"),
+        *("cut", "view_recovered"),
     ]
 
 
@@ -39,4 +39,4 @@ def test_a_store_that_folds_and_does_not_forget_stays_stalled() -> None:
             assert stalled() == 1
         stall.end("prune")
         assert stalled() == 0
-    assert [event.get("operation", event["event"]) for event in logged] == ["prune", *["fold"] * 3, "view_goes_on"]
+    assert [event.get("operation", event["event"]) for event in logged] == ["prune", *["fold"] * 3, "view_recovered"]

@@ -148,5 +148,5 @@ async def test_a_store_that_hangs_stalls_the_view_and_then_gives_its_answer(monk
         stall.begin("fold", StoreUnavailableError("full"))
         stall.begin("fold", StoreUnavailableError("full"))
         stall.end("fold")
-    assert [one["event"] for one in logged] == ["view_stalled", "view_goes_on"] * 2
+    assert [one["event"] for one in logged] == ["view_stalled", "view_recovered"] * 2
     assert gauge("stalled") == 0

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moderation import wire
-from moderation.types import Outcome, Reason, Score, Severity, Source, Stage, Status, Timings, Verdict
+from moderation.types import Origin, Outcome, Reason, Score, Severity, Source, Status, Timings, Verdict
 from moderation.v1.verdict_pb2 import Verdict as Message
 from moderation.wire import json_in
 from tests.support.builders import a_finding, a_verdict
@@ -31,7 +31,7 @@ verdicts = st.builds(
     deciding_policy=labels,
     outcome=st.sampled_from(Outcome),
     status=st.sampled_from(Status),
-    stage=st.sampled_from(Stage),
+    origin=st.sampled_from(Origin),
     severity=st.sampled_from(Severity),
     findings=st.lists(findings, max_size=3).map(tuple),
     decided_at_ms=st.integers(-62_135_596_800_000, 253_402_300_799_999),

@@ -20,13 +20,13 @@ from moderation.types import (
     Finding,
     Image,
     ModelInfo,
+    Origin,
     Outcome,
     Post,
     Reason,
     Score,
     Severity,
     Source,
-    Stage,
     Status,
     Thresholds,
     Timings,
@@ -302,7 +302,7 @@ verdicts = st.builds(
     model=st.builds(ModelInfo, words, words, words),
     outcome=st.sampled_from(Outcome),
     status=st.sampled_from(Status),
-    stage=st.sampled_from(Stage),
+    origin=st.sampled_from(Origin),
     deciding_policy=labels,
     severity=st.sampled_from(Severity),
     findings=st.lists(findings, max_size=3).map(tuple),
@@ -339,7 +339,7 @@ def test_any_timestamp_of_a_producer_can_be_written(timestamp_ms: int, format: w
 
 def test_verdict_tells_what_only_the_message_has() -> None:
     message = wire.verdict(a_verdict())
-    assert (message.stage, message.engine_version) == (verdict_pb2.STAGE_MODEL, moderation.__version__)
+    assert (message.origin, message.engine_version) == (verdict_pb2.ORIGIN_MODEL, moderation.__version__)
 
 
 def test_the_trace_goes_on() -> None:

@@ -13,13 +13,13 @@ from aiokafka.errors import KafkaConnectionError
 from prometheus_client import REGISTRY
 
 from moderation.inference.batcher import Batcher
-from moderation.inference.verdict_cache import Memory
+from moderation.inference.verdict_cache import VerdictCache
 from moderation.models import DeviceMemory
 from moderation.models.fake import Fake
 from moderation.settings import WorkerSettings
 from moderation.worker import gauges
-from moderation.worker.gauges import Vitals
-from moderation.worker.partition import Answer, Lane
+from moderation.worker.gauges import WorkerGauges
+from moderation.worker.partition import Answer, AssignedPartition
 from moderation.worker.suspects import Mark
 
 PARTITION = TopicPartition("posts", 41)
@@ -43,7 +43,7 @@ class Topic:
         self.position = position
 
 
-class Watched(Lane):
+class Watched(AssignedPartition):
     """A lane whose commits can be waited for."""
 
     async def committed(self) -> None:
@@ -55,8 +55,8 @@ class Watched(Lane):
 class Worker:
     """One lane, and brokers that say where its partition ends."""
 
-    def __init__(self, lane: Lane) -> None:
-        self.lanes: dict[TopicPartition, Lane] = {PARTITION: lane}
+    def __init__(self, assigned: AssignedPartition) -> None:
+        self.assignments: dict[TopicPartition, AssignedPartition] = {PARTITION: assigned}
         self.post_timeout_s = 900.0
         self.end = (0, 0)
         self.asked = asyncio.Event()
@@ -70,19 +70,19 @@ class Worker:
 
 
 @pytest.fixture
-async def lane() -> AsyncIterator[tuple[Watched, Topic]]:
+async def assigned() -> AsyncIterator[tuple[Watched, Topic]]:
     topic: Any = Topic()
-    lane = Watched(topic, Memory(10, 1 << 20), asyncio.Event(), 10)
+    assigned = Watched(topic, VerdictCache(10, 1 << 20), asyncio.Event(), 10)
     begun = asyncio.Event()
 
     async def recall() -> None:
         pass
 
-    life = asyncio.create_task(lane.run(recall, lambda _: begun.set()))
+    life = asyncio.create_task(assigned.run(recall, lambda _: begun.set()))
     await begun.wait()
-    yield lane, topic
+    yield assigned, topic
     topic.let.set()
-    lane.cut()
+    assigned.cut()
     await life
 
 
@@ -93,7 +93,7 @@ def lag() -> tuple[float | None, float | None]:
     return records, seconds
 
 
-async def asked(watch: Vitals, worker: Worker) -> None:
+async def asked(watch: WorkerGauges, worker: Worker) -> None:
     """The brokers were asked once."""
     worker.asked.clear()
     asking = asyncio.create_task(watch.ask())
@@ -102,11 +102,11 @@ async def asked(watch: Vitals, worker: Worker) -> None:
     await asyncio.wait([asking])
 
 
-async def test_lag_is_what_has_no_committed_answer(lane: tuple[Watched, Topic]) -> None:
-    one, topic = lane
+async def test_lag_is_what_has_no_committed_answer(assigned: tuple[Watched, Topic]) -> None:
+    one, topic = assigned
     worker = Worker(one)
     now = 1_000.0
-    watch = Vitals(worker, Batcher(Fake(), WorkerSettings()), Fake(), lambda: now)
+    watch = WorkerGauges(worker, Batcher(Fake(), WorkerSettings()), Fake(), lambda: now)
     watch.look()
     assert lag() == (0, 0)
 
@@ -151,7 +151,7 @@ async def test_lag_is_what_has_no_committed_answer(lane: tuple[Watched, Topic]) 
     watch.look()
     assert lag() == (0, 0)
 
-    worker.lanes = {}
+    worker.assignments = {}
     watch.look()
     assert lag() == (None, None)  # another worker tells of it now
 
@@ -161,7 +161,7 @@ async def test_device_memory_is_asked_for_when_prometheus_asks() -> None:
         held = 3
         pictures = (10, 4)
 
-        def memory(self) -> DeviceMemory:
+        def cache(self) -> DeviceMemory:
             return DeviceMemory("cuda:0", 2, self.held, 8)
 
     def told(name: str) -> float | None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from moderation.errors import DeliveryError
-from moderation.inference.verdict_cache import Memory
+from moderation.inference.verdict_cache import VerdictCache
 from moderation.settings import KafkaSettings
-from moderation.worker.partition import Lane, Offsets
+from moderation.worker.partition import AssignedPartition, Offsets
 from moderation.worker.publisher import Publisher
 from moderation.worker.suspects import Opening
 
@@ -52,18 +52,18 @@ def test_what_is_ready_survives_giving_up_and_nothing_else_does() -> None:
     assert offsets.prefix(10) == [(0, "done"), (1, "done")]
 
 
-def a_lane() -> Lane:
+def a_lane() -> AssignedPartition:
     async def nowhere() -> Opening:
         raise AssertionError("it is not opened")
 
-    return Lane(Publisher(KafkaSettings(), 0, nowhere), Memory(0, 0), asyncio.Event(), 10)
+    return AssignedPartition(Publisher(KafkaSettings(), 0, nowhere), VerdictCache(0, 0), asyncio.Event(), 10)
 
 
 def test_posts_of_one_poll_are_as_old_as_their_timestamps_say_whenever_that_is_asked() -> None:
-    lane, other = a_lane(), a_lane()
+    assigned, other = a_lane(), a_lane()
     polled, wall = 1_000.0, 1_700_000_000.0
     stamps = [1_699_999_999_000, 1_699_999_999_001, 1_699_999_999_001]
-    arrivals = [lane.arrival(stamp, polled, wall) for stamp in stamps]
+    arrivals = [assigned.arrival(stamp, polled, wall) for stamp in stamps]
     assert [one.written for one in arrivals] == pytest.approx([999.0, 999.001, 999.001])
     between = other.arrival(1_699_999_999_000, polled, wall)
     key = [(one.written, one.number) for one in (arrivals[0], between, *arrivals[1:])]
@@ -71,12 +71,12 @@ def test_posts_of_one_poll_are_as_old_as_their_timestamps_say_whenever_that_is_a
 
 
 def test_a_post_is_never_older_than_the_one_in_front_of_it() -> None:
-    lane = a_lane()
-    first = lane.arrival(1_700_000_000_000, 1_000.0, 1_700_000_001.0)
-    stamped_earlier = lane.arrival(1_600_000_000_000, 1_000.0, 1_700_000_001.0)
-    after_a_slow_look_at_the_clock = lane.arrival(1_700_000_000_000, 1_000.1, 1_700_000_001.2)
-    without_a_stamp = lane.arrival(0, 1_000.2, 1_700_000_001.3)
-    from_the_future = lane.arrival(1_800_000_000_000, 1_000.3, 1_700_000_001.4)
+    assigned = a_lane()
+    first = assigned.arrival(1_700_000_000_000, 1_000.0, 1_700_000_001.0)
+    stamped_earlier = assigned.arrival(1_600_000_000_000, 1_000.0, 1_700_000_001.0)
+    after_a_slow_look_at_the_clock = assigned.arrival(1_700_000_000_000, 1_000.1, 1_700_000_001.2)
+    without_a_stamp = assigned.arrival(0, 1_000.2, 1_700_000_001.3)
+    from_the_future = assigned.arrival(1_800_000_000_000, 1_000.3, 1_700_000_001.4)
     arrivals = [first, stamped_earlier, after_a_slow_look_at_the_clock, without_a_stamp, from_the_future]
     keys = [(one.written, one.number) for one in arrivals]
     assert keys == sorted(keys)

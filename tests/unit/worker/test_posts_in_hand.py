@@ -20,16 +20,16 @@ from aiokafka import TopicPartition
 
 from moderation.inference import deadline_pool
 from moderation.inference.batcher import Batcher
-from moderation.inference.verdict_cache import Memory
+from moderation.inference.verdict_cache import VerdictCache
 from moderation.kafka.records import Record
 from moderation.media.reader import Media
 from moderation.models.fake import Fake
 from moderation.moderator import Moderator
 from moderation.observability.phases import Phase
-from moderation.observability.probes import Pulse
+from moderation.observability.probes import Liveness
 from moderation.policies import PolicySet
 from moderation.settings import Settings, WorkerSettings
-from moderation.worker.partition import Lane
+from moderation.worker.partition import AssignedPartition
 from moderation.worker.role import Worker
 from moderation.worker.suspects import Mark
 from tests.support.builders import a_file, a_policy, an_image
@@ -62,7 +62,7 @@ class Bench:
     """One worker with one partition, without Kafka."""
 
     worker: Worker
-    lane: Lane
+    assigned: AssignedPartition
     topic: Topic
     media: Media
     batcher: Batcher
@@ -70,14 +70,14 @@ class Bench:
 
     def take(self, offset: int, value: bytes) -> None:
         record = Record("posts", 3, offset, 1_700_000_000_000, b"key", value, ())
-        assert self.lane.take(offset, len(value), record.timestamp)
-        arrival = self.lane.arrival(record.timestamp, time.perf_counter(), time.time())
-        self.lane.own(self.tasks.create_task(self.worker._processor.process(self.lane, record, arrival)))
+        assert self.assigned.take(offset, len(value), record.timestamp)
+        arrival = self.assigned.arrival(record.timestamp, time.perf_counter(), time.time())
+        self.assigned.own(self.tasks.create_task(self.worker._processor.process(self.assigned, record, arrival)))
 
     def places(self) -> dict[str, tuple[int, int]]:
         """For each place: how many posts say that they are there, and how many are."""
-        said: Counter[Phase] = self.lane.phases
-        offsets = self.lane._offsets
+        said: Counter[Phase] = self.assigned.phases
+        offsets = self.assigned._offsets
         assert offsets is not None
         isolation = self.worker._processor.isolation
         media = len(self.media.pool) + len(self.media._room._waiting) + len(self.media._files._waiting)
@@ -86,7 +86,7 @@ class Bench:
         return {
             "all": (sum(said.values()), len(offsets)),
             "isolation": (said[Phase.ISOLATION], len(isolation._together) + len(isolation._alone)),
-            "twin without its twin": (int(said[Phase.TWIN] > 0 and not self.lane.memory._turns), 0),
+            "twin without its twin": (int(said[Phase.TWIN] > 0 and not self.assigned.cache._turns), 0),
             "media": (with_images, media),
             "admission": (said[Phase.ADMISSION], admission),
             "encode": (said[Phase.ENCODE], len(self.batcher._encoders.pool)),
@@ -105,7 +105,7 @@ class Bench:
 async def a_bench(model: Fake) -> AsyncIterator[Bench]:
     settings = Settings(worker=WorkerSettings(encode_threads=2, max_in_flight=64))
     topic: Any = Topic()
-    lane = Lane(topic, Memory(1_000, 1 << 20), asyncio.Event(), POSTS)
+    assigned = AssignedPartition(topic, VerdictCache(1_000, 1 << 20), asyncio.Event(), POSTS)
     media = Media(settings.media)
     begun = asyncio.Event()
 
@@ -114,12 +114,12 @@ async def a_bench(model: Fake) -> AsyncIterator[Bench]:
 
     async with Batcher(model, settings.worker) as batcher:
         moderator = Moderator(PolicySet.of([a_policy()]), media, batcher, model.info)
-        worker = Worker(moderator, settings, Pulse(settings.ops))
+        worker = Worker(moderator, settings, Liveness(settings.ops))
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(lane.run(recall, lambda _: begun.set()))
+            tasks.create_task(assigned.run(recall, lambda _: begun.set()))
             await begun.wait()
-            yield Bench(worker, lane, topic, media, batcher, tasks)
-            lane.drain()
+            yield Bench(worker, assigned, topic, media, batcher, tasks)
+            assigned.drain()
 
 
 def values(some: random.Random) -> list[bytes]:
@@ -153,14 +153,14 @@ async def test_each_post_in_hand_is_where_it_says(monkeypatch: Any) -> None:
     seen: Counter[str] = Counter()
     async with asyncio.timeout(120), a_bench(model) as bench:
         for offset, value in enumerate(values(some)):
-            while len(bench.lane) >= 128:  # noqa: ASYNC110
+            while len(bench.assigned) >= 128:  # noqa: ASYNC110
                 await asyncio.sleep(0.0005)
             bench.take(offset, value)
             if some.random() < 0.1:
                 await bench.agree()
                 seen.update({name: there for name, (_, there) in bench.places().items()})
         await bench.agree()
-        while len(bench.lane):  # noqa: ASYNC110
+        while len(bench.assigned):  # noqa: ASYNC110
             await asyncio.sleep(0.0005)
     assert bench.topic.position == POSTS
     assert all(seen[name] for name in ("encode", "batcher", "commit", "media", "admission")), seen

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from moderation.inference.verdict_cache import Memory
+from moderation.inference.verdict_cache import VerdictCache
 from moderation.kafka.records import Record
-from moderation.observability.probes import Pulse
+from moderation.observability.probes import Liveness
 from moderation.settings import LogSettings, Settings
 from moderation.types import Arrival
-from moderation.worker.partition import Lane
+from moderation.worker.partition import AssignedPartition
 from moderation.worker.publisher import Publisher
 from moderation.worker.role import Worker
 from moderation.worker.suspects import Opening
@@ -33,11 +33,13 @@ def a_record(offset: int, value: bytes | None, key: bytes = b"key") -> Record:
 async def told(level: Any, *records: Record) -> list[dict[str, Any]]:
     settings = Settings(log=LogSettings(level=level))
     async with a_moderator(a_policy("lakes")) as moderator:
-        processor = Worker(moderator, settings, Pulse(settings.ops))._processor
-        lane = Lane(Publisher(settings.kafka, 3, nowhere), Memory(10, 1 << 20), asyncio.Event(), 10)
+        processor = Worker(moderator, settings, Liveness(settings.ops))._processor
+        assigned = AssignedPartition(
+            Publisher(settings.kafka, 3, nowhere), VerdictCache(10, 1 << 20), asyncio.Event(), 10
+        )
         with capture_logs() as events:
             for record in records:
-                await processor.process(lane, record, Arrival(0.0, 0.0))
+                await processor.process(assigned, record, Arrival(0.0, 0.0))
     return [dict(event) for event in events]
 
 
