@@ -196,7 +196,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds that a post spent in each stage."""
+    """Seconds that a post spent in each phase."""
 
     queue: float = 0.0  # from the record's timestamp to its start here
     fetch: float = 0.0  # references to bytes

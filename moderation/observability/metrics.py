@@ -57,9 +57,7 @@ OLDEST_POST = Gauge(
 )
 IN_PHASE = Gauge("moderation_worker_posts_in_phase", "Posts in hand by the phase that they are in", ["phase"])
 IN_FLIGHT_BYTES = Gauge("moderation_worker_in_flight_bytes", "Bytes of their records")
-PHASES = FastHistogram(
-    "moderation_phase_seconds", "What a published post has spent in each phase", LONG, ["phase"]
-)
+PHASES = FastHistogram("moderation_phase_seconds", "What a published post has spent in each phase", LONG, ["phase"])
 
 # The worker: batches
 
@@ -80,9 +78,7 @@ FEATURES_FOUND = Counter("moderation_picture_features_found", "Of these, those t
 # The worker: outcomes, once they are committed
 
 VERDICTS = FastCounter("moderation_verdicts", "Verdicts published", ["outcome", "status", "model"])
-ANSWERS = FastCounter(
-    "moderation_verdict_origins", "Verdicts published, by origin", ["origin"]
-)
+ANSWERS = FastCounter("moderation_verdict_origins", "Verdicts published, by origin", ["origin"])
 FINDINGS = FastCounter("moderation_findings", "Findings published, by policy", ["policy", "outcome", "mode"])
 UNANSWERED = FastCounter(
     "moderation_findings_undetermined", "Findings without an answer of the model", ["policy", "reason"]

@@ -21,7 +21,7 @@ _FIRST_MS, _LAST_MS = (
 )  # that a google.protobuf.Timestamp can say: years 1 to 9999
 _OUTCOME = {member: f"OUTCOME_{member.name}" for member in Outcome}
 _SEVERITY = {member: f"SEVERITY_{member.name}" for member in Severity}
-_STAGE = {member: f"STAGE_{member.name}" for member in Origin}
+_ORIGIN = {member: f"ORIGIN_{member.name}" for member in Origin}
 _STATUS = {member: f"STATUS_{member.name}" for member in Status}
 
 
@@ -37,7 +37,7 @@ def dumps(of: Verdict, trace_id: str) -> bytes:
         "engineVersion": moderation.__version__,
         "outcome": _OUTCOME[of.outcome],
         "status": _STATUS[of.status],
-        "stage": _STAGE[of.origin],
+        "origin": _ORIGIN[of.origin],
         "decidingPolicy": of.deciding_policy,
         "severity": _SEVERITY[of.severity],
         "findings": [_finding(finding) for finding in of.findings],

@@ -61,7 +61,7 @@ def a_verdict(post_id: str = "post-1", **fields: Any) -> Verdict:
         "model": ModelInfo("fake", "", "m" * 64),
         "outcome": Outcome.ALLOW,
         "status": Status.FINAL,
-        "stage": Origin.MODEL,
+        "origin": Origin.MODEL,
         "deciding_policy": "",
         "severity": Severity.NONE,
         "findings": (),

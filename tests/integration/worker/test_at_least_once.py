@@ -85,7 +85,7 @@ async def test_a_crash_between_publishing_and_committing_repeats_the_same_verdic
     assert crash.group_contains(DeliveryError, match="publishing or committing")
     async with running(weak):
         first, again = await weak.verdicts(2)
-    assert (first["stage"], again["stage"]) == ("ORIGIN_MODEL", "ORIGIN_CACHE")
+    assert (first["origin"], again["origin"]) == ("ORIGIN_MODEL", "ORIGIN_CACHE")
     assert again["findings"] == first["findings"]
     assert again["source"] == first["source"]
     assert fickle.asked == ["this is number 0"]

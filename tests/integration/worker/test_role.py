@@ -99,7 +99,7 @@ async def test_a_null_under_a_post_id_erases_its_verdict_and_it_is_judged_anew(f
         (1, b"post-2", False),
     ]
     assert wire.erased_source(records[2].headers) == (field.topics[0], 1, 2)
-    phases = [json.loads(record.value)["stage"] for record in records if record.value]
+    phases = [json.loads(record.value)["origin"] for record in records if record.value]
     assert phases == ["ORIGIN_MODEL", "ORIGIN_MODEL", "ORIGIN_MODEL", "ORIGIN_CACHE"]
     async with running(field):  # what a worker reads back of the topic, too
         await field.produce((1, b"post-1", None, []))
@@ -107,7 +107,7 @@ async def test_a_null_under_a_post_id_erases_its_verdict_and_it_is_judged_anew(f
     async with running(field):
         await field.produce((1, b"post-1", a_value(1), []))
         last = (await field.read(field.topics[1], 7))[-1]
-    assert json.loads(last.value)["stage"] == "ORIGIN_MODEL"
+    assert json.loads(last.value)["origin"] == "ORIGIN_MODEL"
     assert not await field.dead_letters(0)
 
 

@@ -42,7 +42,7 @@ async def test_a_repeat_is_answered_with_a_verdict_of_its_own_that_says_the_same
         await field.produce((2, b"a", a_value(1), []), (2, b"a", a_value(1, tenant="other"), []))
         found = await field.verdicts(5)
     assert fickle.asked == ["this is number 1", "an edit", "this is number 1"]
-    assert [one["stage"] for one in found] == [
+    assert [one["origin"] for one in found] == [
         "ORIGIN_MODEL",
         "ORIGIN_CACHE",
         "ORIGIN_MODEL",

@@ -62,7 +62,7 @@ async def test_at_debug_every_post_is_named_with_its_outcome() -> None:
         ("post-7", 3, 8, "REMOVE", "FINAL", "CACHE"),
         ("post-9", 3, 9, "REVIEW", "UNDETERMINED", "NONE"),
     ]
-    assert {tuple(event) for event in named} == {("post_id", "partition", "offset", "outcome", "status", "stage")}
+    assert {tuple(event) for event in named} == {("post_id", "partition", "offset", "outcome", "status", "origin")}
     assert "secret" not in str(events)
 
 
