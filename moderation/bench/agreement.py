@@ -81,9 +81,14 @@ def main(gguf: Path | None, batches: int, out: Path | None, threads: int) -> int
         _print(found[-1], few)
     if out:
         where = engine_bench.machine(network.device)
-        content = {"weights": what, "batches": batches, "machine": where, "found": [asdict(one) for one in found]}
+        content = {
+            "weights": what,
+            "batches": batches,
+            "machine": where,
+            "found": [asdict(agreement) for agreement in found],
+        }
         out.write_text(json.dumps(content, indent=1) + "\n")
-    steady = all(one.flips == one.flips_shipped == 0 for one in found[:2])
+    steady = all(agreement.flips == agreement.flips_shipped == 0 for agreement in found[:2])
     return 0 if steady and found[0].spread <= 1e-5 else 1
 
 
@@ -100,10 +105,10 @@ def _network(gguf: Path | None) -> tuple[Phi3Network, Ids, str]:
         made = sizes.network(sizes.config(SIZE), dtype=torch.float32, device=torch.device("cpu"))
         return made, (posts, questions, (engine_bench.YES, engine_bench.NO)), "drawn"
     learned = Learned(gguf)
-    texts = [f"{one} {two}" for one in SENTENCES for two in SENTENCES[:3]]
+    texts = [f"{sentence} {second}" for sentence in SENTENCES for second in SENTENCES[:3]]
     posts = [learned.words(f"A user wrote: {text}\n") for text in texts]
     ask = " Question: does this post contain {}? Answer Yes or No.\nAnswer:"
-    questions = [learned.words(ask.format(one)) for one in CLAUSES]
+    questions = [learned.words(ask.format(clause)) for clause in CLAUSES]
     return learned.network, (posts, questions, (learned.words(" Yes")[0], learned.words(" No")[0])), gguf.name
 
 
@@ -141,12 +146,14 @@ def _measure(name: str, engine: Engine[Crops], ids: Ids, exact: list[list[Score]
                     spread = max(spread, 2 * abs(score.probability - before.probability))
                     continue
                 near = (before.probability - spread, before.probability + spread)
-                far = [one for one in SHIPPED if abs(before.probability - one) > spread]
-                flips += any((score.probability > one) != (before.probability > one) for one in near)
-                flips_shipped += any((score.probability > one) != (before.probability > one) for one in far)
+                far = [threshold for threshold in SHIPPED if abs(before.probability - threshold) > spread]
+                flips += any((score.probability > threshold) != (before.probability > threshold) for threshold in near)
+                flips_shipped += any(
+                    (score.probability > threshold) != (before.probability > threshold) for threshold in far
+                )
                 verdicts += 1
     pairs = [(a, b) for row, other in zip(alone, exact, strict=True) for a, b in zip(row, other, strict=True)]
-    same = [all((a.probability > one) == (b.probability > one) for one in SHIPPED) for a, b in pairs]
+    same = [all((a.probability > threshold) == (b.probability > threshold) for threshold in SHIPPED) for a, b in pairs]
     return Agreement(
         name=name,
         alone_log_odds=max(

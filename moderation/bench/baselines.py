@@ -97,8 +97,10 @@ class Stock:
         features = [self._see(picture) for picture in window.pictures]
         prompts = [self._embeds(window.tree.shared + branch, features) for branch in window.tree.branches]
         longest = max(map(len, prompts))
-        embeds = torch.stack([nn.functional.pad(one, (0, 0, longest - len(one), 0)) for one in prompts])
-        mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in prompts], device=self.device)
+        embeds = torch.stack([nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
+        mask = torch.tensor(
+            [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device
+        )
         places = (mask.cumsum(-1) - 1).clamp(min=0)
         full = None if bool(mask.all()) else mask  # as a careful caller would: SDPA is faster without
         out = self.language(

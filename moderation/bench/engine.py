@@ -178,7 +178,7 @@ class Bench:
         parts = {cell.kind: cell for cell in cells if cell.policies == policies}
         if parts.keys() >= MIX.keys():
             for way in (way for way in baselines.WAYS if way in self._options.ways):
-                shares = [[count / 20 * one for one in parts[kind].seconds[way]] for kind, count in MIX.items()]
+                shares = [[count / 20 * second for second in parts[kind].seconds[way]] for kind, count in MIX.items()]
                 seconds[way] = [sum(round_) for round_ in zip(*shares, strict=True)]
         return Cell(
             kind="mix",

@@ -239,7 +239,7 @@ async def _compare(method: str, concurrency: int, servers: Mapping[str, Server],
             rounds[name].append(await _call(servers[name], method, concurrency, plan))
     row: dict[str, Any] = {"method": method, "concurrency": concurrency}
     for name, found in rounds.items():
-        row[name] = {key: round(median(one[key] for one in found), 3) for key in found[0]}
+        row[name] = {key: round(median(figures[key] for figures in found), 3) for key in found[0]}
     ours, bare = row["ours"], row["bare"]
     row["rate"] = round(ours["per_s"] / bare["per_s"], 3)
     row["p99"] = round(ours["p99"] / bare["p99"], 3)

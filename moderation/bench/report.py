@@ -69,7 +69,7 @@ def write_json(run: Run, path: Path) -> None:
         out["posts_per_s"] = {way: round(cell.rate(way), 5) for way in ways}
         out["of_matmul_rate"] = {way: round(_share(run, cell, way), 3) for way in ways if way not in OTHERS}
         out["times_faster"] = {
-            way: {to: [round(one, 3) for one in cell.ratio(way, to)] for to in OTHERS if to in ways}
+            way: {to: [round(ratio, 3) for ratio in cell.ratio(way, to)] for to in OTHERS if to in ways}
             for way in ("tree", "tree1", "bfloat16")
             if way in ways
         }

@@ -149,7 +149,9 @@ async def plain(kafka: str, posts: str, verdicts: str, group: str, delivery: str
                 for record in records
             ]
             await asyncio.gather(*sent)
-            offsets = {one: OffsetAndMetadata(records[-1].offset + 1, "") for one, records in polled.items()}
+            offsets = {
+                partition: OffsetAndMetadata(records[-1].offset + 1, "") for partition, records in polled.items()
+            }
             if exactly:
                 await producer.send_offsets_to_transaction(offsets, group)
                 await producer.commit_transaction()
@@ -164,7 +166,7 @@ async def _until_committed(field: Field, group: str, pid: int, timeout: float = 
     async with consumer, asyncio.timeout(timeout):
         first: tuple[int, float] | None = None
         while True:
-            done = sum([await consumer.committed(one) or 0 for one in partitions])
+            done = sum([await consumer.committed(partition) or 0 for partition in partitions])
             first = first or ((done, _cpu_s(pid)) if done else None)
             if first and done >= field.count:
                 return (_cpu_s(pid) - first[1]) / max(1, done - first[0])
@@ -180,7 +182,7 @@ async def _stamps(kafka: str, topic: str) -> tuple[list[int], int]:
         consumer.assign(partitions)
         await consumer.seek_to_beginning(*partitions)
         ends = await consumer.end_offsets(partitions)
-        while any([await consumer.position(one) < ends[one] for one in partitions]):
+        while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
             for records in (await consumer.getmany(timeout_ms=200)).values():
                 stamps += [record.timestamp for record in records]
                 size = len(records[-1].value)
@@ -280,7 +282,7 @@ async def _memory(kafka: str, plan: Plan) -> dict[str, Any]:
             done = 0
             while done < field.count:
                 await asyncio.sleep(1)
-                done = sum([await consumer.committed(one) or 0 for one in partitions])
+                done = sum([await consumer.committed(partition) or 0 for partition in partitions])
                 samples.append((done, _rss_mb(process.pid)))
     finally:
         process.send_signal(signal.SIGTERM)

@@ -1,14 +1,13 @@
-"""The one seam to a model: everything that the service asks of it, and every answer checked.
+"""A model whose every result is checked. The service calls models only through this module.
 
-A model is foreign code. It may raise anything, errors that are no Exception included, and it may return anything.
-Behind this seam there is only
+A model is foreign code. It may raise anything, a BaseException too, and it may return anything. The service gets only
 
-    encode             items; or PostError, ConfigError, DeviceError
-    score              rows of sound scores, or a Failure; or DeviceError
-    look_ahead         whether it went well; or DeviceError
-    pictures, memory   numbers; those from before, or None, where the model fails
+    encode                    items; or PostError, ConfigError, DeviceError
+    score                     rows of sound scores, or a Failure; or DeviceError
+    look_ahead                whether it succeeded; or DeviceError
+    pictures, device_memory   numbers; when the model fails, the last ones, or None
 
-An exception stays on the thread that it was raised on: its frames hold the device's memory, its text may hold content.
+An exception stays on the thread that raised it: its frames hold device memory, and its text may hold content.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Item:
 
     encoded: Encoded
     questions: int  # how many scores it must get
-    tokens: int  # asked of the model once
+    tokens: int  # read from the model once
 
 
 class Failure(Enum):
@@ -43,15 +42,15 @@ class Failure(Enum):
 
     TOO_LARGE = "out_of_memory"
     RAISED = "error"
-    MALFORMED = "malformed"  # what came back is no answer to what was asked
+    MALFORMED = "malformed"  # the result does not have the shape of the batch
 
 
 class Malformed(ValueError):
-    """What a model returned is not what its contract says. The text holds counts and types alone."""
+    """A model's result breaks its contract. The text holds only counts and types."""
 
 
 class CheckedModel:
-    """A Classifier whose answers can be relied on to be answers. Each method runs where the Classifier's does."""
+    """A Classifier whose results keep the contract. Each method runs on the thread of the Classifier's method."""
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
@@ -71,7 +70,7 @@ class CheckedModel:
             items = [Item(window, len(questions), _tokens(window)) for window in windows]
         except ModerationError:
             raise
-        except BaseException as error:  # noqa: BLE001  whatever a tokenizer chokes on is this post's fault; Rust panics
+        except BaseException as error:  # noqa: BLE001  a failure is this post's fault; Rust panics
             log.warning("encode_failed", error=type(error).__name__, frames=frames(error))
             items = []
         if not items:
@@ -87,41 +86,41 @@ class CheckedModel:
         except Malformed as error:
             log.warning("step_failed", error=str(error), items=len(items))
             return Failure.MALFORMED
-        except BaseException as error:  # noqa: BLE001  the device is well, so some item of the batch is at fault
+        except BaseException as error:  # noqa: BLE001  the device works, so an item is at fault
             log.warning("step_failed", error=type(error).__name__, items=len(items), frames=frames(error))
             return Failure.TOO_LARGE if _out_of_memory(error) else Failure.RAISED
 
     def look_ahead(self, items: Sequence[Item]) -> bool:
-        """Whether it went well; if not, the step that these are for finds the post at fault. Raises DeviceError."""
+        """Whether it succeeded. If not, the step that scores these items will fail, too. Raises DeviceError."""
         if self._ahead is None or not items:
             return True
         try:
             self._ahead.look_ahead([item.encoded for item in items])
         except DeviceError:
             raise
-        except BaseException as error:  # noqa: BLE001  the step that it was for will meet it, and find the post
+        except BaseException as error:  # noqa: BLE001  the step that scores these items will fail, too
             log.debug("look_ahead_failed", error=type(error).__name__, frames=frames(error))
             return False
         return True
 
     @property
     def pictures(self) -> tuple[int, int]:
-        """See Measured; never less than before. A model that is not measured has seen none."""
+        """See Measured. Never decreases. (0, 0) for a model that is not Measured."""
         try:
-            asked, found = self._classifier.pictures if isinstance(self._classifier, Measured) else (0, 0)
-            self._pictures = max(self._pictures[0], int(asked)), max(self._pictures[1], int(found))
+            requested, hits = self._classifier.pictures if isinstance(self._classifier, Measured) else (0, 0)
+            self._pictures = max(self._pictures[0], int(requested)), max(self._pictures[1], int(hits))
         except BaseException as error:  # noqa: BLE001  no post is at stake
             log.debug("measure_failed", error=type(error).__name__, frames=frames(error))
         return self._pictures
 
-    def memory(self) -> DeviceMemory | None:
-        """See Measured. None also of a model that is not measured, or fails to say."""
+    def device_memory(self) -> DeviceMemory | None:
+        """See Measured. None also when the model is not Measured, or fails."""
         try:
-            found = self._classifier.memory() if isinstance(self._classifier, Measured) else None
+            memory = self._classifier.device_memory() if isinstance(self._classifier, Measured) else None
         except BaseException as error:  # noqa: BLE001  no post is at stake
             log.debug("measure_failed", error=type(error).__name__, frames=frames(error))
             return None
-        return found if isinstance(found, DeviceMemory) else None
+        return memory if isinstance(memory, DeviceMemory) else None
 
 
 def _tokens(window: Encoded) -> int:
@@ -132,19 +131,19 @@ def _tokens(window: Encoded) -> int:
 
 
 def _checked(rows: object, items: Sequence[Item]) -> Scores:
-    """The rows as tuples of our own, which the model cannot change any more. Raises Malformed."""
+    """The rows as new tuples, which the model cannot change any more. Raises Malformed."""
     if not isinstance(rows, Sequence):
         raise Malformed(f"score returned {type(rows).__name__}, no sequence")
     if len(rows) != len(items):
         raise Malformed(f"score returned {len(rows)} rows for {len(items)} items")
-    found = [tuple(row) if isinstance(row, Sequence) else () for row in rows]
-    for row, item in zip(found, items, strict=True):
+    copies = [tuple(row) if isinstance(row, Sequence) else () for row in rows]
+    for row, item in zip(copies, items, strict=True):
         if len(row) != item.questions:
             raise Malformed(f"score returned a row of {len(row)} scores for {item.questions} questions")
         for score in row:
             if not isinstance(score, Score) or not score.sound:
                 raise Malformed("score returned a score that cannot be one")
-    return found
+    return copies
 
 
 def _out_of_memory(error: BaseException) -> bool:

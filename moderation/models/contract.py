@@ -74,5 +74,5 @@ class Measured(Protocol):
     def pictures(self) -> tuple[int, int]:
         """How many pictures' features were needed so far, and how many of these came from the feature cache."""
 
-    def memory(self) -> DeviceMemory | None:
+    def device_memory(self) -> DeviceMemory | None:
         """The memory of the device; None on a CPU. Any thread may call this; it does not wait for the device."""

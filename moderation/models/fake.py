@@ -1,12 +1,12 @@
-"""The double of a model: same contract, no torch, answers that a test can write into a post.
+"""A model's double: the same contract without torch. A test writes the scores into the post.
 
-A post asks for its own answers with words of its text, separated by blanks:
+These words in a post's text, separated by blanks, set its scores:
 
     violates:<policy id>   Yes
     unsure:<policy id>     as much Yes as No
-    mute:<policy id>       no answer: the answer tokens hold next to nothing
+    mute:<policy id>       neither: the mass of the two answers is next to nothing
 
-Any other post is answered No. A worker gets it under the name `fake`, with options as in
+The score of any other post and policy is No. A worker loads it by the name `fake`, with options as in
 `fake?step_ms=20&raise_on=poison`.
 """
 
@@ -27,7 +27,7 @@ from moderation.settings import ModelSettings
 from moderation.types import Content, ModelInfo, Question, Score
 
 PICTURE_TOKENS = 16
-SURE = 8.0  # the margin of a Yes, and of a No below zero
+SURE = 8.0  # the margin of Yes; that of No is -SURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ class FakeEncoded:
 
 
 class Fake:
-    """A Classifier whose answers follow from the words of the post.
+    """A Classifier whose scores follow from the words of the post.
 
-    step_ms: how long each step takes. raise_on: a step that holds a post with this text in it raises RuntimeError.
-    dies_on: the same, with DeviceError. oom_above: a step of more posts raises MemoryError; 0: none does.
-    nonce: the mass of an answer is another each time, and decides nothing: a post judged twice is seen to be.
+    step_ms: how long each step takes. raise_on: a step with this text in a post raises RuntimeError. dies_on: the same
+    with DeviceError. oom_above: a step of more posts raises MemoryError; 0: no step does. nonce: the mass of a score is
+    different each time and decides nothing, which shows whether a post was judged twice.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class Fake:
             raise MemoryError(f"a step of {len(batch)} posts is above the fake's oom_above={self.oom_above}")
         if self.raise_on and any(self.raise_on in item.text for item in items):
             raise RuntimeError("the fake has failed on a post, as raise_on asked")
-        return [self._answers(item) for item in items]
+        return [self._scores(item) for item in items]
 
-    def _answers(self, item: FakeEncoded) -> list[Score]:
-        said = frozenset(item.text.split())
-        return [_answer(said, policy, self.nonce) for policy in item.policies]
+    def _scores(self, item: FakeEncoded) -> list[Score]:
+        words = frozenset(item.text.split())
+        return [_score(words, policy, self.nonce) for policy in item.policies]
 
 
 @lru_cache(maxsize=1024)
@@ -91,7 +91,7 @@ def _words(question: str) -> int:
     return len(question.split())
 
 
-def _answer(words: frozenset[str], policy: str, nonce: bool) -> Score:
+def _score(words: frozenset[str], policy: str, nonce: bool) -> Score:
     margin = SURE if f"violates:{policy}" in words else -SURE
     if f"unsure:{policy}" in words:
         margin = 0.0

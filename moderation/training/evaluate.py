@@ -1,7 +1,7 @@
 """How well the small checkpoint does on posts that training never saw: `python -m moderation.training.evaluate FOLDER`.
 
-Everything goes the way of a real post: pictures are drawn, policies are those of policy files, and the checkpoint is
-loaded and asked as the service does it.
+Everything goes the way of a real post: pictures are drawn, policies are as in policy files, and the checkpoint is
+loaded and run as in the service.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ class Asked:
 
 
 def gallery(seed: int, count: int) -> Gallery:
-    """Drawn anew: backgrounds are held out, and half of the pairs of things."""
+    """Newly drawn pictures, with held-out backgrounds and half of the pairs of things held out."""
     random = Random(f"gallery {seed}")
     return Gallery(tuple(pictographs.scene(random, training=False) for _ in range(count)))
 
 
 def margins(model: Phi3Vision, asked: Sequence[Asked]) -> list[list[float]]:
-    """Of each post, for each policy: the logit of Yes less that of No."""
+    """For each policy of each post, the logit of Yes minus that of No."""
     answered: list[list[float]] = []
     for start in range(0, len(asked), BATCH):
         batch = [
-            model.encode(one.content, [policy.question_for_model for policy in one.policies])[0]
-            for one in asked[start : start + BATCH]
+            model.encode(post.content, [policy.question_for_model for policy in post.policies])[0]
+            for post in asked[start : start + BATCH]
         ]
         answered += [[score.margin for score in scores] for scores in model.score(batch)]
     return answered
@@ -88,25 +88,25 @@ def auc(truth: Sequence[bool], scores: Sequence[float]) -> float:
 
 
 def course_figures(model: Phi3Vision, pictures: Gallery, course: Course, seed: int, posts: int) -> dict[str, float]:
-    """AUC over all questions, share of right answers at P(Yes) = 0.5, and the AUC of each kind of policy."""
+    """The AUC over all questions, the share of right answers at P(Yes) = 0.5, and the AUC of each kind of policy."""
     random = Random(f"course {seed}")
     made = [lessons.lesson(random, pictures, course) for _ in range(posts)]
-    scored = [one for row in margins(model, [_asked(one, pictures) for one in made]) for one in row]
-    truth = [answer for one in made for answer in one.answers]
-    tags = [kind for one in made for kind in one.kinds]
+    scored = [margin for row in margins(model, [_asked(lesson, pictures) for lesson in made]) for margin in row]
+    truth = [answer for lesson in made for answer in lesson.answers]
+    tags = [kind for lesson in made for kind in lesson.kinds]
     figures = {"auc": auc(truth, scored), "right": _mean((m > 0) is so for m, so in zip(scored, truth, strict=True))}
-    defined = ["defined" if policy.definitions else "undefined" for one in made for policy in one.policies]
+    defined = ["defined" if policy.definitions else "undefined" for lesson in made for policy in lesson.policies]
     for labels in (tags, defined) if course.groups else (tags,):
         for label in sorted(set(labels)):
-            part = [place for place, one in enumerate(labels) if one == label]
+            part = [place for place, each in enumerate(labels) if each == label]
             figures[f"auc {label}"] = auc([truth[place] for place in part], [scored[place] for place in part])
     return figures
 
 
 def pair_figures(model: Phi3Vision, pictures: Gallery, seed: int, pairs: int) -> dict[str, float]:
-    """Of pairs of which one breaks the rule and the other does not, how many have both answers right at P(Yes) = 0.5.
+    """The share of pairs with both answers right at P(Yes) = 0.5. One of a pair breaks the rule, the other does not.
 
-    words: same post, another thing in the policy. picture: same text and policy, another picture. text: another text.
+    words: same post, another thing in the policy. picture: another picture. text: another text.
     """
     makers: dict[str, Callable[[Random, Gallery], tuple[Asked, Asked] | None]] = {
         "words": _other_words,
@@ -120,22 +120,22 @@ def pair_figures(model: Phi3Vision, pictures: Gallery, seed: int, pairs: int) ->
         while len(made) < pairs:
             if pair := make(random, pictures):
                 made.append(pair)
-        scored = [row[0] for row in margins(model, [one for pair in made for one in pair])]
+        scored = [row[0] for row in margins(model, [asked for pair in made for asked in pair])]
         figures[name] = _mean(yes > 0 > no for yes, no in zip(scored[::2], scored[1::2], strict=True))
     return figures
 
 
 def _other_words(random: Random, pictures: Gallery) -> tuple[Asked, Asked] | None:
-    one = lessons.lesson(random, pictures, HELD_OUT, questions=0)
+    lesson = lessons.lesson(random, pictures, HELD_OUT, questions=0)
     kind = random.choice(list(Kind))
     subjects = [thing.name for thing in THINGS] if random.random() < 0.65 else _trained_groups()
-    broken = [name for name in subjects if Rule(kind, (name,)).broken_by(one.truth)]
-    kept = [name for name in subjects if not Rule(kind, (name,)).broken_by(one.truth)]
+    broken = [name for name in subjects if Rule(kind, (name,)).broken_by(lesson.truth)]
+    kept = [name for name in subjects if not Rule(kind, (name,)).broken_by(lesson.truth)]
     if not broken or not kept:
         return None
     state = random.random()
     yes, no = (phrasings.phrase(Random(state), Rule(kind, (random.choice(some),))) for some in (broken, kept))
-    content = _content(one.text, [pictures.scenes[place] for place in one.pictures])
+    content = _content(lesson.text, [pictures.scenes[place] for place in lesson.pictures])
     return Asked(content, (yes,)), Asked(content, (no,))
 
 
@@ -149,8 +149,8 @@ def _other_picture(random: Random, pictures: Gallery) -> tuple[Asked, Asked] | N
 def _other_text(random: Random, pictures: Gallery) -> tuple[Asked, Asked] | None:
     scene = random.choice(pictures.scenes)
     said = [sayings.say(random, list(scene.things), training=False) for _ in range(2)]
-    rule = _telling(random, [_truth(one, scene) for one in said])
-    return _pair(random, rule, [(one, scene) for one in said]) if rule else None
+    rule = _telling(random, [_truth(saying, scene) for saying in said])
+    return _pair(random, rule, [(saying, scene) for saying in said]) if rule else None
 
 
 def _telling(random: Random, truths: Sequence[Truth]) -> Rule | None:
@@ -176,8 +176,8 @@ def _truth(said: Saying, scene: Scene) -> Truth:
     return said.truth(frozenset(thing.name for thing in scene.things))
 
 
-def _asked(one: Lesson, pictures: Gallery) -> Asked:
-    return Asked(_content(one.text, [pictures.scenes[place] for place in one.pictures]), one.policies)
+def _asked(lesson: Lesson, pictures: Gallery) -> Asked:
+    return Asked(_content(lesson.text, [pictures.scenes[place] for place in lesson.pictures]), lesson.policies)
 
 
 def _content(text: str, scenes: Sequence[Scene]) -> Content:
@@ -191,11 +191,11 @@ def milliseconds(model: Phi3Vision, pictures: Gallery, posts: int = 60) -> float
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     while len(times) < posts:
-        one = lessons.lesson(random, pictures, HELD_OUT)
-        if len(one.pictures) == 1:
-            begun = time.perf_counter()
-            margins(model, [_asked(one, pictures)])
-            times.append(time.perf_counter() - begun)
+        lesson = lessons.lesson(random, pictures, HELD_OUT)
+        if len(lesson.pictures) == 1:
+            started = time.perf_counter()
+            margins(model, [_asked(lesson, pictures)])
+            times.append(time.perf_counter() - started)
     torch.set_num_threads(threads)
     return 1000 * statistics.median(times)
 
@@ -206,7 +206,7 @@ def _mean(values: Iterable[bool]) -> float:
 
 def main(
     folder: Annotated[Path, typer.Argument(help="the checkpoint")],
-    seed: Annotated[int, typer.Option(help="of the held-out posts; training's own are others")] = 7,
+    seed: Annotated[int, typer.Option(help="of the held-out posts; training's seed is separate")] = 7,
     posts: int = 600,
     pairs: int = 400,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What training reads: pictures drawn once and kept as crops, and posts with policies, made up as they are needed."""
+"""Training data: pictures drawn once and kept as crops, and posts with policies, generated as they are needed."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from moderation.training.phrasings import Rule
 from moderation.training.pictographs import Box, Scene
 from moderation.training.world import HELD_OUT_GROUPS, THINGS, Thing, Truth, held_out
 
-SIDE, BUDGET, TOKEN = 112, 2, 28  # of a crop, in pixels; crops besides the global one; side of a token in a crop
+SIDE, BUDGET, TOKEN = 112, 2, 28  # a crop's side in pixels; local crops at most; a token's side in pixels
 MEAN, STD = PreprocessorConfig().image_mean, PreprocessorConfig().image_std
 TRANSFORM = HdTransform(BUDGET, SIDE, SIDE // TOKEN, MEAN, STD)
 PLACES = 64  # no picture has more tokens
-NOTHING, UNCLEAR = -1, -2  # labels of a token without a thing in it, and of one that is better left out
+NOTHING, UNCLEAR = -1, -2  # labels of a token without a thing in it, and of a token that does not count
 CHUNK = 1000
 INDEX = {thing.name: number for number, thing in enumerate(THINGS)}
 
 
 class Pictures(Protocol):
-    """What posts take their pictures from."""
+    """A collection of pictures for posts."""
 
     def __len__(self) -> int: ...
 
@@ -45,12 +45,12 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """Pictures as the tower sees them. Where a picture has one local crop, the global one is equal and stands alone."""
+    """Pictures as the tower takes them. Of a picture with one local crop, which equals the global crop, one is kept."""
 
     pixels: NDArray[np.uint8]  # [crops, 3, side, side]
     first: NDArray[np.int64]  # [pictures + 1]
     grid: NDArray[np.int64]  # [pictures, 2]: rows and columns of local crops
-    labels: NDArray[np.int64]  # [pictures, PLACES]: for each token the number of the thing in it
+    labels: NDArray[np.int64]  # [pictures, PLACES]: the number of the thing in each token
     shown: NDArray[np.bool_]  # [pictures, things]
 
     def __len__(self) -> int:
@@ -61,16 +61,16 @@ class Shelf:
 
 
 def shelf(folder: Path, *, seed: int, count: int, training: bool) -> Shelf:
-    """The pictures of a seed: drawn on all cores on the first call, read from `folder` on later ones."""
+    """The pictures of a seed: drawn on all cores on the first call, read from `folder` on later calls."""
     folder = folder / f"{'training' if training else 'held-out'}-{seed}-{count}"
     names = ("pixels", "first", "grid", "labels", "shown")
     if not (folder / "shown.npy").exists():
         folder.mkdir(parents=True, exist_ok=True)
         chunks = [(seed, start, min(CHUNK, count - start), training) for start in range(0, count, CHUNK)]
-        # One thread each: threads of torch that wait for one another would take six times as long.
+        # One torch thread for each process: more threads wait for each other and take six times as long.
         with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as workers:
             parts = list(workers.map(_draw, chunks))
-        pixels, counts, *rest = (np.concatenate(one) for one in zip(*parts, strict=True))
+        pixels, counts, *rest = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         first = np.concatenate([[0], np.cumsum(counts)])
         for name, array in zip(names, (pixels, first, *rest), strict=True):
             np.save(folder / f"{name}.npy", array)
@@ -84,24 +84,24 @@ def _draw(chunk: tuple[int, int, int, bool]) -> tuple[NDArray[np.generic], ...]:
     pixels, counts, grid, places, shown = [], [], [], [], np.zeros((count, len(THINGS)), dtype=np.bool_)
     for number in range(count):
         drawn = pictographs.scene(random, training=training)
-        seen = crops(drawn.picture)
-        kept = seen.pixels if len(seen.pixels) > 2 else seen.pixels[:1]
+        encoded = crops(drawn.picture)
+        kept = encoded.pixels if len(encoded.pixels) > 2 else encoded.pixels[:1]
         plain = kept * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
         pixels.append((plain * 255).round().clamp(0, 255).to(torch.uint8).numpy())
         counts.append(len(kept))
-        grid.append((seen.rows, seen.cols))
+        grid.append((encoded.rows, encoded.cols))
         places.append(labels(drawn))
         shown[number, [INDEX[thing.name] for thing in drawn.things]] = True
     return np.concatenate(pixels), np.array(counts), np.array(grid), np.array(places), shown
 
 
 def crops(picture: Picture) -> Crops:
-    """What the service makes of a picture for this checkpoint."""
+    """The crops of a picture, as the service makes them for this checkpoint."""
     return TRANSFORM.crops(picture)
 
 
 def labels(drawn: Scene) -> list[int]:
-    """Of each token, in the order of the model's: local crops, the separator between, the global crop."""
+    """The label of each token, in the model's order: local crops, a separator, the global crop."""
     width, height = drawn.picture.size
     plan = preprocessing.layout(width, height, BUDGET, SIDE)
     scale = plan.resized[0] / width, plan.resized[1] / height
@@ -133,8 +133,8 @@ def _grid_labels(rows: int, cols: int, things: Sequence[Thing], boxes: Sequence[
             filled = [
                 (pictographs.overlap(cell, box), INDEX[thing.name]) for thing, box in zip(things, boxes, strict=True)
             ]
-            most, thing = max(filled, default=(0.0, NOTHING))
-            yield thing if most >= 0.5 else UNCLEAR if most > 0.1 else NOTHING
+            share, thing = max(filled, default=(0.0, NOTHING))
+            yield thing if share >= 0.5 else UNCLEAR if share > 0.1 else NOTHING
         yield UNCLEAR  # the separator at the row's end
 
 
@@ -156,10 +156,10 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """Which posts and policies are asked for."""
+    """The kind of posts and policies of a lesson."""
 
     training: bool = True  # no held-out pairs
-    unseen: bool = False  # phrasings and sentences that training never saw
+    unseen: bool = False  # phrasings and sentences that training never uses
     groups: tuple[str, ...] | None = None  # policies about these groups only
     wide: bool = False  # all phrasings that training may see, and more made-up words
 
@@ -179,7 +179,7 @@ def lesson(random: Random, shelf: Pictures, course: Course = TRAINING, *, questi
         pictures.append(random.randrange(len(shelf)))
     shown = [thing for picture in pictures for thing in shelf.things(picture)]
     if course.training and any(held_out(*pair) for pair in combinations(shown, 2)):
-        pictures = pictures[:1]  # pictures on a training shelf hold no such pair, two of them together may
+        pictures = pictures[:1]  # one picture of a training shelf holds no such pair, two may
         shown = shelf.things(pictures[0])
     said = sayings.SILENT
     if parts != "picture":

@@ -21,7 +21,7 @@ from moderation.errors import ConfigError
 from moderation.training.world import CLUTTER, Thing, allowed, companion
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-FONT_SIZE = 109  # the only one that its bitmaps have
+FONT_SIZE = 109  # the only size of its bitmaps
 SHAPES = (
     (1, 1, 8),
     (4, 3, 4),
@@ -49,7 +49,7 @@ class Scene:
 
 
 def scene(random: Random, *, training: bool = True, things: tuple[Thing, ...] | None = None) -> Scene:
-    """A picture of one to three things (or of `things`), sometimes of none. Not training: backgrounds are held out."""
+    """A picture of `things`, or of up to three drawn things. training: False takes held-out backgrounds."""
     wide, high, _ = random.choices(SHAPES, weights=[weight for _, _, weight in SHAPES])[0]
     short = random.randint(112, 260)
     scale = short / min(wide, high)
@@ -96,7 +96,7 @@ def _glyph(text: str) -> Picture:
 def _put(
     random: Random, picture: Picture, glyph: str, taken: list[Box], *, largest: float, smallest: float = 0.42
 ) -> Box | None:
-    """Pastes a pictograph where it covers others least. None: there was no room."""
+    """Pastes a pictograph where it covers others least. Returns None when there is no space."""
     tile = _glyph(glyph)
     side = min(picture.size) * random.uniform(smallest, largest)
     scale = side / max(tile.size)
@@ -124,15 +124,15 @@ def _put(
 
 
 def overlap(box: Box, other: Box) -> float:
-    """Of the smaller one's area, how much both cover."""
+    """The share of the smaller box's area that both boxes cover."""
     width = min(box[2], other[2]) - max(box[0], other[0])
     height = min(box[3], other[3]) - max(box[1], other[1])
-    smaller = min((one[2] - one[0]) * (one[3] - one[1]) for one in (box, other))
+    smaller = min((each[2] - each[0]) * (each[3] - each[1]) for each in (box, other))
     return max(0.0, width) * max(0.0, height) / smaller
 
 
 def _words(random: Random, picture: Picture, boxes: list[Box]) -> None:
-    """Words beside the things: above, below or, for want of room, across."""
+    """Writes words above or below the things, or across them when there is no space."""
     font = ImageFont.load_default(size=max(12, min(picture.size) * random.uniform(0.09, 0.16)))
     fill = random.choice(("white", "black", "red", "navy"))
     places = [(random.uniform(0.25, 0.75) * picture.width, part * picture.height) for part in (0.08, 0.5, 0.92)]
@@ -155,7 +155,7 @@ def _lines(random: Random, picture: Picture) -> None:
 
 
 def _weathered(random: Random, picture: Picture) -> Picture:
-    """Light, noise and blur of cameras."""
+    """The picture with a camera's changes of light and blur."""
     if random.random() < 0.5:
         picture = picture.point(
             [min(255, round(value * factor)) for factor in [random.uniform(0.7, 1.2)] for value in range(256)] * 3
@@ -207,7 +207,7 @@ def _landscape(random: Random, size: tuple[int, int]) -> Picture:
     return picture
 
 
-def _room(random: Random, size: tuple[int, int]) -> Picture:
+def _interior(random: Random, size: tuple[int, int]) -> Picture:
     picture = Image.new("RGB", size, _colour(random))
     draw = ImageDraw.Draw(picture)
     for _ in range(random.randint(2, 5)):
@@ -238,5 +238,5 @@ def _waves(random: Random, size: tuple[int, int]) -> Picture:
 
 
 Background = Callable[[Random, tuple[int, int]], Picture]
-BACKGROUNDS: tuple[Background, ...] = (_plain, _fade, _stripes, _grain, _landscape, _room)
+BACKGROUNDS: tuple[Background, ...] = (_plain, _fade, _stripes, _grain, _landscape, _interior)
 UNSEEN_BACKGROUNDS: tuple[Background, ...] = (_tiles, _waves)

@@ -1,7 +1,7 @@
-"""The network in training: the repository's own modules, fed with whole batches of lessons.
+"""The network in training: the service's own modules, run on whole batches of lessons.
 
-What differs from serving: the tower sees a crop once where a picture's global and local crop are the same, and
-attention runs over posts padded to one length, which is faster with gradients. Neither changes a value.
+Two things differ from serving, and neither changes a value. Where a picture's global crop equals its only local crop,
+the tower runs it once. Attention runs over posts padded to one length, which is faster with gradients.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ PLACEHOLDER = Image.new("RGB", (1, 1))  # the prompt only counts pictures
 
 
 class Student(nn.Module):
-    """The network, its tokenizer, and what only training needs."""
+    """The network, its tokenizer, and the parameters that only training needs."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.network = Phi3Network(checkpoint.parse(folder / checkpoint.CONFIG, Phi3Config))
         _initialise(self.network)
-        seek_likeness(self.network)
-        self.scale = nn.Parameter(torch.tensor(0.2))  # of a token's likeness to a name
-        self.kinship = nn.Parameter(torch.tensor(0.2))  # the same between words
-        self.nothing = nn.Parameter(torch.zeros(2))  # the likeness that "no thing", "no group" comes up with
+        tie_queries_to_keys(self.network)
+        self.scale = nn.Parameter(torch.tensor(0.2))  # of a picture token's likeness to a name
+        self.kinship = nn.Parameter(torch.tensor(0.2))  # of a word's likeness to a word
+        self.nothing = nn.Parameter(torch.zeros(2))  # the likeness of "no thing" and "no group"
         self.tokenizer = Tokenizer(folder)
         self.yes, self.no = self.tokenizer.word("Yes"), self.tokenizer.word("No")
         self._things, self._groups, made_up = words.names(self.tokenizer)
@@ -79,12 +79,14 @@ class Student(nn.Module):
         assert isinstance(tower, ClipVision)  # noqa: S101 - what ModuleDict forgets
         return tower
 
-    def open_eyes(self, shelf: Shelf) -> None:
-        """Sets the tower's first layer to the principal components of patches of pictures, whitened, and its places to
-        waves, by which near ones are alike. From drawn ones both would have to be found out first."""
+    def initialise_tower(self, shelf: Shelf) -> None:
+        """Sets the tower's patch filters to the whitened principal components of patches of the shelf's pictures.
+
+        Position embeddings become waves, which make near positions alike. Random values would have to learn both.
+        """
         vision = self.network.config.tower
-        some = slice(0, None, max(1, len(shelf.pixels) // 1000))
-        crops = np.asarray(shelf.pixels[some]).astype(np.float64) / 255
+        sample = slice(0, None, max(1, len(shelf.pixels) // 1000))
+        crops = np.asarray(shelf.pixels[sample]).astype(np.float64) / 255
         crops = (crops - np.array(lessons.MEAN)[:, None, None]) / np.array(lessons.STD)[:, None, None]
         grid = crops.reshape(len(crops), 3, vision.grid, vision.patch, vision.grid, vision.patch)
         patches = grid.transpose(0, 2, 4, 1, 3, 5).reshape(-1, 3 * vision.patch**2)
@@ -103,17 +105,19 @@ class Student(nn.Module):
 
         light: change brightness and colours a little. patched: give half of the pictures parts of others' backgrounds.
         """
-        spans = [(int(shelf.first[one]), int(shelf.first[one + 1])) for one in pictures]
+        spans = [(int(shelf.first[picture]), int(shelf.first[picture + 1])) for picture in pictures]
         pixels = torch.from_numpy(np.concatenate([shelf.pixels[start:stop] for start, stop in spans]))
         pixels = pixels.to(self.network.device).float() / 255
         if patched:
-            pixels = _patched(pixels, torch.from_numpy(np.stack([shelf.labels[one] for one in pictures])), spans)
+            pixels = _patched(
+                pixels, torch.from_numpy(np.stack([shelf.labels[picture] for picture in pictures])), spans
+            )
         if light:
             counts = torch.tensor([stop - start for start, stop in spans])
             gain = (1 + 0.15 * torch.randn(len(spans), 3, 1, 1)).repeat_interleave(counts, 0).to(pixels)
             shift = (0.05 * torch.randn(len(spans), 3, 1, 1)).repeat_interleave(counts, 0).to(pixels)
             pixels = ((pixels - 0.5) * gain + 0.5 + shift).clamp(0, 1)
-        mean, std = (torch.tensor(one).to(pixels)[:, None, None] for one in (lessons.MEAN, lessons.STD))
+        mean, std = (torch.tensor(values).to(pixels)[:, None, None] for values in (lessons.MEAN, lessons.STD))
         vision = self.network.model.vision_embed_tokens
         features = vision.merge(self.tower((pixels - mean) / std))
         rows = []
@@ -125,67 +129,74 @@ class Student(nn.Module):
             crops = part if len(part) > 1 else part.expand(2, -1, -1, -1)
             rows.append(vision.arrange(crops, Crops(pixels[:0], rows_, cols, vision.side)))
         projected = vision.img_projection(torch.cat(rows))
-        labels = [shelf.labels[one, : len(row)] for one, row in zip(pictures, rows, strict=True)]
+        labels = [shelf.labels[picture, : len(row)] for picture, row in zip(pictures, rows, strict=True)]
         return list(torch.split(projected, [len(row) for row in rows])), torch.from_numpy(np.concatenate(labels))
 
     def grounding(self, features: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """How badly the tokens of pictures tell what is in their place: each is compared with the decoder's own word
-        embeddings of all things and of all groups, by which a shown thing comes to look like a mentioned one. So
-        are the things' words with the groups'."""
+        """The loss of naming what stands in each picture token's place.
+
+        Each token is compared with the decoder's word embeddings of all things and of all groups, so that a shown thing
+        becomes like a mentioned thing. The words of things are compared with those of groups in the same way.
+        """
         clear = labels != UNCLEAR
         labels = labels[clear].to(self.network.device)
-        seen = torch.cat(list(features))[clear.to(self.network.device)].float() * self.scale
+        tokens = torch.cat(list(features))[clear.to(self.network.device)].float() * self.scale
         embed = self.network.model.embed_tokens.weight
-        loss = seen.new_zeros(())
+        loss = tokens.new_zeros(())
         kinds = (self._things, labels, 0), (self._groups, self._grouped(labels), 1)
         for forms, targets, kind in kinds:
             chosen = [ids[int(torch.randint(len(ids), ()))] for ids in forms]
-            logits = functional.linear(seen, embed[chosen])
+            logits = functional.linear(tokens, embed[chosen])
             logits = torch.cat([self.nothing[kind].expand(len(logits), 1) * 1.0, logits], dim=1)
             weight = torch.ones(logits.shape[1], device=logits.device)
             weight[0] = 0.3
             loss = loss + functional.cross_entropy(logits, targets + 1, weight)
         groups = [ids[int(torch.randint(len(ids), ()))] for ids in self._groups]
-        words_, kin = (torch.tensor(one, device=embed.device) for one in self._kin)
+        words_, kin = (torch.tensor(ids, device=embed.device) for ids in self._kin)
         return loss + functional.cross_entropy(functional.linear(embed[words_] * self.kinship, embed[groups]), kin)
 
     def raise_words(self) -> None:
-        """Makes the embeddings three times as large, and what was learned of them no different: pictures' tokens have
-        grown beside them, and a word must not drown in what the decoder's layers add to it."""
+        """Makes the embeddings three times as large without changing any likeness.
+
+        The pictures' tokens have grown in training, and the decoder's layers must not drown a word.
+        """
         with torch.no_grad():
             self.network.model.embed_tokens.weight.mul_(3)
             self.scale.div_(3)
             self.kinship.div_(9)
 
     def recognised(self, features: Sequence[Tensor], labels: Tensor) -> float:
-        """Of the tokens with a thing in their place, how many are most like its name."""
-        there = (labels >= 0).to(self.network.device)
+        """The share of picture tokens with a thing in their place that are nearest to its name."""
+        has_thing = (labels >= 0).to(self.network.device)
         names = self.network.model.embed_tokens.weight[[ids[0] for ids in self._things]]
-        guess = functional.linear(torch.cat(list(features))[there].float(), names).argmax(1)
-        return float((guess == labels.to(guess)[there]).float().mean())
+        guess = functional.linear(torch.cat(list(features))[has_thing].float(), names).argmax(1)
+        return float((guess == labels.to(guess)[has_thing]).float().mean())
 
     def _grouped(self, labels: Tensor) -> Tensor:
         group = self._group_of.to(labels.device)[labels.clamp(min=0)]
         return torch.where(labels < 0, labels, group)
 
-    def read(self, shelf: Shelf, one: Lesson) -> tree.Tree:
-        """The ids of a lesson, as `Phi3Vision.encode` makes them."""
-        questions = [Question("", policy.prose) for policy in one.policies]
-        prompt = prompts.render(Content(one.text, (PLACEHOLDER,) * len(one.pictures), ""), questions)
+    def read(self, shelf: Shelf, lesson: Lesson) -> tree.Tree:
+        """The token ids of a lesson, as `Phi3Vision.encode` makes them."""
+        questions = [Question("", policy.prose) for policy in lesson.policies]
+        prompt = prompts.render(Content(lesson.text, (PLACEHOLDER,) * len(lesson.pictures), ""), questions)
         side = self.network.config.crop_side
-        slots = [preprocessing.tokens(rows, cols, side) for rows, cols in shelf.grid[list(one.pictures)].tolist()]
+        slots = [preprocessing.tokens(rows, cols, side) for rows, cols in shelf.grid[list(lesson.pictures)].tolist()]
         (shared,) = self._reader.windows(prompt.shared, slots)
         return tree.Tree(shared, tuple(self._reader.encode_branch("", text) for text in prompt.branches))
 
     def facts(self, made: Sequence[Lesson], trees: Sequence[tree.Tree]) -> tuple[Tensor, Tensor]:
-        """Where in the packed trees the post or a policy names a thing or a group [n], and whether the post shows it,
-        mentions it, offers it, denies it [n, FACTS]. Groups that policies must not be about are left out."""
+        """Two tensors about the tokens that name a thing or a group, in the post or in a policy.
+
+        int64 [n]: their places in the packed trees. float32 [n, FACTS]: whether the post shows, mentions, offers and
+        denies the thing. Held-out groups are left out.
+        """
         places: list[int] = []
         known: list[tuple[bool, ...]] = []
         start = 0
-        for one, its in zip(made, trees, strict=True):
-            truth = one.truth
-            for rule, ids in [(None, its.shared), *zip(one.rules, its.branches, strict=True)]:
+        for lesson, ids_of in zip(made, trees, strict=True):
+            truth = lesson.truth
+            for rule, ids in [(None, ids_of.shared), *zip(lesson.rules, ids_of.branches, strict=True)]:
                 for place, id in enumerate(ids, start):
                     subject = self._subject_of.get(id)
                     if subject is not None and subject not in HELD_OUT_GROUPS:
@@ -200,8 +211,10 @@ class Student(nn.Module):
     def answer(
         self, trees: Sequence[tree.Tree], features: Sequence[Tensor], places: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits over the vocabulary, one row a question; and at `places` (default: nowhere) those of the facts, read
-        before the last layer, which has to carry them to where the answer is given."""
+        """Logits over the vocabulary [questions, vocabulary], and logits of the facts at `places` [n, FACTS].
+
+        Facts are read before the last layer, which has to carry them to the answer's place.
+        """
         network = self.network
         packed = tree.pack(trees, network.device)
         hidden = network.model.embed_tokens(packed.ids.clamp(min=0))
@@ -218,9 +231,9 @@ class Student(nn.Module):
         return network.logits(last(hidden, rotary, attend)[packed.scored]), clues
 
     def save(self, folder: Path) -> None:
-        """Writes the weights beside the config, in the published layout.
+        """Writes the weights into the config's folder, in the published layout.
 
-        The tower's last layer and the norm behind it are not used by this family, and hold constants here.
+        The family does not use the tower's last layer and its last norm, which hold constants here.
         """
         tensors = {name: tensor.detach().cpu() for name, tensor in self.network.state_dict().items()}
         run = self.network.config.img_processor.layers
@@ -253,9 +266,9 @@ def _initialise(network: Phi3Network) -> None:
 
 
 def _patched(pixels: Tensor, labels: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
-    """Pictures of one crop with some of their tokens' places taken from others, where neither has anything: so that a
-    thing is known on backgrounds that no picture has. Through half of all crops another shines faintly.
+    """Gives pictures of one crop parts of each other's backgrounds, at token places where neither shows a thing.
 
+    So a thing is learned on backgrounds that no picture has. Half of all crops also show another one faintly.
     labels: [pictures, PLACES].
     """
     side = lessons.SIDE // lessons.TOKEN
@@ -273,7 +286,7 @@ def _patched(pixels: Tensor, labels: Tensor, spans: Sequence[tuple[int, int]]) -
 
 
 def _waves(grid: int, hidden: int) -> Tensor:
-    """[grid * grid, hidden]: sines and cosines of row and column, of several lengths."""
+    """[grid * grid, hidden]: sines and cosines of row and column, of several wavelengths."""
     frequency = math.pi / grid * 1.5 ** torch.arange(hidden // 4)[None].clamp(max=6) * torch.rand(1, hidden // 4)
     angle = torch.arange(grid)[:, None] * frequency
     line = torch.cat([angle.sin(), angle.cos()], dim=1)
@@ -281,9 +294,11 @@ def _waves(grid: int, hidden: int) -> Tensor:
     return torch.cat([rows, cols], dim=-1).flatten(0, 1) * 0.7
 
 
-def seek_likeness(network: Phi3Network) -> None:
-    """Gives half of the decoder's heads equal queries and keys: a token attends to what is like it, so that a policy's
-    words find the post's, without having to learn first that this is what attention is for."""
+def tie_queries_to_keys(network: Phi3Network) -> None:
+    """Gives half of the decoder's heads equal query and key matrices, so that a token attends to similar tokens.
+
+    A policy's words then attend to the same words of the post from the first step on.
+    """
     for layer in network.model.layers:
         with torch.no_grad():
             query, key, _ = layer.get_parameter("self_attn.qkv_proj.weight").chunk(3)
@@ -291,20 +306,20 @@ def seek_likeness(network: Phi3Network) -> None:
 
 
 def padded(packed: Packed) -> Attend:
-    """What `attention.of_tokens` computes, in one go. All posts must have equally many branches."""
+    """The same values as `attention.of_tokens`, in one go. All posts must have equally many branches."""
     device, spans = packed.ids.device, packed.spans
     count = len(spans[0].bounds) - 1
     trunk, trunk_there = _table([(span.start, span.bounds[0]) for span in spans])
     leaf, leaf_there = _table([branch for span in spans for branch in pairwise(span.bounds)])
     long, short = trunk.shape[1], leaf.shape[1]
 
-    def hidden(seen: Tensor) -> Tensor:
-        return torch.zeros(seen.shape).masked_fill(~seen, -torch.inf).to(device)
+    def bias(allowed: Tensor) -> Tensor:
+        return torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf).to(device)
 
-    first_mask = hidden(torch.ones(long, long, dtype=torch.bool).tril())
-    own_mask = hidden(torch.ones(short, short, dtype=torch.bool).tril())
-    before_mask = hidden(trunk_there)[:, None, None, None]
-    # where each token of the packed sequence stands among the outputs of the two
+    first_mask = bias(torch.ones(long, long, dtype=torch.bool).tril())
+    own_mask = bias(torch.ones(short, short, dtype=torch.bool).tril())
+    before_mask = bias(trunk_there)[:, None, None, None]
+    # the place of each token of the packed sequence among the outputs of the two
     inverse = torch.empty(len(packed.ids), dtype=torch.int64)
     inverse[trunk[trunk_there]] = trunk_there.flatten().nonzero()[:, 0]
     inverse[leaf[leaf_there]] = leaf_there.flatten().nonzero()[:, 0] + trunk.numel()
@@ -328,7 +343,7 @@ def padded(packed: Packed) -> Attend:
 
 
 def _table(spans: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """[spans, longest]: the places in the packed sequence, padded with the first; and where there is no padding."""
+    """[spans, longest] twice: places in the packed sequence, padded with the first, and where there is no padding."""
     lengths = torch.tensor([stop - start for start, stop in spans])
     place = torch.arange(int(lengths.max()))
     there = place < lengths[:, None]

@@ -1,7 +1,8 @@
 """Trains the small checkpoint: `python -m moderation.training.train OUT --work FOLDER`.
 
-First the tower learns to ground pictures in the decoder's words, then all of it learns to answer, six policies a post.
-A step's lessons come from the seed and the step's number alone: a run that was stopped goes on as if it had not been.
+First the tower learns to ground pictures in the decoder's words. Then the whole network learns to answer, six policies
+for each post. The lessons of a step depend on the seed and the step's number alone, so a run that was stopped continues
+as if it had not been.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from moderation.training.student import Student
 PICTURES = 60_000
 HELD_OUT = 2000
 GROUND_BATCH, BATCH = 128, 24
-RATES = 3e-3, 2e-3  # of the two parts, for Muon; AdamW has two thirds
-MORE_PICTURES = 24, 64  # a step of answers looks at besides those of its posts, early and late
+RATES = 3e-3, 2e-3  # learning rates of the two parts, for Muon; AdamW takes two thirds
+MORE_PICTURES = 24, 64  # in a step of answers, beyond those of its posts, early and late
 RARE = 3.0  # weight of facts that are so
-SEEN, LOOKED_AT = 512, 192  # held-out pictures, and posts
-LOOKS = {
+CHECKED_PICTURES, CHECKED_POSTS = 512, 192  # held-out ones, in each check
+CHECKS = {
     "phrased as trained": lessons.HELD_OUT,
     "unseen phrasings": lessons.HELD_OUT_PHRASINGS,
     "held-out groups": lessons.HELD_OUT_POLICIES,
@@ -42,12 +43,12 @@ LOOKS = {
 EARLY = 600  # steps of answers, before policies come in all phrasings
 WARM_UP = 50
 COOLING = 0.35  # the share of a part's steps in which the rate falls
-SETTLED = 0.5  # of the rate, for what sees, while answers are learned
+SETTLED = 0.5  # the share of the rate that the tower takes while answers are learned
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run: where, of what, and how long."""
+    """A run: its folders, its seed and its length."""
 
     out: Path
     work: Path
@@ -67,10 +68,10 @@ class Plan:
         return self.grounding + self.answers
 
     def rate(self, step: int) -> float:
-        """Of learning: up, level, and in the last third down to nothing, for each part anew."""
+        """The learning rate. In each part it rises, stays level, and falls to nothing in the last third."""
         part = int(step >= self.grounding)
-        done, of = (step, self.grounding) if part == 0 else (step - self.grounding, self.answers)
-        return RATES[part] * min((done + 1) / WARM_UP, 1.0, (of - done) / (of * COOLING))
+        done, total = (step, self.grounding) if part == 0 else (step - self.grounding, self.answers)
+        return RATES[part] * min((done + 1) / WARM_UP, 1.0, (total - done) / (total * COOLING))
 
 
 def main(  # noqa: PLR0913, PLR0917 - options of a command
@@ -80,10 +81,10 @@ def main(  # noqa: PLR0913, PLR0917 - options of a command
     pictures: int = PICTURES,
     grounding: Annotated[int, typer.Option(help="steps of the first part")] = 1000,
     answers: Annotated[int, typer.Option(help="steps of the second part")] = 2600,
-    every: Annotated[int, typer.Option(help="steps between two looks at held-out posts")] = 100,
+    every: Annotated[int, typer.Option(help="steps between two checks on held-out posts")] = 100,
     workers: Annotated[int, typer.Option(help="processes on a CPU; each takes a part of the batch")] = 2,
 ) -> None:
-    """Train, or go on with the run that was begun in `work`."""
+    """Train, or continue the run that was started in `work`."""
     out.mkdir(parents=True, exist_ok=True)
     words.write(out, crops=lessons.BUDGET)
     plan = Plan(out, work, seed, pictures, grounding, answers, every, 1 if torch.cuda.is_available() else workers)
@@ -94,7 +95,7 @@ def main(  # noqa: PLR0913, PLR0917 - options of a command
 
 
 def run(rank: int, plan: Plan) -> None:
-    """One of the processes. They hold the same weights, and share gradients at each step."""
+    """One of the processes. All hold the same weights and share gradients at each step."""
     if plan.workers > 1:
         torch.set_num_threads(1)
         distributed.init_process_group("gloo", f"file://{plan.work / 'meeting'}", rank=rank, world_size=plan.workers)
@@ -103,9 +104,9 @@ def run(rank: int, plan: Plan) -> None:
     optimizers = _optimizers(student)
     state = plan.work / f"state-{plan.seed}.pt"
     first, seconds = _resumed(state, student, optimizers)
-    begun = time.monotonic() - seconds
+    started = time.monotonic() - seconds
     if not first:
-        student.open_eyes(shelf)
+        student.initialise_tower(shelf)
     losses: list[float] = []
     torch.set_flush_denormal(True)
     for step in range(first, plan.steps):
@@ -113,45 +114,45 @@ def run(rank: int, plan: Plan) -> None:
         torch.manual_seed(random.randrange(2**31))
         if step == plan.grounding:
             student.raise_words()
-            for one in optimizers:
-                one.state.clear()
-        for scale in (student.scale, student.kinship):  # they have grown so small that a step would be a leap
+            for optimizer in optimizers:
+                optimizer.state.clear()
+        for scale in (student.scale, student.kinship):  # they are so small now that a step would be too large
             scale.requires_grad_(step < plan.grounding)
         loss = _loss(student, shelf, random, plan, step)
         loss.backward()  # type: ignore[no-untyped-call]
         if plan.workers > 1:
             _share(student)
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        for one in optimizers:
-            for group in one.param_groups:
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
                 group["lr"] = plan.rate(step) * group["share"]
-                if group["sees"] and step >= plan.grounding:
+                if group["tower"] and step >= plan.grounding:
                     group["lr"] *= SETTLED
-            one.step()
+            optimizer.step()
         student.zero_grad(set_to_none=True)
         losses.append(loss.item())
         if rank == 0 and (step + 1) % 25 == 0:
             mean = sum(losses) / len(losses)
-            _say(f"step {step + 1}/{plan.steps}  loss {mean:.4f}  {time.monotonic() - begun:.0f} s")
+            _say(f"step {step + 1}/{plan.steps}  loss {mean:.4f}  {time.monotonic() - started:.0f} s")
             losses.clear()
         if rank == 0 and ((step + 1) % plan.every == 0 or step + 1 == plan.steps):
-            _look(student, held_out, answers=step >= plan.grounding)
-            seconds = time.monotonic() - begun
+            _check(student, held_out, answers=step >= plan.grounding)
+            seconds = time.monotonic() - started
             draft = state.with_suffix(".draft")
-            kept = {"student": student.state_dict(), "optimizers": [one.state_dict() for one in optimizers]}
+            kept = {"student": student.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
             torch.save({**kept, "step": step + 1, "seconds": seconds}, draft)
             draft.rename(state)
             student.save(plan.out)
 
 
 def _resumed(state: Path, student: Student, optimizers: Sequence[torch.optim.Optimizer]) -> tuple[int, float]:
-    """Steps and seconds that the run has behind it; the state that it was in then is put back."""
+    """Restores the run's saved state. Returns its steps and seconds so far; (0, 0) for a new run."""
     if not state.exists():
         return 0, 0.0
     saved = torch.load(state, weights_only=True)
     student.load_state_dict(saved["student"])
-    for one, kept in zip(optimizers, saved["optimizers"], strict=True):
-        one.load_state_dict(kept)
+    for optimizer, kept in zip(optimizers, saved["optimizers"], strict=True):
+        optimizer.load_state_dict(kept)
     return int(saved["step"]), float(saved["seconds"])
 
 
@@ -159,14 +160,18 @@ def _optimizers(student: Student) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the layers' matrices, AdamW for embeddings, head, norms and biases."""
 
     def groups(*, layers: bool, share: float) -> list[dict[str, object]]:
-        chosen = [(name, one) for name, one in student.named_parameters() if _in_a_layer(name, one) is layers]
+        chosen = [
+            (name, parameter)
+            for name, parameter in student.named_parameters()
+            if _in_a_layer(name, parameter) is layers
+        ]
         return [
             {
-                "params": [one for name, one in chosen if ("vision_embed_tokens" in name) is sees],
-                "sees": sees,
+                "params": [parameter for name, parameter in chosen if ("vision_embed_tokens" in name) is tower],
+                "tower": tower,
                 "share": share,
             }
-            for sees in (True, False)
+            for tower in (True, False)
         ]
 
     return (
@@ -180,8 +185,8 @@ def _in_a_layer(name: str, parameter: Tensor) -> bool:
 
 
 def _share(student: Student) -> None:
-    """Gives each process the mean of all gradients. A parameter without one has none anywhere."""
-    grads = [one.grad for one in student.parameters() if one.grad is not None]
+    """Gives each process the mean of all gradients. A parameter without a gradient has none in any process."""
+    grads = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
     flat = torch.cat([grad.flatten() for grad in grads])
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()
@@ -196,7 +201,7 @@ def _loss(student: Student, shelf: Shelf, random: Random, plan: Plan, step: int)
 
 
 def _ground(student: Student, shelf: Shelf, random: Random, plan: Plan) -> Tensor:
-    """On pictures of one local crop: those of two cost thrice the time, and bring little that is new."""
+    """The grounding loss of pictures with one local crop. Pictures with two cost three times as much and add little."""
     pictures = _plain(shelf, random, GROUND_BATCH // plan.workers)
     with _mixed(student):
         features, labels = student.embed_images(shelf, pictures, light=True)
@@ -211,54 +216,54 @@ def _answer(student: Student, shelf: Shelf, random: Random, plan: Plan, *, late:
     course = lessons.WIDE if late else lessons.TRAINING
     made = [lessons.lesson(random, shelf, course) for _ in range(BATCH // plan.workers)]
     with _mixed(student):
-        pictures = [picture for one in made for picture in one.pictures]
+        pictures = [picture for lesson in made for picture in lesson.pictures]
         more = _plain(shelf, random, MORE_PICTURES[late] // plan.workers)
         features, labels = student.embed_images(shelf, pictures + more, light=True, patched=late)
-        # The first answers teach nothing to the tower: they are wrong, and would undo what it has learned.
-        seen = [one if late else one.detach() for one in features[: len(pictures)]]
-        trees = [student.read(shelf, one) for one in made]
+        # Early answers are wrong, and would undo what the tower has learned.
+        shown = [values if late else values.detach() for values in features[: len(pictures)]]
+        trees = [student.read(shelf, lesson) for lesson in made]
         places, facts = student.facts(made, trees)
-        logits, clues = student.answer(trees, seen, places)
-        truth = torch.tensor([answer for one in made for answer in one.answers], device=logits.device)
+        logits, clues = student.answer(trees, shown, places)
+        truth = torch.tensor([answer for lesson in made for answer in lesson.answers], device=logits.device)
         targets = torch.where(truth, student.yes, student.no)
-        found = functional.binary_cross_entropy_with_logits(clues.float(), facts, pos_weight=facts.new_tensor(RARE))
-        return functional.cross_entropy(logits, targets) + 2 * found + student.grounding(features, labels)
+        fact_loss = functional.binary_cross_entropy_with_logits(clues.float(), facts, pos_weight=facts.new_tensor(RARE))
+        return functional.cross_entropy(logits, targets) + 2 * fact_loss + student.grounding(features, labels)
 
 
-def _look(student: Student, shelf: Shelf, *, answers: bool) -> None:
-    """Says how a few held-out posts go. The figures of the model card are `evaluate`'s."""
+def _check(student: Student, shelf: Shelf, *, answers: bool) -> None:
+    """Prints figures of a few held-out posts. The figures of the model card come from `evaluate`."""
     with torch.inference_mode(), _mixed(student):
-        features, labels = student.embed_images(shelf, range(min(SEEN, len(shelf))))
+        features, labels = student.embed_images(shelf, range(min(CHECKED_PICTURES, len(shelf))))
         right = student.recognised(features, labels)
         _say(f"  grounding: loss {student.grounding(features, labels):.3f}, {right:.1%} of tokens")
-        for name, course in LOOKS.items() if answers else ():
-            truth, margins, kinds = _asked(student, shelf, course)
+        for name, course in CHECKS.items() if answers else ():
+            truth, margins, kinds = _answers(student, shelf, course)
             by_kind = {
                 kind: ([truth[at] for at in places], [margins[at] for at in places])
                 for kind in sorted(set(kinds))
-                for places in [[at for at, one in enumerate(kinds) if one == kind]]
+                for places in [[at for at, each in enumerate(kinds) if each == kind]]
             }
             parts = [f"{kind} {auc(*part):.3f}" for kind, part in by_kind.items()]
             correct = sum((margin > 0) is so for margin, so in zip(margins, truth, strict=True)) / len(truth)
             _say(f"  {name}: AUC {auc(truth, margins):.4f}, right {correct:.1%}; {', '.join(parts)}")
 
 
-def _asked(student: Student, shelf: Shelf, course: Course) -> tuple[list[bool], list[float], list[str]]:
+def _answers(student: Student, shelf: Shelf, course: Course) -> tuple[list[bool], list[float], list[str]]:
     random, truth, kinds = Random("look"), [], []
     margins: list[float] = []
-    for _ in range(LOOKED_AT // BATCH):
+    for _ in range(CHECKED_POSTS // BATCH):
         made = [lessons.lesson(random, shelf, course) for _ in range(BATCH)]
-        features, _ = student.embed_images(shelf, [picture for one in made for picture in one.pictures])
-        logits, _ = student.answer([student.read(shelf, one) for one in made], features)
+        features, _ = student.embed_images(shelf, [picture for lesson in made for picture in lesson.pictures])
+        logits, _ = student.answer([student.read(shelf, lesson) for lesson in made], features)
         margins += (logits[:, student.yes] - logits[:, student.no]).float().tolist()
-        truth += [answer for one in made for answer in one.answers]
-        kinds += [kind for one in made for kind in one.kinds]
+        truth += [answer for lesson in made for answer in lesson.answers]
+        kinds += [kind for lesson in made for kind in lesson.kinds]
     return truth, margins, kinds
 
 
 @contextmanager
 def _mixed(student: Student) -> Iterator[None]:
-    """In bfloat16 where that is safe. The plain attention is the one whose gradients are fast on a CPU."""
+    """Computes in bfloat16 where that is safe, with plain attention, whose gradients are fast on a CPU."""
     with torch.autocast(student.network.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         yield
 

@@ -138,10 +138,10 @@ def _pieces(text: str) -> list[str]:
 def names(tokenizer: Tokenizer) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
     """Ids of the words for each thing, each group and each made-up word, where they follow a space and where they begin
     a line."""
-    words = [{form.split(" ")[-1] for form in (one.name, one.one, one.many)} for one in THINGS]
+    words = [{form.split(" ")[-1] for form in (thing.name, thing.one, thing.many)} for thing in THINGS]
     things = [[tokenizer.word(word) for word in sorted(some)] for some in words]
     groups, made_up = (
-        [[tokenizer.word(one), tokenizer.trusted("\n" + one)[-1]] for one in some] for some in (GROUPS, MADE_UP)
+        [[tokenizer.word(name), tokenizer.trusted("\n" + name)[-1]] for name in some] for some in (GROUPS, MADE_UP)
     )
     return things, groups, made_up
 

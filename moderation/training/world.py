@@ -1,7 +1,7 @@
 """The small world of the shipped checkpoint: things, the groups they belong to, and what its posts may combine.
 
-A post shows things in pictures and says things in its text. What is held out of training is decided here: pairs of
-things, and groups that no policy is about.
+A post shows things in pictures and says things in its text. This module decides what is held out of training: pairs of
+things, and groups that no training policy is about.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ _GROUPS = {
     "clothes": "hat 🎩 a hat|hats; shoe 👟 a shoe|shoes; dress 👗 a dress|dresses; glasses 👓 glasses|glasses",
 }
 CLUTTER = "😀😡☀⭐🌈❤🎈🏠🌙☁🎁📚🪑🛏"  # shown like things, but no policy is about them
-HELD_OUT_GROUPS = ("fruit", "vehicles", "music")  # no training policy is about one as a group
-# Words that mean nothing until a policy defines them, by which training learns to read definitions.
+HELD_OUT_GROUPS = ("fruit", "vehicles", "music")  # no training policy is about these groups
+# Words without a meaning until a policy defines them, so that training learns to read definitions.
 MADE_UP = (
     *("blickets", "daxes", "wugs", "toves", "borogoves", "zorps", "fendles", "glims", "kibbos", "lorps"),
     *("mivits", "nurdles", "plonks", "quibs", "rammits", "snerps", "tulvers", "vorks", "yimmers", "zabs"),
@@ -78,18 +78,18 @@ GROUPS = {group: tuple(thing for thing in THINGS if thing.group == group) for gr
 
 
 def held_out(first: Thing, second: Thing) -> bool:
-    """Whether these two never stand together in a training post: about one pair in eight."""
+    """Whether these two things never stand together in a training post. About one pair in eight is held out."""
     names = sorted((first.name, second.name))
     return first != second and zlib.crc32("+".join(names).encode()) % 8 == 0
 
 
 def allowed(things: list[Thing], another: Thing, *, training: bool) -> bool:
-    """Whether `another` may stand beside `things` in a post."""
+    """Whether a post of `things` may also have `another`."""
     return not training or not any(held_out(thing, another) for thing in things)
 
 
 def companion(random: Random, things: list[Thing], *, training: bool) -> Thing:
-    """A thing to stand beside `things`. Held-out posts take every second one from the pairs that training never saw."""
+    """Another thing for a post of `things`. In held-out posts, half of them make a pair that training never saw."""
     while True:
         another = random.choice(THINGS)
         if not training and things and random.random() < 0.5:
@@ -101,17 +101,17 @@ def companion(random: Random, things: list[Thing], *, training: bool) -> Thing:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What is so about a post. Groups that the text names stand in `named`, by their name."""
+    """The facts of a post. `named`: the names of groups that the text mentions."""
 
     shown: frozenset[str]  # things in its pictures
     mentioned: frozenset[str]  # things that its text says are there; "no guns here" mentions none
     named: frozenset[str]
     denied: frozenset[str]  # things and groups that its text says are not there
-    offered: frozenset[str]  # things for sale: those a text sells, or, of a text that says "for sale", those shown
+    offered: frozenset[str]  # things that the text sells; with a text that says "for sale", the shown things
     offered_groups: frozenset[str] = frozenset()
 
     def shows(self, *subjects: str) -> bool:
-        """Any of `subjects`, things or groups."""
+        """Whether the pictures show any of `subjects`, things or groups."""
         return any(name in self.shown for subject in subjects for name in members(subject))
 
     def mentions(self, *subjects: str) -> bool:
@@ -126,5 +126,5 @@ class Truth:
 
 
 def members(subject: str) -> tuple[str, ...]:
-    """The names of the things that a subject, thing or group, is about."""
+    """The names of the things of a subject, which is a thing or a group."""
     return tuple(thing.name for thing in GROUPS[subject]) if subject in GROUPS else (subject,)

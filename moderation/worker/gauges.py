@@ -167,7 +167,7 @@ async def watched(worker: Worker, batcher: Batcher, model: object, liveness: Liv
 @asynccontextmanager
 async def device_memory(model: object) -> AsyncIterator[None]:
     """Its gauges ask when Prometheus does, on that thread: a device that hangs does not hold up the event loop."""
-    ask = model.memory if isinstance(model, Measured) else lambda: None
+    ask = model.device_memory if isinstance(model, Measured) else lambda: None
     if (first := ask()) is None:
         yield
         return

@@ -143,7 +143,7 @@ class Phi3Vision:
         """See Measured."""
         return self.engine.feature_cache.requested, self.engine.feature_cache.hits
 
-    def memory(self) -> DeviceMemory | None:
+    def device_memory(self) -> DeviceMemory | None:
         """See Measured."""
         return device.memory(self.network.device)
 
@@ -260,7 +260,9 @@ def _round(model: Phi3Vision) -> None:
     exact = model.engine.sample()
     count = fp8.use(model.network.model.layers)
     moved = [abs(before - after) for before, after in zip(exact, model.engine.sample(), strict=True)]
-    log.info("fp8_in_use", matrices=count, questions=len(moved), mean_move=sum(moved) / len(moved), most=max(moved))
+    log.info(
+        "fp8_in_use", matrices=count, questions=len(moved), mean_move=sum(moved) / len(moved), largest_move=max(moved)
+    )
 
 
 def cut(ids: list[int], size: int, overlap: int) -> Iterator[list[int]]:

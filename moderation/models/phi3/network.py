@@ -118,7 +118,7 @@ class Phi3Config(BaseModel):
     tie_word_embeddings: Literal[False] = False
     img_processor: ImageConfig
     embd_layer: EmbeddingConfig
-    caution: str = ""  # ours, in checkpoints that are not fit to moderate
+    caution: str = ""  # not in published files: for checkpoints that are not fit to moderate
 
     @property
     def head_size(self) -> int:
@@ -230,8 +230,8 @@ class FusedAttention(nn.Module):
     def forward(self, hidden: Tensor, rotary: Rotary, attend: Attend, scored: Scored | None = None) -> Tensor:
         if scored is None:
             fused = self.qkv_proj(hidden).unflatten(-1, (-1, self.head_size))
-            turned = rotary.apply(fused[:, : self.heads + self.kv_heads])
-            query, key = turned[:, : self.heads], turned[:, self.heads :]
+            rotated = rotary.apply(fused[:, : self.heads + self.kv_heads])
+            query, key = rotated[:, : self.heads], rotated[:, self.heads :]
             mixed = attend(query, key, fused[:, self.heads + self.kv_heads :])
         else:
             split = self.heads * self.head_size

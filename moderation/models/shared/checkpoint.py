@@ -1,6 +1,6 @@
-"""A published checkpoint on disk: find it, read its JSON, pour its safetensors into a module, take its digest.
+"""A published checkpoint on disk: find it, read its JSON, load its safetensors into a module, take its digest.
 
-Nothing here runs code that a checkpoint brings: no pickle, no remote modules. Whatever is wrong with the folder is a
+Nothing here runs code from a checkpoint: no pickle, no remote modules. Anything wrong with the folder raises a
 ConfigError that names the file or the tensors and says what to do.
 """
 
@@ -28,8 +28,8 @@ from moderation.observability import logs
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-WANTED = ("*.json", "*.safetensors", "README.md")  # what is fetched of a hub id
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})  # what can be cast without a scale that we would have to know
+WANTED = ("*.json", "*.safetensors", "README.md")  # the files that are fetched of a hub id
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})  # dtypes that can be cast without a scale
 SHIPPED = {"demo": Path(moderation.__file__).parent / "demo" / "phi3-pictographs"}  # short names; ./demo is a folder
 NAMED = 4  # tensors that an error names before it counts the rest
 
@@ -37,7 +37,7 @@ Json = TypeVar("Json", bound=BaseModel)
 
 
 def model_type(name: str, revision: str | None) -> str:
-    """`model_type` of the config.json of a folder or hub id; of a hub id, nothing but that file is fetched."""
+    """`model_type` of the config.json of a folder or hub id. Fetches only this file of a hub id."""
     folder, _ = locate(name, revision, (CONFIG,))
     kind = read_json(folder / CONFIG).get("model_type")
     if not isinstance(kind, str):
@@ -46,15 +46,15 @@ def model_type(name: str, revision: str | None) -> str:
 
 
 def locate(name: str, revision: str | None, wanted: Sequence[str] = WANTED) -> tuple[Path, str]:
-    """The folder of a checkpoint and the commit it is at ("": a plain folder). Fetches a hub id that is not cached.
+    """The folder of a checkpoint and its commit ("": a plain folder). Fetches a hub id that is not cached.
 
-    name: a short one of SHIPPED, a folder or a hub id.
+    name: a short name of SHIPPED, a folder or a hub id. wanted: patterns of the files to fetch.
     """
     folder = SHIPPED.get(name) or Path(name).expanduser()
     if folder.is_dir():
         return folder, ""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
-        raise ConfigError(f"{name}: there is no such folder, and it does not read as a hub id (owner/name)")
+        raise ConfigError(f"{name}: there is no such folder, and it is not a hub id (owner/name)")
 
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - a folder needs no hub
     from huggingface_hub.errors import (  # noqa: PLC0415
@@ -70,9 +70,9 @@ def locate(name: str, revision: str | None, wanted: Sequence[str] = WANTED) -> t
     except GatedRepoError:
         raise ConfigError(f"{at}: the hub wants a login: accept the model's terms there and set HF_TOKEN") from None
     except RevisionNotFoundError:
-        raise ConfigError(f"{at}: the hub knows no such revision") from None
+        raise ConfigError(f"{at}: the hub has no such revision") from None
     except RepositoryNotFoundError:
-        raise ConfigError(f"{at}: there is no such folder, and the hub knows no such model") from None
+        raise ConfigError(f"{at}: there is no such folder, and the hub has no such model") from None
     except (OSError, ValueError) as error:  # no network, no cache, an id that the hub's client refuses
         raise ConfigError(
             f"{at}: not in the local cache and not fetched ({type(error).__name__}); where the hub cannot be "
@@ -102,8 +102,8 @@ def parse(path: Path, kind: type[Json]) -> Json:
         return kind.model_validate(read_json(path))
     except ValidationError as error:
         faults = [
-            f"{'.'.join(map(str, one['loc'])) or 'as a whole'}: {one['msg'].removeprefix('Value error, ')}"
-            for one in error.errors(include_url=False)
+            f"{'.'.join(map(str, fault['loc'])) or 'as a whole'}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_url=False)
         ]
         raise ConfigError(f"{path}: " + "; ".join(faults)) from None
 
@@ -141,10 +141,10 @@ def header(path: Path) -> list[tuple[str, tuple[int, ...], str]]:
 
 @contextmanager
 def meta_modules() -> Iterator[None]:
-    """Modules made inside have shapes and names, and no memory until `pour` gives it to them.
+    """Modules created inside have shapes and names, but no memory until `load_weights` gives it to them.
 
-    Initial values are skipped, too: on the meta device torch computes them, for nothing, through its compiler, whose
-    import alone takes seconds.
+    Initial values are skipped, too. On the meta device torch would compute them through its compiler, which takes
+    seconds to import.
     """
     with torch.device("meta"), _NoInitialValues():
         yield
@@ -172,17 +172,18 @@ def load_weights(
     device: torch.device,
     unused: Callable[[str], bool],
 ) -> None:
-    """Gives a module built on the meta device its weights: exactly those of its state dict, cast to `dtype`.
+    """Loads a module that was built in `meta_modules`: exactly the tensors of its state dict, cast to `dtype`.
 
-    A tensor in the files that the module lacks is an error unless `unused` knows its name; those are not read.
-    Every tensor is copied out of its file, so that a checkpoint replaced on disk does not change a running model.
+    Every tensor is copied out of its file, so a checkpoint that is replaced on disk does not change a running model.
+    unused: names of tensors that the files may hold and the module lacks; these are not read. Raises ConfigError for
+    any other tensor that is missing, unexpected, of another shape or quantised.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found: dict[str, Path] = {}
+    places: dict[str, Path] = {}
     problems: list[str] = []
     for path in weight_files(folder):
-        problems += _survey(path, expected, unused, found)
-    if missing := sorted(expected.keys() - found.keys()):
+        problems += _survey(path, expected, unused, places)
+    if missing := sorted(expected.keys() - places.keys()):
         problems.insert(0, f"{len(missing)} missing: {_some(missing)}")
     if problems:
         raise ConfigError(
@@ -190,7 +191,7 @@ def load_weights(
             "and the safetensors files come from the same revision"
         )
     try:
-        module.load_state_dict(dict(_tensors(found, dtype, device)), strict=True, assign=True)
+        module.load_state_dict(dict(_tensors(places, dtype, device)), strict=True, assign=True)
     except torch.OutOfMemoryError:
         raise ConfigError(
             f"{folder}: the weights do not fit on {device} as {dtype}; free the device, or use a smaller dtype"
@@ -208,18 +209,18 @@ def digest(files: Iterable[Path], settings: Mapping[str, object]) -> str:
 
 
 def expect(files: Sequence[Path], wanted: str) -> None:
-    """Raises ConfigError unless `moderation model info` printed this digest of the files; "": any will do."""
-    if wanted and (found := digest(files, {})) != wanted:
+    """Raises ConfigError unless the files have the wanted digest, which `moderation model info` prints. "": any."""
+    if wanted and (actual := digest(files, {})) != wanted:
         raise ConfigError(
-            f"MODERATION_MODEL__DIGEST: the files in {files[0].parent} have the digest {found}, and are refused. "
-            "Look at them with `moderation model info`; set the digest if it is them that you want"
+            f"MODERATION_MODEL__DIGEST: the files in {files[0].parent} have the digest {actual}, and are refused. "
+            "Check them with `moderation model info`; set this digest if they are the files that you want"
         )
 
 
 def _survey(
-    path: Path, expected: Mapping[str, tuple[int, ...]], unused: Callable[[str], bool], found: dict[str, Path]
+    path: Path, expected: Mapping[str, tuple[int, ...]], unused: Callable[[str], bool], places: dict[str, Path]
 ) -> list[str]:
-    """Adds the expected tensors in a file to `found`, and says what is wrong with the others."""
+    """Adds the expected tensors of a file to `places`, and returns what is wrong with the others."""
     unexpected: list[str] = []
     misshapen: list[str] = []
     foreign: list[str] = []
@@ -228,7 +229,7 @@ def _survey(
             if not unused(name):
                 unexpected.append(name)
             continue
-        found[name] = path
+        places[name] = path
         if shape != expected[name]:
             misshapen.append(f"{name} is {list(shape)}, not {list(expected[name])}")
         if kind not in FLOATS:
@@ -237,10 +238,12 @@ def _survey(
     return [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
 
 
-def _tensors(found: Mapping[str, Path], dtype: torch.dtype, device: torch.device) -> Iterable[tuple[str, torch.Tensor]]:
-    for path in sorted(set(found.values())):
+def _tensors(
+    places: Mapping[str, Path], dtype: torch.dtype, device: torch.device
+) -> Iterable[tuple[str, torch.Tensor]]:
+    for path in sorted(set(places.values())):
         with safe_open(path, framework="pt") as file:
-            for name in (name for name, where in found.items() if where == path):
+            for name in (name for name, place in places.items() if place == path):
                 yield name, file.get_tensor(name).to(device=device, dtype=dtype, copy=True)
 
 

@@ -1,4 +1,4 @@
-"""CLIP's vision tower, down to the layer whose features are used: the layers after it are neither built nor run.
+"""CLIP's vision tower, up to the layer whose features are used. Later layers are neither built nor run.
 
 Names are those of the published checkpoints, `pre_layrnorm` included.
 """
@@ -16,7 +16,7 @@ from moderation.models.shared.linear import Linear
 
 @dataclass(frozen=True, slots=True)
 class ClipShape:
-    """Sizes of the tower. `layers`: how many are run. `image`, `patch`: sides in pixels."""
+    """Sizes of the tower. `layers`: how many layers run. `image`, `patch`: sides in pixels."""
 
     hidden: int
     intermediate: int
@@ -107,7 +107,7 @@ class _Mlp(nn.Module):
 
 
 def _quick_gelu(hidden: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x), what CLIP was trained with; in place where no gradient needs what was there."""
+    """x * sigmoid(1.702 x), as CLIP was trained; in place where no gradient needs the old values."""
     if torch.is_grad_enabled():
         return hidden * torch.sigmoid(1.702 * hidden)
     return functional.silu(hidden.mul_(1.702), inplace=True).mul_(1 / 1.702)

@@ -1,10 +1,10 @@
 """A decoder through torch's compiler, with FlexAttention over a block mask of the trees.
 
-Large steps run layer by layer through one graph that takes any number of tokens. Small ones, where launching kernels
-takes longer than running them, run through one graph of all layers for each rounded number of tokens, which is captured
-and replayed on CUDA. The last layer, at the scored tokens alone, stays as it is.
+Large steps run layer by layer through one graph that takes any number of tokens. In small steps, launching kernels
+takes longer than running them. So small steps run through one graph of all layers for each rounded number of tokens,
+captured and replayed on CUDA. The last layer runs at the scored tokens alone and is not compiled.
 
-Run on a CPU only so far, by tests; hence off by default (MODERATION_MODEL__COMPILE).
+Tested on a CPU only so far, so it is off by default (MODERATION_MODEL__COMPILE).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WARM_UP = (*SMALL, 2 * SMALL[-1], 4 * SMALL[-1])  # every size with a graph of i
 
 @dataclass(frozen=True, slots=True)
 class Trees:
-    """Attention as FlexAttention takes it."""
+    """An Attend over FlexAttention's block mask."""
 
     mask: BlockMask
 
@@ -38,16 +38,16 @@ class Trees:
 
 
 class Compiled:
-    """Takes the place of Decoder.forward. Not a Module: the decoder's weights stay the decoder's."""
+    """Replaces Decoder.forward. Not a Module: the weights stay in the decoder."""
 
     def __init__(self, decoder: Decoder, backend: str = "inductor") -> None:
         self._decoder = decoder
-        mode = "reduce-overhead" if backend == "inductor" else None  # CUDA graphs; on a CPU it says nothing
+        mode = "reduce-overhead" if backend == "inductor" else None  # CUDA graphs; no effect on a CPU
         self._large = torch.compile(_layer, dynamic=True, fullgraph=True, backend=backend)
         self._small = torch.compile(_layers, dynamic=False, fullgraph=True, backend=backend, mode=mode)
 
     def attention(self, packed: Packed) -> Trees:
-        """For all layers of a step."""
+        """The attention for all layers of a step."""
         return Trees(block_mask(packed))
 
     def __call__(self, hidden: Tensor, rotary: Rotary, attend: Trees, scored: Scored | None) -> Tensor:
@@ -62,12 +62,12 @@ class Compiled:
 
 
 def rounded(tokens: int) -> int:
-    """How many tokens a step of so many takes; the rest is padding, a post without questions."""
+    """How many tokens a step of so many takes. The rest is padding: a post without questions."""
     return next((total for total in SMALL if tokens <= total), -(-tokens // BLOCK) * BLOCK)
 
 
 def block_mask(packed: Packed) -> BlockMask:
-    """Which blocks of tokens see which, and within them which tokens."""
+    """FlexAttention's mask: which blocks of tokens attend to which, and which tokens within a block."""
     post: list[int] = []
     branch: list[int] = []
     for place, span in enumerate(packed.spans):
@@ -87,7 +87,7 @@ def block_mask(packed: Packed) -> BlockMask:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:
-    # In one piece each: of views made within a graph, the compiler reads other elements (torch 2.13 on a CPU).
+    # Contiguous: the compiler reads wrong elements of views made within a graph (torch 2.13 on a CPU).
     query, key, value = (part.transpose(0, 1)[None].contiguous() for part in (query, key, value))
     out = flex_attention(query, key, value, block_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
     return out.squeeze(0).transpose(0, 1)

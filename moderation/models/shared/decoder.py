@@ -1,7 +1,7 @@
-"""The part of a decoder that families share, over one packed sequence of tokens without padding.
+"""The parts of a decoder that families share, over one packed sequence of tokens without padding.
 
-Every tensor is [tokens, ...]: there is no batch dimension. Which token sees which is the business of `Attend`, where a
-token stands that of `Rotary`; both are made once for a forward pass and used by every layer.
+Every tensor is [tokens, ...]: there is no batch dimension. `Attend` decides which token attends to which, `Rotary`
+holds the positions. Both are made once for a forward pass, and every layer uses them.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """cos and sin of each token's angles, [tokens, 1, pairs]. Elements of a head beyond two for each pair pass as they
-    are: a rotation of a part of the head needs nothing more."""
+    """cos and sin of each token's angles, [tokens, 1, pairs].
+
+    Elements of a head beyond two for each pair are not rotated, for families that rotate only a part of a head.
+    """
 
     cos: Tensor
     sin: Tensor
 
     def apply(self, heads: Tensor) -> Tensor:
-        """[tokens, heads, size] turned by its position: element i and i + pairs are a pair."""
+        """[tokens, heads, size] rotated by each token's position. Elements i and i + pairs are a pair."""
         pairs = self.cos.shape[-1]
         left, right = heads[..., :pairs], heads[..., pairs : 2 * pairs]
-        turned = (
+        rotated = (
             torch.addcmul(left * self.cos, right, self.sin, value=-1),
             torch.addcmul(right * self.cos, left, self.sin),
         )
-        return torch.cat([*turned, heads[..., 2 * pairs :]], dim=-1)
+        return torch.cat([*rotated, heads[..., 2 * pairs :]], dim=-1)
 
     def at(self, tokens: Tensor) -> Rotary:
-        """Of these tokens alone."""
+        """The angles of these tokens alone."""
         return Rotary(self.cos[tokens], self.sin[tokens])
 
 
@@ -57,7 +59,7 @@ class RMSNorm(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The tokens whose hidden states are read after the last layer: int64 [scored], rising; and what they see."""
+    """The tokens whose hidden states are read after the last layer, int64 [scored], ascending, and their attention."""
 
     at: Tensor
     attend: Attend
@@ -66,7 +68,7 @@ class Scored:
 class Block(nn.Module):
     """One pre-norm layer around a family's attention (hidden, rotary, attend, scored) and mlp (hidden).
 
-    scored: given to the last layer, whose other outputs nobody reads. From the attention on, only theirs are computed.
+    scored: given to the last layer alone. From its attention on, only the hidden states of these tokens are computed.
     """
 
     def __init__(self, attention: nn.Module, mlp: nn.Module, size: int, eps: float) -> None:
@@ -84,7 +86,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks and last norm. `forward` stops before the norm: it is due only where logits are read."""
+    """Embedding, blocks and last norm. `forward` stops before the norm, which runs only where logits are read."""
 
     def __init__(self, vocabulary: int, size: int, blocks: Iterable[nn.Module], norm: nn.Module) -> None:
         super().__init__()
@@ -102,5 +104,5 @@ class Decoder(nn.Module):
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up, in one new tensor where no gradient needs both factors."""
+    """silu(gate) * up; without gradients, in one new tensor."""
     return functional.silu(gate) * up if torch.is_grad_enabled() else functional.silu(gate).mul_(up)

@@ -1,4 +1,4 @@
-"""Where a model runs, and how a device that has failed is told from a batch that is too large for it."""
+"""The device that a model runs on, and the difference between a failed device and a batch that is too large."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from moderation.settings import ModelSettings
 
 
 def place(settings: ModelSettings) -> tuple[torch.device, torch.dtype]:
-    """The device and the dtype that the settings ask for. Raises ConfigError: there is no such device."""
-    there = torch.cuda.is_available()
-    if settings.device == "cuda" and not there:
+    """The device and the dtype of the settings. Raises ConfigError when there is no such device."""
+    has_cuda = torch.cuda.is_available()
+    if settings.device == "cuda" and not has_cuda:
         raise ConfigError("MODERATION_MODEL__DEVICE=cuda: torch sees no CUDA device; use auto or cpu")
-    device = torch.device("cuda" if there and settings.device != "cpu" else "cpu")
+    device = torch.device("cuda" if has_cuda and settings.device != "cpu" else "cpu")
     if settings.dtype == "auto":
         return device, torch.bfloat16 if device.type == "cuda" else torch.float32
     return device, {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
 
 
 def memory(where: torch.device) -> DeviceMemory | None:
-    """What the allocator says, which asks nothing of the device; None: it is a CPU."""
+    """The allocator's figures, which cost the device nothing; None on a CPU."""
     if where.type != "cuda":
         return None
     index = torch.cuda.current_device() if where.index is None else where.index
@@ -38,7 +38,7 @@ def memory(where: torch.device) -> DeviceMemory | None:
 
 @contextmanager
 def faults() -> Iterator[None]:
-    """Inside, a failure of the device is a DeviceError, one of its memory torch.OutOfMemoryError, in whatever words."""
+    """Turns a failure of the device into DeviceError, one of its memory into torch.OutOfMemoryError, by the text."""
     try:
         yield
     except torch.OutOfMemoryError:

@@ -1,7 +1,7 @@
 """The decoder's matrices in eight bits, for GPUs from Hopper on: half the bytes of bfloat16, twice the speed.
 
-Each row of weights and each token has a scale of its own, so that nothing is measured beforehand. Run on a CPU only so
-far, where torch computes the same products slowly; hence off by default (MODERATION_MODEL__FP8).
+Each row of weights and each token has its own scale, so no calibration is needed. Tested on a CPU only so far, where
+torch computes the same products slowly, so it is off by default (MODERATION_MODEL__FP8).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Fp8Linear(nn.Module):
 
 
 def use(layers: nn.ModuleList) -> int:
-    """Replaces the matrices of all layers but the last, which runs at the scored tokens alone; says how many."""
+    """Replaces the matrices of all layers but the last, which runs at few tokens. Returns how many were replaced."""
     replaced = 0
     for layer in list(layers)[:-1]:
         for module in list(layer.modules()):
@@ -48,7 +48,7 @@ def use(layers: nn.ModuleList) -> int:
 
 
 def available(device: torch.device) -> bool:
-    """Whether the device multiplies them fast."""
+    """Whether the device multiplies eight-bit matrices fast."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 

@@ -1,4 +1,4 @@
-"""Matrices of a network, each multiplied the fastest way that its device has."""
+"""A network's matrices, multiplied in the fastest way of their device."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from torch.nn import functional
 
 
 class Linear(nn.Linear):
-    """nn.Linear. Without gradients, oneDNN multiplies on a CPU with AVX-512, where MKL, which torch itself takes for
-    float32, runs at 0.87 of its speed (AMD EPYC 9004). On an AMD EPYC with AVX2 alone MKL runs at 1.1 to 1.6 times
-    oneDNN's speed. Measured with torch 2.13, shapes of `bench engine --size small`."""
+    """nn.Linear that multiplies with oneDNN on a CPU with AVX-512, when no gradients are needed.
+
+    torch itself takes MKL for float32, which runs at 0.87 of oneDNN's speed there (AMD EPYC 9004). On an AMD EPYC with
+    AVX2 alone, MKL runs at 1.1 to 1.6 times oneDNN's speed. Measured with torch 2.13, shapes of `bench engine --size
+    small`.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return _product(input, self.weight, self.bias)
 
     def rows(self, input: Tensor, rows: slice) -> Tensor:
-        """Some elements of the output alone."""
+        """Only these elements of the output."""
         return _product(input, self.weight[rows], None if self.bias is None else self.bias[rows])
 
 
@@ -29,12 +32,12 @@ def _product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _traced() -> bool:
-    """For gradients, by the compiler or in mixed precision, which all know torch's own product alone."""
+    """Whether gradients, the compiler or mixed precision are on; these only work with torch's own product."""
     return torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
 
 
 def _kinds() -> frozenset[torch.dtype]:
-    """What oneDNN is to multiply. The calls are torch's own compiler's, no promise: another version may lack them."""
+    """The dtypes that oneDNN multiplies. These calls are internal to torch, and another version may lack them."""
     ops = torch.ops.mkldnn
     if not torch._C._has_mkldnn or not hasattr(ops, "_linear_pointwise"):
         return frozenset()

@@ -87,8 +87,8 @@ async def test_a_score_in_a_batch_is_the_score_alone() -> None:
             alone_asked = [model.encode(read.content, [question])[0] for question in questions]
         alone = [score for [score] in model.score(alone_asked)]
         together = model.score(encoded)[-1]
-        for one, other in zip(alone, together, strict=True):
-            assert one.margin == pytest.approx(other.margin, abs=1e-3), sample
+        for single, other in zip(alone, together, strict=True):
+            assert single.margin == pytest.approx(other.margin, abs=1e-3), sample
 
 
 async def test_the_samples_travel_as_the_demo_sends_them(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The small checkpoint can be trained anew, on real pictures: a run of a few steps, stopped and resumed."""
+"""The small checkpoint can be trained again, on real pictures: a run of a few steps, stopped and resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from moderation.training import lessons, pictographs, train
 from moderation.training.train import Plan
 
 PICTURES = 64
-SMALL = {"GROUND_BATCH": 8, "BATCH": 6, "MORE_PICTURES": (2, 4), "LOOKED_AT": 6, "EARLY": 1}
+SMALL = {"GROUND_BATCH": 8, "BATCH": 6, "MORE_PICTURES": (2, 4), "CHECKED_POSTS": 6, "EARLY": 1}
 
 pytestmark = pytest.mark.skipif(
     not pictographs.FONT.exists(), reason="pictures are drawn with fonts-noto-color-emoji: training is NOT checked"
@@ -52,17 +52,17 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, mo
     for name, value in SMALL.items():
         monkeypatch.setattr(train, name, value)
     whole, parts = a_plan(tmp_path, "whole"), a_plan(tmp_path, "parts")
-    looks: list[int] = []
-    look = train._look
+    checks: list[int] = []
+    check = train._check
 
     def stop_at_the_second(*arguments: Any, **options: Any) -> None:
-        looks.append(1)
-        if len(looks) == 2:
+        checks.append(1)
+        if len(checks) == 2:
             raise Stopped
-        look(*arguments, **options)
+        check(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_look", stop_at_the_second)
+        patch.setattr(train, "_check", stop_at_the_second)
         with pytest.raises(Stopped):
             train.run(0, parts)
     train.run(0, parts)

@@ -97,7 +97,7 @@ class Gauged(Fake):
     def pictures(self) -> tuple[int, int]:
         return self._say()  # type: ignore[return-value]
 
-    def memory(self) -> DeviceMemory | None:
+    def device_memory(self) -> DeviceMemory | None:
         return self._say()  # type: ignore[return-value]
 
     def _say(self) -> object:
@@ -113,14 +113,14 @@ def test_a_gauge_that_fails_stops_nobody_and_no_counter_falls(says: object) -> N
     assert model.pictures == (3, 2)
     gauged.says = says
     assert model.pictures == (3, 2)
-    assert model.memory() is None
+    assert model.device_memory() is None
     gauged.says = DeviceMemory("cuda:0", 1, 2, 3)
-    assert model.memory() == gauged.says
+    assert model.device_memory() == gauged.says
 
 
 def test_a_model_that_tells_nothing_has_no_numbers() -> None:
     model = CheckedModel(Fake())
-    assert (model.pictures, model.memory(), model.looks_ahead) == ((0, 0), None, False)
+    assert (model.pictures, model.device_memory(), model.looks_ahead) == ((0, 0), None, False)
 
 
 @pytest.mark.parametrize(

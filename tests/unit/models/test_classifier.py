@@ -62,7 +62,9 @@ def test_a_pictures_features_are_computed_once_for_all_its_windows() -> None:
     hook = tower.register_forward_hook(lambda _module, args, _out: crops.append(len(args[0])))
     together = model.score(windows)
     hook.remove()
-    assert sum(crops) == sum(1 + one.rows * one.cols for one in windows[0].pictures), "no crop twice, none of padding"
+    assert sum(crops) == sum(1 + picture.rows * picture.cols for picture in windows[0].pictures), (
+        "no crop twice, none of padding"
+    )
     for window, row in zip(windows, together, strict=True):
         (own,) = model.score([window])
         assert max(abs(a.margin - b.margin) for a, b in zip(own, row, strict=True)) < 1e-4

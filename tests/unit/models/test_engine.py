@@ -57,9 +57,9 @@ def test_a_picture_that_was_seen_before_is_not_seen_again_and_scores_the_same() 
 
 def test_the_same_picture_in_two_posts_of_a_batch_is_seen_once() -> None:
     model = classifier.load(settings(feature_cache_bytes=0))
-    (one,), (same,) = (model.encode(a_content(text, a_picture()), questions(1)) for text in ("a", "b"))
-    assert crops_seen(model, [one, same]) == len(one.pictures[0])
-    assert crops_seen(model, [one]) == len(one.pictures[0]), "a budget of nothing keeps nothing"
+    (first,), (same,) = (model.encode(a_content(text, a_picture()), questions(1)) for text in ("a", "b"))
+    assert crops_seen(model, [first, same]) == len(first.pictures[0])
+    assert crops_seen(model, [first]) == len(first.pictures[0]), "a budget of nothing keeps nothing"
 
 
 def test_another_crop_setting_is_another_picture() -> None:
@@ -151,7 +151,7 @@ def test_warming_up_takes_the_way_of_a_post_with_a_picture() -> None:
     assert (model.engine.feature_cache.requested, model.engine.feature_cache.hits) == (1, 0)
     assert isinstance(model, Measured)
     assert model.pictures == (1, 0)
-    assert model.memory() is None  # of a CPU there is nothing to tell
+    assert model.device_memory() is None  # of a CPU there is nothing to tell
 
 
 def test_a_batch_that_nobody_asks_about() -> None:

@@ -74,7 +74,7 @@ def test_slots_stand_where_the_pictures_do(model: Phi3Vision) -> None:
     shared = window.tree.shared
     opening = tuple(model.tokenizer.trusted(f"<|user|>\n{prompts.INSTRUCTIONS}\n", begin=True))
     between = tuple(model.tokenizer.trusted("\n", begin=True))
-    sizes = [(one.rows * 4) * (one.cols * 4 + 1) + 1 + 4 * 5 for one in window.pictures]
+    sizes = [(picture.rows * 4) * (picture.cols * 4 + 1) + 1 + 4 * 5 for picture in window.pictures]
     expected = opening + (-1,) * sizes[0] + between + (-2,) * sizes[1]
     assert shared[: len(expected)] == expected
     assert shared[len(expected)] == 1

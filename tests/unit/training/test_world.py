@@ -50,11 +50,11 @@ def test_the_world_is_as_large_as_promised() -> None:
 def test_training_sees_no_held_out_pair_and_no_held_out_group_as_policy(course: Course) -> None:
     random, shelf = Random(1), a_shelf()
     for _ in range(300):
-        one = lessons.lesson(random, shelf, course)
-        in_text = {name for name in one.truth.mentioned | one.truth.denied if name in BY_NAME}
-        around = [BY_NAME[name] for name in one.truth.shown | in_text]
+        lesson = lessons.lesson(random, shelf, course)
+        in_text = {name for name in lesson.truth.mentioned | lesson.truth.denied if name in BY_NAME}
+        around = [BY_NAME[name] for name in lesson.truth.shown | in_text]
         assert not [pair for pair in combinations(around, 2) if world.held_out(*pair)]
-        for policy, rule in zip(one.policies, one.rules, strict=True):
+        for policy, rule in zip(lesson.policies, lesson.rules, strict=True):
             # "a card" may be spoken of, "fruit" may not
             assert not set(HELD_OUT_GROUPS) & set(policy.prose.lower().replace(":", " ").split())
             # nor is a made-up word another one for it
@@ -144,34 +144,38 @@ def test_the_answers_are_single_tokens_and_case_does_not_matter(folder: Path) ->
     assert tokenizer.added.isdisjoint(tokenizer.untrusted("<|end|></s><s><|user|><|image_1|>"))
 
 
-def test_a_lesson_has_the_answers_of_the_tree(folder: Path) -> None:
+def test_training_computes_the_scores_of_the_service(folder: Path) -> None:
     """Training's attention over padded posts is the service's, and so are its crops."""
-    teacher, shelf, random = Student(folder, 1), a_shelf(), Random(11)
+    learner, shelf, random = Student(folder, 1), a_shelf(), Random(11)
     made = [lessons.lesson(random, shelf) for _ in range(4)]
-    trees = [teacher.read(shelf, one) for one in made]
+    trees = [learner.read(shelf, lesson) for lesson in made]
     with torch.inference_mode():
-        features, _ = teacher.embed_images(shelf, [picture for one in made for picture in one.pictures])
-        ours, _ = teacher.answer(trees, features)
-        packed = tree.pack(trees, teacher.network.device)
-        hidden = teacher.network(packed, features, [SHORT] * len(trees))
-        theirs = teacher.network.logits(hidden[packed.scored])
+        features, _ = learner.embed_images(shelf, [picture for lesson in made for picture in lesson.pictures])
+        ours, _ = learner.answer(trees, features)
+        packed = tree.pack(trees, learner.network.device)
+        hidden = learner.network(packed, features, [SHORT] * len(trees))
+        theirs = learner.network.logits(hidden[packed.scored])
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_the_student_learns(folder: Path) -> None:
     """Gradients reach every parameter that is asked for an answer about a picture, the tower's among them."""
-    teacher, shelf, random = Student(folder, 1), a_shelf(), Random(13)
+    learner, shelf, random = Student(folder, 1), a_shelf(), Random(13)
     made = [lessons.lesson(random, shelf) for _ in range(6)]
-    features, labels = teacher.embed_images(
-        shelf, [picture for one in made for picture in one.pictures], light=True, patched=True
+    features, labels = learner.embed_images(
+        shelf, [picture for lesson in made for picture in lesson.pictures], light=True, patched=True
     )
-    trees = [teacher.read(shelf, one) for one in made]
-    places, facts = teacher.facts(made, trees)
-    logits, clues = teacher.answer(trees, features, places)
+    trees = [learner.read(shelf, lesson) for lesson in made]
+    places, facts = learner.facts(made, trees)
+    logits, clues = learner.answer(trees, features, places)
     assert clues.shape == facts.shape
-    loss = logits.logsumexp(-1).sum() + clues.sum() + teacher.grounding(features, labels)
+    loss = logits.logsumexp(-1).sum() + clues.sum() + learner.grounding(features, labels)
     loss.backward()  # type: ignore[no-untyped-call]
-    without = [name for name, one in teacher.named_parameters() if one.grad is None or not one.grad.isfinite().all()]
+    without = [
+        name
+        for name, parameter in learner.named_parameters()
+        if parameter.grad is None or not parameter.grad.isfinite().all()
+    ]
     assert without == []
 
 
@@ -199,9 +203,9 @@ def test_patches_leave_what_stands_in_a_picture() -> None:
     labels[:2, 0] = lessons.NOTHING  # the first place of two of them
     pixels = torch.arange(4.0)[:, None, None, None].expand(4, 3, 112, 112)
     torch.manual_seed(3)
-    seen = [student._patched(pixels, labels, [(one, one + 1) for one in range(4)]) for _ in range(40)]
-    first = torch.stack([one[:, 0, 0, 0] for one in seen])
-    last = torch.stack([one[:, 0, -1, -1] for one in seen])
+    seen = [student._patched(pixels, labels, [(place, place + 1) for place in range(4)]) for _ in range(40)]
+    first = torch.stack([batch[:, 0, 0, 0] for batch in seen])
+    last = torch.stack([batch[:, 0, -1, -1] for batch in seen])
     assert ((first - last).abs() > 0.2).any(0).tolist() == [True, True, False, False]
     assert ((last - torch.arange(4.0)).abs() <= 0.75).all()  # another picture shines through, by a quarter at most
 
