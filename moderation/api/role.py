@@ -17,7 +17,7 @@ import structlog
 import moderation
 from moderation import lifecycle
 from moderation.api.auth import Authenticator
-from moderation.api.grpc import certificates, reflection
+from moderation.api.grpc import certificates, reflection, responses
 from moderation.api.grpc.admission import Admission, Unknown
 from moderation.api.grpc.checks import Checks
 from moderation.api.grpc.connections import Connections, room
@@ -66,7 +66,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, liveness: Liveness) ->
         await authenticator.keys.load()
     async with AsyncExitStack() as stack:
         writer = await stack.enter_async_context(post_producer.open_posts(settings.kafka, topics))
-        view = await stack.enter_async_context(open_view(settings, topics))
+        view = await stack.enter_async_context(open_view(settings, topics, responses.found_result))
         liveness.started = True
         connections = Connections(settings.api, guarded=not settings.auth.open)
         admission = Admission(

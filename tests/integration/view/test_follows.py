@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from moderation.api.grpc.responses import found_result
 from moderation.errors import DeliveryError
 from moderation.kafka import clients as connections
 from moderation.types import Outcome
@@ -50,7 +51,7 @@ def stored(request: pytest.FixtureRequest, topic: Topic) -> Topic:
 async def following(topic: Topic) -> AsyncIterator[asyncio.Task[None]]:
     """The task of a view that has caught up. It ends with the error that it is tested for."""
     topics = await connections.check_topics(topic.settings.kafka, [topic.name])
-    async with open_view(topic.settings, topics) as view:
+    async with open_view(topic.settings, topics, found_result) as view:
         task = asyncio.create_task(view.follow())
         await asyncio.wait_for(view.caught_up.wait(), 30)
         yield task

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from moderation import wire
+from moderation.api.grpc.responses import found_result
 from moderation.errors import ConfigError, DeliveryError
 from moderation.kafka import clients as connections
 from moderation.settings import ApiSettings, KafkaSettings, Settings
@@ -72,7 +73,7 @@ class Topic:
         topics = await connections.check_topics(self.settings.kafka, [self.name])
         if cluster_id:
             topics = connections.Topics(cluster_id, topics.partitions, topics.max_message_bytes)
-        async with open_view(self.settings, topics) as view:
+        async with open_view(self.settings, topics, found_result) as view:
             following = asyncio.create_task(view.follow())
             caught_up = asyncio.create_task(view.caught_up.wait())
             await asyncio.wait((following, caught_up), timeout=30, return_when=asyncio.FIRST_COMPLETED)
@@ -394,12 +395,13 @@ async def test_a_view_that_is_killed_goes_on_where_its_file_is(topic: Topic) -> 
     program = (
         "import asyncio, sys\n"
         "from moderation import settings\n"
+        "from moderation.api.grpc.responses import found_result\n"
         "from moderation.kafka import clients\n"
         "from moderation.view.view import open_view\n"
         "async def main():\n"
         "    some = settings.load()\n"
         "    topics = await clients.check_topics(some.kafka, [some.kafka.verdicts_topic])\n"
-        "    async with open_view(some, topics) as view: await view.follow()\n"
+        "    async with open_view(some, topics, found_result) as view: await view.follow()\n"
         "asyncio.run(main())"
     )
     environment = {
