@@ -23,7 +23,8 @@ from moderation.api.grpc.checks import Checks
 from moderation.api.grpc.connections import Connections, room
 from moderation.api.grpc.service import Service
 from moderation.errors import ConfigError
-from moderation.kafka import clients, post_producer
+from moderation.kafka import post_producer
+from moderation.kafka.topics import check_topics
 from moderation.observability import probes
 from moderation.observability.probes import Liveness
 from moderation.policies import PolicySet
@@ -58,7 +59,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, liveness: Liveness) ->
         )
     else:
         log.warning("policies_missing", folder=str(settings.policies), meaning="ListPolicies is refused")
-    topics = await lifecycle.unless_stopped(stop, clients.check_topics(settings.kafka, names))
+    topics = await lifecycle.unless_stopped(stop, check_topics(settings.kafka, names))
     if topics is None:
         return
     authenticator = Authenticator(settings.auth, settings.api.calls_per_second)

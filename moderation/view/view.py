@@ -19,6 +19,7 @@ from moderation.errors import ConfigError, DeliveryError
 from moderation.kafka import clients
 from moderation.kafka.consumer import Consumer, UnreadableError
 from moderation.kafka.records import Record
+from moderation.kafka.topics import Topics
 from moderation.observability import metrics
 from moderation.settings import Settings
 from moderation.view import stores
@@ -43,9 +44,7 @@ log = structlog.get_logger()
 class View:
     """Answers lookups while `follow` runs, from `caught_up` on. Made by `open_view`."""
 
-    def __init__(
-        self, settings: Settings, store: Store, consumer: Consumer, topics: clients.Topics, encode: Encode
-    ) -> None:
+    def __init__(self, settings: Settings, store: Store, consumer: Consumer, topics: Topics, encode: Encode) -> None:
         self.caught_up = asyncio.Event()  # set once all that was on the topic at the start is folded in
         self.store = store
         self.lag = ViewLag()
@@ -363,7 +362,7 @@ class View:
 
 
 @asynccontextmanager
-async def open_view(settings: Settings, topics: clients.Topics, encode: Encode) -> AsyncIterator[View]:
+async def open_view(settings: Settings, topics: Topics, encode: Encode) -> AsyncIterator[View]:
     """A view that has connected and does not follow yet. `encode` makes the parts of answers that it keeps ready."""
     async with AsyncExitStack() as stack:
         consumer = clients.consumer(settings.kafka)

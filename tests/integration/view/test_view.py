@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from moderation import wire
 from moderation.api.grpc.responses import found_result
 from moderation.errors import ConfigError, DeliveryError
-from moderation.kafka import clients as connections
+from moderation.kafka.topics import Topics, check_topics
 from moderation.settings import ApiSettings, KafkaSettings, Settings
 from moderation.types import Outcome, Source
 from moderation.v1.verdict_pb2 import Verdict
@@ -70,9 +70,9 @@ class Topic:
     @asynccontextmanager
     async def view(self, *, cluster_id: str = "") -> AsyncIterator[View]:
         """Caught up, and following until the end of the block."""
-        topics = await connections.check_topics(self.settings.kafka, [self.name])
+        topics = await check_topics(self.settings.kafka, [self.name])
         if cluster_id:
-            topics = connections.Topics(cluster_id, topics.partitions, topics.max_message_bytes)
+            topics = Topics(cluster_id, topics.partitions, topics.max_message_bytes)
         async with open_view(self.settings, topics, found_result) as view:
             following = asyncio.create_task(view.follow())
             caught_up = asyncio.create_task(view.caught_up.wait())
@@ -396,11 +396,11 @@ async def test_a_view_that_is_killed_goes_on_where_its_file_is(topic: Topic) -> 
         "import asyncio, sys\n"
         "from moderation import settings\n"
         "from moderation.api.grpc.responses import found_result\n"
-        "from moderation.kafka import clients\n"
+        "from moderation.kafka.topics import check_topics\n"
         "from moderation.view.view import open_view\n"
         "async def main():\n"
         "    some = settings.load()\n"
-        "    topics = await clients.check_topics(some.kafka, [some.kafka.verdicts_topic])\n"
+        "    topics = await check_topics(some.kafka, [some.kafka.verdicts_topic])\n"
         "    async with open_view(some, topics, found_result) as view: await view.follow()\n"
         "asyncio.run(main())"
     )
