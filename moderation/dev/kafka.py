@@ -28,6 +28,7 @@ from moderation.dev.jars import fetch_jars, find_java
 from moderation.dev.node import Node, pick_ports, properties
 from moderation.errors import ConfigError
 from moderation.kafka import clients as connections
+from moderation.kafka.topics import check_topics
 from moderation.settings import KafkaSettings
 
 log = structlog.get_logger()
@@ -361,7 +362,7 @@ async def create_missing_topics(settings: KafkaSettings, *, partitions: int, rep
     await connections.connected(
         lambda: create_service_topics(settings, partitions=partitions, replication=replication), settings
     )
-    await connections.check_topics(settings, names)
+    await check_topics(settings, names)
 
 
 @contextlib.asynccontextmanager

@@ -51,7 +51,6 @@ ROOMS = {
 # Edges that run back up, as the modules lay before the rooms. Each goes with the cut that removes it.
 UPWARDS = {
     "models.shared": "models models.phi3",
-    "view": "api.grpc",
     "api": "api.grpc",
     "demo": "cli training",
 }
