@@ -24,8 +24,8 @@ from moderation.inference.encode_pool import Encoders
 from moderation.inference.failed_posts import FailedPosts
 from moderation.inference.post_queue import Job, PostQueue, Window, middle
 from moderation.inference.self_check import PROBES, SelfCheck
-from moderation.models import Classifier
 from moderation.models.checked import CheckedModel, Failure, Item, Scores
+from moderation.models.contract import Classifier
 from moderation.observability import metrics, phases, traces
 from moderation.observability.logs import frames
 from moderation.observability.phases import Phase

@@ -15,7 +15,7 @@ from moderation.errors import ConfigError, DeviceError, ModerationError, PostErr
 from moderation.inference import encode_pool
 from moderation.inference.batcher import Answers, Batcher, Step
 from moderation.inference.self_check import PROBES
-from moderation.models import Encoded
+from moderation.models.contract import Encoded
 from moderation.models.fake import Fake, FakeEncoded
 from moderation.settings import WorkerSettings
 from moderation.types import Arrival, Content, Question, Reason, Score
