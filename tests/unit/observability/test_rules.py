@@ -118,7 +118,7 @@ def bounds(bucket: str) -> set[str]:
     (spread,) = [
         one for one in REGISTRY._collector_to_names if isinstance(one, FastHistogram) and f"{one.name}_bucket" == bucket
     ]
-    spread.row(*["x"] * len(spread.labels))
+    spread.series(*["x"] * len(spread.labels))
     return {sample.labels["le"] for family in spread.collect() for sample in family.samples if "le" in sample.labels}
 
 
