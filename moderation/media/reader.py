@@ -78,8 +78,8 @@ class Media:
                 content = await self._on_thread(partial(self._decode_all, post, files), Reason.IMAGE_CORRUPT)
                 decoded = time.perf_counter()
                 del files
-            traces.phase(traces.FETCH, started, fetched)
-            traces.phase(traces.DECODE, begun, decoded)
+            traces.phase(Phase.FETCH, started, fetched)
+            traces.phase(Phase.DECODE, begun, decoded)
             yield Read(content, fetched - started, decoded - begun)
 
     async def _on_thread(self, work: Callable[[], T], reason: Reason) -> T:

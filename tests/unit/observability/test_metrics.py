@@ -72,25 +72,25 @@ def test_a_published_verdict_is_counted_once_in_each_family() -> None:
             a_finding("t-guns", outcome=Outcome.REVIEW, reason=Reason.NO_ANSWER),
             a_finding("t-new", counts=False),
         ),
-        timings=Timings(queue=3.0, encode=0.02, wait=0.03, model=0.2),
+        timings=Timings(queue=3.0, encode=0.02, batch_wait=0.03, model=0.2),
     )
-    before = {origin: value("moderation_phase_seconds_count", origin=origin) for origin in ("queue", "decode", "model")}
+    before = {phase: value("moderation_phase_seconds_count", phase=phase) for phase in ("queue", "decode", "model")}
     metrics.answered(verdict, 0.004)
     assert value("moderation_verdicts_total", outcome="remove", status="degraded", model=model) == 1
     assert value("moderation_findings_total", policy="t-spam", outcome="remove", mode="live") == 1
     assert value("moderation_findings_total", policy="t-new", outcome="allow", mode="shadow") == 1
     assert value("moderation_findings_undetermined_total", policy="t-guns", reason="NO_ANSWER") == 1
-    after = {origin: value("moderation_phase_seconds_count", origin=origin) for origin in before}
+    after = {phase: value("moderation_phase_seconds_count", phase=phase) for phase in before}
     assert after == {"queue": before["queue"] + 1, "decode": before["decode"], "model": before["model"] + 1}
 
 
 def test_what_nobody_judged_has_spent_nothing_in_the_model() -> None:
     letters = value("moderation_dead_letters_total", reason="IMAGE_CORRUPT")
-    judged = value("moderation_phase_seconds_count", origin="model")
+    judged = value("moderation_phase_seconds_count", phase="model")
     cached = value("moderation_verdict_origins_total", origin="cache")
     verdict = a_verdict(status=Status.UNDETERMINED, origin=Origin.NONE, reason=Reason.IMAGE_CORRUPT)
     metrics.answered(verdict, 0.004)
     metrics.answered(a_verdict(origin=Origin.CACHE), 0.004)
     assert value("moderation_dead_letters_total", reason="IMAGE_CORRUPT") == letters + 1
     assert value("moderation_verdict_origins_total", origin="cache") == cached + 1
-    assert value("moderation_phase_seconds_count", origin="model") == judged
+    assert value("moderation_phase_seconds_count", phase="model") == judged
