@@ -23,10 +23,11 @@ from rich.table import Table
 from rich.text import Text
 
 from moderation.errors import ConfigError
+from moderation.observability import phases
+from moderation.types import Origin
 
 FETCH_S = 3.0
 MOST_BYTES = 32 << 20
-PHASES = ("queue", "fetch", "decode", "encode", "batch_wait", "model", "commit")
 
 Labels = tuple[tuple[str, str], ...]
 Key = tuple[str, Labels]
@@ -243,9 +244,9 @@ def _keeping_up(frame: Frame) -> Table:
 
 
 def _phases(frame: Frame) -> Table:
-    table = _table("", "phase", *PHASES)
+    table = _table("", "phase", *phases.MEASURED)
     for name, share in (("p50", 0.5), ("p95", 0.95)):
-        cells = [_seconds(frame.quantile(share, "moderation_phase_seconds", origin=origin)) for origin in PHASES]
+        cells = [_seconds(frame.quantile(share, "moderation_phase_seconds", phase=phase)) for phase in phases.MEASURED]
         table.add_row(name, *cells)
     return table
 
@@ -255,7 +256,7 @@ def _outcomes(frame: Frame) -> Table:
     table = _table("verdicts", "", "allow", "review", "remove", "final", "degraded", "undetermined", "from cache")
     told = [{"outcome": each} for each in ("allow", "review", "remove")]
     told += [{"status": each} for each in ("final", "degraded", "undetermined")]
-    cached = {"origin": "cache"}
+    cached = {"origin": Origin.CACHE.name.lower()}
     rates = [_rate(frame.rate(name, **each)) for each in told]
     table.add_row("per second", *rates, _rate(frame.rate("moderation_verdict_origins_total", **cached)))
     counts = [_count(frame.total(name, **each)) for each in told]

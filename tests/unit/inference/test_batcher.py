@@ -105,7 +105,7 @@ async def test_a_batch_is_what_queued_while_the_device_was_busy_oldest_first() -
         answers = await asyncio.gather(*tasks)
     assert model.steps == [["first"], ["a", "b violates:spam", "c"]]
     assert [answer.windows[0][0].probability > 0.5 for answer in answers] == [False, False, True, False]
-    assert all(answer.encode >= 0 and answer.wait >= 0 and answer.model > 0 for answer in answers)
+    assert all(answer.encode >= 0 and answer.batch_wait >= 0 and answer.model > 0 for answer in answers)
 
 
 async def test_an_idle_device_waits_for_nobody() -> None:

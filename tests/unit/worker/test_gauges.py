@@ -161,7 +161,7 @@ async def test_device_memory_is_asked_for_when_prometheus_asks() -> None:
         held = 3
         pictures = (10, 4)
 
-        def cache(self) -> DeviceMemory:
+        def memory(self) -> DeviceMemory:
             return DeviceMemory("cuda:0", 2, self.held, 8)
 
     def told(name: str) -> float | None:
