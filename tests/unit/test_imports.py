@@ -20,7 +20,7 @@ PACKAGE = Path(moderation.__file__).parent
 BASE = "types errors settings observability"
 ROOMS = {
     "__main__": "cli",
-    "cli": "api.role bench client demo dev inference lifecycle media models models.phi3 moderator policies wire worker",
+    "cli": "api.role bench client demo dev inference lifecycle media models moderator policies wire worker",
     "bench": "api.grpc dev kafka models models.phi3 models.shared policies wire",
     "demo": "client dev kafka lifecycle policies wire",
     "training": "dev models.phi3 models.shared policies",
