@@ -160,7 +160,7 @@ async def _classify(some: Settings, folder: Path, post: Post) -> Verdict:
     async with Batcher(classifier, some.worker) as batcher:
         moderator = Moderator(policy_set, Media(some.media), batcher, classifier.info)
         try:
-            return wire.verdict(await moderator.moderate(post))
+            return wire.verdict_message(await moderator.moderate(post))
         except PostError as error:
             raise ConfigError(f"{error.reason}: {error}") from None
 

@@ -14,7 +14,7 @@ from moderation.view.recent import ENTRY_BYTES, Recent
 from moderation.view.stores import Entry, Kind
 from tests.support.builders import a_finding, a_verdict
 
-MESSAGE = wire.verdict(a_verdict("a", findings=(a_finding(), a_finding("other"))))
+MESSAGE = wire.verdict_message(a_verdict("a", findings=(a_finding(), a_finding("other"))))
 BYTES = MESSAGE.SerializeToString()
 
 
