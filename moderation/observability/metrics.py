@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, disable_created_metrics
 
+from moderation.observability import phases
 from moderation.observability.fast_metrics import FastCounter, FastHistogram
 from moderation.types import Finding, Origin, Reason, Verdict
 
@@ -126,8 +127,8 @@ WATCHES = Gauge("moderation_api_watches", "Watches that are open")
 PENDING = Gauge("moderation_api_pending_posts", "Posts put on the topic by this API that have no verdict yet")
 KEYS_AGE = Gauge("moderation_jwt_keys_age_seconds", "Since the keys of bearer tokens were last read; 0: there are none")
 
-_QUEUE, _FETCH, _DECODE, _ENCODE, _WAIT, _MODEL, _COMMIT = (
-    PHASES.series(phase) for phase in ("queue", "fetch", "decode", "encode", "batch_wait", "model", "commit")
+_QUEUE, _FETCH, _DECODE, _ENCODE, _BATCH_WAIT, _MODEL, _COMMIT = (
+    PHASES.series(phase.value) for phase in phases.MEASURED
 )
 _MODES = {True: "live", False: "shadow"}
 
@@ -142,7 +143,7 @@ def answered(verdict: Verdict, commit: float) -> None:
         _DECODE.add(spent.decode)
     if verdict.origin is Origin.MODEL:
         _ENCODE.add(spent.encode)
-        _WAIT.add(spent.wait)
+        _BATCH_WAIT.add(spent.batch_wait)
         _MODEL.add(spent.model)
     VERDICTS.counts[verdict.outcome, verdict.status, verdict.model.name] += 1
     ANSWERS.counts[(verdict.origin,)] += 1

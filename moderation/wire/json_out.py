@@ -45,7 +45,7 @@ def dumps(verdict: Verdict, trace_id: str) -> bytes:
             "fetch": _double(timings.fetch),
             "decode": _double(timings.decode),
             "encode": _double(timings.encode),
-            "batchWait": _double(timings.wait),
+            "batchWait": _double(timings.batch_wait),
             "model": _double(timings.model),
         },
         "traceId": trace_id,

@@ -66,7 +66,7 @@ def verdict_message(verdict: Verdict, trace_id: str = "") -> verdict_pb2.Verdict
             fetch=timings.fetch,
             decode=timings.decode,
             encode=timings.encode,
-            batch_wait=timings.wait,
+            batch_wait=timings.batch_wait,
             model=timings.model,
         ),
         trace_id=trace_id,

@@ -73,7 +73,7 @@ def test_a_published_verdict_is_counted_once_in_each_family() -> None:
             a_finding("t-guns", outcome=Outcome.REVIEW, reason=Reason.NO_ANSWER),
             a_finding("t-new", counts=False),
         ),
-        timings=Timings(queue=3.0, encode=0.02, wait=0.03, model=0.2),
+        timings=Timings(queue=3.0, encode=0.02, batch_wait=0.03, model=0.2),
     )
     before = {phase: value("moderation_phase_seconds_count", phase=phase) for phase in ("queue", "decode", "model")}
     metrics.answered(verdict, 0.004)
