@@ -15,7 +15,8 @@ from uuid import uuid4
 import pytest
 
 from moderation.dev.jars import KafkaUnavailable, fetch_jars, find_java
-from moderation.dev.kafka import LocalKafka, create_topics
+from moderation.dev.kafka import LocalKafka
+from moderation.dev.topics import create_topics
 
 T = TypeVar("T")
 

@@ -40,7 +40,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
 from moderation.bench import quiet
-from moderation.dev.kafka import LocalKafka, create_topics
+from moderation.dev.kafka import LocalKafka
+from moderation.dev.topics import create_topics
 from moderation.models.fake import Fake
 from moderation.policies import PolicySet
 from moderation.types import Content

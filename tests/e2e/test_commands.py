@@ -152,7 +152,7 @@ def test_nothing_of_the_demo_outlives_it(tmp_path: Path, number: signal.Signals)
         assert demo.stdout
         assert any("stays up until Ctrl-C" in line for line in demo.stdout), "it ended before it was up"
         processes = marked(mark["DEMO_MARK"])
-        assert len(processes) >= 7  # the demo; a broker, a worker and an API, each with its leash
+        assert len(processes) >= 7  # the demo; a broker, a worker and an API, each with its supervisor
         demo.send_signal(number)
         demo.stdout.read()
         code = demo.wait(60)

@@ -53,7 +53,7 @@ UPWARDS = {
     "models.shared": "models models.phi3",
     "view": "api.grpc",
     "api": "api.grpc",
-    "demo": "cli training",
+    "demo": "training",
 }
 # Only these import them.
 LIBRARIES = {
