@@ -10,7 +10,7 @@ ENGINE ?= docker
 BASE   ?= python:3.13-slim-bookworm
 TAG    ?= dev
 SOURCE ?= unknown
-IMAGE   = $(ENGINE) build $(IMAGE_OPTIONS) --file deploy/Dockerfile --build-arg BASE=$(BASE) --build-arg SOURCE=$(SOURCE) \
+IMAGE   = $(ENGINE) build $(IMAGE_OPTIONS) --file deploy/image/Dockerfile --build-arg BASE=$(BASE) --build-arg SOURCE=$(SOURCE) \
   --build-arg VERSION=$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' moderation/__init__.py) \
   --build-arg REVISION=$(shell git rev-parse HEAD)
 
@@ -48,6 +48,7 @@ lint: $(VENV)/dev.ok
 	$(BIN)/buf lint protos
 	$(BIN)/buf breaking protos --against protos/baseline.binpb
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python deploy/reference.py --check
 	$(BIN)/moderation policies check policies
 
 format: $(VENV)/dev.ok

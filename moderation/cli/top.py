@@ -27,10 +27,11 @@ from rich.text import Text
 
 from moderation import settings
 from moderation.errors import ConfigError
+from moderation.observability import phases
+from moderation.types import Origin
 
 FETCH_S = 3.0
 MAX_BYTES = 32 << 20
-PHASES = ("queue", "fetch", "decode", "encode", "batch_wait", "model", "commit")
 OUTCOMES = ("allow", "review", "remove")
 
 Labels = tuple[tuple[str, str], ...]
@@ -261,9 +262,9 @@ def _keeping_up(frame: Frame) -> Table:
 
 
 def _phases(frame: Frame) -> Table:
-    table = _table("", "phase", *PHASES)
+    table = _table("", "phase", *phases.MEASURED)
     for name, share in (("p50", 0.5), ("p95", 0.95)):
-        cells = [_seconds(frame.quantile(share, "moderation_phase_seconds", phase=phase)) for phase in PHASES]
+        cells = [_seconds(frame.quantile(share, "moderation_phase_seconds", phase=phase)) for phase in phases.MEASURED]
         table.add_row(name, *cells)
     return table
 
@@ -273,7 +274,7 @@ def _outcomes(frame: Frame) -> Table:
     table = _table("verdicts", "", "allow", "review", "remove", "final", "degraded", "undetermined", "from cache")
     columns = [{"outcome": outcome} for outcome in OUTCOMES]
     columns += [{"status": status} for status in ("final", "degraded", "undetermined")]
-    cached = {"origin": "cache"}
+    cached = {"origin": Origin.CACHE.name.lower()}
     rates = [_rate(frame.rate(name, **labels)) for labels in columns]
     table.add_row("per second", *rates, _rate(frame.rate("moderation_verdict_origins_total", **cached)))
     counts = [_count(frame.total(name, **labels)) for labels in columns]

@@ -131,7 +131,7 @@ class LocalKafka:
         finally:
             for waiter in exits:
                 waiter.cancel()
-        self._check()
+        self.check()
 
     def kill(self, node: int) -> None:
         """Sends SIGKILL to the broker with this id (ids start at 1), as when its machine is lost."""
@@ -143,7 +143,7 @@ class LocalKafka:
         self._run(revived, "kafka.Kafka", "server.properties")
         async with asyncio.timeout(START_S):
             while not await _listens(revived):
-                self._check()
+                self.check()
                 await asyncio.sleep(0.05)
 
     async def create_topics(self, *names: str, partitions: int = 1, configs: Mapping[str, str] | None = None) -> None:
@@ -243,10 +243,10 @@ class LocalKafka:
         """Waits until the metadata has all nodes and both kinds of coordinator respond: an open port is not enough."""
         for node in self._nodes:
             while not await _listens(node):
-                self._check()
+                self.check()
                 await asyncio.sleep(0.05)
         while True:
-            self._check()
+            self.check()
             with contextlib.suppress(KafkaError):  # until the broker is ready; the caller has a deadline
                 async with topics.admin_client(self.bootstrap) as admin:
                     brokers = (await admin.describe_cluster())["brokers"]
@@ -256,7 +256,8 @@ class LocalKafka:
                     return
             await asyncio.sleep(0.05)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises ConfigError, with the end of its log, when a broker that should run has ended."""
         for node in self._nodes:
             process = self._processes.get(node.id)
             if process and process.poll() is not None:

@@ -11,6 +11,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from moderation.errors import ConfigError
 from moderation.kafka import clients
+from moderation.kafka.topics import check_topics
 from moderation.settings import KafkaSettings
 
 READY_S = 90.0
@@ -76,4 +77,4 @@ async def create_missing_topics(settings: KafkaSettings, *, partitions: int, rep
     await clients.connected(
         lambda: create_service_topics(settings, partitions=partitions, replication=replication), settings
     )
-    await clients.check_topics(settings, names)
+    await check_topics(settings, names)

@@ -24,7 +24,7 @@ from moderation.dev.kafka import LocalKafka, broker, run_until_stopped
 from moderation.dev.node import Node, pick_ports
 from moderation.dev.topics import create_missing_topics
 from moderation.errors import ConfigError
-from moderation.kafka.clients import check_topics
+from moderation.kafka.topics import check_topics
 from moderation.settings import KafkaSettings
 from tests.conftest import make_topics
 
@@ -327,5 +327,5 @@ async def test_a_verdicts_topic_that_deletes_records_is_warned_about(
     await make_topics(kafka, settings.verdicts_topic, cleanup_policy=policy)
     with structlog.testing.capture_logs() as logs:
         await check_topics(settings, [settings.posts_topic, settings.verdicts_topic])
-    warnings = [event for event in logs if event["event"] == "verdicts_topic_is_not_kept"]
+    warnings = [event for event in logs if event["event"] == "verdicts_topic_not_compacted"]
     assert [event["cleanup_policy"] for event in warnings] == ([policy] if warns else [])

@@ -63,7 +63,7 @@ def test_values_add_up_over_endpoints_and_rates_over_time() -> None:
 
 def test_quantiles_and_means_are_taken_between_the_readings() -> None:
     registry = CollectorRegistry()
-    row = FastHistogram("moderation_s", "x", (1, 2, 4), registry=registry).row()
+    row = FastHistogram("moderation_s", "x", (1, 2, 4), registry=registry).series()
     row.add(100.0)
     before = a_reading(generate_latest(registry).decode(), 0.0)
     for value in (0.5, 1.5, 1.5, 3.0):
