@@ -17,7 +17,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError
 
 from moderation.dev.jars import KafkaUnavailable, fetch_jars, find_java
-from moderation.dev.kafka import LocalKafka, create_topics
+from moderation.dev.kafka import LocalKafka
+from moderation.dev.topics import create_topics
 from moderation.errors import ConfigError
 
 T = TypeVar("T")

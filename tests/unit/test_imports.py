@@ -53,7 +53,7 @@ ROOMS = {
 # Edges that run back up, as the modules lay before the rooms. Each goes with the cut that removes it.
 UPWARDS = {
     "api": "api.grpc",
-    "demo": "cli training",
+    "demo": "training",
 }
 # Only these import them.
 LIBRARIES = {
