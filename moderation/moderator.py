@@ -94,7 +94,7 @@ class Moderator:
             severity=decision.severity,
             findings=findings,
             decided_at_ms=_now_ms(),
-            timings=Timings(encode=answers.encode, wait=answers.wait, model=answers.model),
+            timings=Timings(encode=answers.encode, batch_wait=answers.batch_wait, model=answers.model),
         )
 
     def undetermined(self, post_id: str, reason: Reason, source: Source | None, tenant: str = "") -> Verdict:

@@ -28,6 +28,7 @@ from moderation.dev.jars import fetch_jars, find_java
 from moderation.dev.node import Node, pick_ports, properties
 from moderation.errors import ConfigError
 from moderation.kafka import clients as connections
+from moderation.kafka.topics import check_topics
 from moderation.settings import KafkaSettings
 
 log = structlog.get_logger()
@@ -132,7 +133,7 @@ class LocalKafka:
         finally:
             for waiter in exits:
                 waiter.cancel()
-        self._check()
+        self.check()
 
     def kill(self, node: int) -> None:
         """SIGKILL to the broker with this id (they count from 1), as a machine would lose it."""
@@ -144,7 +145,7 @@ class LocalKafka:
         self._run(it, "kafka.Kafka", "server.properties")
         async with asyncio.timeout(START_S):
             while not await _listens(it):
-                self._check()
+                self.check()
                 await asyncio.sleep(0.05)
 
     async def create_topics(self, *names: str, partitions: int = 1, configs: Mapping[str, str] | None = None) -> None:
@@ -242,10 +243,10 @@ class LocalKafka:
         """An open port is not yet a broker: all nodes in the metadata, and both kinds of coordinator found."""
         for node in self._nodes:
             while not await _listens(node):
-                self._check()
+                self.check()
                 await asyncio.sleep(0.05)
         while True:
-            self._check()
+            self.check()
             with contextlib.suppress(KafkaError):  # what it answers until it is ready; there is a deadline outside
                 async with _admin(self.bootstrap) as admin:
                     brokers = (await admin.describe_cluster())["brokers"]
@@ -255,7 +256,8 @@ class LocalKafka:
                     return
             await asyncio.sleep(0.05)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises ConfigError, with the end of its log, when a broker that should run has ended."""
         for node in self._nodes:
             process = self._processes.get(node.id)
             if process and process.poll() is not None:
@@ -360,7 +362,7 @@ async def create_missing_topics(settings: KafkaSettings, *, partitions: int, rep
     await connections.connected(
         lambda: create_service_topics(settings, partitions=partitions, replication=replication), settings
     )
-    await connections.check_topics(settings, names)
+    await check_topics(settings, names)
 
 
 @contextlib.asynccontextmanager

@@ -272,7 +272,7 @@ def verdict(of: Verdict, trace_id: str = "") -> verdict_pb2.Verdict:
             fetch=of.timings.fetch,
             decode=of.timings.decode,
             encode=of.timings.encode,
-            batch_wait=of.timings.wait,
+            batch_wait=of.timings.batch_wait,
             model=of.timings.model,
         ),
         trace_id=trace_id,

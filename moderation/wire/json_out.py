@@ -47,7 +47,7 @@ def dumps(of: Verdict, trace_id: str) -> bytes:
             "fetch": _double(spent.fetch),
             "decode": _double(spent.decode),
             "encode": _double(spent.encode),
-            "batchWait": _double(spent.wait),
+            "batchWait": _double(spent.batch_wait),
             "model": _double(spent.model),
         },
         "traceId": trace_id,

@@ -13,9 +13,9 @@ import structlog
 from aiokafka import TopicPartition
 
 from moderation.inference.batcher import Batcher
-from moderation.models import Measured
+from moderation.models.contract import Measured
 from moderation.observability import metrics
-from moderation.observability.phases import Phase
+from moderation.observability.phases import IN_HAND, Phase
 from moderation.observability.probes import Liveness, Work
 from moderation.worker.partition import AssignedPartition
 
@@ -83,7 +83,7 @@ class WorkerGauges:
     def _look_at_posts(self) -> float | None:
         """Counts them by phase. When the oldest was taken; None: there is none."""
         phases = sum((assigned.phases for assigned in self._worker.assignments.values()), Counter[Phase]())
-        for phase in Phase:
+        for phase in IN_HAND:
             metrics.IN_PHASE.labels(phase).set(phases[phase])
         return min(
             (oldest[1].taken for assigned in self._worker.assignments.values() if (oldest := assigned.oldest)),

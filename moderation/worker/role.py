@@ -23,9 +23,10 @@ from moderation import models
 from moderation.errors import ConfigError, DeliveryError
 from moderation.inference.batcher import Batcher
 from moderation.inference.verdict_cache import VerdictCache
-from moderation.kafka import clients
+from moderation.kafka import clients, offsets
 from moderation.kafka.consumer import UnreadableError
 from moderation.kafka.records import Record
+from moderation.kafka.topics import check_topics
 from moderation.lifecycle import uncancelled, unless_stopped
 from moderation.media.reader import Media
 from moderation.moderator import Moderator
@@ -58,7 +59,7 @@ async def _run(settings: Settings, stop: asyncio.Event, liveness: Liveness) -> N
     policies = PolicySet.load(settings.policies)
     media = Media(settings.media)
     topics = settings.kafka.posts_topic, settings.kafka.verdicts_topic, settings.kafka.dead_letters
-    if not await unless_stopped(stop, clients.check_topics(settings.kafka, topics)):
+    if not await unless_stopped(stop, check_topics(settings.kafka, topics)):
         return
     log.info("model_loading", model=settings.model.name)
     classifier = await unless_stopped(stop, asyncio.to_thread(models.load, settings.model))
@@ -283,7 +284,7 @@ class Worker:
         """The first offset that is not answered, once our producer has fenced its predecessors."""
         try:
             async with asyncio.timeout(self._settings.kafka.connect_timeout_s):
-                committed = await clients.committed(self._consumer, partition)
+                committed = await offsets.committed(self._consumer, partition)
                 if committed is None:
                     return Opening((await self._consumer.beginning_offsets([partition]))[partition])
                 mark = Mark.read(committed.metadata, committed.offset)

@@ -12,7 +12,7 @@ import structlog
 from PIL.Image import Image as Picture
 
 from moderation.errors import ConfigError, PostError
-from moderation.models import DeviceMemory, Encoded
+from moderation.models.contract import DeviceMemory, Encoded
 from moderation.models.phi3 import preprocessing
 from moderation.models.phi3.network import PREPROCESSOR, Phi3Config, Phi3Network, PreprocessorConfig, read
 from moderation.models.phi3.preprocessing import Crops

@@ -329,7 +329,7 @@ def test_unreachable_brokers_end_the_process_with_a_message(without_brokers: tup
     started = time.monotonic()
     _, logged = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 45  # it would try for a minute by default
     assert f"Kafka at {address}" in logged
     assert '"event": "broker_unreachable"' in logged
     assert "library_warned" not in logged

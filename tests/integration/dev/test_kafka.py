@@ -23,7 +23,7 @@ from moderation.dev import jars
 from moderation.dev.kafka import LocalKafka, broker, create_missing_topics, run_until_stopped
 from moderation.dev.node import Node, pick_ports
 from moderation.errors import ConfigError
-from moderation.kafka.clients import check_topics
+from moderation.kafka.topics import check_topics
 from moderation.settings import KafkaSettings
 from tests.conftest import make_topics
 
@@ -326,5 +326,5 @@ async def test_a_verdicts_topic_that_forgets_is_told(
     await make_topics(kafka, settings.verdicts_topic, cleanup_policy=policy)
     with structlog.testing.capture_logs() as logs:
         await check_topics(settings, [settings.posts_topic, settings.verdicts_topic])
-    warned = [one for one in logs if one["event"] == "verdicts_topic_is_not_kept"]
+    warned = [one for one in logs if one["event"] == "verdicts_topic_not_compacted"]
     assert [one["cleanup_policy"] for one in warned] == ([policy] if told else [])

@@ -15,6 +15,7 @@ from moderation.demo import posts
 from moderation.errors import PostError
 from moderation.inference.batcher import Batcher
 from moderation.media.reader import Media
+from moderation.models.contract import Classifier, Encoded
 from moderation.models.phi3.describe import describe
 from moderation.models.shared.checkpoint import SHIPPED
 from moderation.moderator import Moderator
@@ -28,7 +29,7 @@ torch.set_num_threads(1)
 
 
 @cache
-def a_model() -> models.Classifier:
+def a_model() -> Classifier:
     return models.load(ModelSettings(name="demo", device="cpu"))
 
 
@@ -80,7 +81,7 @@ async def test_the_picture_decides_where_the_text_is_the_same_and_the_other_way_
 async def test_a_score_in_a_batch_is_the_score_alone() -> None:
     model, media = a_model(), Media(MediaSettings())
     questions = [policy.question_for_model for policy in PolicySet.load(POLICIES).policies]
-    encoded: list[models.Encoded] = []
+    encoded: list[Encoded] = []
     for sample in posts.SAMPLES:
         async with media.opened(a_post(sample.text, *sample.pictures)) as read:
             encoded += model.encode(read.content, questions)

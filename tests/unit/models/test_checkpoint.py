@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from moderation import models
 from moderation.dev.checkpoint import seeded
 from moderation.errors import ConfigError
+from moderation.models.contract import Classifier
 from moderation.models.phi3 import classifier
 from moderation.models.phi3.describe import describe
 from moderation.models.shared import checkpoint
@@ -31,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(seeded_folder(), tmp_path / "copy"))
 
 
-def load(folder: Path) -> models.Classifier:
+def load(folder: Path) -> Classifier:
     return models.load(ModelSettings(name=str(folder), device="cpu"))
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moderation.errors import ConfigError
-from moderation.models import LooksAhead, Measured
+from moderation.models.contract import LooksAhead, Measured
 from moderation.models.phi3 import classifier
 from moderation.models.phi3.classifier import Phi3Vision, Window
 from moderation.models.phi3.preprocessing import Crops

@@ -19,8 +19,8 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import Counter, Histogram, MetricWrapperBase
 
 from moderation.api.grpc.service import Service
-from moderation.cli.top import PHASES
 from moderation.observability.fast_metrics import FastCounter, FastHistogram
+from moderation.observability.phases import Phase
 from moderation.types import Origin, Outcome, Reason, Status
 from moderation.view import stores  # noqa: F401  what they declare is in the registry
 
@@ -29,7 +29,7 @@ OBSERVE = DEPLOY / "observe"
 TARGET = {"instance", "job"}  # labels that Prometheus adds
 # Values that the code writes; of other labels any will do.
 VALUES = {
-    "phase": {*PHASES},
+    "phase": {*Phase},
     "origin": {one.name.lower() for one in Origin},
     "outcome": {one.name.lower() for one in Outcome},
     "status": {one.name.lower() for one in Status},
@@ -118,7 +118,7 @@ def bounds(bucket: str) -> set[str]:
     (spread,) = [
         one for one in REGISTRY._collector_to_names if isinstance(one, FastHistogram) and f"{one.name}_bucket" == bucket
     ]
-    spread.row(*["x"] * len(spread.labels))
+    spread.series(*["x"] * len(spread.labels))
     return {sample.labels["le"] for family in spread.collect() for sample in family.samples if "le" in sample.labels}
 
 

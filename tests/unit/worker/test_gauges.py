@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 
 from moderation.inference.batcher import Batcher
 from moderation.inference.verdict_cache import VerdictCache
-from moderation.models import DeviceMemory
+from moderation.models.contract import DeviceMemory
 from moderation.models.fake import Fake
 from moderation.settings import WorkerSettings
 from moderation.worker import gauges
@@ -161,7 +161,7 @@ async def test_device_memory_is_asked_for_when_prometheus_asks() -> None:
         held = 3
         pictures = (10, 4)
 
-        def cache(self) -> DeviceMemory:
+        def memory(self) -> DeviceMemory:
             return DeviceMemory("cuda:0", 2, self.held, 8)
 
     def told(name: str) -> float | None:

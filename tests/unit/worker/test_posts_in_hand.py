@@ -80,7 +80,7 @@ class Bench:
         offsets = self.assigned._offsets
         assert offsets is not None
         isolation = self.worker._processor.isolation
-        media = len(self.media.pool) + len(self.media._room._waiting) + len(self.media._files._waiting)
+        media = len(self.media.pool) + len(self.media._decoded._waiting) + len(self.media._fetched._waiting)
         with_images = said[Phase.FETCH] + said[Phase.DECODE]
         admission = sum(not waiter.done() for waiter in self.batcher._room._waiters or ())
         return {
