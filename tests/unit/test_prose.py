@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -82,12 +82,17 @@ class Passage:
 
     place: str
     text: str
+    line: int = 0  # of the text's first line; 0: the place says it all
+
+    def where(self, start: int) -> str:
+        """The place of the character at `start`."""
+        return f"{self.place}:{self.line + self.text.count(chr(10), 0, start)}" if self.line else self.place
 
 
 def pages() -> list[Path]:
-    """Markdown files of this checkout, not those of its environment."""
-    hidden = {".venv", "node_modules"}
-    return sorted(path for path in REPO.rglob("*.md") if not hidden & {*path.relative_to(REPO).parts})
+    """Markdown files of this checkout, without its environment and caches."""
+    folders = [path for path in REPO.iterdir() if path.is_dir() and (path.name[0] != "." or path.name == ".github")]
+    return sorted([*REPO.glob("*.md"), *(page for folder in folders for page in folder.rglob("*.md"))])
 
 
 def prose_lines(page: Path) -> Iterator[tuple[int, str]]:
@@ -104,14 +109,14 @@ def markdown() -> Iterator[Passage]:
     """Without code in backticks: names of files, metrics and events are not prose."""
     for page in pages():
         for number, line in prose_lines(page):
-            yield Passage(f"{page.relative_to(REPO)}:{number}", re.sub(r"`[^`]*`", "", line))
+            yield Passage(str(page.relative_to(REPO)), re.sub(r"`[^`]*`", "", line), number)
 
 
 def proto_comments() -> Iterator[Passage]:
     for path in sorted((REPO / "protos").rglob("*.proto")):
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
             if "//" in line:
-                yield Passage(f"{path.relative_to(REPO)}:{number}", line.partition("//")[2])
+                yield Passage(str(path.relative_to(REPO)), line.partition("//")[2], number)
 
 
 def trees() -> Iterator[tuple[str, ast.Module]]:
@@ -122,7 +127,7 @@ def trees() -> Iterator[tuple[str, ast.Module]]:
 
 
 def docstrings() -> Iterator[Passage]:
-    """Of modules, and of classes and functions whose names are public."""
+    """Of modules, and of classes and functions with public names."""
     for file, tree in trees():
         for node in ast.walk(tree):
             if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -130,7 +135,7 @@ def docstrings() -> Iterator[Passage]:
             if not isinstance(node, ast.Module) and node.name.startswith("_"):
                 continue
             if text := ast.get_docstring(node):
-                yield Passage(f"{file}:{getattr(node, 'lineno', 1)}", text)
+                yield Passage(file, text, node.body[0].lineno)
 
 
 def error_texts() -> Iterator[Passage]:
@@ -139,7 +144,7 @@ def error_texts() -> Iterator[Passage]:
         for node in ast.walk(tree):
             for part in ast.walk(node) if isinstance(node, ast.Raise) else ():
                 if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                    yield Passage(f"{file}:{part.lineno}", part.value)
+                    yield Passage(file, part.value, part.lineno)
 
 
 def metric_help() -> Iterator[Passage]:
@@ -149,7 +154,7 @@ def metric_help() -> Iterator[Passage]:
             if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in kinds:
                 for part in node.args[1:2]:
                     if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                        yield Passage(f"{file}:{part.lineno}", part.value)
+                        yield Passage(file, part.value, part.lineno)
 
 
 def settings() -> Iterator[Passage]:
@@ -160,7 +165,7 @@ def settings() -> Iterator[Passage]:
 def commands() -> Iterator[Passage]:
     """Help of each command and of its options."""
 
-    def walk(command: click.Command, name: str) -> Iterator[Passage]:
+    def walk(command: Any, name: str) -> Iterator[Passage]:
         yield Passage(name, command.help or "")
         for option in command.params:
             yield Passage(f"{name} {option.name}", getattr(option, "help", None) or "")
@@ -178,10 +183,14 @@ SOURCES = {
 
 def complaints(passage: Passage) -> list[str]:
     """One line for each word that we do not use."""
-    words = [match[0].lower() for match in WORDS.finditer(passage.text)]
-    lines = [f"{passage.place}: {word!r}: write: {BANNED[word]}" for word in words]
-    if SUBJECTS.search(passage.text):
-        lines.append(f"{passage.place}: 'whatever' as a subject: name the thing")
+    lines = [
+        f"{passage.where(match.start())}: {match[0]!r}: write: {BANNED[match[0].lower()]}"
+        for match in WORDS.finditer(passage.text)
+    ]
+    lines += [
+        f"{passage.where(match.end())}: 'whatever' as a subject: name the thing"
+        for match in SUBJECTS.finditer(passage.text)
+    ]
     return lines
 
 
