@@ -62,8 +62,8 @@ class WorkerGauges:
         metrics.PARTITIONS.set(len(assignments))
         metrics.IN_FLIGHT.set(sum(map(len, assignments.values())))
         metrics.IN_FLIGHT_BYTES.set(sum(assigned.bytes for assigned in assignments.values()))
-        metrics.MEMORY_VERDICTS.set(sum(len(assigned.cache) for assigned in assignments.values()))
-        metrics.MEMORY_BYTES.set(sum(assigned.cache.bytes for assigned in assignments.values()))
+        metrics.CACHED_VERDICTS.set(sum(len(assigned.cache) for assigned in assignments.values()))
+        metrics.CACHED_BYTES.set(sum(assigned.cache.bytes for assigned in assignments.values()))
         metrics.QUEUED.set(batcher.waiting)
         metrics.QUEUE_AGE.set(batcher.waited)
         self._look_at_pictures()
@@ -131,8 +131,8 @@ class WorkerGauges:
     def _look_at_pictures(self) -> None:
         if self._model is not None:
             asked, found = self._model.pictures
-            metrics.FEATURES_ASKED.inc(asked - self._pictures[0])
-            metrics.FEATURES_FOUND.inc(found - self._pictures[1])
+            metrics.FEATURES_NEEDED.inc(asked - self._pictures[0])
+            metrics.FEATURES_REUSED.inc(found - self._pictures[1])
             self._pictures = asked, found
 
     def forget(self) -> None:
@@ -141,7 +141,7 @@ class WorkerGauges:
             self._forget(partition)
         for gauge in (metrics.PARTITIONS, metrics.IN_FLIGHT, metrics.IN_FLIGHT_BYTES, metrics.QUEUED):
             gauge.set(0)
-        for gauge in (metrics.QUEUE_AGE, metrics.MEMORY_VERDICTS, metrics.MEMORY_BYTES):
+        for gauge in (metrics.QUEUE_AGE, metrics.CACHED_VERDICTS, metrics.CACHED_BYTES):
             gauge.set(0)
         metrics.IN_PHASE.clear()
 
@@ -149,7 +149,7 @@ class WorkerGauges:
 @asynccontextmanager
 async def watched(worker: Worker, batcher: Batcher, model: object, liveness: Liveness) -> AsyncIterator[None]:
     """Looks at the worker at every beat of the pulse, if anybody wants to know."""
-    if not liveness.heard:
+    if not liveness.served:
         yield
         return
     vitals = WorkerGauges(worker, batcher, model)

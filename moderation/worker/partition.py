@@ -290,6 +290,6 @@ def _count(prefix: Sequence[tuple[int, Answer]], begun: float) -> None:
         if answer.verdict is None:
             metrics.ERASURES.inc()
         else:
-            metrics.answered(answer.verdict, now - answer.at)
+            metrics.count_verdict(answer.verdict, now - answer.at)
         if answer.span is not None:
             traces.committed(answer.span, answer.at, now)

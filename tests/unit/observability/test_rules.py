@@ -1,4 +1,4 @@
-"""What operators are shown and woken by names metrics that there are, and each alert says what to do."""
+"""Dashboard and alerts use metrics that exist, and each alert says what to do."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def generator() -> ModuleType:
 
 
 @pytest.mark.parametrize(("where", "query"), [pytest.param(*one, id=one[0]) for one in queries()])
-def test_a_query_names_what_there_is(where: str, query: str) -> None:
+def test_a_query_uses_metrics_and_labels_that_exist(where: str, query: str) -> None:
     assert problems(query) == []
 
 
@@ -169,11 +169,11 @@ def test_a_query_names_what_there_is(where: str, query: str) -> None:
         ("vector(1)", "it reads nothing"),
     ],
 )
-def test_a_query_that_is_wrong_is_found(query: str, problem: str) -> None:
+def test_a_wrong_query_is_detected(query: str, problem: str) -> None:
     assert problems(query) == [problem]
 
 
-def test_every_metric_of_ours_can_be_seen() -> None:
+def test_every_metric_is_on_the_dashboard_or_in_an_alert() -> None:
     """What nobody looks at need not be counted."""
     shown = {
         one.name
@@ -185,7 +185,7 @@ def test_every_metric_of_ours_can_be_seen() -> None:
     assert families <= seen
 
 
-def test_the_dashboard_is_what_its_source_says() -> None:
+def test_the_dashboard_is_as_its_script_writes_it() -> None:
     assert (OBSERVE / "dashboard.json").read_text() == generator().text(), "run python deploy/observe/dashboard.py"
     made = json.loads((OBSERVE / "dashboard.json").read_text())
     assert made["uid"] == "moderation"
@@ -219,7 +219,7 @@ def test_the_runbook_has_no_entry_without_an_alert() -> None:
     assert re.findall(r"^## (\w+)$", runbook(), re.MULTILINE) == [rule["alert"] for rule in alerts()]
 
 
-def test_settings_that_the_runbook_names_are_there() -> None:
+def test_settings_that_the_runbook_names_exist() -> None:
     from moderation.settings import knobs
 
     known = {variable for variable, _, _ in knobs()}
