@@ -136,9 +136,9 @@ async def test_a_callers_sampling_decision_is_kept(
     async with running(field):
         await field.produce((0, b"key", a_value(1), headers))
         (record,) = await field.read(field.topics[1], 1)
-    headers = dict(record.headers)
-    version, trace_id, parent, decided = (headers["traceparent"] or b"").decode().split("-")
-    assert (version, trace_id, decided, headers["tracestate"]) == ("00", TRACE, flags, b"vendor=1")
+    written = dict(record.headers)
+    version, trace_id, parent, decided = (written["traceparent"] or b"").decode().split("-")
+    assert (version, trace_id, decided, written["tracestate"]) == ("00", TRACE, flags, b"vendor=1")
     assert parent != "b7ad6b7169203331"
     assert json.loads(record.value)["traceId"] == TRACE
     assert {span.name for span in spans} == (

@@ -152,8 +152,8 @@ def test_a_value_that_cannot_be_written_raises_nothing() -> None:
             log.info("went_on")
         """
     )
-    told = [(event["event"], event.get("about"), event.get("error")) for event in events[:5]]
-    assert told == [
+    summary = [(event["event"], event.get("about"), event.get("error")) for event in events[:5]]
+    assert summary == [
         ("log_line_failed", "post_seen", "ValueError"),
         ("log_line_failed", "post_seen", "RecursionError"),
         ("log_line_failed", "post_seen", "Panic"),
