@@ -19,7 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_s
 import moderation
 from moderation.cli import app
 from moderation.errors import ConfigError, ModerationError, PostError
-from moderation.inference.encode_pool import Encoders
+from moderation.inference.encode_pool import EncodePool
 from moderation.models.checked import CheckedModel
 from moderation.models.fake import Fake
 from moderation.models.shared import checkpoint
@@ -59,7 +59,7 @@ class Choking(Fake):
 
 
 async def test_what_a_thread_logs_of_a_post_names_it_and_its_trace(log: Any) -> None:
-    encoders = Encoders(CheckedModel(Choking()), WorkerSettings(), lambda: None)
+    encoders = EncodePool(CheckedModel(Choking()), WorkerSettings(), lambda: None)
 
     async def judge(post_id: str) -> None:
         logs.POST.set(post_id)
