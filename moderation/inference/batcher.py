@@ -27,8 +27,8 @@ from moderation.inference.model_thread import ModelThread
 from moderation.inference.post_queue import Job, PostQueue, Window, middle
 from moderation.inference.self_check import PROBES, SelfCheck
 from moderation.inference.steps import Step, report
-from moderation.models import Classifier
 from moderation.models.checked import CheckedModel, Failure, Item, Scores
+from moderation.models.contract import Classifier
 from moderation.observability import metrics, phases, traces
 from moderation.observability.logs import frames
 from moderation.observability.phases import Phase

@@ -64,10 +64,10 @@ PHASES = FastHistogram("moderation_phase_seconds", "What a published post has sp
 
 QUEUED = Gauge("moderation_batch_queue_posts", "Posts that are encoded and wait for a step")
 QUEUE_AGE = Gauge("moderation_batch_queue_age_seconds", "How long the longest of them has waited; 0: none waits")
-STEP = FastHistogram("moderation_step_seconds", "Duration of a step of the device", LONG).row()
-BATCH_POSTS = FastHistogram("moderation_batch_posts", "Posts of a step", COUNTS).row()
-BATCH_TOKENS = FastHistogram("moderation_batch_tokens", "Tokens of a step", TOKENS).row()
-BATCH_FILL = FastHistogram("moderation_batch_fill_ratio", "Tokens of a step over the budget of one", SHARES).row()
+STEP = FastHistogram("moderation_step_seconds", "Duration of a step of the device", LONG).series()
+BATCH_POSTS = FastHistogram("moderation_batch_posts", "Posts of a step", COUNTS).series()
+BATCH_TOKENS = FastHistogram("moderation_batch_tokens", "Tokens of a step", TOKENS).series()
+BATCH_FILL = FastHistogram("moderation_batch_fill_ratio", "Tokens of a step over the budget of one", SHARES).series()
 STEPS_FAILED = Counter("moderation_steps_failed", "Steps that have scored nothing, by cause", ["cause"])
 HALVINGS = Counter("moderation_batch_halvings", "Batches that were scored again in halves, by cause", ["cause"])
 ATTEMPTS = Counter("moderation_posts_attempted_alone", "Posts that were processed alone, as they may end the process")
@@ -93,8 +93,8 @@ MEMORY_BYTES = Gauge("moderation_verdict_cache_bytes", "What they take, about")
 
 TRANSACTION = FastHistogram(
     "moderation_transaction_seconds", "From begin to commit, or from send to offset", SHORT
-).row()
-TRANSACTION_POSTS = FastHistogram("moderation_transaction_posts", "Posts answered in a transaction", COUNTS).row()
+).series()
+TRANSACTION_POSTS = FastHistogram("moderation_transaction_posts", "Posts answered in a transaction", COUNTS).series()
 PRODUCERS_REPLACED = Counter("moderation_producers_replaced", "Producers thrown away in the midst of an assignment")
 
 # The API
@@ -127,7 +127,9 @@ WATCHES = Gauge("moderation_api_watches", "Watches that are open")
 PENDING = Gauge("moderation_api_pending_posts", "Posts put on the topic by this API that have no verdict yet")
 KEYS_AGE = Gauge("moderation_jwt_keys_age_seconds", "Since the keys of bearer tokens were last read; 0: there are none")
 
-_QUEUE, _FETCH, _DECODE, _ENCODE, _BATCH_WAIT, _MODEL, _COMMIT = (PHASES.row(phase.value) for phase in phases.MEASURED)
+_QUEUE, _FETCH, _DECODE, _ENCODE, _BATCH_WAIT, _MODEL, _COMMIT = (
+    PHASES.series(phase.value) for phase in phases.MEASURED
+)
 _MODES = {True: "live", False: "shadow"}
 
 

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 
 from moderation.errors import DeliveryError
 from moderation.inference.verdict_cache import VerdictCache
-from moderation.kafka import clients
+from moderation.kafka import offsets
 from moderation.kafka.consumer import Consumer
 from moderation.observability import metrics
 from moderation.settings import Settings
@@ -128,7 +128,7 @@ class Assignments:
         """Returns the first offset without an outcome. Called after this worker's producer has fenced earlier ones."""
         try:
             async with asyncio.timeout(self._settings.kafka.connect_timeout_s):
-                committed = await clients.committed(self._consumer, partition)
+                committed = await offsets.committed(self._consumer, partition)
                 if committed is None:
                     return Opening((await self._consumer.beginning_offsets([partition]))[partition])
                 mark = Mark.read(committed.metadata, committed.offset)

@@ -13,7 +13,7 @@ import structlog
 from aiokafka import TopicPartition
 
 from moderation.inference.batcher import Batcher
-from moderation.models import Measured
+from moderation.models.contract import Measured
 from moderation.observability import metrics
 from moderation.observability.phases import IN_HAND, Phase
 from moderation.observability.probes import Liveness, Work

@@ -98,6 +98,6 @@ def _digest(record: Record) -> bytes | None:
 
 def _read(record: Record) -> Verdict | None:
     try:
-        return wire.verdict_type(wire.read_verdict(record.value or b"", record.headers))
+        return wire.verdict_from_message(wire.read_verdict(record.value or b"", record.headers))
     except ValueError:
         return None

@@ -25,6 +25,7 @@ from moderation.inference.batcher import Batcher
 from moderation.kafka import clients
 from moderation.kafka.consumer import UnreadableError
 from moderation.kafka.records import Record
+from moderation.kafka.topics import check_topics
 from moderation.lifecycle import uncancelled, unless_stopped
 from moderation.media.reader import Media
 from moderation.moderator import Moderator
@@ -55,7 +56,7 @@ async def _run(settings: Settings, stop: asyncio.Event, liveness: Liveness) -> N
     policies = PolicySet.load(settings.policies)
     media = Media(settings.media)
     topics = settings.kafka.posts_topic, settings.kafka.verdicts_topic, settings.kafka.dead_letters
-    if not await unless_stopped(stop, clients.check_topics(settings.kafka, topics)):
+    if not await unless_stopped(stop, check_topics(settings.kafka, topics)):
         return
     log.info("model_loading", model=settings.model.name)
     classifier = await unless_stopped(stop, asyncio.to_thread(models.load, settings.model))

@@ -22,10 +22,11 @@ from uuid import uuid4
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from moderation.dev.kafka import LocalKafka, create_topics
+from moderation.dev.kafka import LocalKafka
 from moderation.dev.node import pick_ports
+from moderation.dev.topics import create_topics
 from moderation.errors import DeliveryError
-from moderation.kafka import clients
+from moderation.kafka import offsets
 from tests.chaos import checker
 from tests.chaos.checker import Findings, Sent
 from tests.chaos.proxy import Proxy
@@ -361,7 +362,7 @@ class Run:
                 while True:
                     for one in partitions:
                         async with asyncio.timeout(10):
-                            found = await clients.committed(consumer, one)
+                            found = await offsets.committed(consumer, one)
                         offset, known = found.offset if found else 0, self.committed.get(one.partition, 0)
                         if offset < known:
                             self.fell.append(f"the offset of partition {one.partition} fell from {known} to {offset}")

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 from moderation.inference.batcher import Batcher, Scored
 from moderation.inference.self_check import PROBES
-from moderation.models import Encoded
+from moderation.models.contract import Encoded
 from moderation.models.fake import Fake, FakeEncoded
 from moderation.settings import WorkerSettings
 from moderation.types import Arrival, Content, Question, Score

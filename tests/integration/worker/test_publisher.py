@@ -12,7 +12,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import RequestTimedOutError
 
 from moderation.errors import DeliveryError
-from moderation.kafka import clients as kafka_client
+from moderation.kafka import offsets
 from moderation.settings import KafkaSettings
 from moderation.worker.messages import Message
 from moderation.worker.publisher import Publisher
@@ -149,7 +149,7 @@ async def test_a_mark_is_stored_with_the_position_and_told_to_the_next(settings:
         await first.publish([a_message(settings, b"1")], 3, mark)
         await first.publish([], 3, mark)
     async with AIOKafkaConsumer(bootstrap_servers=settings.bootstrap, group_id=settings.group) as consumer:
-        found = await kafka_client.committed(consumer, TopicPartition(settings.posts_topic, 0))
+        found = await offsets.committed(consumer, TopicPartition(settings.posts_topic, 0))
     assert found is not None
     assert (found.offset, Mark.read(found.metadata, found.offset)) == (3, mark)
     assert await published(settings) == ([b"1"], 3)

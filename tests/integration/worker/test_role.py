@@ -218,7 +218,7 @@ async def test_back_pressure_holds_the_bounds(field: Field, monkeypatch: pytest.
             under_way[record.partition] -= 1
 
     monkeypatch.setattr(Processor, "process", watched)
-    async with running(field.with_("fake?step_ms=1", max_in_flight=5, max_partition_in_flight=2)):
+    async with running(field.with_("fake?step_ms=1", max_in_flight=5)):
         await field.post(120)
         await field.expect_exactly(120)
     assert 1 <= most["of one"] <= 2

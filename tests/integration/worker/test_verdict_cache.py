@@ -15,7 +15,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from moderation.inference.verdict_cache import VerdictCache
-from moderation.models import Encoded
+from moderation.models.contract import Encoded
 from moderation.models.fake import Fake
 from moderation.settings import KafkaSettings
 from moderation.types import Content, Origin, Question, Score, Verdict

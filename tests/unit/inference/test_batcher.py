@@ -11,7 +11,7 @@ import pytest
 from moderation.errors import ModerationError
 from moderation.inference.batcher import Batcher, Scored
 from moderation.inference.steps import Step
-from moderation.models import Encoded
+from moderation.models.contract import Encoded
 from moderation.models.fake import FakeEncoded
 from moderation.settings import WorkerSettings
 from moderation.types import Question

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 
 from moderation.inference.batcher import Batcher
 from moderation.inference.verdict_cache import VerdictCache
-from moderation.models import DeviceMemory
+from moderation.models.contract import DeviceMemory
 from moderation.models.fake import Fake
 from moderation.settings import WorkerSettings
 from moderation.worker import gauges
