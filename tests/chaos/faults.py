@@ -22,8 +22,9 @@ from aiokafka.errors import (
 
 from tests.chaos import proxy
 from tests.chaos.checker import ERASED
-from tests.chaos.harness import SESSION_S, Misfit, Run
+from tests.chaos.harness import SESSION_S, Run
 from tests.chaos.proxy import Rule
+from tests.chaos.scenario import Misfit
 
 PAST_SESSION_S = SESSION_S + 2.0
 SLOW_FENCE_S = 3.0

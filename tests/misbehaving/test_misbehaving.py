@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.misbehaving.rows import FULL, ROWS
 from tests.misbehaving.harness import play
+from tests.misbehaving.rows import FULL, ROWS
 from tests.support.harness import Harness
 
 PLAYED = FULL if os.environ.get("MODERATION_TEST_FULL") else ROWS
