@@ -101,8 +101,8 @@ async def workers(harness: Harness, row: Row, folder: Path) -> AsyncIterator[lis
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(slot.run()) for slot in slots]
             yield slots
-            for one in running:
-                one.cancel()
+            for task in running:
+                task.cancel()
     finally:
         for at, slot in enumerate(slots):
             for life, log in enumerate(slot.logs):

@@ -86,15 +86,15 @@ class Run:
 
     @property
     def deaths(self) -> list[Life]:
-        return [life for one in self.supervisors for life in one.lives if not life.killed]
+        return [life for supervisor in self.supervisors for life in supervisor.lives if not life.killed]
 
     @property
     def stops(self) -> list[Life]:
-        return [life for one in self.supervisors for life in one.lives if life.killed]
+        return [life for supervisor in self.supervisors for life in supervisor.lives if life.killed]
 
     @property
     def logs(self) -> list[str]:
-        return [life.log for one in self.supervisors for life in one.lives]
+        return [life.log for supervisor in self.supervisors for life in supervisor.lives]
 
     def events(self, name: str) -> list[dict[str, object]]:
         lines = (line for log in self.logs for line in log.splitlines() if line.startswith("{"))
@@ -112,7 +112,7 @@ class Run:
 
 @contextlib.asynccontextmanager
 async def supervised(supervisors: list[Supervisor]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(one.run()) for one in supervisors]
+    tasks = [asyncio.create_task(supervisor.run()) for supervisor in supervisors]
     try:
         yield
     finally:

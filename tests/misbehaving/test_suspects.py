@@ -40,7 +40,7 @@ async def test_a_post_that_ends_the_process_ends_few_processes(
         MODERATION_WORKER__STEP_TIMEOUT_S="5",
         MODERATION_WORKER__ENCODE_TIMEOUT_S="5",
     )
-    told(word, delivery, run)
+    print_figures(word, delivery, run)
     keep(run, tmp_path)
     once(run)
     dead = [record for record in run.verdicts if json.loads(record.value)["status"] == "STATUS_UNDETERMINED"]
@@ -66,7 +66,7 @@ def once(run: Run) -> None:
         assert offsets == sorted(offsets)
 
 
-def told(word: str, delivery: str, run: Run) -> None:
+def print_figures(word: str, delivery: str, run: Run) -> None:
     """The figures, for a report."""
     begun = min(run.sent.values())
     ended = sorted(round(life.ended - begun, 1) for life in run.deaths)

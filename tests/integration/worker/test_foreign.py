@@ -29,7 +29,7 @@ async def put(harness: Harness, partition: int, batch: bytes) -> None:
     assert code == 0
 
 
-def told(letter: ConsumerRecord) -> dict[str, bytes]:
+def dlq_headers(letter: ConsumerRecord) -> dict[str, bytes]:
     """What the headers of a dead letter say, but for where it came from."""
     headers = {name: value for name, value in letter.headers if not name.startswith(("dlq.original", "dlq.consumer"))}
     headers.pop("dlq.service.version")
@@ -44,7 +44,7 @@ def of_value(value: bytes) -> dict[str, bytes]:
 
 
 def reasons(verdicts: list[dict[str, Any]]) -> list[str]:
-    return [one.get("reason", "") for one in verdicts]
+    return [verdict.get("reason", "") for verdict in verdicts]
 
 
 @pytest.mark.parametrize("codec", foreign.CODECS)
@@ -57,11 +57,11 @@ async def test_a_header_whose_name_is_not_utf8_makes_a_dead_letter_and_its_neigh
         await put(harness, 3, a_batch(batch, 3, codec))
         verdicts = await harness.verdicts(3)
         (letter,) = await harness.dead_letters(1)
-    assert [one["postId"] for one in verdicts] == ["post-0", "odd", "post-2"]
+    assert [verdict["postId"] for verdict in verdicts] == ["post-0", "odd", "post-2"]
     assert reasons(verdicts) == ["", "NOT_DECODABLE", ""]
     assert (letter.key, letter.value) == (b"odd", a_value(1))
     assert letter.headers[:3] == (("caf\\xe9", b"1"), ("content-type", b"application/json"), ("caf\\xe9", None))
-    assert told(letter)["dlq.headers.escaped"] == b"true"
+    assert dlq_headers(letter)["dlq.headers.escaped"] == b"true"
 
 
 async def test_an_erasure_with_such_a_header_erases(harness: Harness) -> None:
@@ -99,12 +99,12 @@ async def test_a_dead_letter_keeps_its_first_bytes_and_says_so(harness: Harness)
         letters = {letter.partition: letter for letter in await harness.dead_letters(4)}
         assert reasons(await harness.verdicts(4)) == ["NOT_DECODABLE"] * 4
     cut = {"dlq.value.truncated": b"true", "dlq.error.code": b"NOT_DECODABLE"} | of_value(value)
-    assert told(letters[0]) == {"a": b"b"} | cut
+    assert dlq_headers(letters[0]) == {"a": b"b"} | cut
     assert 3000 < len(letters[0].value) <= 4096
     assert value.startswith(letters[0].value)
-    assert (letters[1].key, told(letters[1])) == (None, {"dlq.key.omitted": b"true"} | cut)
-    assert (letters[2].value, told(letters[2])) == (b"{", {"dlq.error.code": b"NOT_DECODABLE"})
-    assert told(letters[3]) == {"dlq.headers.omitted": b"true", "dlq.error.code": b"NOT_DECODABLE"}
+    assert (letters[1].key, dlq_headers(letters[1])) == (None, {"dlq.key.omitted": b"true"} | cut)
+    assert (letters[2].value, dlq_headers(letters[2])) == (b"{", {"dlq.error.code": b"NOT_DECODABLE"})
+    assert dlq_headers(letters[3]) == {"dlq.headers.omitted": b"true", "dlq.error.code": b"NOT_DECODABLE"}
 
 
 async def test_a_batch_that_cannot_be_read_is_named_with_the_way_around_it(harness: Harness) -> None:
@@ -126,7 +126,7 @@ async def test_a_batch_that_cannot_be_read_is_named_with_the_way_around_it(harne
         operator.assign([partition])
         await operator.commit({partition: 2})
     async with running(harness):
-        assert [one["postId"] for one in await harness.verdicts(2)] == ["post-0", "post-2"]
+        assert [verdict["postId"] for verdict in await harness.verdicts(2)] == ["post-0", "post-2"]
 
 
 def a_far_copy() -> bytes:
@@ -178,9 +178,9 @@ async def test_a_batch_of_some_kilobytes_that_becomes_gigabytes(
         await put(harness, 3, batch)
         verdicts = await harness.verdicts(count + 2, timeout=120)
         grown = peak_mib(pid) - before
-    bombs = [one for one in verdicts if one["postId"].startswith("bomb-")]
-    assert [one["postId"] for one in bombs] == [f"bomb-{number}" for number in range(count)]
-    assert {one["postId"] for one in verdicts} >= {"post-first", "post-behind"}
+    bombs = [verdict for verdict in verdicts if verdict["postId"].startswith("bomb-")]
+    assert [verdict["postId"] for verdict in bombs] == [f"bomb-{number}" for number in range(count)]
+    assert {verdict["postId"] for verdict in verdicts} >= {"post-first", "post-behind"}
     assert len(verdicts) == count + 2
     left_out = each > 20
     assert set(reasons(bombs)) == {"RECORD_TOO_LARGE" if left_out else "NOT_DECODABLE"}
@@ -188,8 +188,8 @@ async def test_a_batch_of_some_kilobytes_that_becomes_gigabytes(
     assert len(letters) == count
     for letter in letters:
         assert len(letter.value) == 0 if left_out else 1000 < len(letter.value) <= 2000
-        assert told(letter).items() >= of_value(value).items()
-        assert told(letter)["dlq.value.omitted" if left_out else "dlq.value.truncated"] == b"true"
+        assert dlq_headers(letter).items() >= of_value(value).items()
+        assert dlq_headers(letter)["dlq.value.omitted" if left_out else "dlq.value.truncated"] == b"true"
     print(f"{codec}: {len(batch) >> 10} KiB, {count * each} MiB decompressed: memory grew by {grown:.0f} MiB")
     assert grown < 300, f"by {grown:.0f} MiB, of {count * each} decompressed"
 

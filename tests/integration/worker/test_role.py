@@ -33,8 +33,8 @@ from tests.support.harness import PARTITIONS, WORKER, Harness, a_value, running
 async def test_each_post_gets_one_verdict_in_order(harness: Harness) -> None:
     async with running(harness):
         await harness.post(200)
-        found = await harness.expect_exactly(200)
-    assert {one["status"] for one in found} == {"STATUS_FINAL"}
+        verdicts = await harness.expect_exactly(200)
+    assert {verdict["status"] for verdict in verdicts} == {"STATUS_FINAL"}
 
 
 async def test_a_verdict_is_keyed_by_its_post_and_stands_in_the_posts_partition(harness: Harness) -> None:
@@ -43,9 +43,9 @@ async def test_a_verdict_is_keyed_by_its_post_and_stands_in_the_posts_partition(
         await harness.produce((4, b"author", a_value(1, text="violates:spam"), [("traceparent", trace)]))
         (record,) = await harness.read(harness.topics[1], 1)
     assert (record.partition, record.key) == (4, b"post-1")
-    told = dict(record.headers)
-    assert len(told.pop("verdict-identity")) == 64
-    assert told == {"content-type": b"application/json", "traceparent": trace}
+    headers = dict(record.headers)
+    assert len(headers.pop("verdict-identity")) == 64
+    assert headers == {"content-type": b"application/json", "traceparent": trace}
     assert json.loads(record.value)["outcome"] == "OUTCOME_REMOVE"
 
 
@@ -62,26 +62,34 @@ async def test_what_cannot_be_judged_becomes_a_dead_letter_and_an_undetermined_v
         "MODEL_FAILED": (b"key-6", a_value("sick", text="a poison"), []),
     }
     records: list[Any] = [(2, b"good", a_value(number), []) for number in range(14)]
-    mixed = [record for pair in zip(records[:7], [(2, *one) for one in bad.values()], strict=True) for record in pair]
+    mixed = [
+        record
+        for pair in zip(records[:7], [(2, *bad_record) for bad_record in bad.values()], strict=True)
+        for record in pair
+    ]
     async with running(harness.with_("fake?raise_on=poison")):
         await harness.produce(*mixed, *records[7:])
         verdicts = await harness.verdicts(21)
         letters = await harness.dead_letters(7)
-    assert [int(one["source"].get("offset", 0)) for one in verdicts] == list(range(21))
-    assert [one["status"] == "STATUS_FINAL" for one in verdicts] == [True, False] * 7 + [True] * 7
-    assert [one["postId"] for one in verdicts if one["status"] == "STATUS_FINAL"] == [f"post-{n}" for n in range(14)]
-    undetermined = [one for one in verdicts if one["status"] != "STATUS_FINAL"]
-    assert [(one["status"], one["outcome"]) for one in undetermined] == [("STATUS_UNDETERMINED", "OUTCOME_REVIEW")] * 7
-    assert [one["reason"] for one in undetermined] == list(bad)
+    assert [int(verdict["source"].get("offset", 0)) for verdict in verdicts] == list(range(21))
+    assert [verdict["status"] == "STATUS_FINAL" for verdict in verdicts] == [True, False] * 7 + [True] * 7
+    assert [verdict["postId"] for verdict in verdicts if verdict["status"] == "STATUS_FINAL"] == [
+        f"post-{n}" for n in range(14)
+    ]
+    undetermined = [verdict for verdict in verdicts if verdict["status"] != "STATUS_FINAL"]
+    assert [(verdict["status"], verdict["outcome"]) for verdict in undetermined] == [
+        ("STATUS_UNDETERMINED", "OUTCOME_REVIEW")
+    ] * 7
+    assert [verdict["reason"] for verdict in undetermined] == list(bad)
     places = [f"kafka:{harness.topics[0]}/2/{offset}" for offset in (3, 7)]
     ids = ["key-1", places[0], "key-3", places[1], "post-torn", "post-far", "post-sick"]
-    assert [one["postId"] for one in undetermined] == ids
+    assert [verdict["postId"] for verdict in undetermined] == ids
     for letter, (reason, (key, value, headers)) in zip(letters, bad.items(), strict=True):
-        told = dict(letter.headers)
+        letter_headers = dict(letter.headers)
         assert (letter.partition, letter.key, letter.value) == (2, key, value or b"")
-        assert told["dlq.error.code"] == reason.encode()
-        assert told["dlq.original.offset"] == str(2 * list(bad).index(reason) + 1).encode()
-        assert ("dlq.value.null" in told) == (value is None)
+        assert letter_headers["dlq.error.code"] == reason.encode()
+        assert letter_headers["dlq.original.offset"] == str(2 * list(bad).index(reason) + 1).encode()
+        assert ("dlq.value.null" in letter_headers) == (value is None)
         assert set(headers) <= set(letter.headers)
 
 
@@ -99,9 +107,9 @@ async def test_a_null_under_a_post_id_erases_its_verdict_and_the_post_is_judged_
         (1, b"post-2", False),
     ]
     assert wire.erased_source(records[2].headers) == (harness.topics[0], 1, 2)
-    phases = [json.loads(record.value)["origin"] for record in records if record.value]
-    assert phases == ["ORIGIN_MODEL", "ORIGIN_MODEL", "ORIGIN_MODEL", "ORIGIN_CACHE"]
-    async with running(harness):  # what a worker reads back of the topic, too
+    origins = [json.loads(record.value)["origin"] for record in records if record.value]
+    assert origins == ["ORIGIN_MODEL", "ORIGIN_MODEL", "ORIGIN_MODEL", "ORIGIN_CACHE"]
+    async with running(harness):  # also after a restart
         await harness.produce((1, b"post-1", None, []))
         await harness.read(harness.topics[1], 6)
     async with running(harness):
@@ -112,12 +120,12 @@ async def test_a_null_under_a_post_id_erases_its_verdict_and_the_post_is_judged_
 
 
 async def test_a_record_without_key_and_value_is_a_dead_letter_like_any_other(harness: Harness) -> None:
-    # aiokafka cannot send one, and neither may we try: the worker's own decoding sees it all the same
+    # aiokafka cannot send such a record; the two below reach the same code
     async with running(harness):
         await harness.produce((0, None, b"", []), (0, b"", None, []))
         verdicts = await harness.verdicts(2)
         letters = await harness.dead_letters(2)
-    assert [one["reason"] for one in verdicts] == ["NOT_DECODABLE", "NULL_VALUE"]
+    assert [verdict["reason"] for verdict in verdicts] == ["NOT_DECODABLE", "NULL_VALUE"]
     assert [(letter.key, letter.value) for letter in letters] == [(None, b""), (b"", b"")]
 
 
@@ -146,12 +154,16 @@ async def test_a_dead_letter_too_large_for_its_topic_says_which_bytes_it_stands_
         first, cut, last = await harness.dead_letters(3)
         await harness.produce((0, b"d", large, []), (0, b"e", a_value(1), []))
         assert len(await harness.verdicts(5)) == 5
-    assert [one["reason"] for one in verdicts] == ["NOT_DECODABLE"] * 3
-    assert [(one.key, one.value) for one in (first, cut, last)] == [(b"a", b"small"), (b"b", b""), (b"c", b"small")]
-    told = dict(cut.headers)
-    assert told["dlq.value.size"] == str(len(large)).encode()
-    assert told["dlq.value.sha256"] == hashlib.sha256(large).hexdigest().encode()
-    assert told["dlq.original.offset"] == b"1"
+    assert [verdict["reason"] for verdict in verdicts] == ["NOT_DECODABLE"] * 3
+    assert [(letter.key, letter.value) for letter in (first, cut, last)] == [
+        (b"a", b"small"),
+        (b"b", b""),
+        (b"c", b"small"),
+    ]
+    headers = dict(cut.headers)
+    assert headers["dlq.value.size"] == str(len(large)).encode()
+    assert headers["dlq.value.sha256"] == hashlib.sha256(large).hexdigest().encode()
+    assert headers["dlq.original.offset"] == b"1"
 
 
 async def test_a_restart_goes_on_where_the_last_worker_stopped(each_delivery: Harness) -> None:
@@ -173,10 +185,10 @@ async def test_posts_in_hand_are_finished_and_committed_before_the_worker_stops(
     consumer = AIOKafkaConsumer(bootstrap_servers=harness.kafka, group_id=harness.settings.kafka.group)
     async with consumer, asyncio.timeout(30):
         while True:  # what is committed is seen a little later, and not everywhere at once
-            answered = Counter(one["source"].get("partition", 0) for one in await harness.verdicts(1))
+            verdicts_in = Counter(verdict["source"].get("partition", 0) for verdict in await harness.verdicts(1))
             partitions = [TopicPartition(harness.topics[0], partition) for partition in range(PARTITIONS)]
-            committed = [await consumer.committed(one) or 0 for one in partitions]
-            if committed == [answered[one.partition] for one in partitions]:
+            committed = [await consumer.committed(partition) or 0 for partition in partitions]
+            if committed == [verdicts_in[partition.partition] for partition in partitions]:
                 break
 
 
@@ -187,7 +199,7 @@ async def test_posts_that_the_drain_has_no_time_for_are_left_to_the_next_worker(
     task = asyncio.create_task(role.run(slow.settings, stop))
     await harness.verdicts(1)
     stop.set()
-    await asyncio.wait_for(task, timeout=8)  # one of them takes 12 s
+    await asyncio.wait_for(task, timeout=8)  # all posts would take 12 s
     assert len(await harness.verdicts(1)) < 30
     async with running(harness):
         await harness.expect_exactly(30)
@@ -240,12 +252,12 @@ async def test_full_partitions_do_not_keep_a_quiet_one_waiting(harness: Harness)
             quiet = [(partition, b"author", a_value(f"quiet-{turn}-{partition}"), ()) for partition in (2, 3, 4, 5)]
             await harness.produce(*quiet)
             while len(delays) < 4 * (turn + 1):
-                found = await harness.read(harness.topics[1], done)
-                done = len(found) + 1
+                records = await harness.read(harness.topics[1], done)
+                done = len(records) + 1
                 delays = [
-                    record.timestamp - _put_ms(record) for record in found if record.key.startswith(b"post-quiet")
+                    record.timestamp - _put_ms(record) for record in records if record.key.startswith(b"post-quiet")
                 ]
-        assert done < full / 2, "the others still wait"
+        assert done < full / 2, "the other posts still wait"
     assert max(delays) < steps * step_ms
 
 
@@ -266,7 +278,7 @@ async def test_a_worker_that_may_take_no_post_still_polls(harness: Harness, monk
     monkeypatch.setattr(role, "REST_S", 0.02)
     async with running(harness.with_("fake?step_ms=500", max_in_flight=4)):
         await harness.post(4)
-        await harness.verdicts(4)  # all partitions are assigned, and have been asked
+        await harness.verdicts(4)  # all partitions are assigned and were polled
         before = polls
         await harness.post(12, start=4)
         await harness.expect_exactly(16)
@@ -293,7 +305,7 @@ async def test_a_sick_device_ends_the_worker_and_nothing_of_the_batch_is_committ
             await asyncio.wait([task], timeout=30)
     assert crash.group_contains(DeviceError)
     async with running(harness):
-        assert [one["postId"] for one in await harness.verdicts(1)] == ["post-x"]
+        assert [verdict["postId"] for verdict in await harness.verdicts(1)] == ["post-x"]
 
 
 async def test_a_worker_that_is_fenced_ends_and_its_results_are_dropped(harness: Harness) -> None:
@@ -366,7 +378,7 @@ async def test_bytes_in_hand_have_a_bound_and_a_larger_post_goes_alone(
     bound = 250_000
     async with running(harness.with_("fake?step_ms=5", max_in_flight_bytes=bound)):
         await harness.produce((0, b"key", a_value(18, text="x" * 100_000), []))
-        await harness.verdicts(1)  # from here on it knows what may come
+        await harness.verdicts(1)  # from now on the consumer knows the size of records
         await harness.produce(*((number % PARTITIONS, b"key", value, []) for number, value in enumerate(values)))
         await harness.expect_exactly(19)
     assert bound * 0.5 < max(under_way) < bound + 101_000

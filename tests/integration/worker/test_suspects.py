@@ -1,4 +1,4 @@
-"""What a worker makes of the metadata that earlier ones have left, and what it leaves: against a real Kafka."""
+"""The metadata of committed offsets: what a worker reads from it and what it leaves there. Against a real Kafka."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ PROBE_TEXTS = {probe.text for probe in PROBES}
 
 
 class Watched(Fake):
-    """Keeps what it was asked, and how many posts were in the process at once."""
+    """Records the posts of each batch, and how many posts were in the process at once."""
 
     def __init__(self) -> None:
         super().__init__(step_ms=1)
         self.batches: list[list[str]] = []
-        self.most = 0
+        self.highest = 0
         self._now = 0
         self._lock = threading.Lock()
 
     def encode(self, content: Any, questions: Any) -> Any:
         with self._lock:
             self._now += content.text not in PROBE_TEXTS
-            self.most = max(self.most, self._now)
+            self.highest = max(self.highest, self._now)
         return super().encode(content, questions)
 
     def score(self, batch: Any) -> Any:
@@ -62,14 +62,14 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 
 async def leave(harness: Harness, position: int, metadata: str, partition: int = 0) -> None:
-    """What an earlier worker, or somebody else, has committed."""
-    one = TopicPartition(harness.topics[0], partition)
+    """Commits what an earlier worker, or another program, has left."""
+    topic_partition = TopicPartition(harness.topics[0], partition)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=harness.kafka, group_id=harness.settings.kafka.group, enable_auto_commit=False
     )
     async with consumer:
-        consumer.assign([one])
-        await consumer.commit({one: (position, metadata)})
+        consumer.assign([topic_partition])
+        await consumer.commit({topic_partition: (position, metadata)})
 
 
 async def left(harness: Harness, partition: int = 0) -> tuple[int, str]:
@@ -79,8 +79,8 @@ async def left(harness: Harness, partition: int = 0) -> tuple[int, str]:
         offsets = await admin.list_consumer_group_offsets(harness.settings.kafka.group)
     finally:
         await admin.close()
-    found = offsets[TopicPartition(harness.topics[0], partition)]
-    return found.offset, found.metadata
+    stored = offsets[TopicPartition(harness.topics[0], partition)]
+    return stored.offset, stored.metadata
 
 
 async def put(harness: Harness, *values: bytes | None, key: bytes = b"key") -> None:
@@ -98,9 +98,9 @@ async def test_while_it_runs_the_metadata_says_that_the_partition_is_open_and_a_
         await put(each_delivery, a_value(0), a_value(1))
         await each_delivery.verdicts(2)
         async with asyncio.timeout(20):
-            while (found := await left(each_delivery))[0] < 2:  # noqa: ASYNC110  the broker's state
+            while (stored := await left(each_delivery))[0] < 2:  # noqa: ASYNC110  the broker's state
                 await asyncio.sleep(0.05)
-        assert Mark.read(found[1], 2) == Mark(open=True)
+        assert Mark.read(stored[1], 2) == Mark(open=True)
     assert await left(each_delivery) == (2, "")
 
 
@@ -128,7 +128,7 @@ async def test_no_other_post_is_in_the_process_while_a_suspect_is(harness: Harne
     await leave(harness, 0, Mark(open=True, openings=1, until=60).metadata(0), partition=1)
     async with running(harness):
         await harness.expect_exactly(90)
-    assert watched.most == 1
+    assert watched.highest == 1
 
 
 async def test_a_post_that_was_attempted_alone_in_vain_ends_as_a_dead_letter_with_its_verdict(
@@ -138,10 +138,10 @@ async def test_a_post_that_was_attempted_alone_in_vain_ends_as_a_dead_letter_wit
     await leave(each_delivery, 0, Mark(open=True, openings=3, until=2, offset=0, attempts=ATTEMPTS).metadata(0))
     with capture_logs() as events:
         async with running(each_delivery):
-            found = await each_delivery.verdicts(2)
+            verdicts = await each_delivery.verdicts(2)
             (letter,) = await each_delivery.dead_letters(1)
-    assert reasons(found) == {"post-bad": "MODEL_CRASHED", "post-1": ""}
-    assert [verdict["status"] for verdict in found] == ["STATUS_UNDETERMINED", "STATUS_FINAL"]
+    assert reasons(verdicts) == {"post-bad": "MODEL_CRASHED", "post-1": ""}
+    assert [verdict["status"] for verdict in verdicts] == ["STATUS_UNDETERMINED", "STATUS_FINAL"]
     assert dict(letter.headers)["dlq.error.code"] == b"MODEL_CRASHED"
     assert letter.value == a_value("bad", text="wrong")
     assert watched.batches == [["this is number 1"]], "it is never asked about the first"
@@ -189,13 +189,13 @@ async def test_metadata_of_other_programs_is_ignored(harness: Harness, watched: 
 async def test_a_drain_in_the_midst_of_suspects_leaves_what_it_found(each_delivery: Harness) -> None:
     slow = each_delivery.with_("fake?step_ms=3000", drain_timeout_s=0.2)
     await put(slow, a_value(0), a_value(1))
-    found = Mark(open=True, openings=2, until=2, offset=0, attempts=1).metadata(0)
-    await leave(slow, 0, found)
+    metadata = Mark(open=True, openings=2, until=2, offset=0, attempts=1).metadata(0)
+    await leave(slow, 0, metadata)
     async with running(slow):
         async with asyncio.timeout(30):
-            while (await left(slow))[1] == found:  # noqa: ASYNC110  the broker's state
+            while (await left(slow))[1] == metadata:  # noqa: ASYNC110  the broker's state
                 await asyncio.sleep(0.05)
-    assert await left(slow) == (0, found)
+    assert await left(slow) == (0, metadata)
     async with running(each_delivery):
         await each_delivery.expect_exactly(2)
 
@@ -217,8 +217,8 @@ async def test_a_post_that_ends_each_process_ends_three_and_then_has_its_verdict
     for _ in range(1 + ATTEMPTS):
         await crashed(each_delivery, DeviceError)
     async with running(each_delivery):
-        found = await each_delivery.verdicts(3)
-    assert reasons(found) == {"post-bad": "MODEL_CRASHED", "post-1": "", "post-7": ""}
+        verdicts = await each_delivery.verdicts(3)
+    assert reasons(verdicts) == {"post-bad": "MODEL_CRASHED", "post-1": "", "post-7": ""}
     assert watched.batches.count(["wrong"]) >= ATTEMPTS
     assert await left(each_delivery) == (2, "")
 

@@ -40,17 +40,17 @@ async def test_a_repeat_gets_its_own_verdict_with_equal_findings(harness: Harnes
         await harness.verdicts(1)
         await harness.produce((2, b"a", a_value(1), []), (2, b"a", a_value(1, text="an edit"), []))
         await harness.produce((2, b"a", a_value(1), []), (2, b"a", a_value(1, tenant="other"), []))
-        found = await harness.verdicts(5)
+        verdicts = await harness.verdicts(5)
     assert fickle.asked == ["this is number 1", "an edit", "this is number 1"]
-    assert [one["origin"] for one in found] == [
+    assert [verdict["origin"] for verdict in verdicts] == [
         "ORIGIN_MODEL",
         "ORIGIN_CACHE",
         "ORIGIN_MODEL",
         "ORIGIN_CACHE",
         "ORIGIN_MODEL",
     ]
-    assert [int(one["source"].get("offset", 0)) for one in found] == list(range(5))
-    first, repeat, edit, back, _ = found
+    assert [int(verdict["source"].get("offset", 0)) for verdict in verdicts] == list(range(5))
+    first, repeat, edit, back, _ = verdicts
     for same in (repeat, back):
         for name in ("outcome", "status", "findings", "decidedAt", "contentDigest", "policySet", "model"):
             assert same[name] == first[name]
@@ -62,17 +62,17 @@ async def test_a_repeat_gets_its_own_verdict_with_equal_findings(harness: Harnes
 async def test_repeats_in_flight_wait_for_the_first(harness: Harness, fickle: Fickle) -> None:
     await harness.produce(*[(0, b"a", a_value(1), [])] * 40, *[(1, b"b", a_value(2), [])] * 40)
     async with running(harness):
-        found = await harness.verdicts(80)
+        verdicts = await harness.verdicts(80)
     assert sorted(fickle.asked) == ["this is number 1", "this is number 2"]
-    assert len({(one["postId"], str(one["findings"])) for one in found}) == 2
+    assert len({(verdict["postId"], str(verdict["findings"])) for verdict in verdicts}) == 2
 
 
 async def test_what_failed_is_tried_anew(harness: Harness) -> None:
     async with running(harness.with_("fake?raise_on=poison")):
         await harness.produce(*[(0, b"a", a_value(1, text="a poison"), [])] * 2)
-        found = await harness.verdicts(2)
+        verdicts = await harness.verdicts(2)
         letters = await harness.dead_letters(2)
-    assert [one["reason"] for one in found] == ["MODEL_FAILED"] * 2
+    assert [verdict["reason"] for verdict in verdicts] == ["MODEL_FAILED"] * 2
     assert len(letters) == 2
 
 
@@ -103,16 +103,16 @@ async def test_the_worker_after_a_killed_one_restores_what_was_committed(harness
         sys.executable, "-c", WORKER, env=environment, stderr=asyncio.subprocess.DEVNULL
     )
     await harness.post(12)
-    first = {one["postId"]: one for one in await harness.verdicts(12)}
+    first = {verdict["postId"]: verdict for verdict in await harness.verdicts(12)}
     process.send_signal(signal.SIGKILL)
     await process.wait()
     async with running(harness):
         await harness.post(13)
-        found = await harness.verdicts(25)
+        verdicts = await harness.verdicts(25)
     assert fickle.asked == ["this is number 12"]
-    for one in found[12:]:
-        if one["postId"] in first:
-            assert one["findings"] == first[one["postId"]]["findings"]
+    for verdict in verdicts[12:]:
+        if verdict["postId"] in first:
+            assert verdict["findings"] == first[verdict["postId"]]["findings"]
 
 
 async def test_a_memory_of_nothing_asks_each_time(harness: Harness, fickle: Fickle) -> None:
@@ -189,8 +189,8 @@ async def test_neither_aborted_nor_foreign_nor_broken_records_are_recalled(setti
             await publisher.publish([*messages(settings, 4), *foreign], 1)
     cache = VerdictCache(100, 1 << 20)
     await restore.recall(cache, settings, 0)
-    phases = {number: (await answer(cache, number)).origin.name for number in (1, 2, 3, 4)}
-    assert phases == {1: "CACHE", 2: "MODEL", 3: "MODEL", 4: "CACHE"}
+    origins = {number: (await answer(cache, number)).origin.name for number in (1, 2, 3, 4)}
+    assert origins == {1: "CACHE", 2: "MODEL", 3: "MODEL", 4: "CACHE"}
 
 
 async def test_nothing_is_recalled_of_an_empty_partition(settings: KafkaSettings) -> None:

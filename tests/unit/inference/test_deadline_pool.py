@@ -44,8 +44,8 @@ def pool() -> Iterator[Callable[..., DeadlinePool]]:
         return made[-1]
 
     yield make
-    for one in made:
-        one._executor.shutdown(wait=False)
+    for pool in made:
+        pool._executor.shutdown(wait=False)
 
 
 async def test_it_returns_what_the_work_returns_and_raises_what_it_raises(pool: Callable[..., DeadlinePool]) -> None:
@@ -79,7 +79,7 @@ async def test_a_spare_thread_takes_over_from_a_late_one(pool: Callable[..., Dea
     assert made.late == 4
 
 
-async def test_when_the_spare_threads_are_late_too_everybody_is_told(
+async def test_when_the_spare_threads_are_late_too_all_callers_get_an_error(
     pool: Callable[..., DeadlinePool], gate: Gate
 ) -> None:
     made = pool(threads=2)

@@ -23,7 +23,7 @@ SPAM = Question("spam", "spam")
 
 
 class Turning(Fake):
-    """Scored well until told otherwise."""
+    """Scores correctly until `spoils` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def test_rounding_is_tolerated_and_no_more(scale: float, tolerance: float) -> No
         check.run()
 
 
-def test_probes_that_are_scored_alike_are_told_at_start_and_compared_all_the_same() -> None:
+def test_probes_with_similar_scores_are_logged_at_the_start_and_still_compared() -> None:
     model = Drifting(1e-9)
     check = SelfCheck(CheckedModel(model))
     with capture_logs() as events:

@@ -40,7 +40,7 @@ POSTS = 1_500
 
 
 class Topic:
-    """Takes what a lane publishes, a moment later."""
+    """Accepts what a partition publishes, a moment later."""
 
     def __init__(self) -> None:
         self.position, self.messages, self.mark = 0, 0, Mark()
