@@ -19,7 +19,7 @@ from moderation.worker.publisher import Publisher
 from moderation.worker.role import Worker
 from moderation.worker.suspects import Opening
 from tests.support.builders import a_policy
-from tests.unit.test_moderator import a_moderator
+from tests.support.moderators import a_moderator
 
 
 async def nowhere() -> Opening:
