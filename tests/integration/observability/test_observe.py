@@ -123,7 +123,7 @@ async def test_a_worker_with_a_post_that_gets_nowhere_says_so_and_ends(harness: 
 
     with capture_logs() as events, pytest.raises(BaseExceptionGroup) as caught:
         await judges()
-    assert caught.group_contains(DeviceError, match=r"offset 0 has been in hand for \d+ s, and stands at model")
+    assert caught.group_contains(DeviceError, match=r"offset 0 has been in hand for \d+ s, in phase model")
     (overdue,) = [event for event in events if event["event"] == "post_overdue"]
     assert (overdue["offset"], overdue["phase"], overdue["phases"]) == (0, "model", {"model": 1})
 
