@@ -17,13 +17,14 @@ import structlog
 import moderation
 from moderation import lifecycle
 from moderation.api.auth import Authenticator
-from moderation.api.grpc import certificates, reflection
+from moderation.api.grpc import certificates, reflection, responses
 from moderation.api.grpc.admission import Admission, Unknown
 from moderation.api.grpc.checks import Checks
 from moderation.api.grpc.connections import Connections, room
 from moderation.api.grpc.service import Service
 from moderation.errors import ConfigError
-from moderation.kafka import clients, post_producer
+from moderation.kafka import post_producer
+from moderation.kafka.topics import check_topics
 from moderation.observability import probes
 from moderation.observability.probes import Liveness
 from moderation.policies import PolicySet
@@ -58,7 +59,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, liveness: Liveness) ->
         )
     else:
         log.warning("policies_missing", folder=str(settings.policies), meaning="ListPolicies is refused")
-    topics = await lifecycle.unless_stopped(stop, clients.check_topics(settings.kafka, names))
+    topics = await lifecycle.unless_stopped(stop, check_topics(settings.kafka, names))
     if topics is None:
         return
     authenticator = Authenticator(settings.auth, settings.api.calls_per_second)
@@ -66,7 +67,7 @@ async def _serve(settings: Settings, stop: asyncio.Event, liveness: Liveness) ->
         await authenticator.keys.load()
     async with AsyncExitStack() as stack:
         writer = await stack.enter_async_context(post_producer.open_posts(settings.kafka, topics))
-        view = await stack.enter_async_context(open_view(settings, topics))
+        view = await stack.enter_async_context(open_view(settings, topics, responses.found_result))
         liveness.started = True
         connections = Connections(settings.api, guarded=not settings.auth.open)
         admission = Admission(

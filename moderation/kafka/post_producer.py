@@ -1,4 +1,4 @@
-"""The posts topic, as one who submits a post sees it."""
+"""Puts submitted posts on the posts topic."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeEr
 from moderation import wire
 from moderation.errors import DeliveryError, ModerationError, PostError
 from moderation.kafka import clients
+from moderation.kafka.topics import Topics
 from moderation.observability import traces
 from moderation.settings import KafkaSettings
 from moderation.types import Reason, Source
@@ -19,21 +20,21 @@ from moderation.v1.post_pb2 import Post
 
 
 class NotAcceptedError(ModerationError):
-    """The post may be on its topic, or not. To put it again is safe."""
+    """The post may or may not be on its topic. Putting the post again is safe."""
 
 
 class PostProducer:
-    """Puts posts on their topic, in the partition that their id hashes to, as the platform's producers do."""
+    """Puts posts on their topic, in the partition that the post id hashes to, as the platform's producers do."""
 
     def __init__(self, producer: AIOKafkaProducer, topic: str) -> None:
         self._producer = producer
         self._topic = topic
 
     async def put(self, post: Post, trace: Sequence[tuple[str, bytes]], until: float) -> Source:
-        """Where the post is, once all replicas have it. `until` is of the loop's clock.
+        """Returns where the post is, once all replicas have it. `until` is a time of the loop's clock.
 
-        Raises PostError: larger than the topic takes. NotAcceptedError: not known by `until`. DeliveryError: the
-        producer is of no use any more.
+        Raises PostError for a post that is larger than the topic takes, NotAcceptedError when no broker has confirmed
+        the post by `until`, and DeliveryError when the producer can no longer be used.
         """
         with traces.sending(self._topic, post.id, trace) as carried:
             return await self._put(post, [("content-type", wire.CONTENT_TYPES["protobuf"]), *carried], until)
@@ -55,19 +56,19 @@ class PostProducer:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # A producer that closes cancels what it has not sent. That must not look like a caller who left.
+            # A producer that closes cancels what it has not sent. The caller must not look gone.
             raise NotAcceptedError("the producer was closed") from None
         except KafkaError as error:
             # The refused batch leaves a gap in the producer's sequence, and brokers refuse all that comes after it.
             raise DeliveryError(f"topic {self._topic} did not take a post: {type(error).__name__}") from error
         if record.offset < 0:
-            raise NotAcceptedError("the topic has it, and the broker does not remember where")
+            raise NotAcceptedError("the topic has the post, but the broker does not know its offset")
         return Source(record.topic, record.partition, record.offset, record.timestamp)
 
 
 @asynccontextmanager
-async def open_posts(settings: KafkaSettings, topics: clients.Topics) -> AsyncIterator[PostProducer]:
-    """Connected."""
+async def open_posts(settings: KafkaSettings, topics: Topics) -> AsyncIterator[PostProducer]:
+    """Yields a connected producer; stops it at the end."""
     producer = clients.producer(settings, max_request_size=topics.max_message_bytes)
     try:
         await clients.connected(producer.start, settings)

@@ -6,14 +6,15 @@ Holds what this process has folded in, and so says what its own view says, whate
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from moderation.api.grpc import responses
-from moderation.v1 import moderation_service_pb2 as pb
 from moderation.view.stores import Entry, Kind, Row
 
 ENTRY_BYTES = 600  # that an entry takes beside its answer
+
+# Post id and verdict, as Protobuf, to the post's part of the answer to a batch. The verdict's bytes stand at its end.
+Encode = Callable[[str, bytes], bytes]
 
 
 class _Held(NamedTuple):
@@ -32,8 +33,9 @@ class _Held(NamedTuple):
 class Recent:
     """Entries by post, the one folded in last at the end. Full, it lets go of the first."""
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, encode: Encode) -> None:
         self._most = most_bytes
+        self._encode = encode
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._answers: dict[str, bytes] = {}  # of those that are verdicts: what is asked for most, at hand at once
         self._bytes = 0
@@ -48,7 +50,7 @@ class Recent:
             if known is not None:
                 self._bytes -= _size(entry.post_id, known)
             if known is None or _is_newer(entry, known):
-                known = _held(entry)  # else the store has kept what is known, too
+                known = self._hold(entry)  # else the store has kept what is known, too
             self._held[entry.post_id] = known
             self._bytes += _size(entry.post_id, known)
             if known.answer:
@@ -83,23 +85,22 @@ class Recent:
         self._bytes -= _size(post_id, known)
         self._answers.pop(post_id, None)
 
-
-def _held(entry: Entry) -> _Held:
-    answer, tenant = b"", None
-    if entry.kind == Kind.VERDICT and entry.verdict is not None:
-        answer, tenant = responses.result(entry.post_id, (pb.LOOKUP_STATE_FOUND, entry.verdict)), entry.tenant
-    return _Held(
-        tenant,
-        answer,
-        len(answer) - len(entry.verdict or b""),
-        entry.kind,
-        entry.partition,
-        entry.offset,
-        entry.ms,
-        entry.source_partition,
-        entry.source_offset,
-        "" if answer else entry.tenant,
-    )
+    def _hold(self, entry: Entry) -> _Held:
+        answer, tenant = b"", None
+        if entry.kind == Kind.VERDICT and entry.verdict is not None:
+            answer, tenant = self._encode(entry.post_id, entry.verdict), entry.tenant
+        return _Held(
+            tenant,
+            answer,
+            len(answer) - len(entry.verdict or b""),
+            entry.kind,
+            entry.partition,
+            entry.offset,
+            entry.ms,
+            entry.source_partition,
+            entry.source_offset,
+            "" if answer else entry.tenant,
+        )
 
 
 def _is_newer(entry: Entry, known: _Held) -> bool:

@@ -19,13 +19,14 @@ from moderation.errors import ConfigError, DeliveryError
 from moderation.kafka import clients
 from moderation.kafka.consumer import Consumer, UnreadableError
 from moderation.kafka.records import Record
+from moderation.kafka.topics import Topics
 from moderation.observability import metrics
 from moderation.settings import Settings
 from moderation.view import stores
 from moderation.view.entries import entry_of
 from moderation.view.feeds import Changes, Feed, Waiter
 from moderation.view.freshness import Freshness, Stall
-from moderation.view.recent import Recent
+from moderation.view.recent import Encode, Recent
 from moderation.view.stores import Entry, Kind, Log, Progress, Row, Store, StoreBehindError, StoreUnavailableError
 from moderation.view.topic_lag import ViewLag
 
@@ -43,7 +44,7 @@ log = structlog.get_logger()
 class View:
     """Answers lookups while `follow` runs, from `caught_up` on. Made by `open_view`."""
 
-    def __init__(self, settings: Settings, store: Store, consumer: Consumer, topics: clients.Topics) -> None:
+    def __init__(self, settings: Settings, store: Store, consumer: Consumer, topics: Topics, encode: Encode) -> None:
         self.caught_up = asyncio.Event()  # set once all that was on the topic at the start is folded in
         self.store = store
         self.lag = ViewLag()
@@ -54,7 +55,7 @@ class View:
         self._cluster_id = topics.cluster_id
         self._partitions = frozenset(range(topics.partitions))
         self._progress: dict[int, Progress] = {}
-        self._recent = Recent(settings.api.recent_bytes)
+        self._recent = Recent(settings.api.recent_bytes, encode)
         self._listeners: list[Callable[[Mapping[int, int]], None]] = []
         self._prune_at = 0.0
         self._renew_at = 0.0
@@ -361,12 +362,12 @@ class View:
 
 
 @asynccontextmanager
-async def open_view(settings: Settings, topics: clients.Topics) -> AsyncIterator[View]:
-    """A view that has connected and does not follow yet."""
+async def open_view(settings: Settings, topics: Topics, encode: Encode) -> AsyncIterator[View]:
+    """A view that has connected and does not follow yet. `encode` makes the parts of answers that it keeps ready."""
     async with AsyncExitStack() as stack:
         consumer = clients.consumer(settings.kafka)
         stack.push_async_callback(clients.stop, consumer)
         await clients.connected(consumer.start, settings.kafka)
         store = stores.open_store(settings.api)
         stack.push_async_callback(store.close)
-        yield View(settings, store, consumer, topics)
+        yield View(settings, store, consumer, topics, encode)

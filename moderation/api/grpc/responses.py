@@ -53,6 +53,11 @@ def result(post_id: str, found: Found) -> bytes:
     return b"".join([_RESULT, _varint(sum(map(len, fields))), *fields])
 
 
+def found_result(post_id: str, verdict: bytes) -> bytes:
+    """The result for a post that has a verdict. The verdict's bytes stand at its end."""
+    return result(post_id, (pb.LOOKUP_STATE_FOUND, verdict))
+
+
 def page(verdicts: Iterable[bytes], next_page_token: str) -> bytes:
     """A ListVerdictsResponse."""
     written = [part for verdict in verdicts for part in (_LISTED, _varint(len(verdict)), verdict)]

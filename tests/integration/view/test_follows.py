@@ -16,8 +16,9 @@ from aiokafka.errors import KafkaError
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from moderation.api.grpc.responses import found_result
 from moderation.errors import DeliveryError
-from moderation.kafka import clients as connections
+from moderation.kafka.topics import check_topics
 from moderation.types import Outcome
 from moderation.v1 import verdict_pb2
 from moderation.view import freshness
@@ -49,8 +50,8 @@ def stored(request: pytest.FixtureRequest, topic: Topic) -> Topic:
 @asynccontextmanager
 async def following(topic: Topic) -> AsyncIterator[asyncio.Task[None]]:
     """The task of a view that has caught up. It ends with the error that it is tested for."""
-    topics = await connections.check_topics(topic.settings.kafka, [topic.name])
-    async with open_view(topic.settings, topics) as view:
+    topics = await check_topics(topic.settings.kafka, [topic.name])
+    async with open_view(topic.settings, topics, found_result) as view:
         task = asyncio.create_task(view.follow())
         await asyncio.wait_for(view.caught_up.wait(), 30)
         yield task

@@ -19,8 +19,9 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from moderation import wire
+from moderation.api.grpc.responses import found_result
 from moderation.errors import ConfigError, DeliveryError
-from moderation.kafka import clients as connections
+from moderation.kafka.topics import Topics, check_topics
 from moderation.settings import ApiSettings, KafkaSettings, Settings
 from moderation.types import Outcome, Source
 from moderation.v1.verdict_pb2 import Verdict
@@ -69,10 +70,10 @@ class Topic:
     @asynccontextmanager
     async def view(self, *, cluster_id: str = "") -> AsyncIterator[View]:
         """Caught up, and following until the end of the block."""
-        topics = await connections.check_topics(self.settings.kafka, [self.name])
+        topics = await check_topics(self.settings.kafka, [self.name])
         if cluster_id:
-            topics = connections.Topics(cluster_id, topics.partitions, topics.max_message_bytes)
-        async with open_view(self.settings, topics) as view:
+            topics = Topics(cluster_id, topics.partitions, topics.max_message_bytes)
+        async with open_view(self.settings, topics, found_result) as view:
             following = asyncio.create_task(view.follow())
             caught_up = asyncio.create_task(view.caught_up.wait())
             await asyncio.wait((following, caught_up), timeout=30, return_when=asyncio.FIRST_COMPLETED)
@@ -128,7 +129,7 @@ async def test_the_latest_verdict_of_each_post_is_found(topic: Topic, format: wi
     await topic.put(old, a_verdict("b"), new, format=format)
     async with topic.view() as view:
         assert await states(view, "b", "missing", "a") == [FOUND, NOT_FOUND, FOUND]
-        assert await verdict_of(view, "a") == wire.verdict(new)
+        assert await verdict_of(view, "a") == wire.verdict_message(new)
         await topic.put(a_verdict("late"))
         await until_answered(view, "late", FOUND)
 
@@ -394,12 +395,13 @@ async def test_a_view_that_is_killed_goes_on_where_its_file_is(topic: Topic) -> 
     program = (
         "import asyncio, sys\n"
         "from moderation import settings\n"
-        "from moderation.kafka import clients\n"
+        "from moderation.api.grpc.responses import found_result\n"
+        "from moderation.kafka.topics import check_topics\n"
         "from moderation.view.view import open_view\n"
         "async def main():\n"
         "    some = settings.load()\n"
-        "    topics = await clients.check_topics(some.kafka, [some.kafka.verdicts_topic])\n"
-        "    async with open_view(some, topics) as view: await view.follow()\n"
+        "    topics = await check_topics(some.kafka, [some.kafka.verdicts_topic])\n"
+        "    async with open_view(some, topics, found_result) as view: await view.follow()\n"
         "asyncio.run(main())"
     )
     environment = {

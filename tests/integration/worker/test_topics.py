@@ -10,7 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 
 from moderation.errors import ConfigError
-from moderation.kafka import clients as connections
+from moderation.kafka.topics import Topics, check_topics
 from moderation.settings import KafkaSettings
 from tests.conftest import make_topics
 
@@ -21,11 +21,11 @@ async def test_topics_that_fit(kafka: str, names: Names) -> None:
     posts, verdicts = names("posts"), names("verdicts")
     await make_topics(kafka, posts, partitions=3, max_message_bytes="5000")
     await make_topics(kafka, verdicts, partitions=3)
-    topics = await connections.check_topics(KafkaSettings(bootstrap=kafka), [posts, verdicts])
+    topics = await check_topics(KafkaSettings(bootstrap=kafka), [posts, verdicts])
     assert topics.cluster_id
     assert (topics.partitions, topics.max_message_bytes) == (3, 5000)
-    other = await connections.check_topics(KafkaSettings(bootstrap=kafka, max_message_bytes=2000), [posts, verdicts])
-    assert other == connections.Topics(topics.cluster_id, 3, 2000)
+    other = await check_topics(KafkaSettings(bootstrap=kafka, max_message_bytes=2000), [posts, verdicts])
+    assert other == Topics(topics.cluster_id, 3, 2000)
 
 
 async def test_a_broker_that_is_lost_while_it_is_asked_is_no_mistake_of_the_operators(
@@ -41,7 +41,7 @@ async def test_a_broker_that_is_lost_while_it_is_asked_is_no_mistake_of_the_oper
         return await describe(admin, *arguments)
 
     monkeypatch.setattr(AIOKafkaAdminClient, "describe_topics", lossy)
-    assert (await connections.check_topics(KafkaSettings(bootstrap=kafka), [posts])).partitions == 3
+    assert (await check_topics(KafkaSettings(bootstrap=kafka), [posts])).partitions == 3
 
 
 async def test_missing_topics_come_with_the_commands_that_create_them(kafka: str, names: Names) -> None:
@@ -49,7 +49,7 @@ async def test_missing_topics_come_with_the_commands_that_create_them(kafka: str
     await make_topics(kafka, posts, partitions=3)
     settings = KafkaSettings(bootstrap=kafka, verdicts_topic=verdicts, dead_letter_topic=dead)
     with pytest.raises(ConfigError) as caught:
-        await connections.check_topics(settings, [posts, verdicts, dead])
+        await check_topics(settings, [posts, verdicts, dead])
     lines = str(caught.value).splitlines()
     create = f"  kafka-topics.sh --bootstrap-server {kafka} --create"
     assert lines[1].startswith(f"{create} --topic {verdicts} --partitions 3 --replication-factor 1")
@@ -64,6 +64,6 @@ async def test_partition_counts_must_match(kafka: str, names: Names, of_posts: i
     await make_topics(kafka, posts, partitions=of_posts)
     await make_topics(kafka, verdicts, partitions=of_verdicts)
     with pytest.raises(ConfigError) as caught:
-        await connections.check_topics(KafkaSettings(bootstrap=kafka), [posts, verdicts])
+        await check_topics(KafkaSettings(bootstrap=kafka), [posts, verdicts])
     few = verdicts if of_verdicts < of_posts else posts
     assert f"--alter --topic {few} --partitions 3" in str(caught.value)

@@ -7,24 +7,18 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from aiokafka import TopicPartition
 from aiokafka.errors import (
-    GroupAuthorizationFailedError,
-    GroupLoadInProgressError,
     KafkaConnectionError,
     KafkaError,
     TransactionalIdAuthorizationFailed,
 )
-from aiokafka.errors import NotCoordinatorForGroupError as NotCoordinator
-from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
 from structlog.testing import capture_logs
 
 from moderation.errors import ConfigError
 from moderation.kafka import clients
+from moderation.kafka.topics import check_topics
 from moderation.settings import KafkaSettings
 
 
@@ -40,7 +34,7 @@ async def test_unreachable_broker_is_tried_again_until_the_deadline(nobody: str)
     settings = KafkaSettings(bootstrap=nobody, connect_timeout_s=1.0)
     started = time.monotonic()
     with capture_logs() as events, pytest.raises(ConfigError) as caught:
-        await clients.check_topics(settings, ["posts", "verdicts"])
+        await check_topics(settings, ["posts", "verdicts"])
     assert 0.9 < time.monotonic() - started < 3.0
     assert nobody in str(caught.value)
     assert "MODERATION_KAFKA__BOOTSTRAP" in str(caught.value)
@@ -57,7 +51,7 @@ async def test_a_broker_that_does_not_answer_is_given_up_at_the_deadline() -> No
         settings = KafkaSettings(bootstrap=f"127.0.0.1:{silent.getsockname()[1]}", connect_timeout_s=0.5)
         started = time.monotonic()
         with pytest.raises(ConfigError, match="no answer"):
-            await clients.check_topics(settings, ["posts"])
+            await check_topics(settings, ["posts"])
         assert time.monotonic() - started < 3.0
 
 
@@ -94,48 +88,6 @@ async def test_a_refusal_inside_another_error_is_still_one() -> None:
 
     with pytest.raises(ConfigError, match="refused us: TransactionalIdAuthorizationFailed"):
         await clients.connected(start, KafkaSettings())
-
-
-class Coordinator:
-    """The group's, which has moved: it answers as brokers do while they are loading, or are not in charge any more."""
-
-    group_id = "group"
-
-    def __init__(self, *answers: Any) -> None:
-        self.answers = list(answers)
-        self.given_up = 0
-
-    async def ensure_coordinator_known(self) -> None:
-        pass
-
-    def coordinator_dead(self) -> None:
-        self.given_up += 1
-
-    async def _send_req(self, _: OffsetFetchRequest) -> Any:
-        return self.answers.pop(0)
-
-
-async def test_a_coordinator_that_is_loading_is_no_group_without_offsets() -> None:
-    loading, moved = (
-        OffsetFetchResponse_v3(0, [], error.errno) for error in (GroupLoadInProgressError, NotCoordinator)
-    )
-    known = OffsetFetchResponse_v3(0, [("posts", [(3, 7, "stored with it", 0)])], 0)
-    coordinator = Coordinator(loading, moved, known)
-    found = await clients.committed(SimpleNamespace(_coordinator=coordinator), TopicPartition("posts", 3))
-    assert found == (7, "stored with it")
-    assert coordinator.given_up == 1
-
-
-async def test_a_group_that_has_committed_nothing_has_no_offset() -> None:
-    nothing = OffsetFetchResponse_v3(0, [("posts", [(3, -1, "", 0)])], 0)
-    consumer = SimpleNamespace(_coordinator=Coordinator(nothing))
-    assert await clients.committed(consumer, TopicPartition("posts", 3)) is None
-
-
-async def test_a_group_that_we_may_not_read_is_told() -> None:
-    refused = OffsetFetchResponse_v3(0, [], GroupAuthorizationFailedError.errno)
-    with pytest.raises(GroupAuthorizationFailedError):
-        await clients.committed(SimpleNamespace(_coordinator=Coordinator(refused)), TopicPartition("posts", 3))
 
 
 class Unwell:

@@ -19,17 +19,17 @@ from moderation.models.fake import Fake
 from moderation.settings import WorkerSettings
 from moderation.worker import gauges
 from moderation.worker.gauges import WorkerGauges
-from moderation.worker.partition import Answer, AssignedPartition
+from moderation.worker.partition import AssignedPartition, Result
 from moderation.worker.suspects import Mark
 
 PARTITION = TopicPartition("posts", 41)
 
 
 class Topic:
-    """Takes what a lane publishes once it is let to."""
+    """Accepts what a partition publishes once `let` is set."""
 
     def __init__(self) -> None:
-        self.position, self.found = 5, Mark()
+        self.position, self.mark = 5, Mark()
         self.let = asyncio.Event()
 
     async def __aenter__(self) -> Topic:
@@ -44,16 +44,16 @@ class Topic:
 
 
 class Watched(AssignedPartition):
-    """A lane whose commits can be waited for."""
+    """A partition whose commits a test can await."""
 
     async def committed(self) -> None:
-        self._moved.clear()
+        self._worker_changed.clear()
         async with asyncio.timeout(10):
-            await self._moved.wait()
+            await self._worker_changed.wait()
 
 
 class Worker:
-    """One lane, and brokers that say where its partition ends."""
+    """A worker with one partition, and brokers that report its end."""
 
     def __init__(self, assigned: AssignedPartition) -> None:
         self.assignments: dict[TopicPartition, AssignedPartition] = {PARTITION: assigned}
@@ -103,29 +103,29 @@ async def asked(watch: WorkerGauges, worker: Worker) -> None:
 
 
 async def test_lag_is_what_has_no_committed_answer(assigned: tuple[Watched, Topic]) -> None:
-    one, topic = assigned
-    worker = Worker(one)
+    partition, topic = assigned
+    worker = Worker(partition)
     now = 1_000.0
     watch = WorkerGauges(worker, Batcher(Fake(), WorkerSettings()), Fake(), lambda: now)
-    watch.look()
+    watch.update()
     assert lag() == (0, 0)
 
     worker.end = (9, 5)  # four records that nobody has read
     await asked(watch, worker)
-    watch.look()
+    watch.update()
     now += 30
-    watch.look()
+    watch.update()
     assert lag() == (4, 30)  # and no timestamp: at least as long as they are known of
 
-    one.take(5, 100, int((time.time() - 300) * 1000))
-    one.take(6, 100, int((time.time() - 200) * 1000))
-    watch.look()
+    partition.take(5, 100, int((time.time() - 300) * 1000))
+    partition.take(6, 100, int((time.time() - 200) * 1000))
+    watch.update()
     records, seconds = lag()
     assert records == 4
     assert seconds == pytest.approx(300, abs=5)
 
-    one.settle(5, Answer((), None, time.perf_counter()))  # ready, and not committed: a broker keeps it waiting
-    oldest = watch.look().oldest
+    partition.settle(5, Result((), None, time.perf_counter()))  # ready, and not committed: a broker keeps it waiting
+    oldest = watch.update().oldest
     assert oldest is not None
     assert time.monotonic() - oldest < 10, "it counts until it is committed"
     assert REGISTRY.get_sample_value("moderation_worker_posts_in_phase", {"phase": "commit"}) == 1
@@ -133,27 +133,27 @@ async def test_lag_is_what_has_no_committed_answer(assigned: tuple[Watched, Topi
     assert lag()[0] == 4
 
     topic.let.set()
-    await one.committed()
-    watch.look()
+    await partition.committed()
+    watch.update()
     records, seconds = lag()
     assert records == 3
     assert seconds == pytest.approx(200, abs=5)
 
-    one.settle(6, Answer((), None, time.perf_counter()))
-    await one.committed()
+    partition.settle(6, Result((), None, time.perf_counter()))
+    await partition.committed()
     worker.end = (9, 9)  # what stood beyond were the marks of transactions
     await asked(watch, worker)
-    watch.look()
+    watch.update()
     assert lag() == (0, 0)
 
     worker.end = (-1, 0)
     await asked(watch, worker)  # the brokers are away: what is in hand still counts
-    watch.look()
+    watch.update()
     assert lag() == (0, 0)
 
     worker.assignments = {}
-    watch.look()
-    assert lag() == (None, None)  # another worker tells of it now
+    watch.update()
+    assert lag() == (None, None)  # another worker has the partition now
 
 
 async def test_device_memory_is_asked_for_when_prometheus_asks() -> None:
@@ -164,14 +164,14 @@ async def test_device_memory_is_asked_for_when_prometheus_asks() -> None:
         def device_memory(self) -> DeviceMemory:
             return DeviceMemory("cuda:0", 2, self.held, 8)
 
-    def told(name: str) -> float | None:
+    def memory_gauge(name: str) -> float | None:
         return REGISTRY.get_sample_value(f"moderation_gpu_memory_{name}_bytes", {"device": "cuda:0"})
 
     model = OnDevice()
     async with gauges.device_memory(model):
-        assert [told(name) for name in ("allocated", "reserved", "total")] == [2, 3, 8]
+        assert [memory_gauge(name) for name in ("allocated", "reserved", "total")] == [2, 3, 8]
         model.held = 5
-        assert told("reserved") == 5
-    assert told("total") is None
+        assert memory_gauge("reserved") == 5
+    assert memory_gauge("total") is None
     async with gauges.device_memory(Fake()):
-        assert told("total") is None
+        assert memory_gauge("total") is None

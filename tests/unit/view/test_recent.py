@@ -1,0 +1,48 @@
+"""The newest entries of the view, in memory, say what the store says."""
+
+from __future__ import annotations
+
+from moderation import wire
+from moderation.api.grpc.responses import found_result
+from moderation.view.recent import ENTRY_BYTES, Recent
+from moderation.view.stores import Entry, Kind
+from tests.support.builders import a_finding, a_verdict
+
+BYTES = wire.verdict_message(a_verdict("a", findings=(a_finding(), a_finding("other")))).SerializeToString()
+
+
+def an_entry(post_id: str, offset: int, kind: int = Kind.VERDICT, partition: int = 0, tenant: str = "t") -> Entry:
+    verdict = BYTES if kind == Kind.VERDICT else None
+    return Entry(post_id, kind, partition, offset, offset, partition, offset, tenant, 1, "", 0, verdict)
+
+
+def test_says_what_was_folded_in_last() -> None:
+    recent = Recent(1 << 20, found_result)
+    recent.put([an_entry("a", 1), an_entry("a", 2, Kind.ERASED), an_entry("b", 3)])
+    assert recent.find("a") == (Kind.ERASED, "t", 0, 2, None)
+    assert recent.find("b") == (Kind.VERDICT, "t", 0, 3, BYTES)
+    assert recent.find("c") is None
+    result = found_result("b", BYTES)
+    assert recent.answers(["a", "b", "c"], None) == [None, result, None]
+    assert recent.answers(["b"], "t") == [result]
+    assert recent.answers(["b"], "another") == [None]
+
+
+def test_takes_an_older_record_of_another_partition_for_older() -> None:
+    recent = Recent(1 << 20, found_result)
+    recent.put([an_entry("a", 7), an_entry("a", 3, partition=1)])
+    assert recent.find("a") == (Kind.VERDICT, "t", 0, 7, BYTES)
+    recent.put([an_entry("a", 9, partition=1)])
+    assert recent.find("a") == (Kind.VERDICT, "t", 1, 9, BYTES)
+
+
+def test_is_bounded_and_forgets_what_came_first() -> None:
+    recent = Recent(10 * (ENTRY_BYTES + len(BYTES) + 20), found_result)
+    recent.put(an_entry(f"p{number}", number) for number in range(100))
+    assert 5 < len(recent) <= 10
+    assert recent.find("p99")
+    assert recent.find("p0") is None
+    recent.forget(99)
+    assert len(recent) == 1
+    recent.forget(1_000)
+    assert (len(recent), recent._bytes) == (0, 0)
