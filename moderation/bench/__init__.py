@@ -1,1 +1,1 @@
-"""Benches: ratios measured in one run, against the plainest thing that does the same. `moderation bench`."""
+"""`moderation bench`: ratios measured in one run, against the simplest program that does the same."""

@@ -1,8 +1,8 @@
 """How far a score moves with its batch, and whether a verdict does: `moderation bench agreement`.
 
-Posts of words are scored alone, then in mixed batches of drawn sizes with drawn questions beside them. The first half
-of the batches gives the spread: twice the largest move of a probability. In the second half, verdicts are compared at
-thresholds one spread above and below each score, and at usual ones that are further away: none may flip.
+Posts of words are scored alone, then in mixed batches of random sizes with random questions. The first half of the
+batches gives the spread: twice the largest move of a probability. In the second half, verdicts are compared at
+thresholds one spread above and below each score, and at usual thresholds that are further away. No verdict may flip.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from moderation.models.shared.tree import Tree
 from moderation.types import Score
 
 SIZE = sizes.Size(384, 1024, 4, 2, "drawn")
-POSTS, POLICIES, MOST_POSTS = 24, 8, 6
+POSTS, POLICIES, MAX_POSTS = 24, 8, 6
 SHIPPED = (0.5, 0.9)  # review, remove
 SENTENCES = """
 Selling my grandfather's hunting rifle, cash only, meet me behind the station tonight.
@@ -50,7 +50,7 @@ console = Console(soft_wrap=True, highlight=False)
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Of one precision. Log-odds and probabilities, largest over all questions of all batches."""
+    """The figures of one precision: log-odds and probabilities, each the largest over all questions of all batches."""
 
     name: str
     alone_log_odds: float  # a tree against separate prompts
@@ -70,26 +70,26 @@ def main(gguf: Path | None, batches: int, out: Path | None, threads: int) -> int
     network, ids, what = _network(gguf)
     trees = [[_tree(post, (policy,), ids) for policy in range(POLICIES)] for post in range(POSTS)]
     exact = _alone(Engine(network, *ids[2], feature_bytes=0), trees)
-    found: list[Agreement] = []
+    agreements: list[Agreement] = []
     for name in ("float32", "bfloat16", "fp8"):
         if name != "float32":
             network.to(torch.bfloat16)
         if name == "fp8":
             fp8.use(network.model.layers)
         few = batches if name != "fp8" else batches // 10  # on a CPU, eight bits are slow
-        found.append(_measure(name, Engine(network, *ids[2], feature_bytes=0), ids, exact, few))
-        _print(found[-1], few)
+        agreements.append(_measure(name, Engine(network, *ids[2], feature_bytes=0), ids, exact, few))
+        _print(agreements[-1], few)
     if out:
         where = engine_bench.machine(network.device)
         content = {
             "weights": what,
             "batches": batches,
             "machine": where,
-            "found": [asdict(agreement) for agreement in found],
+            "precisions": [asdict(agreement) for agreement in agreements],
         }
         out.write_text(json.dumps(content, indent=1) + "\n")
-    steady = all(agreement.flips == agreement.flips_shipped == 0 for agreement in found[:2])
-    return 0 if steady and found[0].spread <= 1e-5 else 1
+    steady = all(agreement.flips == agreement.flips_shipped == 0 for agreement in agreements[:2])
+    return 0 if steady and agreements[0].spread <= 1e-5 else 1
 
 
 Ids = tuple[list[tuple[int, ...]], list[tuple[int, ...]], tuple[int, int]]  # of posts, of questions, of Yes and No
@@ -117,7 +117,7 @@ def _tree(post: int, policies: Sequence[int], ids: Ids) -> Tree:
 
 
 def _alone(engine: Engine[Crops], trees: Sequence[Sequence[Tree]]) -> list[list[Score]]:
-    """A prompt a question, one a step."""
+    """Each question as a prompt of its own, in a step of its own."""
     return [[engine.score([_window(tree)])[0][0] for tree in row] for row in trees]
 
 
@@ -135,7 +135,7 @@ def _measure(name: str, engine: Engine[Crops], ids: Ids, exact: list[list[Score]
     for number in range(batches):
         asked = [
             (post, drawn.sample(every, k=drawn.randint(1, POLICIES)))
-            for post in drawn.choices(range(POSTS), k=drawn.randint(1, MOST_POSTS))
+            for post in drawn.choices(range(POSTS), k=drawn.randint(1, MAX_POSTS))
         ]
         rows = engine.score([_window(_tree(post, policies, ids)) for post, policies in asked])
         for (post, policies), row in zip(asked, rows, strict=True):
@@ -171,10 +171,12 @@ def _measure(name: str, engine: Engine[Crops], ids: Ids, exact: list[list[Score]
     )
 
 
-def _print(found: Agreement, batches: int) -> None:
-    console.print(
-        f"{found.name:<9} tree against prompts {found.alone_log_odds:.1e} log-odds; in {batches} batches moved by "
-        f"{found.batch_log_odds:.1e} log-odds, spread {found.spread:.1e} of probability; flips at score +- spread "
-        f"{found.flips}, at {SHIPPED} {found.flips_shipped}, of {found.verdicts}; from float32 "
-        f"{found.from_float32:.1e} log-odds, {found.verdicts_as_float32:.1%} of verdicts the same"
+def _print(agreement: Agreement, batches: int) -> None:
+    parts = (
+        f"tree against prompts {agreement.alone_log_odds:.1e} log-odds",
+        f"in {batches} batches moved by {agreement.batch_log_odds:.1e} log-odds, "
+        f"spread {agreement.spread:.1e} of probability",
+        f"flips at score +- spread {agreement.flips}, at {SHIPPED} {agreement.flips_shipped}, of {agreement.verdicts}",
+        f"from float32 {agreement.from_float32:.1e} log-odds, {agreement.verdicts_as_float32:.1%} of verdicts the same",
     )
+    console.print(f"{agreement.name:<9} {'; '.join(parts)}")

@@ -1,6 +1,6 @@
-"""The least that answers over grpc.aio: a constant of so many bytes to every call. `python -m moderation.bench.bare`.
+"""The smallest server on grpc.aio: every response is a constant of some bytes. `python -m moderation.bench.bare`.
 
-Prints its port. It reads each request and keeps no state; it runs on the event loop that the API runs on.
+Prints its port. The server parses each request, keeps no state, and runs on the same kind of event loop as the API.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from moderation.v1 import moderation_service_pb2 as pb
 
 
 async def serve(point_bytes: int, batch_bytes: int) -> None:
-    """Until it is killed."""
+    """Serves until the process is killed."""
     point, batch = b"\x00" * point_bytes, b"\x00" * batch_bytes
 
     async def get(request: pb.GetVerdictRequest, context: Any) -> bytes:

@@ -1,12 +1,12 @@
-"""The same posts the ways that others score them, on transformers' own modules with our network's weights.
+"""Other ways to score the same posts, on transformers' own modules with the weights of the service's network.
 
-original   one full prompt a policy, batch 1, as the published code runs it: pictures seen anew for each, padded crops
-           and the tower's last layer included, logits over the vocabulary at every position
-lean       the same, with what any careful caller leaves out: real crops only, logits at the last position only
-padded     pictures seen once, the prompts of a post as one padded batch, logits at the last position
-prefix     pictures seen once, the content's keys and values kept, each policy continues from them
+original   one full prompt for each policy, batch 1, as the published code runs it: the tower runs for each prompt, with
+           padded crops and its last layer, and logits over the vocabulary are computed at every position
+lean       the same without what a careful caller leaves out: real crops and logits at the last position only
+padded     the tower runs once, the prompts of a post are one padded batch, logits at the last position
+prefix     the tower runs once, the content's keys and values are kept, and each policy continues from them
 
-Nothing of moderation.models computes here but the crops. The tower's last layer, which our network lacks, is drawn.
+Of moderation.models, only the crops are used. The tower's last layer, which the network lacks, has random weights.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from moderation.models.phi3.preprocessing import Crops
 
 WAYS = ("original", "lean", "padded", "prefix")
 EMBEDDING = "model.vision_embed_tokens."
-MOST_PROMPTS = 1  # that a measurement of `original` and `lean` runs: prompts of one length cost the same
+MAX_PROMPTS = 1  # in a measurement of `original` and `lean`: prompts of one length cost the same
 
 
 class Stock:
-    """transformers' Phi3ForCausalLM and CLIPVisionModel, put together as the published code puts its own together."""
+    """transformers' Phi3ForCausalLM and CLIPVisionModel, combined as in the published code."""
 
     def __init__(self, network: Phi3Network, budget: int) -> None:
         """budget: crops that `original` pads a picture to, the global one not counted."""
@@ -85,7 +85,7 @@ class Stock:
         """Logits of the first `prompts` policies, [prompts, vocabulary]."""
         rows = []
         for branch in window.tree.branches[:prompts]:
-            features = [self._see(picture, 0 if lean else 1 + self.budget) for picture in window.pictures]
+            features = [self._embed_image(picture, 0 if lean else 1 + self.budget) for picture in window.pictures]
             embeds = self._embeds(window.tree.shared + branch, features)[None]
             out = self.language(inputs_embeds=embeds, use_cache=False, logits_to_keep=int(lean))
             rows.append(out.logits[0, -1].float())
@@ -93,8 +93,8 @@ class Stock:
 
     @torch.inference_mode()
     def padded(self, window: Window) -> Tensor:
-        """Logits of all policies. Prompts are padded on the left, so that all answers stand last."""
-        features = [self._see(picture) for picture in window.pictures]
+        """Logits of all policies. Prompts are padded on the left, so that all answers are at the last position."""
+        features = [self._embed_image(picture) for picture in window.pictures]
         prompts = [self._embeds(window.tree.shared + branch, features) for branch in window.tree.branches]
         longest = max(map(len, prompts))
         embeds = torch.stack([nn.functional.pad(prompt, (0, 0, longest - len(prompt), 0)) for prompt in prompts])
@@ -102,7 +102,7 @@ class Stock:
             [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device
         )
         places = (mask.cumsum(-1) - 1).clamp(min=0)
-        full = None if bool(mask.all()) else mask  # as a careful caller would: SDPA is faster without
+        full = None if bool(mask.all()) else mask  # SDPA is faster without a mask
         out = self.language(
             inputs_embeds=embeds, attention_mask=full, position_ids=places, use_cache=False, logits_to_keep=1
         )
@@ -111,8 +111,8 @@ class Stock:
 
     @torch.inference_mode()
     def prefix(self, window: Window) -> Tensor:
-        """Logits of all policies, one after the other behind the same keys and values."""
-        features = [self._see(picture) for picture in window.pictures]
+        """Logits of all policies, one after the other, each continuing the same keys and values."""
+        features = [self._embed_image(picture) for picture in window.pictures]
         shared = self._embeds(window.tree.shared, features)[None]
         cache = self.language(inputs_embeds=shared, use_cache=True, logits_to_keep=1).past_key_values
         rows = []
@@ -133,8 +133,8 @@ class Stock:
             embeds[places < 0] = torch.cat(list(features))
         return embeds
 
-    def _see(self, picture: Crops, crops: int = 0) -> Tensor:
-        """Features [tokens, hidden]; padded with black crops to so many."""
+    def _embed_image(self, picture: Crops, crops: int = 0) -> Tensor:
+        """Features of a picture [tokens, hidden]. crops: padded with black crops to so many."""
         pixels = picture.on(self.device).to(self.row_end.dtype)
         if crops > len(pixels):
             pixels = torch.cat([pixels, pixels.new_zeros(crops - len(pixels), *pixels.shape[1:])])

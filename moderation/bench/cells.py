@@ -1,4 +1,4 @@
-"""What a run of `bench engine` finds."""
+"""The results of a run of `bench engine`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Cell:
     tokens: int  # of a post, slots of its pictures among them
     padding: float  # tokens that the passes of `tree` ran over / tokens of the posts
     posts: int  # in a step of `tree`
-    gflop: float  # that the engine computes for a post
-    plain_gflop: float  # that separate prompts take at least
-    seconds: dict[str, list[float]]  # a way -> of a post, round by round
-    apart: dict[str, float]  # a way -> largest difference from `tree1`, log-odds
+    gflop: float  # of a post, as the engine computes it
+    plain_gflop: float  # of a post, the least that separate prompts take
+    seconds: dict[str, list[float]]  # way -> seconds of a post, round by round
+    apart: dict[str, float]  # way -> largest difference from `tree1`, log-odds
 
     def ratio(self, way: str, to: str) -> tuple[float, float, float]:
-        """(median, least, most) over the rounds: how many times faster a way is."""
-        ratios = [theirs / ours for ours, theirs in zip(self.seconds[way], self.seconds[to], strict=True)]
+        """How many times faster a way is than another: (median, smallest, largest) over the rounds."""
+        ratios = [other / own for own, other in zip(self.seconds[way], self.seconds[to], strict=True)]
         return statistics.median(ratios), min(ratios), max(ratios)
 
     def rate(self, way: str) -> float:
@@ -32,7 +32,7 @@ class Cell:
 
 @dataclass(slots=True)
 class Run:
-    """All that a run has found."""
+    """All results of a run."""
 
     command: str
     machine: dict[str, str]

@@ -1,4 +1,4 @@
-"""The commands that measure: `moderation bench ...`. What they need is imported when they run."""
+"""The commands `moderation bench ...`. Each imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ out = Console(soft_wrap=True)
 def engine(
     *,
     size: Annotated[str, typer.Option(help="of the network with drawn weights: small, mini, full")] = "small",
-    kinds: Annotated[str, typer.Option(help="posts: text, image4, image16, and mix after all three")] = "text,image4",
-    policies: Annotated[str, typer.Option(help="how many a post is judged by")] = "1,5,20",
-    ways: Annotated[str, typer.Option(help="to score them")] = "tree,tree1,bfloat16,original,lean,padded,prefix",
+    kinds: Annotated[str, typer.Option(help="posts: text, image4, image16; mix after these three")] = "text,image4",
+    policies: Annotated[str, typer.Option(help="numbers of policies for a post")] = "1,5,20",
+    ways: Annotated[str, typer.Option(help="ways to score")] = "tree,tree1,bfloat16,original,lean,padded,prefix",
     rounds: Annotated[int, typer.Option(min=1, help="in which the ways take turns")] = 3,
     threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="file for all times")] = None,
     plot: Annotated[Path | None, typer.Option(help="file for an SVG")] = None,
 ) -> None:
-    """Scoring against a prompt a policy on transformers' own modules, all measured in this run."""
+    """Scoring against one prompt for each policy on transformers' own modules, all measured in this run."""
     from moderation.bench.engine import Options, main
 
     sys.exit(
@@ -68,7 +68,7 @@ def stream(
     posts: Annotated[int, typer.Option(min=1000, help="for each measurement")] = 6000,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     memory: Annotated[int, typer.Option(min=0, help="posts to watch memory over; 0: none")] = 0,
-    quiet: Annotated[int, typer.Option(min=0, help="seconds to watch quiet partitions beside full ones; 0: none")] = 0,
+    quiet: Annotated[int, typer.Option(min=0, help="seconds to watch quiet partitions next to full ones; 0: none")] = 0,
     results: Annotated[Path | None, typer.Option("--json", help="file for the results")] = None,
 ) -> None:
     """Kafka to Kafka against a plain consume-produce loop. KAFKA_BOOTSTRAP_SERVERS, or a broker of its own."""
@@ -79,13 +79,13 @@ def stream(
 
 @app.command()
 def lookup(
-    seconds: Annotated[float, typer.Option(min=0.5, help="of each measurement")] = 4.0,
-    rounds: Annotated[int, typer.Option(min=1, help="of each, of which the median is told")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.5, help="seconds of each measurement")] = 4.0,
+    rounds: Annotated[int, typer.Option(min=1, help="of each measurement; the median is shown")] = 3,
     verdicts: Annotated[int, typer.Option(min=100, help="in the view")] = 60_000,
     as_json: Annotated[bool, typer.Option("--as-json", help="put verdicts on their topic as JSON")] = False,
-    output: Annotated[Path | None, typer.Option("--json", help="write the results there, too")] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="file for the results")] = None,
 ) -> None:
-    """Lookups over gRPC against a bare handler that answers a constant of the same size."""
+    """Lookups over gRPC against a bare handler that returns a constant of the same size."""
     from moderation.bench import lookup as lookups
 
     plan = lookups.Plan(verdicts, rounds, seconds, format="json" if as_json else "protobuf")

@@ -1,12 +1,12 @@
 """How fast the engine is, and against what: `moderation bench engine`.
 
-tree      the service's engine, as many posts a step as a budget of tokens holds
-tree1     the same, one post a step
-bfloat16  tree, in bfloat16, where the others are in float32
+tree      the service's engine, with as many posts in a step as a budget of tokens holds
+tree1     the same with one post in a step
+bfloat16  tree in bfloat16; the other ways run in float32
 original, lean, padded, prefix: see baselines.py
 
-Ways take turns, round by round, so that a ratio holds on a machine whose speed does not. Encoding is left out of all
-of them and timed on its own. Every way's answers are compared: a wrong one makes the command fail.
+The ways take turns, round by round, so ratios hold on a machine whose speed varies. Encoding is not part of any way and
+is timed on its own. All ways' logits are compared, and a wrong one makes the command fail.
 """
 
 from __future__ import annotations
@@ -40,15 +40,18 @@ from moderation.models.shared.linear import Linear
 from moderation.settings import ModelSettings
 
 YES, NO = 3869, 1939  # the published tokenizer's; any two would do
-SHORTEST_S = 0.4  # that a way is measured for in a round
-MOST_POSTS = {"cpu": 2, "cuda": 64}  # in a step of `tree`
-CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.5}  # log-odds, between ways; of bfloat16, whose weights are drawn
+SHORTEST_S = 0.4  # the least time that a way runs in a round
+MAX_POSTS = {"cpu": 2, "cuda": 64}  # in a step of `tree`
+CLOSE = {
+    torch.float32: 1e-4,
+    torch.bfloat16: 0.5,
+}  # log-odds between ways; the weights are random, so bfloat16 is far off
 MATMUL = {"cpu": 2048, "cuda": 8192}
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says."""
+    """The options of the command."""
 
     size: str = "small"
     kinds: tuple[str, ...] = ("text", "image4")
@@ -63,7 +66,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Measures, prints, writes; 1 when two ways disagree on an answer."""
+    """Measures, prints and writes. Returns 1 when two ways disagree."""
     _check(options)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -94,7 +97,7 @@ def main(options: Options) -> int:
 
 
 class Bench:
-    """The ways, side by side."""
+    """All ways on one network."""
 
     def __init__(self, options: Options, network: Phi3Network) -> None:
         self._options = options
@@ -112,7 +115,7 @@ class Bench:
         self.agreed = True
 
     def peak_mb(self) -> float:
-        """Runs the largest step of the options first."""
+        """The peak memory after the largest step of the options, in MB."""
         kinds = [kind for kind in self._options.kinds if kind != "mix"] or ["text"]
         self._engine.score(self._posts(kinds[-1], max(self._options.policies)))
         if self._network.device.type == "cuda":
@@ -130,7 +133,7 @@ class Bench:
         if self._halved is not None:
             ways["bfloat16"] = (self._halved.score, posts, len(posts))
         stock = self._stock_for(KINDS[kind].crops)
-        sampled = min(policies, baselines.MOST_PROMPTS)
+        sampled = min(policies, baselines.MAX_PROMPTS)
         others: dict[str, tuple[Callable[[Window], Tensor], float]] = {
             "original": (lambda post: stock.original(post, sampled), sampled / policies),
             "lean": (lambda post: stock.original(post, sampled, lean=True), sampled / policies),
@@ -160,7 +163,7 @@ class Bench:
         )
 
     def mix(self, policies: int, cells: Sequence[Cell]) -> Cell:
-        """Twenty posts, in steps as the batcher cuts them; the others' times are those of their kinds, weighted."""
+        """Twenty posts in steps as the batcher cuts them. The other ways' times are weighted sums over the kinds."""
         posts = [
             workloads.post(KINDS[kind], policies, self.config, seed)
             for seed, kind in enumerate(kind for kind, count in MIX.items() for _ in range(count))
@@ -194,11 +197,11 @@ class Bench:
 
     def _posts(self, kind: str, policies: int) -> list[Window]:
         first = workloads.post(KINDS[kind], policies, self.config, 0)
-        count = max(1, min(MOST_POSTS[self._network.device.type], self._options.tokens // first.tokens))
+        count = max(1, min(MAX_POSTS[self._network.device.type], self._options.tokens // first.tokens))
         return [first, *(workloads.post(KINDS[kind], policies, self.config, seed) for seed in range(1, count))]
 
     def _padding(self, steps: Sequence[Sequence[Window]]) -> float:
-        """Runs them: what the passes hold beyond the posts' tokens is padding, or a shared part that ran twice."""
+        """Runs the steps. Tokens beyond those of the posts are padding, or a shared part that ran twice."""
         computed: list[int] = []
         hook = self._network.register_forward_hook(lambda _network, given, _out: computed.append(len(given[0].ids)))
         for step in steps:
@@ -213,11 +216,11 @@ class Bench:
             self._stock[budget] = Stock(self._network, budget)
         return self._stock[budget]
 
-    def _apart(self, name: str, found: object, expected: Tensor) -> float:
-        if isinstance(found, Tensor):
-            margins = (found[:, YES] - found[:, NO]).double().cpu()
+    def _apart(self, name: str, result: object, expected: Tensor) -> float:
+        if isinstance(result, Tensor):
+            margins = (result[:, YES] - result[:, NO]).double().cpu()
         else:
-            margins = _margins([score.margin for score in found[0]])  # type: ignore[index]
+            margins = _margins([score.margin for score in result[0]])  # type: ignore[index]
         apart = float((margins - expected[: len(margins)]).abs().max())
         close = CLOSE[torch.bfloat16 if name == "bfloat16" else self._dtype]
         self.agreed = self.agreed and apart < close
@@ -225,7 +228,7 @@ class Bench:
 
 
 def matmul(dtype: torch.dtype, where: torch.device) -> float:
-    """FLOP/s of a square product, the best of some: what the machine gives at all."""
+    """FLOP/s of a square product, the best of several: the most that the machine can do."""
     side = MATMUL[where.type]
     layer = Linear(side, side, bias=False, device=where, dtype=dtype)
     left = torch.randn(side, side, device=where, dtype=dtype)
@@ -241,7 +244,7 @@ def matmul(dtype: torch.dtype, where: torch.device) -> float:
 
 
 def machine(where: torch.device) -> dict[str, str]:
-    """Device and versions."""
+    """The device and the versions."""
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else _cpu()
     return {
         "device": f"{name}, {torch.get_num_threads()} threads" if where.type == "cpu" else name,
@@ -271,14 +274,14 @@ def _time(run: Callable[[Sequence[Window]], object], posts: Sequence[Window]) ->
 
 
 def _encode_ms(kind: str, network: Phi3Network) -> float:
-    """Of one picture, on one thread of the pool."""
-    some = KINDS[kind]
-    assert some.size is not None  # noqa: S101 - asked for by the caller
-    image = workloads.noise(some.size, 0)
+    """The time to encode one picture on one thread, in milliseconds."""
+    shape = KINDS[kind]
+    assert shape.size is not None  # noqa: S101 - asked for by the caller
+    image = workloads.noise(shape.size, 0)
     taken = []
     for _ in range(5):
         started = time.perf_counter()
-        workloads.crops(image, some.crops, network.config)
+        workloads.crops(image, shape.crops, network.config)
         taken.append(time.perf_counter() - started)
     return 1000 * statistics.median(taken)
 

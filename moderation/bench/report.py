@@ -13,9 +13,9 @@ from rich.console import Console
 
 from moderation.bench.cells import Cell, Run
 
-OURS = ("tree", "tree1", "bfloat16")
+ENGINE = ("tree", "tree1", "bfloat16")
 OTHERS = ("original", "lean", "padded", "prefix")
-# (kind, policies) -> times faster than `original`: what must be, what we aim at
+# (kind, policies) -> times faster than `original`: required, aimed at
 TARGETS = {("text", 5): (2.5, 4), ("image4", 5): (6, 9), ("image4", 20): (14, 20)}
 COLOURS = {"tree": "#0b6e4f", "tree1": "#6bbf9b", "bfloat16": "#08415c", "original": "#c8553d", "lean": "#e08e79"}
 GREY = "#999999"
@@ -24,20 +24,20 @@ console = Console(soft_wrap=True, highlight=False)
 
 
 def head(run: Run) -> None:
-    """What is measured on what."""
+    """Prints the machine and the columns."""
     rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in run.matmul_gflops.items())
     console.print(f"{run.command}\n{', '.join(f'{key} {value}' for key, value in run.machine.items())}")
     console.print(f"{run.size}; matmul GFLOP/s: {rates}; peak memory {run.peak_mb:,.0f} MB; load {_load()}")
     for kind, spent in run.encode_ms.items():
         console.print(f"encoding a picture of {kind}: {spent:.1f} ms on one thread")
-    ways = "".join(f"{way:>10}" for way in (*OURS, *OTHERS))
+    ways = "".join(f"{way:>10}" for way in (*ENGINE, *OTHERS))
     numbers = f"{'posts/s':<9}{'P':>3}{'tokens':>7}{'pad':>6}{'GFLOP':>8}{'of matmul':>10}"
     console.print(f"\n{numbers}{ways}   {'tree over each other':<22}{'apart':>7}")
 
 
 def row(run: Run, cell: Cell) -> None:
-    """One kind at one number of policies."""
-    rates = "".join(f"{cell.rate(way) if way in cell.seconds else 0:>10.3f}" for way in (*OURS, *OTHERS))
+    """Prints one kind of post at one number of policies."""
+    rates = "".join(f"{cell.rate(way) if way in cell.seconds else 0:>10.3f}" for way in (*ENGINE, *OTHERS))
     against = " / ".join(f"{cell.ratio('tree', way)[0]:.1f}" for way in OTHERS if way in cell.seconds)
     apart = max((value for way, value in cell.apart.items() if way != "bfloat16"), default=0.0)
     numbers = f"{cell.kind:<9}{cell.policies:>3}{cell.tokens:>7}{cell.padding:>6.2f}{cell.gflop:>8.0f}"
@@ -45,7 +45,7 @@ def row(run: Run, cell: Cell) -> None:
 
 
 def foot(run: Run) -> None:
-    """The targets, met or not."""
+    """Prints which targets were met."""
     console.print()
     for cell in run.cells:
         if (cell.kind, cell.policies) not in TARGETS or "original" not in cell.seconds:
@@ -53,16 +53,16 @@ def foot(run: Run) -> None:
         must, aim = TARGETS[cell.kind, cell.policies]
         for way in ("tree", "bfloat16"):
             if way in cell.seconds:
-                ratio, least, most = cell.ratio(way, "original")
+                ratio, low, high = cell.ratio(way, "original")
                 met = "aim met" if ratio >= aim else "must met" if ratio >= must else "MISSED"
                 console.print(
-                    f"{cell.kind} P={cell.policies}: {way} is {ratio:.2f} ({least:.2f} to {most:.2f}) times original; "
+                    f"{cell.kind} P={cell.policies}: {way} is {ratio:.2f} ({low:.2f} to {high:.2f}) times original; "
                     f"must {must:g}, aim {aim:g}: {met}"
                 )
 
 
 def write_json(run: Run, path: Path) -> None:
-    """All times, round by round, and what follows from them."""
+    """Writes all times, round by round, and the figures computed from them."""
     content = asdict(run)
     for cell, out in zip(run.cells, content["cells"], strict=True):
         ways = list(cell.seconds)
@@ -77,7 +77,7 @@ def write_json(run: Run, path: Path) -> None:
 
 
 def write_plot(run: Run, path: Path) -> None:
-    """Posts a second of each way against `original` (or the slowest), as bars in an SVG; the scale is logarithmic."""
+    """Writes posts a second of each way as bars of an SVG, relative to the slowest way, on a logarithmic scale."""
     bars: list[str] = []
     place = 10
     for cell in run.cells:
@@ -101,7 +101,7 @@ def write_plot(run: Run, path: Path) -> None:
 
 
 def _share(run: Run, cell: Cell, way: str) -> float:
-    """The achieved rate over the matrix product's of the same run, in the way's own dtype."""
+    """The achieved rate divided by the matrix product's of the same run, in the dtype of the way."""
     dtype = "bfloat16" if way == "bfloat16" else str(run.size["dtype"])
     return cell.gflop * cell.rate(way) / run.matmul_gflops[dtype]
 

@@ -1,4 +1,4 @@
-"""Networks of named sizes with weights from a seed: what a speed depends on is there, what a verdict means is not."""
+"""Networks of named sizes with weights from a seed, for speeds. Their verdicts mean nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moderation.models.shared import checkpoint
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What distinguishes one from another; a head has 96 elements in all."""
+    """A network's shape. A head has 96 elements in every size."""
 
     hidden: int
     intermediate: int
@@ -31,7 +31,7 @@ VOCABULARY = 32064
 
 
 def config(size: Size) -> Phi3Config:
-    """As the published config.json would say it. The rope factors rise as the published ones do."""
+    """The config of a size, as a published config.json. The rope factors rise as the published factors do."""
     pairs = HEAD // 2
     return Phi3Config.model_validate(
         {
@@ -58,7 +58,7 @@ def config(size: Size) -> Phi3Config:
 
 
 def network(shape: Phi3Config, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Phi3Network:
-    """Norms near 1, matrices that keep the size of what they map, so that scores of posts and policies differ."""
+    """A network with random weights: norms near 1, matrices that keep lengths, so that scores differ."""
     with checkpoint.meta_modules():
         made = Phi3Network(shape)
     made = made.to(dtype).to_empty(device=device)

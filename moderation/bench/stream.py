@@ -2,19 +2,19 @@
 
     moderation bench stream                        speed, without a model and with one of 100 ms a step
     moderation bench stream --memory 200000        memory over so many posts, too
-    moderation bench stream --quiet 30             the delay of quiet partitions beside full ones, too (quiet.py)
+    moderation bench stream --quiet 30             the delay of quiet partitions with full ones, too (quiet.py)
     moderation bench stream --delivery at_least_once
 
-plain   the least that promises the same delivery: one process, one aiokafka consumer of the group, getmany of up to 500
-        records, for each a send of as many bytes as our verdict has, keyed by the record's key; nothing is decoded and
-        nothing is encoded. exactly_once: begin, send, await each send, send offsets, commit, for each getmany, with one
+plain   the simplest loop with the same delivery guarantee: one process, one aiokafka consumer of the group, getmany of
+        up to 500 records, and for each record a send of a verdict's number of bytes under the record's key. Nothing is
+        decoded or encoded. exactly_once: for each getmany begin, send, await each send, send offsets, commit, with one
         transactional producer. at_least_once: send, await each send, commit the offsets.
 worker  `moderation worker` with the model's double, as shipped: JSON in, JSON out, six policies
-wide    the same, with room for more posts under way (max_in_flight 1024)
-proto   the same as wide, with verdict_format=protobuf
+wide    the same with more posts in flight (max_in_flight 1024, max_partition_in_flight 256)
+proto   the same as wide with verdict_format=protobuf
 
-Each reads the same posts of a topic filled before, six partitions. A way's speed is that of the verdicts' own
-timestamps, from the first tenth of them to the last. Ways take turns, round by round.
+Each way reads the same posts of a prefilled topic with six partitions. The speed of a way follows from the verdicts'
+timestamps, from the first tenth of them to the last. The ways take turns, round by round.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from uuid import uuid4
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
-from moderation.bench import quiet
+from moderation.bench import processes, quiet
 from moderation.dev.kafka import LocalKafka
 from moderation.dev.topics import create_topics
 from moderation.models.fake import Fake
@@ -58,7 +58,7 @@ WIDE = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured, and how often."""
+    """The options of a run."""
 
     policies: Path
     delivery: str
@@ -66,12 +66,12 @@ class Plan:
     rounds: int
     memory: int  # posts to watch memory over; 0: none
     quiet: int = 0  # seconds to watch the delay of quiet partitions for; 0: none
-    backlog: int = 20_000  # posts in each of the full partitions beside them
+    backlog: int = 20_000  # posts in each full partition meanwhile
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """Posts that lie ready on a topic."""
+class Setup:
+    """A topic that holds posts."""
 
     kafka: str
     plan: Plan
@@ -79,7 +79,7 @@ class Field:
     count: int
 
     async def measure(self, way: str, extra: Mapping[str, str]) -> tuple[float, float, int]:
-        """(posts a second, the process's CPU milliseconds a post, bytes of a verdict) of one pass."""
+        """One pass: posts a second, CPU milliseconds of the process for each post, bytes of a verdict."""
         verdicts, group = f"verdicts-{uuid4().hex[:8]}", f"group-{uuid4().hex[:8]}"
         await create_topics(self.kafka, verdicts, f"{self.posts}.{group}.dlq", partitions=PARTITIONS)
         process = _plain(self, verdicts, group, extra) if way == "plain" else _worker(self, verdicts, group, extra)
@@ -96,34 +96,34 @@ class Field:
         return (len(stamps) - tenth) / ((stamps[-1] - stamps[tenth]) / 1000), cpu * 1000, size
 
 
-def _environment(field: Field, verdicts: str, group: str, extra: Mapping[str, str]) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")}
-    delivery = {} if field.plan.delivery == "exactly_once" else {"MODERATION_KAFKA__DELIVERY": field.plan.delivery}
-    return inherited | {
-        "MODERATION_KAFKA__BOOTSTRAP": field.kafka,
-        "MODERATION_KAFKA__POSTS_TOPIC": field.posts,
+def _environment(setup: Setup, verdicts: str, group: str, extra: Mapping[str, str]) -> dict[str, str]:
+    delivery = {} if setup.plan.delivery == "exactly_once" else {"MODERATION_KAFKA__DELIVERY": setup.plan.delivery}
+    settings = {
+        "MODERATION_KAFKA__BOOTSTRAP": setup.kafka,
+        "MODERATION_KAFKA__POSTS_TOPIC": setup.posts,
         "MODERATION_KAFKA__VERDICTS_TOPIC": verdicts,
         "MODERATION_KAFKA__GROUP": group,
         "MODERATION_MODEL": "fake",
-        "MODERATION_POLICIES": str(field.plan.policies),
-        "MODERATION_LOG__LEVEL": "error",  # the double cautions at each start
+        "MODERATION_POLICIES": str(setup.plan.policies),
+        "MODERATION_LOG__LEVEL": "error",  # the double logs a caution at each start
         **delivery,
         **extra,
     }
+    return processes.environment(settings)
 
 
-def _worker(field: Field, verdicts: str, group: str, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    environment = _environment(field, verdicts, group, extra)
+def _worker(setup: Setup, verdicts: str, group: str, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    environment = _environment(setup, verdicts, group, extra)
     return subprocess.Popen([sys.executable, "-m", "moderation", "worker"], env=environment)
 
 
-def _plain(field: Field, verdicts: str, group: str, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    told = [field.kafka, field.posts, verdicts, group, field.plan.delivery, extra["size"]]
-    return subprocess.Popen([sys.executable, "-m", "moderation.bench.stream", *told])
+def _plain(setup: Setup, verdicts: str, group: str, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    arguments = [setup.kafka, setup.posts, verdicts, group, setup.plan.delivery, extra["size"]]
+    return subprocess.Popen([sys.executable, "-m", "moderation.bench.stream", *arguments])
 
 
 async def plain(kafka: str, posts: str, verdicts: str, group: str, delivery: str, size: int) -> None:
-    """The loop that we are compared with; runs until it is killed."""
+    """The loop that the worker is compared with. Runs until the process is killed."""
     value, exactly = b"v" * size, delivery == "exactly_once"
     consumer = AIOKafkaConsumer(
         posts,
@@ -159,17 +159,17 @@ async def plain(kafka: str, posts: str, verdicts: str, group: str, delivery: str
                 await consumer.commit(offsets)
 
 
-async def _until_committed(field: Field, group: str, pid: int, timeout: float = 900) -> float:
-    """CPU seconds a post, from the first commit that is seen to the last."""
-    partitions = [TopicPartition(field.posts, number) for number in range(PARTITIONS)]
-    consumer = AIOKafkaConsumer(bootstrap_servers=field.kafka, group_id=group, enable_auto_commit=False)
+async def _until_committed(setup: Setup, group: str, pid: int, timeout: float = 900) -> float:
+    """CPU seconds for each post, from the first commit to the last."""
+    partitions = [TopicPartition(setup.posts, number) for number in range(PARTITIONS)]
+    consumer = AIOKafkaConsumer(bootstrap_servers=setup.kafka, group_id=group, enable_auto_commit=False)
     async with consumer, asyncio.timeout(timeout):
         first: tuple[int, float] | None = None
         while True:
             done = sum([await consumer.committed(partition) or 0 for partition in partitions])
-            first = first or ((done, _cpu_s(pid)) if done else None)
-            if first and done >= field.count:
-                return (_cpu_s(pid) - first[1]) / max(1, done - first[0])
+            first = first or ((done, processes.cpu_s(pid)) if done else None)
+            if first and done >= setup.count:
+                return (processes.cpu_s(pid) - first[1]) / max(1, done - first[0])
             await asyncio.sleep(0.1)
 
 
@@ -189,17 +189,8 @@ async def _stamps(kafka: str, topic: str) -> tuple[list[int], int]:
     return stamps, size
 
 
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _rss_mb(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
-
-
 async def _fill(kafka: str, topic: str, count: int, size: int) -> None:
-    """Posts of so many bytes each, in words."""
+    """Fills a topic with posts of words, each of `size` bytes."""
     await create_topics(kafka, topic, partitions=PARTITIONS)
     async with AIOKafkaProducer(bootstrap_servers=kafka, linger_ms=20, max_batch_size=1 << 18) as producer:
         for number in range(count):
@@ -212,21 +203,21 @@ async def _speed(kafka: str, plan: Plan) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     print(f"{'posts':<8}{'way':<9}{'posts/s':>9}{'lowest':>9}{'highest':>9}{'of plain':>10}{'CPU ms/post':>13}")
     for size in SIZES:
-        field = Field(kafka, plan, f"posts-{size}-{uuid4().hex[:6]}", plan.posts)
-        await _fill(kafka, field.posts, plan.posts, size)
-        _, _, verdict_bytes = await field.measure("worker", {})  # warms the broker up, too
+        setup = Setup(kafka, plan, f"posts-{size}-{uuid4().hex[:6]}", plan.posts)
+        await _fill(kafka, setup.posts, plan.posts, size)
+        _, _, verdict_bytes = await setup.measure("worker", {})  # also warms up the broker
         ways: dict[str, dict[str, str]] = {
             "plain": {"size": str(verdict_bytes)},
             "worker": {},
             "wide": WIDE,
             "proto": WIDE | {"MODERATION_KAFKA__VERDICT_FORMAT": "protobuf"},
         }
-        found: dict[str, list[tuple[float, float, int]]] = {way: [] for way in ways}
+        passes: dict[str, list[tuple[float, float, int]]] = {way: [] for way in ways}
         for _ in range(plan.rounds):
             for way, extra in ways.items():
-                found[way].append(await field.measure(way, extra))
-        base = statistics.median(rate for rate, _, _ in found["plain"])
-        for way, several in found.items():
+                passes[way].append(await setup.measure(way, extra))
+        base = statistics.median(rate for rate, _, _ in passes["plain"])
+        for way, several in passes.items():
             rates = [rate for rate, _, _ in several]
             middle, cpu = statistics.median(rates), statistics.median(each for _, each, _ in several)
             row = {
@@ -241,7 +232,7 @@ async def _speed(kafka: str, plan: Plan) -> list[dict[str, Any]]:
 
 
 async def _with_model(kafka: str, plan: Plan) -> dict[str, Any]:
-    """A model of 100 ms a step: what of its own throughput is left."""
+    """The share of a model's own throughput that is left in the worker, at 100 ms a step."""
     policies = PolicySet.load(plan.policies)
     fake = Fake(step_ms=STEP_MS)
     text = ("a word " * 1024)[: 1024 - len(json.dumps({"id": f"post-{0:09}", "text": ""}))]
@@ -251,15 +242,15 @@ async def _with_model(kafka: str, plan: Plan) -> dict[str, Any]:
         "MODERATION_MODEL": f"fake?step_ms={STEP_MS}",
         "MODERATION_WORKER__BATCH_TOKENS": str(item.tokens * STEP_POSTS),
     }
-    field = Field(kafka, plan, f"posts-model-{uuid4().hex[:6]}", STEP_POSTS * 80)
-    await _fill(kafka, field.posts, field.count, 1024)
+    setup = Setup(kafka, plan, f"posts-model-{uuid4().hex[:6]}", STEP_POSTS * 80)
+    await _fill(kafka, setup.posts, setup.count, 1024)
     own, kept = [], []
     for _ in range(plan.rounds):
         begun = time.perf_counter()
         for _ in range(20):
             fake.score([item] * STEP_POSTS)
         own.append(20 * STEP_POSTS / (time.perf_counter() - begun))
-        kept.append((await field.measure("worker", extra))[0])
+        kept.append((await setup.measure("worker", extra))[0])
     ratio = statistics.median(kept) / statistics.median(own)
     print(
         f"\nmodel of {STEP_MS:.0f} ms a step of {STEP_POSTS} posts: {statistics.median(own):.1f} posts/s alone,", end=""
@@ -269,30 +260,30 @@ async def _with_model(kafka: str, plan: Plan) -> dict[str, Any]:
 
 
 async def _memory(kafka: str, plan: Plan) -> dict[str, Any]:
-    """Resident memory of a worker while it answers many posts; the slope is that of the second half."""
-    field = Field(kafka, plan, f"posts-memory-{uuid4().hex[:6]}", plan.memory)
+    """The resident memory of a worker over many posts. The slope is that of the second half."""
+    setup = Setup(kafka, plan, f"posts-memory-{uuid4().hex[:6]}", plan.memory)
     verdicts, group = f"verdicts-{uuid4().hex[:8]}", f"group-{uuid4().hex[:8]}"
-    await create_topics(kafka, verdicts, f"{field.posts}.{group}.dlq", partitions=PARTITIONS)
-    await _fill(kafka, field.posts, field.count, 1024)
-    process = _worker(field, verdicts, group, {})
+    await create_topics(kafka, verdicts, f"{setup.posts}.{group}.dlq", partitions=PARTITIONS)
+    await _fill(kafka, setup.posts, setup.count, 1024)
+    process = _worker(setup, verdicts, group, {})
     samples: list[tuple[int, float]] = []
-    partitions = [TopicPartition(field.posts, number) for number in range(PARTITIONS)]
+    partitions = [TopicPartition(setup.posts, number) for number in range(PARTITIONS)]
     try:
         async with AIOKafkaConsumer(bootstrap_servers=kafka, group_id=group, enable_auto_commit=False) as consumer:
             done = 0
-            while done < field.count:
+            while done < setup.count:
                 await asyncio.sleep(1)
                 done = sum([await consumer.committed(partition) or 0 for partition in partitions])
-                samples.append((done, _rss_mb(process.pid)))
+                samples.append((done, processes.rss_mb(process.pid)))
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
-    half = [(posts, rss) for posts, rss in samples if posts >= field.count / 2]
+    half = [(posts, rss) for posts, rss in samples if posts >= setup.count / 2]
     slope = statistics.linear_regression(*zip(*half, strict=True)).slope * 100_000 if len(half) > 2 else float("nan")
-    first = next((rss for posts, rss in samples if posts >= field.count / 10), 0.0)
-    print(f"\nmemory over {field.count} posts: {first:.1f} MB after a tenth, {samples[-1][1]:.1f} at the end,", end="")
+    first = next((rss for posts, rss in samples if posts >= setup.count / 10), 0.0)
+    print(f"\nmemory over {setup.count} posts: {first:.1f} MB after a tenth, {samples[-1][1]:.1f} at the end,", end="")
     print(f" {slope:+.2f} MB for 100,000 posts in the second half", flush=True)
-    return {"posts": field.count, "first_mb": first, "last_mb": samples[-1][1], "slope_mb_100k": round(slope, 3)}
+    return {"posts": setup.count, "first_mb": first, "last_mb": samples[-1][1], "slope_mb_100k": round(slope, 3)}
 
 
 async def _run(plan: Plan) -> dict[str, Any]:
@@ -306,14 +297,14 @@ async def _run(plan: Plan) -> dict[str, Any]:
         if plan.quiet:
 
             def start(posts: str, verdicts: str, group: str, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
-                return _worker(Field(bootstrap, plan, posts, 0), verdicts, group, extra)
+                return _worker(Setup(bootstrap, plan, posts, 0), verdicts, group, extra)
 
             facts["quiet"] = await quiet.measure(bootstrap, start, plan.quiet, plan.backlog)
     return facts
 
 
 def run(plan: Plan, results: Path | None) -> None:
-    """Measures, prints, and writes `results` as JSON."""
+    """Measures, prints, and writes the file `results` as JSON."""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     print(f"{machine}, aiokafka {version('aiokafka')}; {plan.delivery}, {plan.posts} posts, {PARTITIONS} partitions")
     facts: dict[str, Any] = {
@@ -327,7 +318,7 @@ def run(plan: Plan, results: Path | None) -> None:
         results.write_text(json.dumps(facts, indent=1) + "\n")
 
 
-if __name__ == "__main__":  # the plain way, in a process of its own as the worker is
+if __name__ == "__main__":  # the plain way, in a process like the worker's
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     bootstrap, posts, verdicts, group, delivery, size = sys.argv[1:]
     asyncio.run(plain(bootstrap, posts, verdicts, group, delivery, int(size)))

@@ -1,4 +1,4 @@
-"""Posts of the kinds that a platform has, as windows: random words, noise for pictures, policies of one length."""
+"""Posts of the kinds that a platform has, as windows: random words, pictures of noise, policies of one length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared.tree import Tree
 
 POLICY_TOKENS = 150
-FIRST_WORD, WORDS = 300, 30_000  # ids that are words: neither bytes nor the template's
+FIRST_WORD, WORDS = 300, 30_000  # ids of words, neither bytes nor the template's
 
 
 @dataclass(frozen=True, slots=True)

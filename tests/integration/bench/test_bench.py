@@ -87,7 +87,7 @@ def test_padding_is_counted_as_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_agreement(tmp_path: Path) -> None:
     out = tmp_path / "agreement.json"
     assert agreement.main(None, 40, out, 1) == 0
-    single, half, eight = json.loads(out.read_text())["found"]
+    single, half, eight = json.loads(out.read_text())["precisions"]
     assert single["name"] == "float32"
     assert single["spread"] < 1e-5
     assert single["alone_log_odds"] < 1e-4
@@ -127,7 +127,7 @@ def test_agreement_tells_an_engine_whose_answers_depend_on_the_batch(
     monkeypatch.setattr(agreement, "Engine", wrong)
     out = tmp_path / "run.json"
     assert agreement.main(None, 40, out, 1) == 1
-    single = json.loads(out.read_text())["found"][0]
+    single = json.loads(out.read_text())["precisions"][0]
     assert (single["flips"] > 0) == flips
     assert (single["spread"] > 1e-5) != flips
 
