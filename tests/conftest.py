@@ -81,7 +81,7 @@ class SharedKafka:
                 config.stash.setdefault(DIED, []).append(str(error))
                 self.stop()
         if self._local is None:
-            local = LocalKafka()
+            local = LocalKafka(heap_mb=512)  # at 256 it ran out of heap after some 2,000 partitions
             run_apart(local.start())
             self._local = local
         return self._local.bootstrap

@@ -169,7 +169,7 @@ async def _fill(settings: KafkaSettings, plan: Plan) -> int:
             await asyncio.gather(*sent)
     finally:
         await clients.stop(producer)
-    return wire.verdict(_verdict(0)).ByteSize()
+    return wire.verdict_message(_verdict(0)).ByteSize()
 
 
 @asynccontextmanager

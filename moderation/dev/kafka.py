@@ -30,7 +30,13 @@ from moderation.settings import KafkaSettings
 
 log = structlog.get_logger()
 
-JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Dlog4j2.level=WARN")
+JVM = (
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UseSerialGC",
+    "-XX:-UsePerfData",
+    "-XX:+ExitOnOutOfMemoryError",  # else the broker stays and does nothing
+    "-Dlog4j2.level=WARN",
+)
 
 START_S = 90.0
 STOP_S = 10.0  # from SIGTERM to SIGKILL: the last of several brokers cannot sign off, because no controller is left

@@ -366,7 +366,7 @@ async def test_bytes_under_way_have_a_bound_and_what_is_larger_goes_alone(
 
     def watched(self: role.Worker, *given: Any) -> None:
         hand_out(self, *given)
-        under_way.append(sum(each.bytes for each in self._assignments.values()))
+        under_way.append(sum(assigned.bytes for assigned in self.assignments.values()))
 
     monkeypatch.setattr(role.Worker, "_hand_out", watched)
     values = [a_value(number, text="x" * (100_000 if number % 3 else 40_000)) for number in range(18)]
