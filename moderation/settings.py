@@ -74,7 +74,7 @@ class KafkaSettings(_Group):
     bootstrap: str = basic("localhost:9092", "host:port of one or more brokers, separated by commas")
     posts_topic: Name = basic("posts", "topic that posts are read from")
     verdicts_topic: Name = basic("verdicts", "topic that verdicts are written to; needs as many partitions as posts")
-    dead_letter_topic: str = advanced("", "topic for posts that cannot be judged; default <posts>.<group>.dlq")
+    dead_letter_topic: str = advanced("", "topic for posts that cannot be judged; default: `<posts>.<group>.dlq`")
     group: Name = basic("moderation", "consumer group, and prefix of the transactional ids")
     delivery: Literal["exactly_once", "at_least_once"] = advanced(
         "exactly_once", "at_least_once is for brokers without transactions: a crash may repeat verdicts"

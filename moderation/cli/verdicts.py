@@ -42,7 +42,11 @@ def submit(
     asyncio.run(call())
 
 
-def get(post_ids: list[str], address: Address = None, as_json: AsJson = False) -> None:
+def get(
+    post_ids: Annotated[list[str], typer.Argument(help="ids of posts")],
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
     """Look up verdicts by post id. Exits with 1 if one of them has no verdict. With --json: one object a line."""
     from moderation.cli import render
     from moderation.v1.moderation_service_pb2 import LOOKUP_STATE_FOUND
