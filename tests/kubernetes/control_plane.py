@@ -19,7 +19,7 @@ FIRST_SERVICE = "10.96.0.1"  # of the API server itself
 
 
 class Certificates:
-    """Of one cluster: files in a folder, and kubeconfigs for each who has one."""
+    """Certificates of one cluster: files in a folder, and a kubeconfig for each user."""
 
     def __init__(self, folder: Path, server: str) -> None:
         self._folder = folder
