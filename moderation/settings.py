@@ -117,7 +117,7 @@ class ModelSettings(_Group):
         "", "digest of the checkpoint (`moderation model info`); empty: any", pattern="^([0-9a-f]{64})?$"
     )
     device: Literal["auto", "cpu", "cuda"] = advanced("auto", "auto: CUDA if there is a GPU")
-    dtype: Literal["auto", "float32", "bfloat16"] = advanced("auto", "auto: bfloat16 on CUDA, float32 on CPU")
+    dtype: Literal["auto", "float32", "bfloat16"] = advanced("auto", "auto: bfloat16 on CUDA; set it on a CPU with AMX")
     compile: bool = advanced(False, "whether torch compiles the decoder; a start then takes minutes longer")
     fp8: bool = advanced(False, "whether the decoder runs in 8 bits (GPU only); the log says how far scores move")
     num_crops: int | None = advanced(None, "crops of an image; default: the checkpoint's", unit="crops", ge=1, le=64)
