@@ -24,7 +24,7 @@ ROOMS = {
     "bench": "api.grpc dev kafka models models.phi3 models.shared policies wire",
     "demo": "client dev kafka lifecycle policies wire",
     "training": "demo dev models.phi3 models.shared policies",
-    "dev": "kafka",
+    "dev": "kafka lifecycle",
     "worker": "inference kafka lifecycle media models models.contract moderator policies wire",
     "api.role": "api api.grpc kafka lifecycle policies view",
     "api.grpc": "api kafka policies view view.stores wire",

@@ -19,6 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_s
 from moderation import observability
 from moderation.cli import roles
 from moderation.errors import ConfigError, ModerationError, PostError
+from moderation.inference.encode_pool import EncodePool
 from moderation.models.checked import CheckedModel
 from moderation.models.fake import Fake
 from moderation.models.shared import checkpoint
