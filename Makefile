@@ -52,6 +52,7 @@ lint: $(VENV)/dev.ok ## Check style, types, protos and policies
 	$(BIN)/buf lint protos
 	$(BIN)/buf breaking protos --against protos/baseline.binpb
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python protos/reference.py --check
 	$(BIN)/python deploy/reference.py --check
 	$(BIN)/moderation policies check policies
 

@@ -120,7 +120,10 @@ def _field(name: str | None) -> str:
 def log_events_page() -> str:
     """Every log event, by name."""
     rows: list[tuple[str, ...]] = []
-    for name, event in events().items():
+    logged = events()
+    if missing := logged.keys() - EVENTS.keys():
+        sys.exit(f"moderation/observability/events.py has no sentence for {', '.join(sorted(missing))}")
+    for name, event in logged.items():
         levels = sorted(event.levels, key=lambda level: LEVELS.index(level) if level in LEVELS else -1)
         fields = sorted(event.fields - {"..."}) + sorted(event.fields & {"..."})
         rows.append((f"`{name}`", ", ".join(levels), code(fields), code(sorted(event.modules)), EVENTS[name]))

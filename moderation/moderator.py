@@ -10,7 +10,7 @@ from functools import partial
 from moderation.inference.batcher import Batcher
 from moderation.inference.verdict_cache import VerdictCache
 from moderation.media.reader import Media, Read
-from moderation.policies import Policy, PolicySet, decide
+from moderation.policies import Policy, PolicySet, decide, finding_of
 from moderation.types import (
     Arrival,
     Identity,
@@ -79,7 +79,7 @@ class Moderator:
         questions = [policy.question_for_model for policy in asked]
         answers = await self._batcher.score(read.content, questions, arrival)
         windows_of = zip(*answers.windows, strict=True)  # windows x policies -> policies x windows
-        findings = tuple(policy.find(scores) for policy, scores in zip(asked, windows_of, strict=True))
+        findings = tuple(finding_of(policy, scores) for policy, scores in zip(asked, windows_of, strict=True))
         decision = decide(findings)
         return Verdict(
             post_id=post.id,

@@ -17,7 +17,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError
 
 from moderation.dev.jars import KafkaUnavailable, fetch_jars, find_java
-from moderation.dev.kafka import LocalKafka, create_topics
+from moderation.dev.kafka import LocalKafka
+from moderation.dev.topics import create_topics
 from moderation.errors import ConfigError
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class SharedKafka:
                 config.stash.setdefault(DIED, []).append(str(error))
                 self.stop()
         if self._local is None:
-            local = LocalKafka()
+            local = LocalKafka(heap_mb=512)  # at 256 it ran out of heap after some 2,000 partitions
             run_apart(local.start())
             self._local = local
         return self._local.bootstrap

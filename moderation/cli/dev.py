@@ -45,7 +45,7 @@ def topics(
     replication: Annotated[int, typer.Option(min=1, help="copies of each record")] = 1,
 ) -> None:
     """Create the topics that the settings name, if they are missing: posts, verdicts, dead letters."""
-    from moderation.dev.kafka import create_missing_topics
+    from moderation.dev.topics import create_missing_topics
 
     loaded = settings.load()
     asyncio.run(create_missing_topics(loaded.kafka, partitions=partitions, replication=replication))
@@ -57,6 +57,7 @@ def demo(
     keep: Annotated[bool | None, typer.Option(help="keep running until Ctrl-C; default: on a terminal")] = None,
 ) -> None:
     """Start a local Kafka, a worker and an API, send a dozen posts and show their verdicts."""
+    from moderation.cli import render
     from moderation.demo import run
 
-    sys.exit(run.demo(keep=sys.stdin.isatty() and sys.stdout.isatty() if keep is None else keep))
+    sys.exit(run.demo(render, keep=sys.stdin.isatty() and sys.stdout.isatty() if keep is None else keep))

@@ -24,7 +24,7 @@ def probe(
     num_crops: Annotated[int | None, typer.Option(min=1, help="crops of a picture; default: the checkpoint's")] = None,
 ) -> None:
     """Run one raw prompt, exactly as the original processor takes it, and write what the model computed."""
-    from moderation.models.phi3.probe import probe as run_probe
+    from moderation import models
 
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"{output.parent}: no such folder")
@@ -33,16 +33,16 @@ def probe(
     except UnicodeDecodeError:
         raise ConfigError(f"{prompt}: a prompt must be UTF-8 text") from None
     logs.capture_prints(settings.load().log)
-    run_probe(folder, words, image, num_crops=num_crops, out=output)
+    models.probe(folder, words, image, num_crops=num_crops, out=output)
 
 
 @app.command()
 def info(folder: Annotated[str, typer.Argument(help="folder or hub id of a checkpoint, or demo")]) -> None:
     """Print what a checkpoint holds, and its model card."""
-    from moderation.models.phi3.describe import describe
+    from moderation import models
 
     logs.capture_prints(settings.load().log)
-    typer.echo(describe(folder))
+    typer.echo(models.describe(folder))
 
 
 @app.command()

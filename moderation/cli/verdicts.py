@@ -60,7 +60,7 @@ async def _classify(loaded: Settings, folder: Path, post: Post) -> Verdict:
     async with Batcher(classifier, loaded.worker) as batcher:
         moderator = Moderator(policy_set, Media(loaded.media), batcher, classifier.info)
         try:
-            return wire.verdict(await moderator.moderate(post))
+            return wire.verdict_message(await moderator.moderate(post))
         except PostError as error:
             raise ConfigError(f"{error.reason}: {error}") from None
 

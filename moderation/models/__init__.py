@@ -7,7 +7,11 @@ A family is a folder `moderation/models/NAME`:
     network.py        a `shared.engine.Network`, built from `shared.decoder` and a vision tower such as `shared.clip`
     preprocessing.py  pictures as the vision tower takes them
 
-MODELS gets one row for the family. `models.shared` holds what families share, and imports no family.
+    describe.py       optional: `describe(name)` for `moderation model info`
+    probe.py          optional: `probe(name, prompt, images, out, num_crops=...)` for `moderation model probe`
+
+MODELS gets one row for the family, DESCRIPTIONS and PROBES one each where it has them. `models.shared` holds what
+families share, and imports no family.
 
 Importing this package imports neither torch nor transformers: the functions below import the family that they need.
 """
@@ -16,7 +20,9 @@ from __future__ import annotations
 
 import importlib
 import threading
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -32,6 +38,9 @@ MODELS: dict[str, str] = {
     "fake": "moderation.models.fake:load",
     "phi3_v": "moderation.models.phi3.classifier:load",
 }
+# The model_type of a checkpoint -> the function that describes it, and the one that runs a raw prompt on it.
+DESCRIPTIONS: dict[str, str] = {"phi3_v": "moderation.models.phi3.describe:describe"}
+PROBES: dict[str, str] = {"phi3_v": "moderation.models.phi3.probe:probe"}
 
 
 def load(settings: ModelSettings) -> Classifier:
@@ -55,16 +64,42 @@ def load(settings: ModelSettings) -> Classifier:
     raise DeviceError(f"the model cannot be loaded ({name})")
 
 
+def describe(name: str) -> str:
+    """A checkpoint as a table, with its model card if it has one. name: as in `load`. Raises ConfigError."""
+    text: str = _family_function(DESCRIPTIONS, name, None)(name)
+    return text
+
+
+def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crops: int | None = None) -> None:
+    """Runs one raw prompt in float32 on the CPU and writes what the model computed to an npz file.
+
+    name: as in `load`. num_crops: crops of a picture at most; default the checkpoint's. The family's own `probe` says
+    what the file holds. Raises ConfigError when the checkpoint is broken or refuses the prompt.
+    """
+    _family_function(PROBES, name, None)(name, prompt, images, out, num_crops=num_crops)
+
+
 def _load(settings: ModelSettings) -> Classifier:
     kind = settings.name.partition("?")[0]
-    if kind not in MODELS:
-        from moderation.models.shared import checkpoint  # noqa: PLC0415 - reads safetensors with torch
+    function = _function(MODELS[kind]) if kind in MODELS else _family_function(MODELS, settings.name, settings.revision)
+    classifier: Classifier = function(settings)
+    return classifier
 
-        kind = checkpoint.model_type(settings.name, settings.revision)
-        if kind not in MODELS:
-            raise ConfigError(
-                f"{settings.name}: config.json says model_type {kind!r}, which this service cannot run; "
-                f"it runs {', '.join(sorted(MODELS))}"
-            )
-    module, _, function = MODELS[kind].partition(":")
-    return cast(Classifier, getattr(importlib.import_module(module), function)(settings))
+
+def _family_function(functions: Mapping[str, str], name: str, revision: str | None) -> Callable[..., Any]:
+    """The function for the model_type of a folder or hub id. Raises ConfigError when there is none."""
+    from moderation.models.shared import checkpoint  # noqa: PLC0415 - reads safetensors with torch
+
+    kind = checkpoint.model_type(name, revision)
+    if kind not in functions:
+        raise ConfigError(
+            f"{name}: config.json says model_type {kind!r}, which this service cannot run; "
+            f"it runs {', '.join(sorted(functions))}"
+        )
+    return _function(functions[kind])
+
+
+def _function(path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function

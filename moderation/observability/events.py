@@ -67,7 +67,7 @@ EVENTS = {
     "unauthenticated_calls_refused": "Calls without valid credentials were refused. If unexpected, check the address.",
     "verdict_cache_restored": "The verdict cache of a partition was read back from the verdicts topic.",
     "verdict_unreadable": "A record on the verdicts topic is no verdict. Find out what else writes to the topic.",
-    "verdicts_topic_is_not_kept": "The verdicts topic is not compacted: old verdicts vanish. Run the `command` shown.",
+    "verdicts_topic_not_compacted": "The verdicts topic is not compacted: old verdicts vanish. Run `command`.",
     "view_catching_up": "The view is still reading the verdicts topic. `lag` counts records.",
     "view_caught_up": "The view has read the verdicts topic to its end.",
     "view_close_failed": "The view's store did not close. Nothing is lost: the next start reads on.",

@@ -285,7 +285,7 @@ class Service:
         return pb.ModeratePostResponse(
             state=state,
             verdict=verdict_pb2.Verdict.FromString(verdict) if verdict is not None else None,
-            source=wire.source(record),
+            source=wire.source_message(record),
             consistency_token=cursors.of_record(record.partition, record.offset),
         )
 

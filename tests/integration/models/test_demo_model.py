@@ -16,7 +16,6 @@ from moderation.errors import PostError
 from moderation.inference.batcher import Batcher
 from moderation.media.reader import Media
 from moderation.models.contract import Classifier, Encoded
-from moderation.models.phi3.describe import describe
 from moderation.models.shared.checkpoint import SHIPPED
 from moderation.moderator import Moderator
 from moderation.policies import PolicySet
@@ -104,6 +103,6 @@ async def test_the_samples_travel_as_the_demo_sends_them(tmp_path: Path) -> None
 
 def test_it_says_what_it_is() -> None:
     assert "no moderation model for people" in a_model().info.caution
-    described = describe("demo")
-    assert "moderation.training.train" in described, "the card tells how it was trained"
+    described = models.describe("demo")
+    assert "moderation.training.train" in described, "the card says how it was trained"
     assert sum(path.stat().st_size for path in SHIPPED["demo"].iterdir()) <= 20e6

@@ -220,9 +220,9 @@ def test_the_runbook_has_no_entry_without_an_alert() -> None:
 
 
 def test_settings_that_the_runbook_names_are_there() -> None:
-    from moderation.settings import knobs
+    from moderation.settings import fields
 
-    known = {variable for variable, _, _ in knobs()}
+    known = {variable for variable, _, _ in fields()}
     assert set(re.findall(r"MODERATION_[A-Z]+__[A-Z_]+", runbook())) <= known
 
 

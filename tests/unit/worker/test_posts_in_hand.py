@@ -43,7 +43,7 @@ class Topic:
     """Takes what a lane publishes, a moment later."""
 
     def __init__(self) -> None:
-        self.position, self.messages, self.found = 0, 0, Mark()
+        self.position, self.messages, self.mark = 0, 0, Mark()
 
     async def __aenter__(self) -> Topic:
         return self
@@ -86,7 +86,7 @@ class Bench:
         return {
             "all": (sum(said.values()), len(offsets)),
             "isolation": (said[Phase.ISOLATION], len(isolation._together) + len(isolation._alone)),
-            "twin without its twin": (int(said[Phase.TWIN] > 0 and not self.assigned.cache._turns), 0),
+            "twin without its twin": (int(said[Phase.TWIN] > 0 and not self.assigned.cache._computations), 0),
             "media": (with_images, media),
             "admission": (said[Phase.ADMISSION], admission),
             "encode": (said[Phase.ENCODE], len(self.batcher._encoders.pool)),
