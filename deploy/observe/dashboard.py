@@ -338,13 +338,13 @@ def dashboard() -> dict[str, Any]:
             {"type": "row", "title": title, "collapsed": False, "gridPos": {"x": 0, "y": top, "w": WIDTH, "h": 1}}
         )
         left, top, tallest = 0, top + 1, 0
-        for one in members:
-            place = one["gridPos"]
+        for member in members:
+            place = member["gridPos"]
             if left + place["w"] > WIDTH:
                 left, top, tallest = 0, top + tallest, 0
             place |= {"x": left, "y": top}
             left, tallest = left + place["w"], max(tallest, place["h"])
-            panels.append(one)
+            panels.append(member)
         top += tallest
     return {
         "uid": "moderation",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.unit.test_imports import MODULES
 from tests.unit.test_prose import REPO, pages, prose_lines
@@ -108,3 +110,25 @@ def test_a_line_of_the_table_is_needed_and_true(pattern: str) -> None:
     for place in places:
         assert (REPO / place).exists(), f"tests/README.md: no file {place}"
     assert any(fnmatch(module, pattern) and not has_test_file(module) for module in MODULES), f"{pattern}: not needed"
+
+
+def targets() -> dict[str, str]:
+    """Targets of the Makefile that a person calls, and their help."""
+    text = (REPO / "Makefile").read_text("utf-8")
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", text, re.MULTILINE)
+    helps = dict(re.findall(r"^([a-z-]+):.*?## (.+)$", text, re.MULTILINE))
+    return {target: helps.get(target, "") for target in phony.split()}
+
+
+def test_make_lists_every_target_with_its_help() -> None:
+    listed = subprocess.run(["make", "help"], cwd=REPO, capture_output=True, text=True, check=True).stdout
+    assert dict(re.findall(r"^([a-z-]+) +(.+)$", listed, re.MULTILINE)) == targets()
+    assert subprocess.run(["make"], cwd=REPO, capture_output=True, text=True, check=True).stdout == listed
+
+
+def test_hooks_before_a_commit_run_what_lint_runs() -> None:
+    rules = (REPO / "Makefile").read_text("utf-8").partition("\nlint:")[2].partition("\n\n")[0]
+    lint = re.findall(r"^\t\$\(BIN\)/(.+)$", rules, re.MULTILINE)
+    config = yaml.safe_load((REPO / ".pre-commit-config.yaml").read_text("utf-8"))
+    hooks = [hook["entry"].removeprefix(".venv/bin/") for repo in config["repos"] for hook in repo["hooks"]]
+    assert [hook.replace(" --force-exclude", "") for hook in hooks] == [line.replace(" .", "") for line in lint]
