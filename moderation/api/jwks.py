@@ -22,7 +22,7 @@ MAX_BYTES = 1 << 20
 OVERHEAD_BYTES = 256 << 10  # of status line, headers, and the sizes of chunks
 
 
-class RefusedAnswerError(OSError):
+class RefusedResponseError(OSError):
     """The server answered with something other than a key set: another status, a redirect, too much."""
 
 
@@ -45,10 +45,10 @@ def fetch(url: str, until: float) -> bytes:
             headers = {"Host": address, "Accept": "application/json", "Accept-Encoding": "identity"}
             answer = _ask(secure, "GET", target, headers, until)
             if answer.status != 200:
-                raise RefusedAnswerError
+                raise RefusedResponseError
             content = answer.read(MAX_BYTES + 1)
             if len(content) > MAX_BYTES:
-                raise RefusedAnswerError
+                raise RefusedResponseError
             if answer.length:  # what is missing; http.client does not say so of a read with a bound
                 raise IncompleteRead(b"", answer.length)
             return content
@@ -67,7 +67,7 @@ def _tunnel(host: str, port: int, until: float) -> socket.socket:
         stack.callback(plain.close)
         headers = {"Host": _authority(host, port), **_credentials(through)}
         if _ask(plain, "CONNECT", _authority(host, port), headers, until).status != 200:
-            raise RefusedAnswerError
+            raise RefusedResponseError
         stack.pop_all()
     return plain
 
@@ -130,7 +130,7 @@ class _Timed(io.RawIOBase):
         count = self._connection.recv_into(buffer)
         self._left_bytes -= count
         if self._left_bytes < 0:
-            raise RefusedAnswerError
+            raise RefusedResponseError
         return count
 
 

@@ -28,7 +28,7 @@ from moderation.settings import AuthSettings
 
 READ_S = 10.0  # for a whole reading: connection, TLS, headers and body
 STUCK_S = 2.0  # beyond that, after which its thread is given up
-MOST_STUCK = 3  # threads that were given up and still hang: in the resolver, or on a dead file system
+MAX_STUCK = 3  # threads that were given up and still hang: in the resolver, or on a dead file system
 
 log = structlog.get_logger()
 
@@ -106,7 +106,7 @@ class Keys:
         Raises NotReadError, in READ_S + STUCK_S at the latest.
         """
         self._stuck = [thread for thread in self._stuck if thread.is_alive()]
-        if len(self._stuck) > MOST_STUCK:
+        if len(self._stuck) > MAX_STUCK:
             raise NotReadError("EarlierReadingsHang")
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[_Reading] = loop.create_future()

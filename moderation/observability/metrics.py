@@ -113,7 +113,7 @@ CALLS = Counter("moderation_api_calls", "Calls answered, by method and status co
 CALL = FastHistogram(
     "moderation_api_call_seconds", "Duration of calls; a wait or a watch lasts as long as asked", SHORT, ["method"]
 )
-STRANGERS_REFUSED = Counter(
+UNAUTHENTICATED_REFUSED = Counter(
     "moderation_api_unauthenticated_refused",
     "Calls refused without credentials that hold, of unknown methods, and health checks beyond their bound",
 )

@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from moderation.api.grpc.service import LOOKUP_BYTES
+from moderation.api.grpc.requests import LOOKUP_BYTES
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.post_pb2 import Image, Post
 from tests.hostile import frames
@@ -102,7 +102,7 @@ async def test_a_compressed_request_is_refused(running_api: Api) -> None:
 async def test_bytes_that_are_no_request(running_api: Api) -> None:
     async with running_api.running() as channel:
         for method, text in (
-            ("GetVerdict", "the request is no GetVerdictRequest"),
+            ("GetVerdict", "the request is not a valid GetVerdictRequest"),
             ("ModeratePost", "INVALID_POST: the message is not well-formed"),
         ):
             call: Any = channel.unary_unary(f"/{SERVICE}/{method}")

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from moderation.api import cursors, role
 from moderation.api import validation as requests_module
-from moderation.api.grpc import service as service_module
+from moderation.api.lookups import Lookups
 from moderation.client import CallError, Client
 from moderation.dev.kafka import LocalKafka
 from moderation.types import Outcome, Source
@@ -500,7 +500,7 @@ async def test_a_mistake_of_ours_is_internal_and_says_nothing(
         raise ZeroDivisionError("what a user wrote")
 
     async with running_api.running() as channel:
-        monkeypatch.setattr(service_module.Service, "_find", broken)
+        monkeypatch.setattr(Lookups, "_find", broken)
         async with refused(grpc.StatusCode.INTERNAL, "INTERNAL") as details:
             await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"))
         assert details == ["internal error"]
@@ -533,13 +533,13 @@ async def test_two_apis_answer_from_one_database(
 async def test_lookups_of_one_post_go_out_together(running_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     await running_api.put(*(a_verdict(f"p{n}") for n in range(50)))
     asked: list[int] = []
-    real = requests_module.many
+    real = requests_module.batch
 
-    def many(request: Any, tenant: Any) -> Any:
+    def batch(request: Any, tenant: Any) -> Any:
         asked.append(len(request.post_ids))
         return real(request, tenant)
 
-    monkeypatch.setattr(requests_module, "many", many)
+    monkeypatch.setattr(requests_module, "batch", batch)
     async with running_api.running(), Client(running_api.address) as client:
         found = await asyncio.gather(*(client.get(f"p{n % 60}") for n in range(120)))
         assert [one.post_id for one in found] == [f"p{n % 60}" for n in range(120)]

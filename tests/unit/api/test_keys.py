@@ -18,9 +18,9 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from moderation.api import keys as keys_module
-from moderation.api.auth import Authenticator
-from moderation.api.grpc.status import RefusedError
-from moderation.api.keys import MOST_STUCK, Keys, NotReadError
+from moderation.api.auth import Authenticator, Credentials
+from moderation.api.keys import MAX_STUCK, Keys, NotReadError
+from moderation.api.refusals import RefusedError
 from moderation.errors import ConfigError
 from moderation.settings import AuthSettings
 from tests.support.key_server import (
@@ -36,7 +36,6 @@ from tests.support.key_server import (
     nothing,
     sending,
 )
-from tests.unit.api.test_auth import Call
 
 KEY, OTHER = a_key(), a_key()
 GOOD = a_set(first=KEY)
@@ -228,7 +227,7 @@ async def test_keys_are_read_through_the_proxy_of_the_environment(
 @pytest.mark.parametrize(
     ("answer", "cause"),
     [
-        (b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "RefusedAnswerError"),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "RefusedResponseError"),
         (b"HTTP/1.1 banana\r\n\r\n", "BadStatusLine"),
         (b"", "TimeoutError"),
     ],
@@ -271,11 +270,11 @@ async def test_readings_that_hang_are_few_and_do_not_prevent_later_ones_for_ever
     os.mkfifo(hanging)
     file.unlink()
     os.link(hanging, file)  # opening it hangs until somebody writes
-    for _ in range(MOST_STUCK + 1):
+    for _ in range(MAX_STUCK + 1):
         assert await not_read(keys) == "TimeoutError"
     assert await not_read(keys) == "EarlierReadingsHang"
     threads = [thread for thread in threading.enumerate() if thread.name == "jwt-keys"]
-    assert len(threads) == MOST_STUCK + 1
+    assert len(threads) == MAX_STUCK + 1
     file.unlink()
     file.write_bytes(GOOD)
     hanging.write_bytes(b"")
@@ -291,7 +290,7 @@ async def test_a_reading_for_which_there_is_no_thread_changes_nothing(tmp_path: 
     await keys.load()
     threading.stack_size(1 << 47)  # more than there is, as for a process that has all the threads it may
     try:
-        for _ in range(MOST_STUCK + 2):
+        for _ in range(MAX_STUCK + 2):
             assert await not_read(keys) == "NoThread"
     finally:
         threading.stack_size(0)
@@ -331,7 +330,7 @@ async def test_a_token_that_is_deep_or_endless_is_refused_and_no_fault_of_ours(t
     tokens = [f"{encoded(deep)}.e30.e30", f"{header}.{encoded(deep)}.e30"]
     tokens += [a_token(KEY, "first", exp=exp) for exp in (float("inf"), 10**400)]
     for token in tokens:
-        call: Any = Call(f"Bearer {token}")
+        credentials = Credentials("", authorization=(f"Bearer {token}",))
         with pytest.raises(RefusedError) as caught:
-            authenticator.admit(call, "GetVerdict")
+            authenticator.admit(credentials, "GetVerdict")
         assert caught.value.reason == "UNAUTHENTICATED"
