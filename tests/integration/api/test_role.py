@@ -56,7 +56,7 @@ async def test_batches_have_a_limit(running_api: Api) -> None:
         for count in (0, 1_001):
             async with refused(grpc.StatusCode.INVALID_ARGUMENT) as details:
                 await service(channel).BatchGetVerdicts(pb.BatchGetVerdictsRequest(post_ids=["a"] * count))
-            assert details == ["post_ids must be 1 to 1000 in one call"]
+            assert details == ["post_ids must be 1 to 1000 ids"]
 
 
 async def test_bad_input_is_told_by_its_field(running_api: Api) -> None:
