@@ -38,7 +38,7 @@ def _admitted(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
 
     def wrap(method: Method[Request, Response]) -> Handler[Response]:
         name = method.__name__
-        answered, seconds = metrics.CALLS.labels(name, "OK"), metrics.CALL.row(name)
+        answered, seconds = metrics.CALLS.labels(name, "OK"), metrics.CALL.series(name)
         message = pb.DESCRIPTOR.services_by_name["ModerationService"].methods_by_name[name].input_type.name
         parse = requests.parser(message, post=not limit)
 

@@ -79,7 +79,7 @@ def submission(accepted: Accepted, result: Result) -> pb.ModeratePostResponse:
     return pb.ModeratePostResponse(
         state=state,
         verdict=verdict_pb2.Verdict.FromString(verdict) if verdict is not None else None,
-        source=wire.source(accepted.source),
+        source=wire.source_message(accepted.source),
         consistency_token=accepted.consistency_token,
     )
 
