@@ -67,7 +67,7 @@ async def test_tokens_over_tls(running_api: Api, deployment: Deployment) -> None
         async with Client(running_api.address) as client:  # in the clear
             with pytest.raises(CallError, match="UNAVAILABLE"):
                 await client.get("a")
-    with pytest.raises(ConfigError, match="over TLS only"):
+    with pytest.raises(ConfigError, match="needs TLS"):
         Client("api.example:50051", token=token)
 
 
