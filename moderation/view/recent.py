@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from moderation.view.stores import Entry, Kind, Row
+from moderation.view.stores import Entry, Kind, LookupRow, statements
 
 ENTRY_BYTES = 600  # that an entry takes beside its answer
 
@@ -49,7 +49,7 @@ class Recent:
             known = self._held.pop(entry.post_id, None)
             if known is not None:
                 self._bytes -= _size(entry.post_id, known)
-            if known is None or _is_newer(entry, known):
+            if known is None or statements.is_newer(entry, known):
                 known = self._hold(entry)  # else the store has kept what is known, too
             self._held[entry.post_id] = known
             self._bytes += _size(entry.post_id, known)
@@ -60,7 +60,7 @@ class Recent:
         while self._bytes > self._most:
             self._drop_first()
 
-    def find(self, post_id: str) -> Row | None:
+    def find(self, post_id: str) -> LookupRow | None:
         """What is known of a post; None: ask the store."""
         known = self._held.get(post_id)
         if known is None:
@@ -101,11 +101,6 @@ class Recent:
             entry.source_offset,
             "" if answer else entry.tenant,
         )
-
-
-def _is_newer(entry: Entry, known: _Held) -> bool:
-    """As the stores have it. A record may come again: a store that has lost some is filled from the topic."""
-    return known.offset <= entry.offset if known.partition == entry.partition else known.ms < entry.ms
 
 
 def _size(post_id: str, known: _Held) -> int:

@@ -27,7 +27,7 @@ from moderation.view.entries import entry_of
 from moderation.view.feeds import Changes, Feed, Waiter
 from moderation.view.freshness import Freshness, Stall
 from moderation.view.recent import Encode, Recent
-from moderation.view.stores import Entry, Kind, Log, Progress, Row, Store, StoreBehindError, StoreUnavailableError
+from moderation.view.stores import Entry, Kind, Log, LookupRow, Progress, Store, StoreBehindError, StoreUnavailableError
 from moderation.view.topic_lag import ViewLag
 
 BATCH = 500  # records in one transaction
@@ -36,7 +36,6 @@ RETRY_S = 1.0  # before a store that could not be written is tried again
 RENEW_S = 10.0  # between two times that the store hears that the view is followed
 PRUNE_S = 10.0  # between two looks at what has to be forgotten
 WARM_BYTES = 4_000  # of memory for each verdict that is remembered at the start
-EVER_MS = 1 << 62
 
 log = structlog.get_logger()
 
@@ -48,7 +47,7 @@ class View:
         self.caught_up = asyncio.Event()  # set once all that was on the topic at the start is folded in
         self.store = store
         self.lag = ViewLag()
-        self.judged: dict[int, int] = {}  # by partition of the posts topic: highest offset whose outcome is known
+        self.decided: dict[int, int] = {}  # by partition of the posts topic: highest offset whose outcome is known
         self._settings = settings
         self._consumer = consumer
         self._topic = settings.kafka.verdicts_topic
@@ -70,7 +69,7 @@ class View:
         """By partition of the verdicts topic: the next offset."""
         return {number: at.next for number, at in self._progress.items()}
 
-    async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
+    async def find(self, post_ids: Sequence[str]) -> dict[str, LookupRow]:
         """What is known of each post; those of which nothing is are left out."""
         found = {post_id: row for post_id in post_ids if (row := self._recent.find(post_id)) is not None}
         if len(found) < len(post_ids) and (missing := [post_id for post_id in post_ids if post_id not in found]):
@@ -83,10 +82,10 @@ class View:
 
     def reached(self, posts: Mapping[int, int]) -> bool:
         """Whether the outcomes of the posts topic's records up to these are folded in."""
-        return all(self.judged.get(number, -1) >= offset for number, offset in posts.items())
+        return all(self.decided.get(number, -1) >= offset for number, offset in posts.items())
 
-    def tell_judged(self, listener: Callable[[Mapping[int, int]], None]) -> None:
-        """Calls it with what is judged from now on, after every fold."""
+    def on_decided(self, listener: Callable[[Mapping[int, int]], None]) -> None:
+        """Calls it with what is decided from now on, after every fold."""
         self._listeners.append(listener)
 
     @contextmanager
@@ -239,16 +238,16 @@ class View:
         self._assign()
 
     async def _check_posts(self) -> None:
-        """A posts topic that was made anew begins at 0 again, and what was judged of the old one says nothing of it."""
+        """Forgets what was decided of a posts topic that was deleted and created again: its offsets begin at 0."""
         topic = self._settings.kafka.posts_topic
         if topic not in await self._consumer.topics():
             return  # whoever puts posts has checked that it is there
         posts = [TopicPartition(topic, number) for number in self._partitions]
         for partition, end in (await self._consumer.end_offsets(posts)).items():
             at = self._progress[partition.partition]
-            if at.judged >= end:
-                log.warning("posts_topic_recreated", partition=partition.partition, judged=at.judged, end=end)
-                self._take(self._progress | {partition.partition: at._replace(judged=-1)})
+            if at.decided >= end:
+                log.warning("posts_topic_recreated", partition=partition.partition, decided=at.decided, end=end)
+                self._take(self._progress | {partition.partition: at._replace(decided=-1)})
 
     async def _remember(self) -> None:
         """What the partitions end with, as after a fold."""
@@ -264,12 +263,12 @@ class View:
         entries = [one for record in records if (one := entry_of(record, topic))]
         self.lag.read({each.partition: batch[0].timestamp for each, batch in batches.items() if batch})
         before, after = dict(self._progress), {}
-        judged = {number: at.judged for number, at in before.items()}
+        decided = {number: at.decided for number, at in before.items()}
         for entry in entries:
-            if entry.source_partition in judged:
-                judged[entry.source_partition] = max(judged[entry.source_partition], entry.source_offset)
+            if entry.source_partition in decided:
+                decided[entry.source_partition] = max(decided[entry.source_partition], entry.source_offset)
         for number, at in before.items():
-            there = Progress(await self._consumer.position(self._partition(number)), judged[number])
+            there = Progress(await self._consumer.position(self._partition(number)), decided[number])
             if there.next < at.next:
                 raise DeliveryError(f"topic {self._topic} is another one now, or was cut short: start again")
             if there != at:
@@ -297,10 +296,10 @@ class View:
 
     def _take(self, progress: Mapping[int, Progress]) -> None:
         self._progress = dict(progress)
-        self.judged = {number: at.judged for number, at in progress.items()}
+        self.decided = {number: at.decided for number, at in progress.items()}
         self.lag.moved(self.positions)
         for listener in self._listeners:
-            listener(self.judged)
+            listener(self.decided)
 
     def _tell(self, entries: Sequence[Entry], tenants: Mapping[str, str]) -> None:
         if tenants:
@@ -346,7 +345,7 @@ class View:
     async def _prune(self) -> None:
         """Forgets some of what is too old; then folds go on."""
         settings, now = self._settings.api, int(time.time() * 1000)
-        before = now - int(settings.retention_days * 86_400_000) if settings.retention_days else -EVER_MS
+        before = now - int(settings.retention_days * 86_400_000) if settings.retention_days else -stores.EVER_MS
         try:
             gone = await self._stall.watch("prune", self.store.prune(before, now - stores.ERASED_KEPT_S * 1000, BATCH))
             size = await self._stall.watch("prune", self.store.size())

@@ -37,7 +37,7 @@ from moderation.settings import Settings
 from moderation.types import Outcome, Reason, Severity
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1 import policy_pb2, verdict_pb2
-from moderation.view.stores import Kind, Row, StoreUnavailableError
+from moderation.view.stores import Kind, LookupRow, StoreUnavailableError
 from moderation.view.view import View
 from moderation.wire import prescan
 
@@ -151,7 +151,7 @@ class Service:
         self._view = view
         self._policies = policies
         self._ledger = Submissions(settings.api, inbox, self.broken)
-        view.tell_judged(self._ledger.settle)
+        view.on_decided(self._ledger.settle)
         self._draining = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -353,7 +353,7 @@ def _tenant(request: Any) -> str | None:
     return request.tenant if request.HasField("tenant") else None
 
 
-def _found(look: Look, row: Row | None, reached: bool, open: bool) -> Found:
+def _found(look: Look, row: LookupRow | None, reached: bool, open: bool) -> Found:
     """What a row, or none, says. `reached`: it is as new as is asked for. `open`: an outcome is still to come."""
     if row is not None:
         kind, tenant, partition, offset, verdict = row

@@ -20,10 +20,11 @@ STORES = {
     "postgresql": "moderation.view.stores.postgres:open_store",
 }
 
-SCHEMA = 3
+SCHEMA = 4
 MAX_AWAY_S = 12 * 3600  # half of Kafka's default delete.retention.ms: a view that was away longer may miss erasures
 ERASED_KEPT_S = 24 * 3600  # how long an erasure is told to watches that go on from a position; so long Kafka keeps it
 SCANNED = 20_000  # rows looked at for one page
+EVER_MS = 1 << 62  # later than every record; its negative is earlier
 LARGEST_VERDICT = 1 << 20  # bytes; with some thousand findings a verdict is smaller
 
 
@@ -64,15 +65,18 @@ class Entry(NamedTuple):
     verdict: bytes | None  # its Protobuf
 
 
-# What a lookup needs of it: kind, tenant, source partition, source offset, verdict.
-Row = tuple[int, str, int, int, bytes | None]
+# What a lookup needs of an entry: kind, tenant, source partition, source offset, verdict.
+LookupRow = tuple[int, str, int, int, bytes | None]
 
 
 class Progress(NamedTuple):
     """How far a partition is folded in."""
 
     next: int  # offset to read next
-    judged: int  # highest offset on the posts topic whose outcome is known; -1: none
+    decided: int  # highest offset on the posts topic whose outcome is known; -1: none
+
+
+NO_PROGRESS = Progress(0, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ class Query:
     from_ms: int
     before_ms: int
     after: tuple[int, str]  # decided_ms and post_id of the last one seen
-    most: int
+    limit: int  # verdicts
 
     @property
     def filters(self) -> bool:
@@ -149,17 +153,17 @@ class Store(Protocol):
         that are erased, where they are known. Raises StoreBehindError when the store is not as far as `before`.
         """
 
-    async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
+    async def find(self, post_ids: Sequence[str]) -> dict[str, LookupRow]:
         """By post id. What is not there is left out."""
 
     async def page(self, query: Query) -> Page:
         """The next verdicts of a listing: after a bounded amount of work, so it may be short of the last."""
 
-    async def since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
+    async def since(self, partition: int, start: int, end: int, limit: int) -> list[Entry]:
         """What the partition's offsets from `start` up to `end` say that still holds, in their order."""
 
-    async def prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
-        """Forgets posts whose record is older, and erasures: about `most` at once. Returns how many."""
+    async def prune(self, before_ms: int, erased_before_ms: int, limit: int) -> int:
+        """Forgets posts whose record is older, and erasures: about `limit` at once. Returns how many."""
 
     async def size(self) -> int:
         """Bytes of its files; 0 where the store's server has to bound them."""

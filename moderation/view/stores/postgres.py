@@ -24,19 +24,24 @@ from moderation.errors import ConfigError, DeliveryError
 from moderation.settings import ApiSettings
 from moderation.view.stores import (
     MAX_AWAY_S,
+    NO_PROGRESS,
     Entry,
     Kind,
     Log,
+    LookupRow,
     Page,
     Progress,
     Query,
-    Row,
     StoreBehindError,
     StoreUnavailableError,
-    generations,
-    rows,
 )
-from moderation.view.stores.generations import NAME, Generation, table
+from moderation.view.stores import (
+    postgres_generations as generations,
+)
+from moderation.view.stores import (
+    postgres_rows as rows,
+)
+from moderation.view.stores.postgres_generations import NAME, Generation, table
 
 CONNECTIONS = 8  # of them one for folds: whatever lookups wait for, the view goes on
 LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError)  # what the driver says of a connection that is gone
@@ -49,8 +54,6 @@ LOCK_S = 9.0  # the longest wait for a turn: longer than the above, so that the 
 PASSES = ("08", "28", "3D", "40", "53", "55", "57", "58", "25006", "25P03", "25P04", "42501")
 # Other programs may use the same database and its locks: 64 bits of our name are ours.
 LOCK = int.from_bytes(hashlib.sha256(NAME.encode()).digest()[:8], "big", signed=True)
-
-_NOWHERE = Progress(0, -1)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,23 +93,23 @@ class Postgres:
             await _check_log(db, log_)
             number, reason = await generations.choose(db, log_, before)
             await generations.add(db, number, log_.begins)
-            mine = next(one for one in await generations.live(db) if one.number == number)
-        self._number, self._log, self._building, self._served = mine.number, mine.log, not mine.serving, False
+            chosen = next(each for each in await generations.live(db) if each.number == number)
+        self._number, self._log, self._building, self._served = number, chosen.log, not chosen.serving, False
         self._copied = None
         if reason:
             log.warning("view_rebuilt", database=NAME, generation=number, reason=reason)
-        resumed = any(at.next > log_.begins.get(partition, 0) for partition, at in mine.progress.items())
+        resumed = any(at.next > log_.begins.get(partition, 0) for partition, at in chosen.progress.items())
         log.info("view_opened", database=NAME, generation=number, topic=log_.topic, resumed=resumed)
-        return mine.progress
+        return chosen.progress
 
     async def serve(self) -> Mapping[int, Progress] | None:
         if self._building and self._copied is None:
             self._copied = await self._copy_tenants()
         async with self._turn() as db:
-            mine = self._adopted(await generations.live(db))
-            if not await generations.switch(db, mine.number, self._copied or {}):
+            followed = self._adopted(await generations.live(db))
+            if not await generations.switch(db, followed.number, self._copied or {}):
                 return None
-            progress = next(one for one in await generations.live(db) if one.serving).progress
+            progress = next(each for each in await generations.live(db) if each.serving).progress
         self._building, self._served = False, True
         return progress
 
@@ -125,9 +128,9 @@ class Postgres:
 
     async def followed(self, age_s: float) -> None:
         async with self._turn() as db:
-            mine = self._adopted(await generations.live(db))
-            await generations.renew(db, mine.number, age_s)
-            lost = self._served and not mine.serving  # the switch, by a server that failed over
+            followed = self._adopted(await generations.live(db))
+            await generations.renew(db, followed.number, age_s)
+            lost = self._served and not followed.serving  # the switch, by a server that failed over
             removable = await generations.removable(db)
         if lost:
             self._copied = None
@@ -149,12 +152,12 @@ class Postgres:
     ) -> dict[str, str]:
         async with self._turn() as db:
             live = await generations.live(db)
-            mine = self._adopted(live)
-            stored = {number: mine.progress.get(number, _NOWHERE) for number in before}
+            followed = self._adopted(live)
+            stored = {number: followed.progress.get(number, NO_PROGRESS) for number in before}
             if all(stored[number].next >= at.next for number, at in before.items()):
                 return await self._fold(db, live, entries, before, after)
-            await generations.add(db, mine.number, dict.fromkeys(before, 0))
-        if mine.away_s > MAX_AWAY_S:
+            await generations.add(db, followed.number, dict.fromkeys(before, 0))
+        if followed.away_s > MAX_AWAY_S:
             raise DeliveryError("the view in the database went back too far, and may have missed erasures: start again")
         raise StoreBehindError(stored)
 
@@ -176,23 +179,23 @@ class Postgres:
             return {}
         return await rows.tenants(db, table(self._number), erased)
 
-    async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
+    async def find(self, post_ids: Sequence[str]) -> dict[str, LookupRow]:
         return await self._ask(rows.find, post_ids)
 
     async def page(self, query: Query) -> Page:
         return await self._ask(rows.page, query)
 
-    async def since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
-        return await self._ask(rows.since, partition, (start, end), most)
+    async def since(self, partition: int, start: int, end: int, limit: int) -> list[Entry]:
+        return await self._ask(rows.since, partition, (start, end), limit)
 
-    async def prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
+    async def prune(self, before_ms: int, erased_before_ms: int, limit: int) -> int:
         async with self._turn() as db:
-            mine = self._adopted(await generations.live(db))
-            gone = await rows.prune_erased(db, table(mine.number), erased_before_ms, most)
-        for partition in mine.progress:  # a turn for each: folds go between
+            followed = self._adopted(await generations.live(db))
+            gone = await rows.prune_erased(db, table(followed.number), erased_before_ms, limit)
+        for partition in followed.progress:  # a turn for each: folds go between
             async with self._turn() as db:
                 number = self._adopted(await generations.live(db)).number
-                gone += await rows.prune(db, table(number), partition, before_ms, most)
+                gone += await rows.prune(db, table(number), partition, before_ms, limit)
         return gone
 
     async def size(self) -> int:
@@ -220,7 +223,7 @@ class Postgres:
                     "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and the user may create a schema there"
                 ) from None
 
-    async def _connected(self, most: int) -> Any:
+    async def _connected(self, connections: int) -> Any:
         limits = {
             "statement_timeout": COMMAND_S,
             "lock_timeout": LOCK_S,
@@ -229,7 +232,7 @@ class Postgres:
         return await asyncpg.create_pool(
             self._url,
             min_size=1,
-            max_size=most,
+            max_size=connections,
             timeout=COMMAND_S,
             command_timeout=COMMAND_S,
             server_settings={name: f"{round(seconds * 1000)}" for name, seconds in limits.items()}
@@ -337,6 +340,6 @@ async def _apply(
         await db.executemany(_MOVE, [(generation.number, number, *at) for number, at in ahead.items()])
 
 
-_MOVE = f"UPDATE {NAME}.partitions SET next = $3, judged = $4 WHERE generation = $1 AND number = $2"
+_MOVE = f"UPDATE {NAME}.partitions SET next = $3, decided = $4 WHERE generation = $1 AND number = $2"
 _WRITTEN = f"UPDATE {NAME}.generations SET written = now() WHERE number = $1"
 _VERSION = f"UPDATE {NAME}.generations SET version = $2 WHERE number = $1"

@@ -27,21 +27,23 @@ from moderation.errors import DeliveryError
 from moderation.observability import metrics
 from moderation.settings import ApiSettings
 from moderation.view.stores import (
-    SCANNED,
+    EVER_MS,
     Entry,
     Kind,
     Log,
+    LookupRow,
     Page,
     Progress,
     Query,
-    Row,
     StoreUnavailableError,
     sqlite_budget,
     sqlite_facts,
+    statements,
 )
 from moderation.view.stores import sqlite_statements as sql
 from moderation.view.stores.sqlite_facts import progress, remember, seen
 from moderation.view.stores.sqlite_files import Files, unwritable
+from moderation.view.stores.statements import SQLITE
 
 PASSES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR)  # errors after which we try again
 SLOW_S = 0.05  # of a write, after which the event loop does not read the file itself
@@ -49,7 +51,6 @@ LOCKED_S = 5.0  # that a thread waits for a file that a stranger has locked; the
 READ_S = 10.0  # for an answer of the reading thread
 CLOSE_S = 5.0  # for each thread to end
 LONG_BYTES = sqlite_budget.PAGE // 2  # of a verdict; shorter ones are in what any record costs
-EVER_MS = 1 << 62
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,12 +84,12 @@ class Sqlite:
 
     async def open(self, ask: Callable[[], Awaitable[Log]]) -> dict[int, Progress]:
         await self._write(self._files.own)  # from here on nobody moves the file's positions
-        found = await self._write(self._open, await ask())
+        stored = await self._write(self._open, await ask())
         _close(self._single)  # an attempt before this one may have opened both
         self._single = self._explained(self._connect, 0.0)
         await self._read(lambda: _close(self._bulk))
         self._bulk = await self._read(self._connect)
-        return found
+        return stored
 
     async def serve(self) -> dict[int, Progress]:
         return await self._write(lambda: progress(_opened(self._written)))
@@ -104,7 +105,7 @@ class Sqlite:
     ) -> dict[str, str]:
         return await self._write(self._fold, entries, before, after)
 
-    async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
+    async def find(self, post_ids: Sequence[str]) -> dict[str, LookupRow]:
         slow = self._writing and time.monotonic() - self._writing > SLOW_S
         if len(post_ids) == 1 and not slow:
             return self._explained(self._find_one, post_ids[0])
@@ -113,11 +114,11 @@ class Sqlite:
     async def page(self, query: Query) -> Page:
         return await self._read(self._page, query)
 
-    async def since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
-        return await self._read(self._since, partition, start, end, most)
+    async def since(self, partition: int, start: int, end: int, limit: int) -> list[Entry]:
+        return await self._read(self._since, partition, start, end, limit)
 
-    async def prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
-        return await self._write(self._prune, before_ms, erased_before_ms, most)
+    async def prune(self, before_ms: int, erased_before_ms: int, limit: int) -> int:
+        return await self._write(self._prune, before_ms, erased_before_ms, limit)
 
     async def size(self) -> int:
         return await self._write(self._files.size)
@@ -176,8 +177,8 @@ class Sqlite:
         A crash between two of them leaves entries that are written again: that changes nothing.
         """
         tenants: dict[str, str] = {}
-        costed = list(zip(entries, self._costs(entries), strict=True))
-        pieces = list(sqlite_budget.pieces(costed, lambda one: one[1], self._budget.transaction_bytes)) or [[]]
+        costs = list(zip(entries, self._costs(entries), strict=True))
+        pieces = list(sqlite_budget.pieces(costs, lambda pair: pair[1], self._budget.transaction_bytes)) or [[]]
         for piece in pieces:
             part = [entry for entry, _ in piece]
             needed = sqlite_budget.pages(part)
@@ -215,22 +216,22 @@ class Sqlite:
             if any(stored[number].next != at.next for number, at in before.items()):
                 raise DeliveryError(f"the view {self._path} was changed by somebody else")
             # A record of a clock that is ahead would otherwise outlast those that come after it.
-            written.executemany(sql.UPSERT, (one if one.ms <= now else one._replace(ms=now) for one in kept))
+            written.executemany(sql.UPSERT, (entry if entry.ms <= now else entry._replace(ms=now) for entry in kept))
             if len(kept) < len(entries):  # the others would be deleted at once: what they supersede goes
                 old = (entry for entry in entries if entry.ms < oldest and entry.kind != Kind.ERASED)
                 written.executemany(sql.SUPERSEDE, (entry._asdict() for entry in old))
-            rows = [(at.next, at.judged, number) for number, at in after.items()]
-            written.executemany("UPDATE partitions SET next = ?, judged = ? WHERE number = ?", rows)
-            erased = [(entry.post_id,) for entry in kept if entry.kind == Kind.ERASED]
-            found = (written.execute("SELECT post_id, tenant FROM verdicts WHERE post_id = ?", one) for one in erased)
-            return dict(row for rows in found for row in rows)
+            rows = [(at.next, at.decided, number) for number, at in after.items()]
+            written.executemany("UPDATE partitions SET next = ?, decided = ? WHERE number = ?", rows)
+            read = "SELECT post_id, tenant FROM verdicts WHERE post_id = ?"
+            erased = [entry.post_id for entry in kept if entry.kind == Kind.ERASED]
+            return dict(written.execute(read, (post_id,)).fetchone() for post_id in erased)
 
-    def _prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
-        left = most
-        for statement, limit in ((sql.OLDEST, before_ms), (sql.ERASED, erased_before_ms)):
-            while left and (gone := self._delete(statement, limit, left)):
+    def _prune(self, before_ms: int, erased_before_ms: int, limit: int) -> int:
+        left = limit
+        for statement, before in ((sql.OLDEST, before_ms), (sql.OLDEST_ERASED, erased_before_ms)):
+            while left and (gone := self._delete(statement, before, left)):
                 left -= len(gone)
-        return most - left
+        return limit - left
 
     def _make_room(self, pages: int) -> int:
         """Deletes the oldest until the file has so many free pages, or is empty. Returns how many it has deleted.
@@ -247,14 +248,14 @@ class Sqlite:
         return deleted
 
     def _delete_oldest(self) -> Oldest:
-        most = self._budget.records
-        return self._delete(sql.OLDEST, EVER_MS, most) or self._delete(sql.ERASED, EVER_MS, most)
+        limit = self._budget.records
+        return self._delete(sql.OLDEST, EVER_MS, limit) or self._delete(sql.OLDEST_ERASED, EVER_MS, limit)
 
-    def _delete(self, statement: str, before_ms: int, most: int) -> Oldest:
-        """Deletes the oldest of those that the statement finds, as many as one transaction may. Returns them."""
-        found: Oldest = _opened(self._written).execute(statement, (before_ms, most)).fetchall()
+    def _delete(self, statement: str, before_ms: int, limit: int) -> Oldest:
+        """Deletes the oldest rows that the statement reads, as many as one transaction may. Returns them."""
+        oldest: Oldest = _opened(self._written).execute(statement, (before_ms, limit)).fetchall()
         pieces = sqlite_budget.pieces(
-            found, lambda row: sqlite_budget.log_bytes(row[2]), self._budget.transaction_bytes
+            oldest, lambda row: sqlite_budget.log_bytes(row[2]), self._budget.transaction_bytes
         )
         rows = next(pieces, [])
         self._empty_log(sum(sqlite_budget.log_bytes(length) for _, _, length in rows))
@@ -283,34 +284,21 @@ class Sqlite:
 
     # The readers'
 
-    def _find_one(self, post_id: str) -> dict[str, Row]:
+    def _find_one(self, post_id: str) -> dict[str, LookupRow]:
         row = _opened(self._single).execute(sql.FIND_ONE, (post_id,)).fetchone()
         return {post_id: row} if row else {}
 
-    def _find(self, post_ids: Sequence[str]) -> dict[str, Row]:
+    def _find(self, post_ids: Sequence[str]) -> dict[str, LookupRow]:
         return {row[0]: row[1:] for row in _opened(self._bulk).execute(sql.FIND, (json.dumps(post_ids),))}
 
     def _page(self, query: Query) -> Page:
         db = _opened(self._bulk)
-        scope, values = sql.scope(query)
-        end: tuple[int, str] | None = None
-        if query.filters:
-            end = db.execute(sql.EDGE.format(scope=scope, scanned=SCANNED), values).fetchone()
-            if end:
-                scope += " AND (decided_ms, post_id) >= (:end_ms, :end_id)"
-                values |= {"end_ms": end[0], "end_id": end[1]}
-            if query.outcomes:
-                scope += " AND outcome IN (SELECT value FROM json_each(:outcomes))"
-                values["outcomes"] = json.dumps(query.outcomes)
-            if query.policies:
-                scope += " AND policy IN (SELECT value FROM json_each(:policies))"
-                values["policies"] = json.dumps(query.policies)
-        rows = db.execute(sql.PAGE.format(scope=scope), values).fetchall()
-        after = (rows[-1][0], rows[-1][1]) if len(rows) == query.most else end
-        return Page([verdict for _, _, verdict in rows], after)
+        listing = statements.Listing(SQLITE, "verdicts", query)
+        edge = db.execute(*listing.edge()).fetchone() if query.filters else None
+        return listing.result(db.execute(*listing.page(edge)).fetchall(), edge)
 
-    def _since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
-        return [Entry(*row) for row in _opened(self._bulk).execute(sql.SINCE, (partition, start, end, most))]
+    def _since(self, partition: int, start: int, end: int, limit: int) -> list[Entry]:
+        return [Entry(*row) for row in _opened(self._bulk).execute(sql.SINCE, (partition, start, end, limit))]
 
     # The file
 

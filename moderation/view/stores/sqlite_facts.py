@@ -11,6 +11,7 @@ from moderation.errors import ConfigError
 from moderation.view.stores import MAX_AWAY_S, Log, Progress
 from moderation.view.stores.sqlite_budget import PAGE
 from moderation.view.stores.sqlite_statements import APPLICATION_ID, FORMAT
+from moderation.view.stores.statements import IS_UNREADABLE
 
 CLOCK_S = 60.0  # by which a clock may be set back
 
@@ -34,7 +35,7 @@ def unusable(db: sqlite3.Connection, log: Log, most_pages: int) -> str:
     away_s = time.time() - float(facts.get("seen", 0))
     if not -CLOCK_S <= away_s <= MAX_AWAY_S and log.has_unread(progress(db)):
         return "erasures may have been missed"
-    unreadable = db.execute("SELECT count(*) FROM verdicts WHERE kind = 2").fetchone()[0]
+    unreadable = db.execute(f"SELECT count(*) FROM verdicts WHERE {IS_UNREADABLE}").fetchone()[0]
     if unreadable and facts["engine_version"] != moderation.__version__:
         return "this version may read what the last one could not"
     pages, size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
@@ -45,8 +46,8 @@ def unusable(db: sqlite3.Connection, log: Log, most_pages: int) -> str:
 
 def progress(db: sqlite3.Connection) -> dict[int, Progress]:
     """By partition."""
-    found = db.execute("SELECT number, next, judged FROM partitions")
-    return {number: Progress(next, judged) for number, next, judged in found}
+    rows = db.execute("SELECT number, next, decided FROM partitions")
+    return {number: Progress(next, decided) for number, next, decided in rows}
 
 
 def remember(db: sqlite3.Connection, facts: Mapping[str, str]) -> None:

@@ -92,7 +92,7 @@ async def test_while_it_serves_slow_readers_do_not_make_it_larger(topic: Topic, 
         while True:
             async for _ in view.replay(dict.fromkeys(view.positions, 0), view.positions):
                 await asyncio.sleep(0.01)
-                await view.store.page(query(outcomes=(3,), most=1000))
+                await view.store.page(query(outcomes=(3,), limit=1000))
                 reads += 1
 
     with Sizes(folder) as sizes:

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.view.stores import postgres as store
-from moderation.view.stores.generations import NAME
+from moderation.view.stores.postgres_generations import NAME
 from tests.support.builders import a_verdict
 from tests.support.lookups import Api, refused, service
 from tests.support.replicas import Replicas

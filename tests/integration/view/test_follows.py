@@ -23,7 +23,7 @@ from moderation.types import Outcome
 from moderation.v1 import verdict_pb2
 from moderation.view import freshness
 from moderation.view.stores import Kind
-from moderation.view.stores.generations import NAME
+from moderation.view.stores.postgres_generations import NAME
 from moderation.view.view import open_view
 from tests.conftest import make_topics
 from tests.integration.view.test_view import FOUND, NOT_FOUND, Topic, events, states, until_answered
@@ -176,7 +176,7 @@ async def test_a_database_that_lost_the_last_folds_is_filled_again(topic: Topic,
         await admin.execute("DELETE FROM verdicts_1")
         await admin.close()
         with capture_logs() as logged, view.feed(1_000) as feed:
-            judged = dict(view.judged)
+            judged = dict(view.decided)
             await topic.put(*(a_verdict(f"later-{number}") for number in range(20)))  # to each partition
             async with asyncio.timeout(60):
                 while (await states(view, *posts)) != [FOUND] * len(posts):  # noqa: ASYNC110
@@ -185,7 +185,7 @@ async def test_a_database_that_lost_the_last_folds_is_filled_again(topic: Topic,
                     await asyncio.sleep(0.05)
             found = (await view.find(["post-3"]))["post-3"]
             assert verdict_pb2.Verdict.FromString(found[-1] or b"").outcome == verdict_pb2.OUTCOME_REMOVE
-            assert all(view.judged[number] >= offset for number, offset in judged.items())
+            assert all(view.decided[number] >= offset for number, offset in judged.items())
             assert not feed.lost
         assert (await view.find(["gone"]))["gone"][0] == Kind.ERASED
     assert events(logged, "view_rewound")

@@ -17,9 +17,10 @@ import moderation
 from moderation.errors import DeliveryError
 from moderation.settings import ApiSettings
 from moderation.view import stores
-from moderation.view.stores import Kind, Log, Progress, Store, StoreBehindError, generations
+from moderation.view.stores import Kind, Log, Progress, Store, StoreBehindError
 from moderation.view.stores import postgres as postgres_store
-from moderation.view.stores.generations import NAME
+from moderation.view.stores import postgres_generations as generations
+from moderation.view.stores.postgres_generations import NAME
 from tests.integration.view.test_stores import LOG, Folding, entry, told, verdict
 
 ANOTHER = Log("cluster", "verdicts", {0: 0, 1: 0}, {0: 1, 1: 1})  # a topic that was made again

@@ -18,8 +18,8 @@ from moderation.settings import ApiSettings
 from moderation.view import stores
 from moderation.view.stores import Entry, Kind, Log, Progress, Query, Store, StoreUnavailableError
 from moderation.view.stores import postgres as postgres_store
-from moderation.view.stores.generations import table
 from moderation.view.stores.postgres import CONNECTIONS
+from moderation.view.stores.postgres_generations import table
 
 LOG = Log("cluster", "verdicts", {0: 0, 1: 0}, {0: 1_000, 1: 1_000})
 EVER = 1 << 62
@@ -88,7 +88,7 @@ async def verdict(store: Store, post_id: str) -> bytes | None:
 
 def query(**fields: Any) -> Query:
     defaults: dict[str, Any] = {"tenant": None, "outcomes": (), "policies": (), "from_ms": -EVER, "before_ms": EVER}
-    return Query(**defaults | {"after": (EVER, ""), "most": 10} | fields)
+    return Query(**defaults | {"after": (EVER, ""), "limit": 10} | fields)
 
 
 async def test_the_newest_record_of_a_post_stands_whatever_comes_again(settings: ApiSettings) -> None:
@@ -145,8 +145,7 @@ async def test_pages_hold_what_is_asked_for_once_and_in_order(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     draw = random.Random(seed)
-    for module in ("sqlite", "rows"):
-        monkeypatch.setattr(f"moderation.view.stores.{module}.SCANNED", 7)
+    monkeypatch.setattr("moderation.view.stores.statements.SCANNED", 7)
     entries = [
         entry(
             f"post-{number:03}",
@@ -180,7 +179,7 @@ async def test_pages_hold_what_is_asked_for_once_and_in_order(
             found: list[bytes] = []
             after: tuple[int, str] | None = (EVER, "")
             while after is not None:
-                page = await store.page(query(**fields, after=after, most=5))
+                page = await store.page(query(**fields, after=after, limit=5))
                 assert len(page.verdicts) <= 5
                 found += page.verdicts
                 after = page.after

@@ -342,14 +342,14 @@ async def test_the_view_knows_how_far_posts_are_judged_and_wakes_who_waits_for_i
         with view.waiting("a", {}) as news_of_a, view.waiting("elsewhere", {1: 6}) as sixth:
             await topic.put(answer("b", 0, 9), answer("c", 1, 9, "other"), answer("d", 1, 6))
             await asyncio.wait_for(sixth.wait(), 30)
-            assert view.judged == {0: 9, 1: 6, 2: -1}
+            assert view.decided == {0: 9, 1: 6, 2: -1}
             assert not news_of_a.is_set()
             await topic.put_raw(b"a", None, [(wire.ERASED_BY, b"posts/1/8")])
             await asyncio.wait_for(news_of_a.wait(), 30)
-            assert view.judged[1] == 8
+            assert view.decided[1] == 8
         assert not view._waiters
     async with topic.view() as view:
-        assert view.judged == {0: 9, 1: 8, 2: -1}
+        assert view.decided == {0: 9, 1: 8, 2: -1}
 
 
 async def test_what_is_too_old_is_forgotten(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
