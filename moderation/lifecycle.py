@@ -28,16 +28,19 @@ log = structlog.get_logger()
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[None]], loop: LoopFactory | None = None) -> int:
-    """Runs `main` to its end and returns the process's exit code: the caller must exit with it.
+    """Runs `main` to its end and returns the exit code of the process. The caller must exit with this code.
 
-    SIGTERM or SIGINT sets the event: `main` should drain and return. A second signal kills at once; nothing is lost,
-    since Kafka holds all state. When `main` has ended the process does too, by force after EXIT_GRACE_S: a thread
-    stuck on a sick device must not keep a dead worker in its pod. `loop` makes another event loop than asyncio's own.
+    - SIGTERM or SIGINT sets the event. `main` should then drain and return.
+    - A second signal kills the process at once. Nothing is lost, because Kafka holds all state.
+    - When `main` has ended, the process is killed after EXIT_GRACE_S: a thread that is stuck on a sick device must not
+      keep a dead worker in its pod.
+
+    `loop` makes an event loop other than asyncio's own.
     """
     with asyncio.Runner(loop_factory=loop) as runner:
         try:
             code = runner.run(_supervise(main))
-        except BaseException as error:  # noqa: BLE001  asyncio lets SystemExit and KeyboardInterrupt of a task through
+        except BaseException as error:  # noqa: BLE001  asyncio raises SystemExit and KeyboardInterrupt of a task
             code = _report(error)
         forced = threading.Timer(EXIT_GRACE_S, end_now, (code,))
         forced.daemon = True
@@ -47,7 +50,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], loop: LoopFactory | No
 
 
 def end_now(code: int) -> None:
-    """Ends the process with this exit code, whatever its threads do, once its log is written or cannot be."""
+    """Writes the log if it can be written, and ends the process with this exit code, even if threads still run."""
     logs.flush()
     os._exit(code)
 
@@ -58,74 +61,81 @@ async def _supervise(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
 
     def request_stop(number: signal.Signals) -> None:
         stop.set()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
+        for handled in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(handled)
+            signal.signal(handled, signal.SIG_DFL)
         log.info("stop_requested", signal=number.name)
 
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, request_stop, each)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, request_stop, number)
     loop.set_exception_handler(_report_unretrieved)
     try:
         await main(stop)
-    except BaseException as error:  # the one place where every error ends; some are no Exception
+    except BaseException as error:  # the one place where every error ends, also those that are not an Exception
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise  # it is the runner that ends us
+            raise  # the runner ends this task
         return _report(error)
     return 0
 
 
 def command(run: Callable[[], object]) -> None:
-    """Runs a command of the command line. An error of ours ends it with one clear message and its own exit code.
+    """Runs a command of the command line. A ModerationError ends it with one message and the error's exit code.
 
-    Of any other error only the type and the frames are printed: its text may quote a post or a secret.
+    Of any other error only the type and the frames are printed: the error's text may quote a post or a secret.
     """
     _fill_stderr()
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core prints to standard error itself, and may block there
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core prints to standard error, and may block there
     logs.configure(LogSettings(level="warning"))
     try:
         run()
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:  # noqa: BLE001  the one place where every error of a command ends
-        found = ours(error)
-        text = str(found) if found else f"this is a fault of the program:\n{logs.frames(error)}"
+        known = moderation_error(error)
+        text = str(known) if known else f"this is a fault of the program:\n{logs.frames(error)}"
         logs.say(_rendered(f"[bold red]moderation:[/] {escape(text)}"))
-        sys.exit(found.exit_code if found else 1)
+        sys.exit(known.exit_code if known else 1)
 
 
 def _rendered(markup: str) -> str:
-    """In colour where standard error is a terminal. Rich must not write there itself: it may raise or block."""
-    made = io.StringIO()
-    console = Console(file=made, soft_wrap=True, force_terminal=bool(sys.stderr) and sys.stderr.isatty())
+    """Renders in colour if standard error is a terminal. Rich must not write there itself: Rich may raise or block."""
+    rendered = io.StringIO()
+    console = Console(file=rendered, soft_wrap=True, force_terminal=bool(sys.stderr) and sys.stderr.isatty())
     console.print(markup, highlight=False)
-    return made.getvalue().rstrip("\n")
+    return rendered.getvalue().rstrip("\n")
 
 
 def _fill_stderr() -> None:
-    """Opens the null device as standard error where there is none: else the next file or socket gets its number."""
+    """Opens the null device as standard error if there is none: else the next file or socket gets its number."""
     if sys.stderr is None and (opened := os.open(os.devnull, os.O_WRONLY)) != logs.STDERR:
         os.dup2(opened, logs.STDERR)
         os.close(opened)
 
 
 async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` returns; None if `stop` is set first, with `work` cancelled: nobody waits for a start in vain."""
+    """Runs `work` until it ends or `stop` is set. Returns its result; None if `stop` was set first.
+
+    If `stop` is set first, `work` is cancelled and awaited. Raises what `work` raises, also while it is cancelled.
+    """
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
+        ended = working.done()
     finally:
         working.cancel()
         stopping.cancel()
         await asyncio.wait((working, stopping))
+    if ended or not working.cancelled():
+        result = working.result()
+        return result if ended else None
+    return None
 
 
 async def uncancelled(work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns. A task that ends cancelled ends silently; so nothing but its owner may cancel it.
+    """Returns what `work` returns. Only the owner of the task may cancel the task: a cancelled task ends silently.
 
-    Raises DeliveryError when `work` raises CancelledError by itself: a library may cancel a future that we wait for.
+    Raises DeliveryError when `work` raises CancelledError by itself: a library may cancel a future that `work` awaits.
     """
     try:
         return await work
@@ -133,40 +143,40 @@ async def uncancelled(work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise DeliveryError("a task of the process was cancelled from within: start again") from None
+        raise DeliveryError("a task of the process was cancelled by a library: restart the process") from None
 
 
 def _report(error: BaseException) -> int:
-    """Logs what has ended `main`. Returns the exit code."""
+    """Logs the error that ended `main`. Returns the exit code."""
     if isinstance(error, KeyboardInterrupt):
         log.error("process_crashed", error="KeyboardInterrupt", exc_info=error)
         return 128 + signal.SIGINT
-    found = ours(error)
-    if found is None:  # a SystemExit of a library is a crash too, whatever its code
+    known = moderation_error(error)
+    if known is None:  # a SystemExit of a library is a crash too, with any code
         log.error("process_crashed", error=type(error).__name__, exc_info=error)
         return 1
-    if isinstance(found, ConfigError):
-        log.error("configuration_rejected", message=str(found))
+    if isinstance(known, ConfigError):
+        log.error("configuration_rejected", message=str(known))
     else:
-        message = found.reason if isinstance(found, PostError) else str(found)
-        log.error("process_crashed", error=type(found).__name__, message=message, exc_info=error)
-    return found.exit_code
+        message = known.reason if isinstance(known, PostError) else str(known)
+        log.error("process_crashed", error=type(known).__name__, message=message, exc_info=error)
+    return known.exit_code
 
 
-def ours(error: BaseException) -> ModerationError | None:
-    """The error of ours that this is, or holds; None: there is none. A missing extra is a ConfigError."""
-    return next(_ours(error), None) or without_extra(error)
+def moderation_error(error: BaseException) -> ModerationError | None:
+    """Returns the first ModerationError that the error is or holds, or None. A missing extra is a ConfigError."""
+    return next(_moderation_errors(error), None) or without_extra(error)
 
 
-def _ours(error: BaseException) -> Iterator[ModerationError]:
+def _moderation_errors(error: BaseException) -> Iterator[ModerationError]:
     if isinstance(error, ModerationError):
         yield error
     elif isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:
-            yield from _ours(member)
+            yield from _moderation_errors(member)
 
 
 def _report_unretrieved(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """In place of asyncio's own report, whose text holds the reprs of arguments and exceptions."""
+    """Replaces asyncio's own report, whose text holds the reprs of arguments and exceptions."""
     error = context.get("exception")
     log.warning("exception_unretrieved", exception=logs.frames(error) if error else "")

@@ -10,7 +10,7 @@ from functools import partial
 from moderation.inference.batcher import Batcher
 from moderation.inference.verdict_cache import VerdictCache
 from moderation.media.reader import Media, Read
-from moderation.policies import Policy, PolicySet, decide
+from moderation.policies import Policy, PolicySet, decide, finding_of
 from moderation.types import (
     Arrival,
     Identity,
@@ -79,7 +79,7 @@ class Moderator:
         questions = [policy.question_for_model for policy in asked]
         answers = await self._batcher.score(read.content, questions, arrival)
         windows_of = zip(*answers.windows, strict=True)  # windows x policies -> policies x windows
-        findings = tuple(policy.find(scores) for policy, scores in zip(asked, windows_of, strict=True))
+        findings = tuple(finding_of(policy, scores) for policy, scores in zip(asked, windows_of, strict=True))
         decision = decide(findings)
         return Verdict(
             post_id=post.id,
@@ -94,7 +94,7 @@ class Moderator:
             severity=decision.severity,
             findings=findings,
             decided_at_ms=_now_ms(),
-            timings=Timings(encode=answers.encode, wait=answers.wait, model=answers.model),
+            timings=Timings(encode=answers.encode, batch_wait=answers.batch_wait, model=answers.model),
         )
 
     def undetermined(self, post_id: str, reason: Reason, source: Source | None, tenant: str = "") -> Verdict:

@@ -196,13 +196,13 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds that a post spent in each phase."""
+    """Seconds that a post spent in each phase: the fields are phases.TIMINGS."""
 
     queue: float = 0.0  # from the record's timestamp to its start here
     fetch: float = 0.0  # references to bytes
     decode: float = 0.0  # bytes to pictures
     encode: float = 0.0  # pictures and text to tensors
-    wait: float = 0.0  # encoded, waiting for its batch
+    batch_wait: float = 0.0  # encoded, waiting for its batch
     model: float = 0.0  # the batch on the device
 
 

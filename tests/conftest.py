@@ -7,19 +7,24 @@ import gc
 import importlib
 import os
 import re
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from uuid import uuid4
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaConnectionError
 
 from moderation.dev.jars import KafkaUnavailable, fetch_jars, find_java
-from moderation.dev.kafka import LocalKafka, create_topics
+from moderation.dev.kafka import LocalKafka
+from moderation.dev.topics import create_topics
+from moderation.errors import ConfigError
 
 T = TypeVar("T")
 
 UNAVAILABLE = pytest.StashKey[str]()
+DIED = pytest.StashKey[list[str]]()  # why shared brokers have ended
 
 # Python 3.11's parser fails ("AST constructor recursion depth mismatch") when the collector runs a finalizer that
 # parses too, as one that prints a traceback does, while pytest parses a test file.
@@ -53,24 +58,86 @@ def local_kafka(pytestconfig: pytest.Config) -> None:
         pytest.skip(str(error))
 
 
+class SharedKafka:
+    """One broker for the whole run, or the one that KAFKA_BOOTSTRAP_SERVERS names.
+
+    A broker that has died is reported with the end of its log, and another takes its place: the tests that follow say
+    nothing about it.
+    """
+
+    def __init__(self) -> None:
+        self._given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
+        self._local: LocalKafka | None = None
+
+    def bootstrap(self, config: pytest.Config) -> str:
+        """Its address, once it answers."""
+        if self._given:
+            return self._given
+        if self._local is not None:
+            try:
+                self._local.check()
+            except ConfigError as error:
+                say(config, f"THE SHARED KAFKA DIED: {error}")
+                config.stash.setdefault(DIED, []).append(str(error))
+                self.stop()
+        if self._local is None:
+            local = LocalKafka(heap_mb=512)  # at 256 it ran out of heap after some 2,000 partitions
+            run_apart(local.start())
+            self._local = local
+        return self._local.bootstrap
+
+    def stop(self) -> None:
+        """Stops it, and removes its folder."""
+        if self._local is not None:
+            run_apart(self._local.stop())
+            self._local = None
+
+
 @pytest.fixture(scope="session")
-def kafka(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Bootstrap servers of a real Kafka: KAFKA_BOOTSTRAP_SERVERS, or one broker for the whole run."""
-    if given := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        yield given
-        return
-    request.getfixturevalue("local_kafka")
-    local = LocalKafka()
-    run_apart(local.start())
-    yield local.bootstrap
-    run_apart(local.stop())
+def shared_kafka(request: pytest.FixtureRequest) -> Iterator[SharedKafka]:
+    """The broker that the tests share; it starts when a test asks for `kafka`."""
+    shared = SharedKafka()
+    yield shared
+    shared.stop()
 
 
 @pytest.fixture
-def names(request: pytest.FixtureRequest) -> Callable[[str], str]:
-    """Topic, group and transaction names: `names("posts")` is another in every test and every run."""
+def kafka(request: pytest.FixtureRequest, shared_kafka: SharedKafka) -> str:
+    """Bootstrap servers of a real Kafka."""
+    if not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        request.getfixturevalue("local_kafka")
+    return shared_kafka.bootstrap(request.config)
+
+
+@pytest.fixture
+def names(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
+    """Topic, group and transaction names: `names("posts")` is another in every test and every run.
+
+    Topics with such a name are deleted after the test: a broker with thousands of partitions is a slow one.
+    """
     test = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name).strip("-")[:60]
-    return lambda kind: f"{kind}-{test}-{uuid4().hex[:8]}"
+    given: list[str] = []
+
+    def name(kind: str) -> str:
+        given.append(f"{kind}-{test}-{uuid4().hex[:8]}")
+        return given[-1]
+
+    yield name
+    if given and "kafka" in request.fixturenames:
+        run_apart(delete_topics(request.getfixturevalue("kafka"), given))
+
+
+async def delete_topics(kafka: str, names: Sequence[str]) -> None:
+    """Those that have one of the names in their own; says nothing where the broker is gone."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    try:
+        await admin.start()
+        if topics := [topic for topic in await admin.list_topics() if any(name in topic for name in names)]:
+            await admin.delete_topics(topics)
+    except KafkaConnectionError:
+        return
+    finally:
+        await admin.close()
 
 
 async def make_topics(kafka: str, *topics: str, partitions: int = 1, **configs: str) -> None:
@@ -94,5 +161,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for death in config.stash.get(DIED, []):
+        terminalreporter.write_line(f"THE SHARED KAFKA DIED: {death}", red=True, bold=True)
     if reason := config.stash.get(UNAVAILABLE, None):
         terminalreporter.write_line(f"NOT TESTED AGAINST KAFKA: {reason}", red=True, bold=True)

@@ -69,15 +69,15 @@ ROWS: list[tuple[str, list[Any]]] = [
         "Is it keeping up?",
         [
             panel(
-                "Oldest post without an answer", "The age of the oldest, over all partitions.", "s",
+                "Oldest post without a verdict", "The age of the oldest, over all partitions.", "s",
                 ("max(moderation_worker_lag_seconds)", "oldest"), kind="stat",
             ),
             panel(
-                "Posts without an answer", "Records on the posts topic that no committed verdict answers.", "short",
+                "Posts without a verdict", "Records on the posts topic without a committed verdict.", "short",
                 ("sum(max by (partition) (moderation_worker_lag_records))", "records"), kind="stat",
             ),
             panel(
-                "Verdicts", "Published and committed, a second.", "cps",
+                "Verdicts", "Published and committed, per second.", "cps",
                 (rate("moderation_verdict_origins_total"), "verdicts"), kind="stat",
             ),
             panel(
@@ -94,7 +94,7 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("max by (partition) (moderation_worker_lag_seconds)", "{{partition}}"),
             ),
             panel(
-                "Records behind, by partition", "Without a committed answer.", "short",
+                "Records behind, by partition", "Posts without a committed verdict.", "short",
                 ("max by (partition) (moderation_worker_lag_records)", "{{partition}}"),
             ),
             panel(
@@ -107,11 +107,11 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("sum(moderation_batch_queue_posts)", "waiting for a step"),
             ),
             panel(
-                "Oldest post in hand, by partition", "Since its poll; it grows while the partition stands still.", "s",
+                "Oldest post in hand, by partition", "Time since its poll, until its verdict is committed.", "s",
                 ("max by (partition) (moderation_worker_oldest_post_seconds)", "{{partition}}"),
             ),
             panel(
-                "Posts in hand, by phase", "What they wait for or are at.", "short",
+                "Posts in hand, by phase", "The phase that each post is in.", "short",
                 ("sum by (phase) (moderation_worker_posts_in_phase)", "{{phase}}"),
             ),
             panel(
@@ -119,7 +119,7 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("sum by (instance) (moderation_worker_in_flight_bytes)", "{{instance}}"),
             ),
             panel(
-                "Longest wait for a step", "Of the posts that are encoded.", "s",
+                "Longest wait for a step", "Share of the encoded posts.", "s",
                 ("max by (instance) (moderation_batch_queue_age_seconds)", "{{instance}}"),
             ),
         ],
@@ -128,22 +128,22 @@ ROWS: list[tuple[str, list[Any]]] = [
         "GPU and batches",
         [
             panel(
-                "Step", "How long the device takes for a batch.", "s",
+                "Step", "Device time of a batch.", "s",
                 (quantile(0.5, "moderation_step_seconds"), "p50"), (quantile(0.95, "moderation_step_seconds"), "p95"),
             ),
             panel(
-                "Fill", "Tokens of a step over MODERATION_WORKER__BATCH_TOKENS: low while there is little to do.",
+                "Fill", "Tokens of a step / MODERATION_WORKER__BATCH_TOKENS. Low when there are few posts.",
                 "percentunit", (mean("moderation_batch_fill_ratio"), "mean"),
             ),
             panel(
-                "Tokens", "Scored, a second.", "cps", (rate("moderation_batch_tokens_sum", "instance"), "{{instance}}")
+                "Tokens", "Per second.", "cps", (rate("moderation_batch_tokens_sum", "instance"), "{{instance}}")
             ),
             panel(
-                "Posts of a step", "Mean; and steps a second.", "short",
+                "Posts of a step", "Mean; steps per second.", "short",
                 (mean("moderation_batch_posts"), "posts"), (rate("moderation_step_seconds_count"), "steps/s"),
             ),
             panel(
-                "GPU memory", "Used by tensors; held by torch; there is.", "bytes",
+                "GPU memory", "Used by tensors; reserved by torch; total.", "bytes",
                 ("sum by (instance, device) (moderation_gpu_memory_allocated_bytes)", "{{instance}} {{device}} used"),
                 ("sum by (instance, device) (moderation_gpu_memory_reserved_bytes)", "{{instance}} {{device}} held"),
                 ("sum by (instance, device) (moderation_gpu_memory_total_bytes)", "{{instance}} {{device}} there is"),
@@ -167,9 +167,9 @@ ROWS: list[tuple[str, list[Any]]] = [
         "Outcomes",
         [
             panel("Outcome", "Verdicts/s.", "cps", (rate("moderation_verdicts_total", "outcome"), "{{outcome}}")),
-            panel("Status", "Verdicts a second.", "cps", (rate("moderation_verdicts_total", "status"), "{{status}}")),
+            panel("Status", "Verdicts per second.", "cps", (rate("moderation_verdicts_total", "status"), "{{status}}")),
             panel(
-                "Origin", "The model, the cache (the same was asked before), or none.", "cps",
+                "Origin", "Origins: the model, the verdict cache (same post before), or none.", "cps",
                 (rate("moderation_verdict_origins_total", "origin"), "{{origin}}"),
             ),
             panel(
@@ -181,15 +181,15 @@ ROWS: list[tuple[str, list[Any]]] = [
                 width=16,
             ),
             panel(
-                "Findings without an answer", "They count as the policy's on_error says.", "cps",
+                "Findings without a score", "These findings count as the policy's on_error.", "cps",
                 (rate("moderation_findings_undetermined_total", "policy, reason"), "{{policy}} {{reason}}"),
             ),
             panel(
-                "Models in the verdicts", "Two of them: a roll is under way.", "cps",
+                "Models in the verdicts", "Two sets: a rollout is under way.", "cps",
                 (rate("moderation_verdicts_total", "model"), "{{model}}"),
             ),
             panel(
-                "Policy sets in force", "One line each; two: a roll is under way.", "short",
+                "Policy sets in use", "One line for each model. Two lines: a rollout is under way.", "short",
                 ("count by (digest) (moderation_policies_info)", "{{digest}}"), width=16,
             ),
         ],
@@ -203,7 +203,7 @@ ROWS: list[tuple[str, list[Any]]] = [
                 (quantile(0.95, "moderation_transaction_seconds"), "p95"),
             ),
             panel(
-                "Posts of a transaction", "Mean; and transactions a second.", "short",
+                "Posts of a transaction", "Mean; transactions per second.", "short",
                 (mean("moderation_transaction_posts"), "posts"),
                 (rate("moderation_transaction_seconds_count"), "transactions/s"),
             ),
@@ -220,7 +220,7 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("sum by (instance) (increase(moderation_producers_replaced_total[10m]))", "producers {{instance}}"),
             ),
             panel(
-                "Memory of verdicts", "That repeats are answered from; and erasures a second.", "bytes",
+                "Verdict cache", "Verdicts that answer repeated posts; erasures per second.", "bytes",
                 ("sum by (instance) (moderation_verdict_cache_bytes)", "{{instance}}"),
             ),
             panel(
@@ -235,11 +235,11 @@ ROWS: list[tuple[str, list[Any]]] = [
         [
             panel("Calls", "A second.", "cps", (rate("moderation_api_calls_total", "method"), "{{method}}")),
             panel(
-                "Calls that were not answered OK", "By code.", "cps",
+                "Calls that did not return OK", "By code.", "cps",
                 (rate("moderation_api_calls_total", "method, code", '{code!="OK"}'), "{{method}} {{code}}"),
             ),
             panel(
-                "Strangers", "Calls without credentials, connections closed and requests cut, a second.", "cps",
+                "Unauthenticated", "Refused calls, closed connections and cut requests, per second.", "cps",
                 (rate("moderation_api_unauthenticated_refused_total"), "refused calls"),
                 (rate("moderation_api_connections_closed_total", "cause"), "connections closed: {{cause}}"),
                 (rate("moderation_api_bodies_cut_total"), "requests cut"),
@@ -249,7 +249,7 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("max by (instance) (moderation_api_connections)", "{{instance}}"),
             ),
             panel(
-                "Duration of lookups", "Waits and watches last as long as they are asked to: they are not in it.", "s",
+                "Duration of lookups", "Without waits and watches: the caller chooses how long they last.", "s",
                 (
                     quantile(0.5, "moderation_api_call_seconds", "method", '{method=~"GetVerdict|BatchGetVerdicts"}'),
                     "{{method}} p50",
@@ -260,17 +260,17 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ),
             ),
             panel(
-                "Age of the view", "Of the oldest record it lacks; since the brokers last told the topic's end.", "s",
+                "Age of the view", "Oldest missing record; time since the brokers last reported the topic's end.", "s",
                 ("max by (instance) (moderation_view_lag_seconds)", "{{instance}}"),
                 ("max by (instance) (moderation_view_ends_age_seconds)", "{{instance}} topic's end"),
             ),
             panel(
-                "Records that the view lacks", "And 1 while its store takes no writes.", "short",
+                "Records that the view lacks", "1 while its store takes no writes.", "short",
                 ("max by (instance) (moderation_view_lag_records)", "{{instance}}"),
                 ("max by (instance) (moderation_view_stalled)", "{{instance}} stalled"),
             ),
             panel(
-                "Waiting callers", "Posts put through the API without a verdict; open watches.", "short",
+                "Waiting callers", "Posts submitted through the API that wait for a verdict; open watches.", "short",
                 ("sum(moderation_api_pending_posts)", "pending posts"), ("sum(moderation_api_watches)", "watches"),
             ),
             panel(
@@ -278,7 +278,7 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("max by (instance) (moderation_view_bytes)", "{{instance}}"),
             ),
             panel(
-                "Folding", "Records folded in, and posts forgotten, a second.", "cps",
+                "Folding", "Records folded in and posts evicted, per second.", "cps",
                 (rate("moderation_view_folded_records_total", "instance"), "{{instance}} folded"),
                 (rate("moderation_view_pruned_posts_total", "instance"), "{{instance}} forgotten"),
             ),
@@ -292,7 +292,7 @@ ROWS: list[tuple[str, list[Any]]] = [
         "Health",
         [
             panel(
-                "Event loop", "By how much it is late, 99th percentile; heartbeats live there.", "s",
+                "Event loop", "Delay, 99th percentile. Kafka heartbeats run on this loop.", "s",
                 (quantile(0.99, "moderation_loop_lag_seconds", "instance"), "{{instance}}"),
                 ("max by (instance) (moderation_loop_tick_age_seconds)", "{{instance}} since its last tick"),
             ),
@@ -314,7 +314,7 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("sum(increase(moderation_posts_given_up_total[10m]))", "given up"),
             ),
             panel(
-                "Log", "Lines that wait to be written; lines dropped and failed attempts in ten minutes.", "short",
+                "Log", "Lines that wait to be written; dropped lines and failed writes in ten minutes.", "short",
                 ("max by (instance) (moderation_log_lines_waiting)", "{{instance}} waiting"),
                 ("sum by (instance) (increase(moderation_log_lines_dropped_total[10m]))", "{{instance}} dropped"),
                 (
@@ -349,7 +349,7 @@ def dashboard() -> dict[str, Any]:
     return {
         "uid": "moderation",
         "title": "Moderation",
-        "description": "Posts in, verdicts out: is it keeping up, and what does it say?",
+        "description": "Posts in, verdicts out: lag, rates and outcomes.",
         "tags": ["moderation"],
         "schemaVersion": 41,
         "version": 1,

@@ -21,6 +21,7 @@ from moderation.bench import sizes
 from moderation.bench.learned import Learned
 from moderation.models.phi3.classifier import Window
 from moderation.models.phi3.network import Phi3Network
+from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared import fp8
 from moderation.models.shared.engine import Engine
 from moderation.models.shared.tree import Tree
@@ -110,7 +111,7 @@ def _tree(post: int, policies: Sequence[int], ids: Ids) -> Tree:
     return Tree(ids[0][post], tuple(ids[1][policy] for policy in policies))
 
 
-def _alone(engine: Engine, trees: Sequence[Sequence[Tree]]) -> list[list[Score]]:
+def _alone(engine: Engine[Crops], trees: Sequence[Sequence[Tree]]) -> list[list[Score]]:
     """A prompt a question, one a step."""
     return [[engine.score([_window(tree)])[0][0] for tree in row] for row in trees]
 
@@ -119,7 +120,7 @@ def _window(tree: Tree) -> Window:
     return Window(tree, (), 4096)
 
 
-def _measure(name: str, engine: Engine, ids: Ids, exact: list[list[Score]], batches: int) -> Agreement:
+def _measure(name: str, engine: Engine[Crops], ids: Ids, exact: list[list[Score]], batches: int) -> Agreement:
     every = range(POLICIES)
     alone = [engine.score([_window(_tree(post, every, ids))])[0] for post in range(POSTS)]
     prompts = _alone(engine, [[_tree(post, (policy,), ids) for policy in every] for post in range(POSTS)])

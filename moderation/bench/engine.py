@@ -33,6 +33,7 @@ from moderation.bench.workloads import KINDS, MIX
 from moderation.errors import ConfigError
 from moderation.models.phi3.classifier import Window
 from moderation.models.phi3.network import Phi3Network
+from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared import device
 from moderation.models.shared.engine import Engine
 from moderation.models.shared.linear import Linear
@@ -102,7 +103,7 @@ class Bench:
         self._dtype = network.lm_head.weight.dtype
         self._engine = Engine(network, YES, NO, feature_bytes=0)  # every picture is new
         self.dtypes = [self._dtype]
-        self._halved: Engine | None = None
+        self._halved: Engine[Crops] | None = None
         if "bfloat16" in options.ways and self._dtype != torch.bfloat16:
             halved = sizes.network(self.config, dtype=torch.float32, device=network.device).to(torch.bfloat16)
             self._halved = Engine(halved, YES, NO, feature_bytes=0)

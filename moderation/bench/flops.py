@@ -1,4 +1,7 @@
-"""What a step costs, counted from shapes: multiply-adds as two, of matrices and attention; all else is a per cent."""
+"""Floating-point operations of a step, counted from shapes.
+
+A multiply-add counts as two. Only matrices and attention are counted; the rest is about one per cent.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,17 @@ from collections.abc import Iterable
 
 from moderation.models.phi3.classifier import Window
 from moderation.models.phi3.network import Phi3Config
+from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared.tree import Tree
 
 
 def token(config: Phi3Config) -> int:
-    """Of all decoder layers, for one token, without attention."""
+    """Operations of all decoder layers for one token, without attention."""
     return config.num_hidden_layers * (_keys(config) + _rest(config))
 
 
 def crop(config: Phi3Config) -> int:
-    """Of the tower, for one crop."""
+    """Operations of the vision tower for one crop."""
     tower = config.tower
     tokens = tower.grid**2 + 1
     layer = 2 * tokens * tower.hidden * (4 * tower.hidden + 2 * tower.intermediate) + 4 * tokens**2 * tower.hidden
@@ -24,7 +28,7 @@ def crop(config: Phi3Config) -> int:
 
 
 def step(windows: Iterable[Window], config: Phi3Config) -> int:
-    """What one forward pass over these posts computes: the last layer at the scored tokens alone."""
+    """Operations of one forward pass over these posts; the last layer runs at the scored tokens alone."""
     total = 0
     width = config.num_attention_heads * config.head_size
     for window in windows:
@@ -36,14 +40,14 @@ def step(windows: Iterable[Window], config: Phi3Config) -> int:
             total += (config.num_hidden_layers - 1) * (tokens * (_keys(config) + _rest(config)) + 4 * width * pairs)
             total += tokens * _keys(config) + scored * _rest(config) + 4 * width * last
             total += 2 * scored * config.hidden_size * config.vocab_size
-        total += sum(_picture(len(one), one.rows, one.cols, config) for one in window.pictures)
+        total += sum(_picture(picture, config) for picture in window.pictures)
     return total
 
 
 def plain(window: Window, config: Phi3Config) -> int:
-    """What separate prompts take at least: the content and its pictures anew for each policy, nothing in vain."""
+    """What separate prompts take at least: the content and its pictures again for each policy, nothing wasted."""
     shared, context = window.tree.shared, window.context
-    return step((Window(Tree(shared, (one,)), window.pictures, context) for one in window.tree.branches), config)
+    return step((Window(Tree(shared, (branch,)), window.pictures, context) for branch in window.tree.branches), config)
 
 
 def _keys(config: Phi3Config) -> int:
@@ -59,8 +63,6 @@ def _causal(tokens: int) -> int:
     return tokens * (tokens + 1) // 2
 
 
-def _picture(crops: int, rows: int, cols: int, config: Phi3Config) -> int:
-    side = config.crop_side
-    tokens = rows * side * (cols * side + 1) + 1 + side * (side + 1)
-    projector = 2 * tokens * (4 * config.tower.hidden + config.hidden_size) * config.hidden_size
-    return crops * crop(config) + projector
+def _picture(picture: Crops, config: Phi3Config) -> int:
+    projector = 2 * picture.tokens * (4 * config.tower.hidden + config.hidden_size) * config.hidden_size
+    return len(picture) * crop(config) + projector

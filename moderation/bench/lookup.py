@@ -27,7 +27,8 @@ from rich.table import Table
 
 from moderation import wire
 from moderation.bench.load import post_id
-from moderation.dev.kafka import LocalKafka, create_service_topics
+from moderation.dev.kafka import LocalKafka
+from moderation.dev.topics import create_service_topics
 from moderation.kafka import clients
 from moderation.settings import KafkaSettings
 from moderation.types import Finding, ModelInfo, Origin, Outcome, Score, Severity, Source, Status, Thresholds, Verdict
@@ -168,7 +169,7 @@ async def _fill(settings: KafkaSettings, plan: Plan) -> int:
             await asyncio.gather(*sent)
     finally:
         await clients.stop(producer)
-    return wire.verdict(_verdict(0)).ByteSize()
+    return wire.verdict_message(_verdict(0)).ByteSize()
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from moderation.dev.kafka import create_topics
+from moderation.dev.topics import create_topics
 
 PARTITIONS = 6
 FULL = 2  # of them

@@ -10,7 +10,7 @@ plain   the least that promises the same delivery: one process, one aiokafka con
         nothing is encoded. exactly_once: begin, send, await each send, send offsets, commit, for each getmany, with one
         transactional producer. at_least_once: send, await each send, commit the offsets.
 worker  `moderation worker` with the model's double, as shipped: JSON in, JSON out, six policies
-wide    the same, with room for more posts under way (max_in_flight 1024, max_partition_in_flight 256)
+wide    the same, with room for more posts under way (max_in_flight 1024)
 proto   the same as wide, with verdict_format=protobuf
 
 Each reads the same posts of a topic filled before, six partitions. A way's speed is that of the verdicts' own
@@ -40,7 +40,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
 from moderation.bench import quiet
-from moderation.dev.kafka import LocalKafka, create_topics
+from moderation.dev.kafka import LocalKafka
+from moderation.dev.topics import create_topics
 from moderation.models.fake import Fake
 from moderation.policies import PolicySet
 from moderation.types import Content
@@ -51,7 +52,6 @@ STEP_MS = 100.0
 STEP_POSTS = 16
 WIDE = {
     "MODERATION_WORKER__MAX_IN_FLIGHT": "1024",
-    "MODERATION_WORKER__MAX_PARTITION_IN_FLIGHT": "256",
     "MODERATION_WORKER__BATCH_TOKENS": "1000000",
 }
 

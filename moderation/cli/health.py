@@ -1,60 +1,79 @@
-"""Asks a role how it is, as a container's own health check does: an image needs no shell and no curl for it."""
+"""`moderation health`: asks a role for its health. The images' health checks run it, so they need no shell, no curl."""
 
 from __future__ import annotations
 
 import http.client
+import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import typer
+
+from moderation.cli.options import err, out
 from moderation.errors import ConfigError
+
+
+def health(
+    target: Annotated[
+        str, typer.Argument(help="http://host:port/livez of MODERATION_OPS__LISTEN, or host:port for gRPC health")
+    ],
+    timeout: Annotated[float, typer.Option(min=0.1, help="seconds to wait for the response")] = 5.0,
+) -> None:
+    """Check the health of a worker or an API. Exits with 1 unless it is healthy."""
+    result = ask(target, timeout)
+    (out if result.healthy else err).print(result.response, highlight=False, markup=False)
+    sys.exit(0 if result.healthy else 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What a role says of itself; of one that does not answer, why."""
+    """What a role responded, or why there was no response."""
 
     healthy: bool
-    answer: str
+    response: str
 
 
 def ask(target: str, timeout_s: float) -> Health:
-    """http://host:port/path asks over HTTP, where 2xx is healthy; host:port asks grpc.health.v1. Raises ConfigError."""
+    """Health of a role. http://host:port/path asks over HTTP (2xx: healthy), host:port asks grpc.health.v1.
+
+    Raises ConfigError for any other target.
+    """
     try:
         url = urlsplit(target if "//" in target else f"//{target}")
         host, port = url.hostname, url.port
     except ValueError:
-        raise ConfigError(f"{target}: host:port, or http://host:port/path") from None
+        host = port = None
     if not host or not port or url.scheme not in ("", "http"):
-        raise ConfigError(f"{target}: host:port, or http://host:port/path")
+        raise ConfigError(f"{target}: the target must be host:port, or http://host:port/path")
     if url.scheme:
         return _http(host, port, url.path or "/", timeout_s)
     return _grpc(url.netloc, timeout_s)
 
 
 def _http(host: str, port: int, path: str, timeout_s: float) -> Health:
-    """http.client and not urllib: what asks a role on its own machine goes through no proxy."""
+    """Uses http.client and not urllib: a check on its own machine must not go through a proxy."""
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
-        return Health(False, f"no answer: {type(error).__name__}")
+        return Health(False, f"no response: {type(error).__name__}")
     finally:
         connection.close()
     return Health(200 <= response.status < 300, f"{response.status} {response.reason}")
 
 
 def _grpc(address: str, timeout_s: float) -> Health:
-    import grpc  # noqa: PLC0415  a worker's check runs every few seconds, and has no use for it
-    from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
+    import grpc  # a worker's check runs every few seconds, and does not need it
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     options = [("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(address, options) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs name no methods
         try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+            response = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         except grpc.RpcError as error:
-            return Health(False, f"no answer: {error.code().name}")
-    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-    return Health(answer.status == health_pb2.HealthCheckResponse.SERVING, status)
+            return Health(False, f"no response: {error.code().name}")
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+    return Health(response.status == health_pb2.HealthCheckResponse.SERVING, status)

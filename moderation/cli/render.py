@@ -1,4 +1,4 @@
-"""Verdicts on a terminal."""
+"""Prints verdicts on a terminal."""
 
 from __future__ import annotations
 
@@ -13,39 +13,40 @@ from moderation.v1.verdict_pb2 import Finding, Outcome, Status, Verdict
 COLOURS = {Outcome.OUTCOME_ALLOW: "green", Outcome.OUTCOME_REVIEW: "yellow", Outcome.OUTCOME_REMOVE: "red"}
 
 
-def outcome(of: Verdict | Finding) -> Text:
+def outcome(message: Verdict | Finding) -> Text:
     """ALLOW, REVIEW or REMOVE in its colour."""
-    name = Outcome.Name(of.outcome).removeprefix("OUTCOME_")
-    return Text(name, style=COLOURS.get(of.outcome, "white"))
+    name = Outcome.Name(message.outcome).removeprefix("OUTCOME_")
+    return Text(name, style=COLOURS.get(message.outcome, "white"))
 
 
-def status(of: Verdict | Finding) -> str:
+def status(message: Verdict | Finding) -> str:
     """FINAL, DEGRADED or UNDETERMINED."""
-    return Status.Name(of.status).removeprefix("STATUS_")
+    return Status.Name(message.status).removeprefix("STATUS_")
 
 
-def verdict(console: Console, of: Verdict, *, as_json: bool = False) -> None:
-    """The verdict with all its findings, or its JSON."""
+def verdict(console: Console, message: Verdict, *, as_json: bool = False) -> None:
+    """Prints the verdict with all its findings, or its JSON."""
     if as_json:
-        whole = json_format.MessageToJson(of, always_print_fields_with_no_presence=True)
-        console.print(whole, highlight=False, markup=False)
+        text = json_format.MessageToJson(message, always_print_fields_with_no_presence=True)
+        console.print(text, highlight=False, markup=False)
         return
-    table = Table("policy", "P(violates)", "outcome", "status", title=Text(of.post_id), title_justify="left")
-    for finding in of.findings:
+    table = Table("policy", "P(violates)", "outcome", "status", title=Text(message.post_id), title_justify="left")
+    for finding in message.findings:
         probability = f"{finding.probability:.3f}" if finding.HasField("probability") else "-"
         table.add_row(finding.policy_id, probability, outcome(finding), f"{status(finding)} {finding.reason}")
-    if of.findings:
+    if message.findings:
         console.print(table)
-    why = of.reason or (of.deciding_policy and f"by {of.deciding_policy}")
-    console.print(outcome(of), Text(" ".join(part for part in (status(of), why) if part) + f"; model {of.model.name}"))
+    why = message.reason or (message.deciding_policy and f"by {message.deciding_policy}")
+    summary = " ".join(part for part in (status(message), why) if part)
+    console.print(outcome(message), Text(f"{summary}; model {message.model.name}"))
 
 
-def changes(console: Console, of: service.WatchVerdictsResponse, *, as_json: bool = False) -> None:
-    """What has changed, a line for each; as JSON the whole message is one."""
+def changes(console: Console, message: service.WatchVerdictsResponse, *, as_json: bool = False) -> None:
+    """Prints a line for each change of a watch, or one line of JSON for the message."""
     if as_json:
-        console.print(json_format.MessageToJson(of, indent=None), highlight=False, markup=False)
+        console.print(json_format.MessageToJson(message, indent=None), highlight=False, markup=False)
         return
-    for change in of.changes:
+    for change in message.changes:
         if change.HasField("verdict"):
             why = change.verdict.reason or change.verdict.deciding_policy
             console.print(outcome(change.verdict), Text(f"{change.post_id} {status(change.verdict)} {why}"))
@@ -53,16 +54,20 @@ def changes(console: Console, of: service.WatchVerdictsResponse, *, as_json: boo
             console.print(Text("ERASED", style="magenta"), Text(change.post_id))
 
 
-def answer(
-    console: Console, post_id: str, of: service.LookupResult | service.ModeratePostResponse, *, as_json: bool = False
+def lookup(
+    console: Console,
+    post_id: str,
+    message: service.LookupResult | service.ModeratePostResponse,
+    *,
+    as_json: bool = False,
 ) -> None:
-    """What a lookup says: the verdict, or that there is none."""
+    """Prints the verdict of a lookup, or that there is none; or one line of JSON."""
     if as_json:
-        line = json_format.MessageToJson(of, indent=None, always_print_fields_with_no_presence=True)
+        line = json_format.MessageToJson(message, indent=None, always_print_fields_with_no_presence=True)
         console.print(line, highlight=False, markup=False)
-    elif of.state == service.LOOKUP_STATE_FOUND:
-        verdict(console, of.verdict)
-    elif of.state == service.LOOKUP_STATE_PENDING:
-        console.print(Text(f"{post_id}: accepted, not judged yet; look it up later: moderation get {post_id}"))
+    elif message.state == service.LOOKUP_STATE_FOUND:
+        verdict(console, message.verdict)
+    elif message.state == service.LOOKUP_STATE_PENDING:
+        console.print(Text(f"{post_id}: accepted, no verdict yet; look it up later: moderation get {post_id}"))
     else:
         console.print(Text(f"{post_id}: no verdict"))

@@ -1,7 +1,7 @@
-"""`moderation top`: what /metrics of some workers and APIs say, summed, as a page that a terminal can show.
+"""`moderation top`: the sum of the /metrics of several workers and APIs, as one page in a terminal.
 
-Rates are between two readings of the same endpoint. An endpoint that cannot be read is shown as such, and counts for
-nothing meanwhile.
+A rate is taken between two readings of the same endpoint. An endpoint that cannot be read is listed with its error and
+adds nothing to the sums.
 """
 
 from __future__ import annotations
@@ -13,55 +13,74 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Annotated
 from urllib.parse import urlsplit
 
+import typer
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from moderation import settings
 from moderation.errors import ConfigError
+from moderation.observability import phases
+from moderation.types import Origin
 
 FETCH_S = 3.0
-MOST_BYTES = 32 << 20
-PHASES = ("queue", "fetch", "decode", "encode", "batch_wait", "model", "commit")
+MAX_BYTES = 32 << 20
+OUTCOMES = ("allow", "review", "remove")
 
 Labels = tuple[tuple[str, str], ...]
 Key = tuple[str, Labels]
 
 
+def top(
+    endpoints: Annotated[
+        list[str] | None, typer.Argument(help="host:port or URL of each; default MODERATION_OPS__LISTEN, or port 9464")
+    ] = None,
+    interval: Annotated[float, typer.Option(min=0.1, help="seconds between two readings")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="print one page after one interval, and exit")] = False,
+) -> None:
+    """Show lag, rates, batches, outcomes and calls of workers and APIs, from their /metrics. Ctrl-C ends it."""
+    targets = endpoints or [settings.load().ops.listen or "127.0.0.1:9464"]
+    with suppress(KeyboardInterrupt):
+        show([address(target) for target in targets], Console(), interval=interval, once=once)
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one endpoint said at one moment."""
+    """The samples of one endpoint at one moment."""
 
     url: str
     at: float
     samples: Mapping[Key, float] = field(default_factory=dict)
-    problem: str = ""  # why it said nothing
+    problem: str = ""  # why there are no samples
 
 
-def address(given: str) -> str:
-    """The URL of the metrics of host:port, or of a URL. Raises ConfigError."""
-    url = given if "://" in given else f"http://{given}"
+def address(endpoint: str) -> str:
+    """The URL of the metrics of an endpoint: host:port, or a URL. Raises ConfigError."""
+    url = endpoint if "://" in endpoint else f"http://{endpoint}"
     try:
         parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        known = False
-    if not known:
-        raise ConfigError(f"{given}: neither host:port nor a URL of http")
-    if parts.hostname in ("0.0.0.0", "::"):  # noqa: S104  where a role listens, as its setting says; we are a caller
+        valid = False
+    if not valid:
+        raise ConfigError(f"{endpoint}: neither host:port nor an http(s) URL")
+    if parts.hostname in ("0.0.0.0", "::"):  # noqa: S104  a role listens there; a caller cannot connect to it
         url = url.replace("0.0.0.0", "127.0.0.1", 1).replace("[::]", "[::1]", 1)  # noqa: S104
     return url if parts.path not in ("", "/") else url.rstrip("/") + "/metrics"
 
 
 def read(url: str) -> Reading:
-    """Asks an endpoint; a problem is part of the answer."""
+    """Reads an endpoint. A failure is part of the result."""
     try:
-        with urllib.request.urlopen(url, timeout=FETCH_S) as answer:  # noqa: S310  http or https: see address
-            text = answer.read(MOST_BYTES).decode()
+        with urllib.request.urlopen(url, timeout=FETCH_S) as response:  # noqa: S310  http or https: see address
+            text = response.read(MAX_BYTES).decode()
         return Reading(url, time.monotonic(), parse(text))
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None)
@@ -82,22 +101,22 @@ def parse(text: str) -> dict[Key, float]:
 
 
 class Frame:
-    """Two readings of each endpoint, and what they come to together."""
+    """Two readings of each endpoint, and the sums and rates over all endpoints."""
 
     def __init__(self, before: Sequence[Reading], now: Sequence[Reading]) -> None:
         self.before, self.now = before, now
-        earlier = {one.url: one for one in before if not one.problem}
+        earlier = {reading.url: reading for reading in before if not reading.problem}
         self._values: dict[Key, list[float]] = defaultdict(list)
         self._gains: dict[Key, float] = defaultdict(float)
         self._rates: dict[Key, float] = defaultdict(float)
-        for one in now:
-            first = earlier.get(one.url)
-            seconds = one.at - first.at if first else 0.0
-            for key, value in one.samples.items():
+        for reading in now:
+            first = earlier.get(reading.url)
+            seconds = reading.at - first.at if first else 0.0
+            for key, value in reading.samples.items():
                 self._values[key].append(value)
                 if first and seconds > 0:
                     was = first.samples.get(key, 0.0)
-                    gain = value - was if value >= was else value  # it was started anew
+                    gain = value - was if value >= was else value  # the process was restarted
                     self._gains[key] += gain
                     self._rates[key] += gain / seconds
 
@@ -106,34 +125,34 @@ class Frame:
         return (key for key in self._values if key[0] == name and wanted <= set(key[1]))
 
     def has(self, name: str) -> bool:
-        """Whether any endpoint tells of it."""
+        """Whether any endpoint has the metric."""
         return any(True for _ in self._keys(name, {}))
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum of what there is now."""
+        """The sum of the current values."""
         return sum(sum(self._values[key]) for key in self._keys(name, labels))
 
     def highest(self, name: str) -> float:
-        """The largest of what there is now; NaN if an endpoint does not know it."""
+        """The largest current value; NaN if an endpoint reports NaN."""
         values = [value for key in self._keys(name, {}) for value in self._values[key]]
         return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)
 
     def rate(self, name: str, **labels: str) -> float:
-        """Of a counter, for each second."""
+        """Increase of a counter per second."""
         return sum(self._rates[key] for key in self._keys(name, labels))
 
     def labels(self, name: str, label: str) -> list[str]:
-        """The values of a label."""
+        """All values of a label, sorted."""
         return sorted({dict(key[1])[label] for key in self._keys(name, {}) if label in dict(key[1])})
 
     def mean(self, name: str, **labels: str) -> float:
-        """Of a histogram, between the readings; NaN: nothing was observed."""
+        """Mean of a histogram between the two readings; NaN if nothing was observed."""
         count = sum(self._gains[key] for key in self._keys(f"{name}_count", labels))
         total = sum(self._gains[key] for key in self._keys(f"{name}_sum", labels))
         return total / count if count else math.nan
 
     def quantile(self, share: float, name: str, **labels: str) -> float:
-        """Of a histogram, between the readings, as Prometheus reckons it; NaN: nothing was observed."""
+        """Quantile of a histogram between the two readings, as Prometheus computes it; NaN if nothing was observed."""
         counts: dict[float, float] = defaultdict(float)
         for key in self._keys(f"{name}_bucket", labels):
             counts[float(dict(key[1])["le"])] += self._gains[key]
@@ -150,7 +169,7 @@ class Frame:
 
 
 def page(frame: Frame) -> RenderableType:
-    """All of it."""
+    """The whole page."""
     parts: list[RenderableType] = [_endpoints(frame)]
     roles = frame.labels("moderation_build_info", "role")
     if "worker" in roles:
@@ -165,11 +184,11 @@ def page(frame: Frame) -> RenderableType:
 
 
 def show(urls: Sequence[str], console: Console, *, interval: float, once: bool) -> None:
-    """One page, or a page that is kept up to date until Ctrl-C."""
+    """Prints one page, or keeps one page up to date until Ctrl-C."""
     with ThreadPoolExecutor(len(urls)) as pool:
         before = list(pool.map(read, urls))
         if once:
-            time.sleep(interval)  # rates are taken over it
+            time.sleep(interval)  # rates are taken over this time
             console.print(page(Frame(before, list(pool.map(read, urls)))))
             return
         with Live(page(Frame((), before)), console=console, auto_refresh=False) as live:
@@ -189,14 +208,14 @@ def _table(title: str, *columns: str) -> Table:
 
 def _endpoints(frame: Frame) -> Table:
     table = _table("", "endpoint", "role", "version", "loop late p99")
-    for one in frame.now:
-        if one.problem:
-            table.add_row(one.url, Text(one.problem, style="bold red"), "", "")
+    for reading in frame.now:
+        if reading.problem:
+            table.add_row(reading.url, Text(reading.problem, style="bold red"), "", "")
             continue
-        info = next((dict(labels) for (name, labels) in one.samples if name == "moderation_build_info"), {})
-        alone = Frame([reading for reading in frame.before if reading.url == one.url], [one])
+        info = next((dict(labels) for (name, labels) in reading.samples if name == "moderation_build_info"), {})
+        alone = Frame([before for before in frame.before if before.url == reading.url], [reading])
         late = alone.quantile(0.99, "moderation_loop_lag_seconds")
-        table.add_row(one.url, info.get("role", "?"), info.get("version", "?"), _seconds(late))
+        table.add_row(reading.url, info.get("role", "?"), info.get("version", "?"), _seconds(late))
     return table
 
 
@@ -235,17 +254,17 @@ def _keeping_up(frame: Frame) -> Table:
         f"{_number(frame.mean('moderation_transaction_posts'))} posts each",
     )
     if total := frame.total("moderation_gpu_memory_total_bytes"):
-        held = frame.total("moderation_gpu_memory_reserved_bytes")
+        reserved = frame.total("moderation_gpu_memory_reserved_bytes")
         used = frame.total("moderation_gpu_memory_allocated_bytes")
-        sizes = [f"{size / (1 << 30):.1f} GiB" for size in (used, held, total)]
-        table.add_row("GPU memory", sizes[0], f"{sizes[1]} held", f"of {sizes[2]}")
+        sizes = [f"{size / (1 << 30):.1f} GiB" for size in (used, reserved, total)]
+        table.add_row("GPU memory", sizes[0], f"{sizes[1]} reserved", f"of {sizes[2]}")
     return table
 
 
 def _phases(frame: Frame) -> Table:
-    table = _table("", "phase", *PHASES)
+    table = _table("", "phase", *phases.MEASURED)
     for name, share in (("p50", 0.5), ("p95", 0.95)):
-        cells = [_seconds(frame.quantile(share, "moderation_phase_seconds", origin=origin)) for origin in PHASES]
+        cells = [_seconds(frame.quantile(share, "moderation_phase_seconds", phase=phase)) for phase in phases.MEASURED]
         table.add_row(name, *cells)
     return table
 
@@ -253,24 +272,24 @@ def _phases(frame: Frame) -> Table:
 def _outcomes(frame: Frame) -> Table:
     name = "moderation_verdicts_total"
     table = _table("verdicts", "", "allow", "review", "remove", "final", "degraded", "undetermined", "from cache")
-    told = [{"outcome": each} for each in ("allow", "review", "remove")]
-    told += [{"status": each} for each in ("final", "degraded", "undetermined")]
-    cached = {"origin": "cache"}
-    rates = [_rate(frame.rate(name, **each)) for each in told]
+    columns = [{"outcome": outcome} for outcome in OUTCOMES]
+    columns += [{"status": status} for status in ("final", "degraded", "undetermined")]
+    cached = {"origin": Origin.CACHE.name.lower()}
+    rates = [_rate(frame.rate(name, **labels)) for labels in columns]
     table.add_row("per second", *rates, _rate(frame.rate("moderation_verdict_origins_total", **cached)))
-    counts = [_count(frame.total(name, **each)) for each in told]
+    counts = [_count(frame.total(name, **labels)) for labels in columns]
     table.add_row("since start", *counts, _count(frame.total("moderation_verdict_origins_total", **cached)))
     return table
 
 
 def _policies(frame: Frame) -> Table:
     name = "moderation_findings_total"
-    table = _table("findings since start", "policy", "allow", "review", "remove", "unanswered", "flagged/s")
+    table = _table("findings since start", "policy", "allow", "review", "remove", "undetermined", "flagged/s")
     for policy in frame.labels(name, "policy"):
-        counts = [_count(frame.total(name, policy=policy, outcome=each)) for each in ("allow", "review", "remove")]
-        flagged = sum(frame.rate(name, policy=policy, outcome=each) for each in ("review", "remove"))
-        lost = frame.total("moderation_findings_undetermined_total", policy=policy)
-        table.add_row(policy, *counts, _count(lost), _rate(flagged))
+        counts = [_count(frame.total(name, policy=policy, outcome=outcome)) for outcome in OUTCOMES]
+        flagged = sum(frame.rate(name, policy=policy, outcome=outcome) for outcome in ("review", "remove"))
+        unscored = frame.total("moderation_findings_undetermined_total", policy=policy)
+        table.add_row(policy, *counts, _count(unscored), _rate(flagged))
     return table
 
 
@@ -296,11 +315,11 @@ def _api(frame: Frame) -> Table:
     calls, seconds = "moderation_api_calls_total", "moderation_api_call_seconds"
     for method in frame.labels(calls, "method"):
         if count := frame.total(calls, method=method):
-            every = frame.rate(calls, method=method)
+            rate = frame.rate(calls, method=method)
             table.add_row(
                 method,
-                _rate(every),
-                _rate(every - frame.rate(calls, method=method, code="OK")),
+                _rate(rate),
+                _rate(rate - frame.rate(calls, method=method, code="OK")),
                 _seconds(frame.quantile(0.5, seconds, method=method)),
                 _seconds(frame.quantile(0.99, seconds, method=method)),
                 _count(count),

@@ -1,1 +1,1 @@
-"""What a newcomer needs and a deployment does not: a local Kafka, a small model, sample posts."""
+"""The demo: a small model, sample posts, and `moderation demo`, which runs the service on them."""

@@ -1,6 +1,6 @@
-"""A dozen sample posts of the small world. Their pictures lie beside this file, as files that users send.
+"""A dozen sample posts for the demo model. Their pictures are in the folder `pictures`, as files that users send.
 
-`python -m moderation.demo.posts` draws the pictures anew.
+`python -m moderation.demo.posts` draws the pictures again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import typer
 from moderation.v1.post_pb2 import Image, Post
 
 FOLDER = Path(__file__).parent / "pictures"
-# Of each picture the things in it; a colour's seed is the place in this list.
+# The things in each picture. The index of a picture in this list seeds its colours.
 PICTURES: dict[str, tuple[str, ...]] = {
     "sunflower.jpg": ("sunflower",),
     "knife.jpg": ("knife",),
@@ -58,11 +58,11 @@ SAMPLES = (
     Sample("snake-sale", "selling this, contact me", ("snake.png",), "animals-sale"),
 )
 LOOKED_UP = "knife-sale"
-CUT_OFF = "cut-off"  # a post whose picture did not arrive whole
+CUT_OFF = "cut-off"  # a post whose picture is truncated
 
 
 def samples(folder: Path) -> list[Post]:
-    """The posts. Some pictures travel inside them; PNG files are put in `folder`, and referred to."""
+    """The posts. PNG pictures are written to `folder` and referred to by URI; other pictures are inside their post."""
 
     def image(name: str) -> Image:
         file = (FOLDER / name).read_bytes()
@@ -71,7 +71,9 @@ def samples(folder: Path) -> list[Post]:
         (folder / name).write_bytes(file)
         return Image(uri=(folder / name).as_uri())
 
-    posts = [Post(id=one.id, text=one.text, images=[image(name) for name in one.pictures]) for one in SAMPLES]
+    posts = [
+        Post(id=sample.id, text=sample.text, images=[image(name) for name in sample.pictures]) for sample in SAMPLES
+    ]
     half = (FOLDER / "bicycle.jpg").read_bytes()[:2_000]
     return [*posts, Post(id=CUT_OFF, text="look at this", images=[Image(data=half)])]
 

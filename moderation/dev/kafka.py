@@ -1,6 +1,6 @@
 """A real Apache Kafka on this machine, for the demo, the tests and `moderation dev kafka`.
 
-Python is all it counts on (see jars.py), and nothing of it outlives this process (see supervise.py).
+It needs nothing but Python (see jars.py). The brokers end with this process, however it ends (see supervise.py).
 """
 
 from __future__ import annotations
@@ -20,36 +20,40 @@ from pathlib import Path
 from typing import Self
 
 import structlog
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError
 
-from moderation.dev import supervise
+from moderation.dev import supervise, topics
 from moderation.dev.jars import fetch_jars, find_java
 from moderation.dev.node import Node, pick_ports, properties
 from moderation.errors import ConfigError
-from moderation.kafka import clients as connections
-from moderation.kafka.topics import check_topics
 from moderation.settings import KafkaSettings
 
 log = structlog.get_logger()
 
-JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-Dlog4j2.level=WARN")
+JVM = (
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UseSerialGC",
+    "-XX:-UsePerfData",
+    "-XX:+ExitOnOutOfMemoryError",  # else the broker stays and does nothing
+    "-Dlog4j2.level=WARN",
+)
 
 START_S = 90.0
-STOP_S = 10.0  # from SIGTERM to SIGKILL: the last of several brokers has no controller left to say goodbye to
-ATTEMPTS = 3  # a free port can be lost between finding it and the broker's bind
+STOP_S = 10.0  # from SIGTERM to SIGKILL: the last of several brokers cannot sign off, because no controller is left
+ATTEMPTS = 3  # another process may take a free port before the broker binds it
 
 
 class LocalKafka:
     """Brokers that live as long as this object's `async with`, and never longer than this process.
 
-    `host`: an address of this machine, of the bridge that containers are on, say. `port`: of the first broker, the
-    others follow; 0 takes free ones. `data`: a folder that keeps the records; without one they are gone with the
-    broker. `progress` gets a line when something takes long. `proxies`: the port of a proxy to each broker; whoever
-    comes through it to one of `proxied_ports` is told of the proxies only. Belongs to no event loop.
+    `host`: an address of this machine, for instance of the bridge that containers are on. `port`: port of the first
+    broker, the others follow; 0 takes free ports. `data`: a folder that keeps the records; without it the records are
+    deleted at the end. `progress` is called with a line before something that takes long. `proxies`: port of a proxy
+    for each broker. A proxy forwards to one of `proxied_ports`, where the brokers advertise only the proxies. The
+    object is bound to no event loop.
     """
 
-    def __init__(  # noqa: PLR0913  named, and each with its default
+    def __init__(  # noqa: PLR0913  keyword-only, and each has a default
         self,
         *,
         host: str = "127.0.0.1",
@@ -68,24 +72,24 @@ class LocalKafka:
         self._proxies = proxies
         self._progress = progress
         self._nodes: tuple[Node, ...] = ()
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}  # leashes, by node id
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}  # the supervisor of each broker, by node id
         self._folder = Path()
         self._held = contextlib.ExitStack()  # the lock on `data`
         self._java: tuple[str, ...] = ()
 
     @property
     def bootstrap(self) -> str:
-        """What `bootstrap_servers` takes; empty unless started."""
+        """host:port of each broker, separated by commas; empty unless started."""
         return ",".join(f"{node.host}:{node.port}" for node in self._nodes)
 
     @property
     def proxied_ports(self) -> tuple[int, ...]:
-        """Where the proxy of each broker passes its connections on to."""
+        """Port that the proxy of each broker must forward to."""
         return tuple(node.proxied_port for node in self._nodes)
 
     @property
     def folder(self) -> Path:
-        """Where records and logs are, while it runs."""
+        """Folder of records and logs, while the brokers run."""
         return self._folder
 
     async def __aenter__(self) -> Self:
@@ -96,9 +100,9 @@ class LocalKafka:
         await self.stop()
 
     async def start(self) -> None:
-        """Returns when coordinators answer.
+        """Starts the brokers and waits until their coordinators are ready.
 
-        Raises KafkaUnavailable, or ConfigError with the end of the log when a broker does not come up.
+        Raises KafkaUnavailable, or ConfigError with the end of the log when a broker does not start.
         """
         java, jars = await asyncio.to_thread(lambda: (find_java(), fetch_jars(self._progress)))
         self._java = (str(java), f"-Xmx{self._heap_mb}m", *JVM, "-cp", f"{jars}{os.sep}*")
@@ -106,10 +110,10 @@ class LocalKafka:
             try:
                 await self._try_to_start()
             except ConfigError:
-                lost = any("Address already in use" in self._log(node) for node in self._nodes)
+                port_taken = any("Address already in use" in self._log(node) for node in self._nodes)
                 await self._halt()
-                if self._port or not lost or attempt == ATTEMPTS - 1:
-                    raise  # and the folder stays: the message names a log in it
+                if self._port or not port_taken or attempt == ATTEMPTS - 1:
+                    raise  # the folder stays, because the message names a log in it
                 self._remove()
             except BaseException:
                 await self.stop()
@@ -118,14 +122,14 @@ class LocalKafka:
                 return
 
     async def stop(self) -> None:
-        """SIGTERM, and SIGKILL to what is left after STOP_S. Nothing remains even if this is cancelled."""
+        """Sends SIGTERM, and SIGKILL after STOP_S. Leaves no process and no folder, even if this call is cancelled."""
         try:
             await self._halt()
         finally:
             self._remove()
 
     async def died(self) -> None:
-        """Waits until a broker is gone. Raises ConfigError; after `stop`, returns."""
+        """Waits until a broker ends, then raises ConfigError. Returns after `stop`."""
         processes = tuple(self._processes.values())
         exits = [asyncio.create_task(asyncio.to_thread(process.wait)) for process in processes]
         try:
@@ -133,30 +137,32 @@ class LocalKafka:
         finally:
             for waiter in exits:
                 waiter.cancel()
-        self._check()
+        self.check()
 
     def kill(self, node: int) -> None:
-        """SIGKILL to the broker with this id (they count from 1), as a machine would lose it."""
+        """Sends SIGKILL to the broker with this id (ids start at 1), as when its machine is lost."""
         _kill(self._processes.pop(node))
 
     async def revive(self, node: int) -> None:
-        """Starts a broker that was killed, on its ports and with what it had written; returns when it listens."""
-        (it,) = (each for each in self._nodes if each.id == node)
-        self._run(it, "kafka.Kafka", "server.properties")
+        """Restarts a killed broker on its ports with its records. Returns when it listens."""
+        (revived,) = (candidate for candidate in self._nodes if candidate.id == node)
+        self._run(revived, "kafka.Kafka", "server.properties")
         async with asyncio.timeout(START_S):
-            while not await _listens(it):
-                self._check()
+            while not await _listens(revived):
+                self.check()
                 await asyncio.sleep(0.05)
 
     async def create_topics(self, *names: str, partitions: int = 1, configs: Mapping[str, str] | None = None) -> None:
-        """Those that exist already stay as they are."""
-        await create_topics(
+        """Creates the topics that do not exist yet. Returns when the topics can be used. Raises KafkaError."""
+        await topics.create_topics(
             self.bootstrap, *names, partitions=partitions, replication=min(3, self._count), configs=configs
         )
 
     async def _try_to_start(self) -> None:
         self._nodes = pick_ports(self._count, self._port, self._proxies, self._host)
-        self._folder = self._own(self._data) if self._data else Path(tempfile.mkdtemp(prefix="moderation-kafka-"))
+        self._folder = (
+            self._lock_folder(self._data) if self._data else Path(tempfile.mkdtemp(prefix="moderation-kafka-"))
+        )
         known = sorted(path.parent.parent for path in self._folder.glob("node-*/log/meta.properties"))
         if known and len(known) != self._count:
             raise ConfigError(f"{self._folder} holds {len(known)} brokers, not {self._count}: choose another folder")
@@ -176,12 +182,12 @@ class LocalKafka:
                         raise ConfigError(f"could not format storage for Kafka; {self._log_tail(node)}")
                 for node in self._nodes:
                     self._run(node, "kafka.Kafka", "server.properties")
-                await self._answers()
+                await self._wait_until_ready()
         except TimeoutError:
             raise ConfigError(f"Kafka did not answer in {START_S:.0f} s; {self._log_tail(self._nodes[0])}") from None
 
-    def _own(self, data: Path) -> Path:
-        """Kafka locks its folder too, but late: by then we would have overwritten the log of the broker in it."""
+    def _lock_folder(self, data: Path) -> Path:
+        """Kafka locks its folder too, but too late: the log of the broker in it would be overwritten by then."""
         data.mkdir(parents=True, exist_ok=True)
         lock = self._held.enter_context((data / ".lock").open("w"))
         try:
@@ -211,12 +217,12 @@ class LocalKafka:
         return self._folder / f"node-{node.id}"
 
     def _run(self, node: Node, *command: str) -> None:
-        """A JVM on a leash, out of the terminal's process group: Ctrl-C is ours to handle, the broker stops last.
+        """Starts a JVM under supervise.py, outside the terminal's process group: the broker must stop last on Ctrl-C.
 
-        It runs in the node's folder and knows only relative paths, which spares property files their escapes.
+        The JVM runs in the node's folder and gets relative paths only, so that property files need no escapes.
         """
         scratch = () if self._data else ("--rm", str(self._folder))
-        held = (
+        supervised = (
             sys.executable,
             "-IS",
             supervise.__file__,
@@ -230,7 +236,7 @@ class LocalKafka:
             _let_go(previous)
         with (self._node_folder(node) / "broker.log").open("wb") as log:
             self._processes[node.id] = subprocess.Popen(  # noqa: S603
-                held,
+                supervised,
                 cwd=self._node_folder(node),
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -239,24 +245,25 @@ class LocalKafka:
                 start_new_session=True,
             )
 
-    async def _answers(self) -> None:
-        """An open port is not yet a broker: all nodes in the metadata, and both kinds of coordinator found."""
+    async def _wait_until_ready(self) -> None:
+        """Waits until the metadata has all nodes and both kinds of coordinator respond: an open port is not enough."""
         for node in self._nodes:
             while not await _listens(node):
-                self._check()
+                self.check()
                 await asyncio.sleep(0.05)
         while True:
-            self._check()
-            with contextlib.suppress(KafkaError):  # what it answers until it is ready; there is a deadline outside
-                async with _admin(self.bootstrap) as admin:
+            self.check()
+            with contextlib.suppress(KafkaError):  # until the broker is ready; the caller has a deadline
+                async with topics.admin_client(self.bootstrap) as admin:
                     brokers = (await admin.describe_cluster())["brokers"]
-                    for kind in (0, 1):  # of a group, of a transaction: the first question creates the topics behind
+                    for kind in (0, 1):  # of a group, of a transaction: the first request creates the internal topics
                         await admin.find_coordinator("moderation-ready", kind)
                 if len(brokers) == self._count:
                     return
             await asyncio.sleep(0.05)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises ConfigError, with the end of its log, when a broker that should run has ended."""
         for node in self._nodes:
             process = self._processes.get(node.id)
             if process and process.poll() is not None:
@@ -277,9 +284,9 @@ def _cluster_id(node_folder: Path) -> str:
 
 
 def _let_go(process: subprocess.Popen[bytes]) -> None:
-    """The byte says that we live, and look after the folder ourselves."""
+    """Ends the supervision. The byte means that this process is alive and removes the folder itself."""
     if process.stdin and not process.stdin.closed:
-        with contextlib.suppress(BrokenPipeError):  # it has ended already
+        with contextlib.suppress(BrokenPipeError):  # the supervisor has ended already
             process.stdin.write(b".")
         process.stdin.close()
 
@@ -306,69 +313,10 @@ async def _listens(node: Node) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _admin(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=10_000)
-    try:
-        await admin.start()
-        yield admin
-    finally:
-        await admin.close()
-
-
-async def create_topics(
-    bootstrap: str,
-    *names: str,
-    partitions: int = 1,
-    replication: int = 1,
-    configs: Mapping[str, str] | None = None,
-) -> None:
-    """Returns when the topics can be used; those that exist already stay as they are. Raises KafkaError."""
-    topics = [NewTopic(name, partitions, replication, topic_configs=dict(configs or {})) for name in names]
-    async with _admin(bootstrap) as admin:
-        answer = await admin.create_topics(topics)
-        for name, code, message in answer.topic_errors:
-            if code not in (0, TopicAlreadyExistsError.errno):
-                raise for_code(code)(f"topic {name}: {message}")
-        # The controller knows them first. A group that subscribes before the brokers do waits minutes for metadata.
-        async with asyncio.timeout(START_S):
-            while True:
-                known = await admin.describe_topics(list(names))
-                if not any(topic["error_code"] or any(p["error_code"] for p in topic["partitions"]) for topic in known):
-                    return
-                await asyncio.sleep(0.02)
-
-
-async def create_service_topics(settings: KafkaSettings, *, partitions: int, replication: int = 1) -> None:
-    """The topics of a deployment. Those that exist already stay as they are. Raises KafkaError."""
-    size = {"max.message.bytes": str(settings.max_message_bytes)}
-    configs = {
-        settings.posts_topic: size,
-        settings.verdicts_topic: size | {"cleanup.policy": "compact"},  # the latest verdict of each post is kept
-        settings.dead_letters: size,
-    }
-    for name, config in configs.items():
-        await create_topics(settings.bootstrap, name, partitions=partitions, replication=replication, configs=config)
-
-
-async def create_missing_topics(settings: KafkaSettings, *, partitions: int, replication: int) -> None:
-    """`moderation dev topics`: waits for the broker as a role does. Raises ConfigError, too where topics do not fit."""
-    if settings.security_protocol != "PLAINTEXT":
-        raise ConfigError(
-            "MODERATION_KAFKA__SECURITY_PROTOCOL: `dev topics` creates topics of PLAINTEXT brokers only; others are "
-            "for the owner of the cluster to create"
-        )
-    names = [settings.posts_topic, settings.verdicts_topic, settings.dead_letters]
-    await connections.connected(
-        lambda: create_service_topics(settings, partitions=partitions, replication=replication), settings
-    )
-    await check_topics(settings, names)
-
-
-@contextlib.asynccontextmanager
 async def broker(progress: Callable[[str], object] = lambda _: None) -> AsyncIterator[str]:
-    """Bootstrap servers: those that KAFKA_BOOTSTRAP_SERVERS names, else a broker of our own for as long as this."""
-    if given := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        yield given
+    """Bootstrap servers: KAFKA_BOOTSTRAP_SERVERS if it is set, else a local broker that ends with this context."""
+    if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        yield servers
         return
     async with LocalKafka(progress=progress) as kafka:
         yield kafka.bootstrap
@@ -383,9 +331,9 @@ async def run_until_stopped(
     data: Path | None = None,
     partitions: int = 6,
 ) -> None:
-    """`moderation dev kafka`: a broker with the topics that the settings name, until `stop` or cancellation.
+    """Runs `moderation dev kafka`: a broker with the topics that the settings name, until `stop` or cancellation.
 
-    Stops the broker before it returns. Raises KafkaUnavailable, or ConfigError when the broker does not start or dies.
+    Stops the broker before it returns. Raises KafkaUnavailable, or ConfigError when the broker does not start or ends.
     """
 
     async def serve() -> None:
@@ -394,7 +342,7 @@ async def run_until_stopped(
 
         async with LocalKafka(host=host, port=port, data=data, progress=progress) as kafka:
             here = settings.model_copy(update={"bootstrap": kafka.bootstrap})
-            await create_service_topics(here, partitions=partitions)
+            await topics.create_service_topics(here, partitions=partitions)
             log.info("kafka_started", bootstrap=kafka.bootstrap, data=str(data or ""))
             await kafka.died()
 

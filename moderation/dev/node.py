@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from moderation.errors import ConfigError
+from moderation.dev.ports import HeldPorts
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,33 +15,24 @@ class Node:
     id: int
     port: int
     controller_port: int
-    proxied_port: int = 0  # for those who come through the proxy, and are told to come that way again
-    proxy_port: int = 0  # 0: there is none
-    host: str = "127.0.0.1"  # where it listens, and where clients are told that it is
+    proxied_port: int = 0  # the listener behind the proxy: it advertises the proxy's port
+    proxy_port: int = 0  # 0: there is no proxy
+    host: str = "127.0.0.1"  # the address that it listens on and advertises
 
 
 def pick_ports(count: int, first: int = 0, proxies: Sequence[int] = (), host: str = "127.0.0.1") -> tuple[Node, ...]:
-    """Nodes with ports that are free at this moment. Raises ConfigError when a port asked for is taken.
+    """Nodes with ports that are free at this moment. Raises ConfigError when a requested port is taken.
 
-    `proxies`: the port of each node's proxy, or none at all.
+    `first`: port of the first node, the others follow; 0 takes free ports. `proxies`: port of each node's proxy, or ().
     """
-    with contextlib.ExitStack() as stack:
-
-        def bind(port: int) -> int:
-            held = stack.enter_context(socket.socket())
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the broker does: TIME_WAIT is no obstacle
-            try:
-                held.bind((host, port))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-                raise ConfigError(f"port {port} is taken ({error.strerror}): choose another, or 0 for any") from error
-            return int(held.getsockname()[1])
-
-        nodes = [Node(id + 1, bind(first and first + id), bind(0), host=host) for id in range(count)]
+    with HeldPorts(host) as ports:
+        nodes = [
+            Node(number + 1, ports.take(first + number) if first else ports.pick(), ports.pick(), host=host)
+            for number in range(count)
+        ]
         if proxies:
             nodes = [
-                replace(node, proxied_port=bind(0), proxy_port=proxy)
+                replace(node, proxied_port=ports.pick(), proxy_port=proxy)
                 for node, proxy in zip(nodes, proxies, strict=True)
             ]
         return tuple(nodes)
@@ -65,7 +53,7 @@ def properties(node: Node, nodes: Sequence[Node]) -> str:
         "advertised.listeners": advertised,
         "controller.listener.names": "CONTROLLER",
         "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT",
-        "controller.quorum.voters": ",".join(f"{each.id}@{each.host}:{each.controller_port}" for each in nodes),
+        "controller.quorum.voters": ",".join(f"{voter.id}@{voter.host}:{voter.controller_port}" for voter in nodes),
         "log.dirs": "log",
         "auto.create.topics.enable": "false",
         "default.replication.factor": copies,

@@ -2,11 +2,12 @@
 
     python -IS supervise.py PARENT GRACE_S [--rm FOLDER] COMMAND...
 
-The parent holds the other end of this process's stdin. When it lets go, by closing it or by dying in whatever way,
-the command gets SIGTERM and, after GRACE_S seconds, SIGKILL. A pipe and not PR_SET_PDEATHSIG in the parent, because
-that signal follows the parent's *thread*, and needs code between fork and exec of a process with many threads.
-A parent that writes a byte before it closes the pipe looks after the rest; one that does not is taken to be dead, and
-FOLDER goes with the command.
+The parent holds the other end of this process's stdin. When the pipe is closed, because the parent closes it or ends,
+the command gets SIGTERM and, after GRACE_S seconds, SIGKILL. If the parent writes a byte before it closes the pipe, the
+parent removes FOLDER itself. If there is no byte, the parent is dead, and this process removes FOLDER.
+
+PR_SET_PDEATHSIG in the parent would not do: that signal follows the parent's *thread*, and it needs code between fork
+and exec in a process with many threads.
 
 Runs as a script under `python -IS`: it may import nothing but the standard library.
 """
@@ -23,16 +24,16 @@ import sys
 import threading
 
 
-def follow() -> None:
-    """This process may be killed too, and then the kernel kills the command. It has one thread when it forks."""
+def die_with_parent() -> None:
+    """Lets the kernel kill the command when this process is killed. This process has one thread when it forks."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def parent_gone(parent: int) -> list[int]:
-    """Descriptors one of which becomes readable when the parent lets go.
+    """Descriptors: one of them becomes readable when the parent closes the pipe or ends.
 
-    A worker that the parent forks inherits its end of the pipe and may outlive it: hence the pidfd as well, where
-    the kernel has one.
+    A process that the parent forks inherits the parent's end of the pipe and may outlive the parent. So there is a
+    pidfd as well, where the kernel has one.
     """
     if sys.platform != "linux":
         return [0]
@@ -45,13 +46,14 @@ def parent_gone(parent: int) -> list[int]:
 
 
 def main(parent: int, grace_s: float, scratch: str, command: list[str]) -> int:
-    gone = parent_gone(parent)
+    """Runs the command and returns its exit code."""
+    descriptors = parent_gone(parent)
     linux = sys.platform == "linux"
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=follow if linux else None)  # noqa: S603, PLW1509
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent if linux else None)  # noqa: S603, PLW1509
     died = threading.Event()
 
     def stop() -> None:
-        ready = select.select(gone, [], [])[0] if gone else []
+        ready = select.select(descriptors, [], [])[0] if descriptors else []
         if 0 not in ready or not os.read(0, 1):
             died.set()
         process.terminate()

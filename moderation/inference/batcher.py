@@ -24,8 +24,8 @@ from moderation.inference.encode_pool import Encoders
 from moderation.inference.failed_posts import FailedPosts
 from moderation.inference.post_queue import Job, PostQueue, Window, middle
 from moderation.inference.self_check import PROBES, SelfCheck
-from moderation.models import Classifier
 from moderation.models.checked import CheckedModel, Failure, Item, Scores
+from moderation.models.contract import Classifier
 from moderation.observability import metrics, phases, traces
 from moderation.observability.logs import frames
 from moderation.observability.phases import Phase
@@ -43,7 +43,7 @@ class Answers:
 
     windows: tuple[tuple[Score, ...], ...]  # window x question; no window when there is no question
     encode: float  # on a thread of the pool, and waiting for one
-    wait: float  # encoded, until the first step with a window of it
+    batch_wait: float  # encoded, until the first step with a window of it
     model: float  # until the last of its windows was scored
 
 
@@ -174,9 +174,9 @@ class Batcher:
         encoded = job.queued
         begun = job.started or finished
         if job.span is not None:
-            traces.phase(traces.ENCODE, started, encoded)
-            traces.phase(traces.WAIT, encoded, begun)
-            traces.phase(traces.MODEL, begun, finished, job.step)
+            traces.phase(Phase.ENCODE, started, encoded)
+            traces.phase(Phase.BATCH_WAIT, encoded, begun)
+            traces.phase(Phase.MODEL, begun, finished, job.step)
         scores = tuple(tuple(job.scores[window]) for window in range(len(job.windows)))
         return Answers(scores, encoded - started, begun - encoded, finished - begun)
 

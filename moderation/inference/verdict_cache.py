@@ -1,7 +1,10 @@
-"""What was decided for the posts of one partition, as far back as there is room.
+"""The latest verdicts of one partition, by identity (see types.Identity). Knows no Kafka: worker/restore.py fills it.
 
-The same question (see types.Identity) is answered from here: not put to the model again, never contradicted. Posts of
-one id come to one partition, so a partition's memory is all that they need. Knows no Kafka: worker/restore.py fills it.
+A question with a known identity is answered from the cache. The model is not asked again and the verdict is never
+contradicted. All posts with one id are in one partition, so a cache for each partition is enough.
+
+cachetools does not fit: a restored verdict is added as the oldest entry, two bounds hold (entries and bytes), and an
+erasure removes all entries of a post.
 """
 
 from __future__ import annotations
@@ -15,46 +18,55 @@ from moderation.observability import phases
 from moderation.observability.phases import Phase
 from moderation.types import Identity, Origin, Verdict
 
-# What a verdict takes in memory, at most (a test measures it): by itself, and for each finding.
+# Most bytes that a verdict takes in memory (a test measures it): by itself, and for each finding.
 VERDICT_BYTES = 2_000
 FINDING_BYTES = 450
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """A verdict, or how to read it. Most that are recalled are never asked for, so they are kept as they came."""
+class _Entry:
+    """A verdict, or a function that decodes one. Most restored verdicts are never looked up, so they stay encoded."""
 
     post_id: str
     verdict: Verdict | Callable[[], Verdict | None]
     bytes: int
 
 
-class VerdictCache:
-    """The latest verdicts that stand, by their identity. Full, it forgets what was longest not published."""
+@dataclass(eq=False, slots=True)
+class _Computation:
+    """A verdict that is being computed. Others with the same identity wait for it."""
 
-    def __init__(self, most: int, most_bytes: int) -> None:
-        self.most = most
-        self._most_bytes = most_bytes
-        self._known: OrderedDict[str, _Known] = OrderedDict()  # by identity digest; the latest last
-        self._of: dict[str, tuple[str, ...]] = {}  # those digests, by post id
+    post_id: str
+    done: asyncio.Future[Verdict | None]  # None: the verdict cannot be reused
+
+
+class VerdictCache:
+    """The latest reusable verdicts, by their identity. A full cache drops the verdict whose last use is oldest."""
+
+    def __init__(self, max_entries: int, max_bytes: int) -> None:
+        self.max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # by identity digest; the latest last
+        self._digests: dict[str, tuple[str, ...]] = {}  # keys of `_entries`, by post id
         self._bytes = 0
-        self._turns: dict[str, tuple[str, asyncio.Future[Verdict | None]]] = {}  # being decided: post id, and what came
-        self._erased: dict[str, int] = {}  # by post id: offset of an erasure that is not committed yet
+        self._computations: dict[str, _Computation] = {}  # by identity digest
+        self._erased: dict[str, int] = {}  # offset of an erasure that is not committed yet, by post id
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._entries)
 
     @property
     def bytes(self) -> int:
-        """What it holds, about."""
+        """Estimated bytes of all entries."""
         return self._bytes
 
     async def decided(self, identity: Identity, decide: Callable[[], Awaitable[Verdict]], offset: int) -> Verdict:
-        """The verdict for it, of stage CACHE where it was there. Raises what `decide` does.
+        """Returns the verdict of this identity, with origin CACHE if it was known. Raises what `decide` raises.
 
-        It is decided once at a time: whoever comes meanwhile waits, and decides anew only if nothing came of it that
-        stands (a failure is its own post's, and may pass). `offset` is where the post stands on its topic: of one that
-        an erasure behind it has overtaken on its way here, nothing is kept.
+        One caller computes; callers with the same identity wait for it. If it fails or its result cannot be reused,
+        they compute their own.
+
+        `offset`: of the post on its topic. If a later erasure has already passed this post, its verdict is not kept.
         """
         digest = identity.digest
         while True:
@@ -62,88 +74,92 @@ class VerdictCache:
                 return await decide()
             if known := self._find(identity, digest):
                 return replace(known, origin=Origin.CACHE)
-            if digest not in self._turns:
+            if (computation := self._computations.get(digest)) is None:
                 break
-            _, turn = self._turns[digest]
             phases.enter(Phase.TWIN)
-            await asyncio.wait([turn])  # which does not cancel it when we are cancelled
-            if verdict := turn.result():
+            await asyncio.wait([computation.done])  # unlike await, this does not cancel the future with this task
+            if verdict := computation.done.result():
                 return replace(verdict, origin=Origin.CACHE)
-        mine = self._turns[digest] = identity.post_id, asyncio.get_running_loop().create_future()
+        return await self._compute(identity, digest, decide)
+
+    async def _compute(self, identity: Identity, digest: str, decide: Callable[[], Awaitable[Verdict]]) -> Verdict:
+        computation = _Computation(identity.post_id, asyncio.get_running_loop().create_future())
+        self._computations[digest] = computation
         verdict = None
         try:
             verdict = await decide()
         finally:
-            stands = self._turns.get(digest) is mine  # else the post was erased meanwhile
-            if stands:
-                del self._turns[digest]
-            mine[1].set_result(verdict if verdict and verdict.stands else None)
-        if stands:
+            current = self._computations.get(digest) is computation  # False: the post was erased meanwhile
+            if current:
+                del self._computations[digest]
+            computation.done.set_result(verdict if verdict and verdict.stands else None)
+        if current:
             self.remember(verdict)
         return verdict
 
     def remember(self, verdict: Verdict) -> None:
-        """A verdict of now; one that does not stand is no answer to anything later."""
+        """Adds a verdict as the latest, if it can be reused."""
         if verdict.stands:
             size = VERDICT_BYTES + FINDING_BYTES * len(verdict.findings) + 4 * len(verdict.post_id)
-            self._put(verdict.identity.digest, _Known(verdict.post_id, verdict, size))
-            while len(self._known) > self.most or self._bytes > self._most_bytes:
-                self._drop(next(iter(self._known)))
+            self._put(verdict.identity.digest, _Entry(verdict.post_id, verdict, size))
+            while len(self._entries) > self.max_entries or self._bytes > self._max_bytes:
+                self._drop(next(iter(self._entries)))
 
     def forget(self, post_id: str, offset: int) -> None:
-        """The post is erased by the record at this offset: it is judged anew, should it come again."""
+        """Removes all verdicts of the post. The record at this offset erases the post."""
         self._erased[post_id] = offset
-        for digest in self._of.get(post_id, ()):
+        for digest in self._digests.get(post_id, ()):
             self._drop(digest)
-        for digest in [digest for digest, (of, _) in self._turns.items() if of == post_id]:
-            del self._turns[digest]  # who waits for it came before the erasure
+        erased = [digest for digest, computation in self._computations.items() if computation.post_id == post_id]
+        for digest in erased:
+            del self._computations[digest]  # its callers came before the erasure and still get the verdict
 
-    def answered(self, offset: int) -> None:
-        """All posts up to this offset are: there is nothing left for their erasures to overtake."""
-        for post_id in [post_id for post_id, at in self._erased.items() if at <= offset]:
+    def committed(self, offset: int) -> None:
+        """Forgets erasures up to this offset. All posts before them have their outcome."""
+        for post_id in [post_id for post_id, erasure in self._erased.items() if erasure <= offset]:
             del self._erased[post_id]
 
     def recall(self, digest: str, post_id: str, read: Callable[[], Verdict | None], size: int) -> bool:
-        """A verdict that was published before all that is known. False: there is no room for it, nor for earlier ones.
+        """Adds a verdict that is older than all entries. Returns False if the cache is full.
 
-        `read` gives it, or None if it cannot be read; `size` is what `read` holds, in bytes.
+        `read` decodes the verdict, or returns None if it cannot be decoded. `size`: bytes that `read` holds.
         """
-        if digest in self._known:
+        if digest in self._entries:
             return True
-        if len(self._known) >= self.most or self._bytes + size > self._most_bytes:
+        if len(self._entries) >= self.max_entries or self._bytes + size > self._max_bytes:
             return False
-        self._put(digest, _Known(post_id, read, size))
-        self._known.move_to_end(digest, last=False)
+        self._put(digest, _Entry(post_id, read, size))
+        self._entries.move_to_end(digest, last=False)
         return True
 
-    def _put(self, digest: str, known: _Known) -> None:
-        if digest in self._known:
+    def _put(self, digest: str, entry: _Entry) -> None:
+        if digest in self._entries:
             self._drop(digest)
-        self._known[digest] = known
-        self._of[known.post_id] = (*self._of.get(known.post_id, ()), digest)
-        self._bytes += known.bytes
+        self._entries[digest] = entry
+        self._digests[entry.post_id] = (*self._digests.get(entry.post_id, ()), digest)
+        self._bytes += entry.bytes
 
     def _drop(self, digest: str) -> None:
-        known = self._known.pop(digest)
-        self._bytes -= known.bytes
-        if left := tuple(other for other in self._of[known.post_id] if other != digest):
-            self._of[known.post_id] = left
+        entry = self._entries.pop(digest)
+        self._bytes -= entry.bytes
+        if left := tuple(other for other in self._digests[entry.post_id] if other != digest):
+            self._digests[entry.post_id] = left
         else:
-            del self._of[known.post_id]
+            del self._digests[entry.post_id]
 
     def _find(self, identity: Identity, digest: str) -> Verdict | None:
-        known = self._known.get(digest)
-        if known is None:
+        entry = self._entries.get(digest)
+        if entry is None:
             return None
-        verdict = known.verdict if isinstance(known.verdict, Verdict) else known.verdict()
-        read = known.verdict is not verdict  # from the topic, where others may write and earlier versions have
-        if verdict is None or verdict.identity != identity or not verdict.stands or (read and not _sound(verdict)):
-            self._drop(digest)  # what was read is not what its digest says, or no answer of a model
+        verdict = entry.verdict if isinstance(entry.verdict, Verdict) else entry.verdict()
+        decoded = entry.verdict is not verdict  # from the topic, where other programs and earlier versions write too
+        if verdict is None or verdict.identity != identity or not verdict.stands or (decoded and not _sound(verdict)):
+            self._drop(digest)  # the record does not hold what its digest claims, or not a model's scores
             return None
-        self.remember(verdict)  # it is published once more now, and so the latest
+        self.remember(verdict)  # it is published again now, and so becomes the latest
         return verdict
 
 
 def _sound(verdict: Verdict) -> bool:
-    """Whether each finding has the score that it stands on."""
+    """Whether each finding has a sound score."""
     return all(finding.score is not None and finding.score.sound for finding in verdict.findings)

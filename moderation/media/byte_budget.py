@@ -1,4 +1,4 @@
-"""Room for a number of bytes that several share: first come, first served."""
+"""A shared budget of bytes, first come, first served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 
 class ByteBudget:
-    """A bound on what is held at the same time. What is larger than all of it goes alone."""
+    """Bounds the bytes that are held at the same time. A larger reservation takes the whole budget."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -17,27 +17,27 @@ class ByteBudget:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
-    async def of(self, size: int) -> AsyncIterator[None]:
-        """Waits until there is room for `size` bytes, and for whoever came before; holds them until it is left."""
+    async def reserve(self, size: int) -> AsyncIterator[None]:
+        """Waits for `size` bytes, behind all earlier callers. Frees the bytes when the context is left."""
         size = min(size, self._size)
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, turn))
+        granted = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, granted))
         try:
             self._admit()
-            await turn
+            await granted
             yield
         finally:
-            turn.cancel()  # if it has not come yet
-            if not turn.cancelled():
+            granted.cancel()  # does nothing if the bytes were granted
+            if not granted.cancelled():
                 self._left += size
             self._admit()
 
     def _admit(self) -> None:
         while self._waiting:
-            size, turn = self._waiting[0]
-            if not turn.cancelled():
+            size, granted = self._waiting[0]
+            if not granted.cancelled():
                 if size > self._left:
                     return
                 self._left -= size
-                turn.set_result(None)
+                granted.set_result(None)
             self._waiting.popleft()

@@ -1,22 +1,35 @@
-"""The models behind one contract, and the door to each.
+"""The registry of model families.
 
-Importing this package imports neither torch nor transformers: `load` opens the door that is asked for.
+A family is a folder `moderation/models/NAME`:
+
+    classifier.py     a `contract.Classifier` and its `load(settings)`. `encode` makes windows, `score` gives them to
+                      `shared.engine.Engine`
+    network.py        a `shared.engine.Network`, built from `shared.decoder` and a vision tower such as `shared.clip`
+    preprocessing.py  pictures as the vision tower takes them
+
+    describe.py       optional: `describe(name)` for `moderation model info`
+    probe.py          optional: `probe(name, prompt, images, out, num_crops=...)` for `moderation model probe`
+
+MODELS gets one row for the family, DESCRIPTIONS and PROBES one each where it has them. `models.shared` holds what
+families share, and imports no family.
+
+Importing this package imports neither torch nor transformers: the functions below import the family that they need.
 """
 
 from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import structlog
 
 from moderation.errors import ConfigError, DeviceError, ModerationError
+from moderation.models.contract import Classifier
 from moderation.observability.logs import frames
 from moderation.settings import ModelSettings
-from moderation.types import Content, ModelInfo, Question, Score
 
 log = structlog.get_logger()
 
@@ -25,83 +38,19 @@ MODELS: dict[str, str] = {
     "fake": "moderation.models.fake:load",
     "phi3_v": "moderation.models.phi3.classifier:load",
 }
-
-
-class Encoded(Protocol):
-    """One window of one post with all its questions, ready for the device. Models keep what they like in it."""
-
-    @property
-    def tokens(self) -> int:
-        """What it costs, in tokens of the decoder: known before the step starts, and what a step is filled by.
-
-        The positions that a forward pass computes for it, and as many more as its pictures take elsewhere.
-        """
-
-
-class Classifier(Protocol):
-    """Judges contents against questions. A seam of two methods; `moderation.models.fake` is its double.
-
-    `moderation.models.checked` holds it to what is said here: an answer that breaks it is a failure of the post.
-    """
-
-    info: ModelInfo
-
-    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:
-        """On a CPU thread; several may run at once. One item for each window of the text: most posts have one.
-
-        Raises PostError when this content cannot be put to this model.
-        """
-
-    def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
-        """On the one model thread: one forward pass. For each item of the batch, one Score for each of its questions.
-
-        Each must be `sound`.
-
-        Raises DeviceError when the device can no longer be trusted, torch.OutOfMemoryError or MemoryError when the
-        batch is too large; any other exception is taken to be the fault of some item in the batch.
-        """
-
-
-@runtime_checkable
-class LooksAhead(Protocol):
-    """A Classifier that can begin with what comes next while the device is busy with what is there."""
-
-    def look_ahead(self, items: Sequence[Encoded]) -> None:
-        """On the model thread, right before a step: what the step after it will probably score. Moves no score.
-
-        Returns at once. The step that follows waits only for what it uses of this itself.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceMemory:
-    """Bytes of a device."""
-
-    device: str  # as in cuda:0
-    allocated: int  # in tensors
-    reserved: int  # held by torch, in tensors or not
-    total: int
-
-
-@runtime_checkable
-class Measured(Protocol):
-    """A Classifier that tells operators more than its answers."""
-
-    @property
-    def pictures(self) -> tuple[int, int]:
-        """How many pictures' features were needed up to now, and how many of these were kept from before."""
-
-    def memory(self) -> DeviceMemory | None:
-        """Of its device; None: a CPU. On any thread; must not wait for the device's work."""
+# The model_type of a checkpoint -> the function that describes it, and the one that runs a raw prompt on it.
+DESCRIPTIONS: dict[str, str] = {"phi3_v": "moderation.models.phi3.describe:describe"}
+PROBES: dict[str, str] = {"phi3_v": "moderation.models.phi3.probe:probe"}
 
 
 def load(settings: ModelSettings) -> Classifier:
-    """The model that the settings name, ready to score. Raises ConfigError when there is none, or it is broken.
+    """The model that the settings name, ready to score.
 
-    DeviceError: it has failed in a way that nobody foresaw. Of the error's text nothing is kept: it may quote a secret.
+    A name is a short name of MODELS, with options after `?` where the model has any; or `demo`, the checkpoint that
+    the package ships; or a folder or hub id. The model_type in the checkpoint's config.json selects the family.
 
-    A name is a short one of MODELS, with options after `?` where the model has any; else `demo` (the
-    checkpoint that the package brings), a folder or a hub id, whose config.json says by model_type which door to open.
+    Raises ConfigError when there is no such model or the checkpoint is broken. Raises DeviceError for any other
+    failure; its message holds the error's type alone, because the text may quote a secret.
     """
     try:
         return _load(settings)
@@ -115,16 +64,42 @@ def load(settings: ModelSettings) -> Classifier:
     raise DeviceError(f"the model cannot be loaded ({name})")
 
 
+def describe(name: str) -> str:
+    """A checkpoint as a table, with its model card if it has one. name: as in `load`. Raises ConfigError."""
+    text: str = _family_function(DESCRIPTIONS, name, None)(name)
+    return text
+
+
+def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crops: int | None = None) -> None:
+    """Runs one raw prompt in float32 on the CPU and writes what the model computed to an npz file.
+
+    name: as in `load`. num_crops: crops of a picture at most; default the checkpoint's. The family's own `probe` says
+    what the file holds. Raises ConfigError when the checkpoint is broken or refuses the prompt.
+    """
+    _family_function(PROBES, name, None)(name, prompt, images, out, num_crops=num_crops)
+
+
 def _load(settings: ModelSettings) -> Classifier:
     kind = settings.name.partition("?")[0]
-    if kind not in MODELS:
-        from moderation.models.shared import checkpoint  # noqa: PLC0415 - reads safetensors with torch
+    function = _function(MODELS[kind]) if kind in MODELS else _family_function(MODELS, settings.name, settings.revision)
+    classifier: Classifier = function(settings)
+    return classifier
 
-        kind = checkpoint.model_type(settings.name, settings.revision)
-        if kind not in MODELS:
-            raise ConfigError(
-                f"{settings.name}: config.json says model_type {kind!r}, which this service cannot run; "
-                f"it runs {', '.join(sorted(MODELS))}"
-            )
-    module, _, function = MODELS[kind].partition(":")
-    return cast(Classifier, getattr(importlib.import_module(module), function)(settings))
+
+def _family_function(functions: Mapping[str, str], name: str, revision: str | None) -> Callable[..., Any]:
+    """The function for the model_type of a folder or hub id. Raises ConfigError when there is none."""
+    from moderation.models.shared import checkpoint  # noqa: PLC0415 - reads safetensors with torch
+
+    kind = checkpoint.model_type(name, revision)
+    if kind not in functions:
+        raise ConfigError(
+            f"{name}: config.json says model_type {kind!r}, which this service cannot run; "
+            f"it runs {', '.join(sorted(functions))}"
+        )
+    return _function(functions[kind])
+
+
+def _function(path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function

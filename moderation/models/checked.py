@@ -20,7 +20,7 @@ from enum import Enum
 import structlog
 
 from moderation.errors import DeviceError, ModerationError, PostError
-from moderation.models import Classifier, DeviceMemory, Encoded, LooksAhead, Measured
+from moderation.models.contract import Classifier, DeviceMemory, Encoded, LooksAhead, Measured
 from moderation.observability.logs import frames
 from moderation.types import Content, Question, Reason, Score
 

@@ -22,7 +22,7 @@ from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from moderation.errors import ConfigError, DeviceError
-from moderation.models import Encoded
+from moderation.models.contract import Encoded
 from moderation.settings import ModelSettings
 from moderation.types import Content, ModelInfo, Question, Score
 

@@ -19,26 +19,26 @@ from prometheus_client.utils import floatToGoString
 
 
 class FastCounter(Collector):
-    """A counter by labels: `tally.counts["spam", Outcome.REMOVE] += 1`. Members of enums are written by their names."""
+    """A counter by labels: `counter.counts["spam", Outcome.REMOVE] += 1`. An enum's member is written by its name."""
 
     kind = "counter"
 
     def __init__(self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry = REGISTRY) -> None:
         self.name, self.labels = name, tuple(labels)
         self.counts: defaultdict[tuple[Hashable, ...], int] = defaultdict(int)
-        self._text = text
+        self.text = text
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
         """What was counted up to now."""
-        family = CounterMetricFamily(self.name, self._text, labels=self.labels)
+        family = CounterMetricFamily(self.name, self.text, labels=self.labels)
         for key, count in list(self.counts.items()):
             family.add_metric([_written(label) for label in key], count)
         yield family
 
 
-class Row:
-    """One histogram of a Spread."""
+class Series:
+    """One histogram of a FastHistogram."""
 
     __slots__ = ("_bounds", "counts", "total")
 
@@ -54,7 +54,7 @@ class Row:
 
 
 class FastHistogram(Collector):
-    """A histogram, one Row for each set of labels."""
+    """A histogram, one Series for each set of labels."""
 
     kind = "histogram"
 
@@ -67,23 +67,23 @@ class FastHistogram(Collector):
         registry: CollectorRegistry = REGISTRY,
     ) -> None:
         self.name, self.labels = name, tuple(labels)
-        self._text = text
+        self.text = text
         self._bounds = tuple(sorted(bounds))
         self._written = [*map(floatToGoString, self._bounds), "+Inf"]
-        self._rows: dict[tuple[str, ...], Row] = {}
+        self._series: dict[tuple[str, ...], Series] = {}
         registry.register(self)
 
-    def row(self, *labels: str) -> Row:
+    def series(self, *labels: str) -> Series:
         """To be kept by who counts there."""
         if len(labels) != len(self.labels):
             raise ValueError(f"{self.name} has the labels {', '.join(self.labels)}")
-        return self._rows.setdefault(labels, Row(self._bounds))
+        return self._series.setdefault(labels, Series(self._bounds))
 
     def collect(self) -> Iterator[Metric]:
         """What was observed up to now."""
-        family = HistogramMetricFamily(self.name, self._text, labels=self.labels)
-        for labels, row in list(self._rows.items()):
-            counts, total, sofar = list(row.counts), row.total, 0
+        family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
+        for labels, series in list(self._series.items()):
+            counts, total, sofar = list(series.counts), series.total, 0
             buckets: list[tuple[str, float]] = []
             for bound, count in zip(self._written, counts, strict=True):
                 sofar += count

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, disable_created_metrics
 
+from moderation.observability import phases
 from moderation.observability.fast_metrics import FastCounter, FastHistogram
 from moderation.types import Finding, Origin, Reason, Verdict
 
@@ -63,10 +64,10 @@ PHASES = FastHistogram("moderation_phase_seconds", "What a published post has sp
 
 QUEUED = Gauge("moderation_batch_queue_posts", "Posts that are encoded and wait for a step")
 QUEUE_AGE = Gauge("moderation_batch_queue_age_seconds", "How long the longest of them has waited; 0: none waits")
-STEP = FastHistogram("moderation_step_seconds", "Duration of a step of the device", LONG).row()
-BATCH_POSTS = FastHistogram("moderation_batch_posts", "Posts of a step", COUNTS).row()
-BATCH_TOKENS = FastHistogram("moderation_batch_tokens", "Tokens of a step", TOKENS).row()
-BATCH_FILL = FastHistogram("moderation_batch_fill_ratio", "Tokens of a step over the budget of one", SHARES).row()
+STEP = FastHistogram("moderation_step_seconds", "Duration of a step of the device", LONG).series()
+BATCH_POSTS = FastHistogram("moderation_batch_posts", "Posts of a step", COUNTS).series()
+BATCH_TOKENS = FastHistogram("moderation_batch_tokens", "Tokens of a step", TOKENS).series()
+BATCH_FILL = FastHistogram("moderation_batch_fill_ratio", "Tokens of a step over the budget of one", SHARES).series()
 STEPS_FAILED = Counter("moderation_steps_failed", "Steps that have scored nothing, by cause", ["cause"])
 HALVINGS = Counter("moderation_batch_halvings", "Batches that were scored again in halves, by cause", ["cause"])
 ATTEMPTS = Counter("moderation_posts_attempted_alone", "Posts that were processed alone, as they may end the process")
@@ -92,8 +93,8 @@ MEMORY_BYTES = Gauge("moderation_verdict_cache_bytes", "What they take, about")
 
 TRANSACTION = FastHistogram(
     "moderation_transaction_seconds", "From begin to commit, or from send to offset", SHORT
-).row()
-TRANSACTION_POSTS = FastHistogram("moderation_transaction_posts", "Posts answered in a transaction", COUNTS).row()
+).series()
+TRANSACTION_POSTS = FastHistogram("moderation_transaction_posts", "Posts answered in a transaction", COUNTS).series()
 PRODUCERS_REPLACED = Counter("moderation_producers_replaced", "Producers thrown away in the midst of an assignment")
 
 # The API
@@ -126,8 +127,8 @@ WATCHES = Gauge("moderation_api_watches", "Watches that are open")
 PENDING = Gauge("moderation_api_pending_posts", "Posts put on the topic by this API that have no verdict yet")
 KEYS_AGE = Gauge("moderation_jwt_keys_age_seconds", "Since the keys of bearer tokens were last read; 0: there are none")
 
-_QUEUE, _FETCH, _DECODE, _ENCODE, _WAIT, _MODEL, _COMMIT = (
-    PHASES.row(phase) for phase in ("queue", "fetch", "decode", "encode", "batch_wait", "model", "commit")
+_QUEUE, _FETCH, _DECODE, _ENCODE, _BATCH_WAIT, _MODEL, _COMMIT = (
+    PHASES.series(phase.value) for phase in phases.MEASURED
 )
 _MODES = {True: "live", False: "shadow"}
 
@@ -142,7 +143,7 @@ def answered(verdict: Verdict, commit: float) -> None:
         _DECODE.add(spent.decode)
     if verdict.origin is Origin.MODEL:
         _ENCODE.add(spent.encode)
-        _WAIT.add(spent.wait)
+        _BATCH_WAIT.add(spent.batch_wait)
         _MODEL.add(spent.model)
     VERDICTS.counts[verdict.outcome, verdict.status, verdict.model.name] += 1
     ANSWERS.counts[(verdict.origin,)] += 1

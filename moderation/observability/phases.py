@@ -1,4 +1,4 @@
-"""Where a post in hand stands, from its poll to its commit. Log events, errors and metrics name the phases as here."""
+"""The phases of a post, from its topic to its commit. Metrics, traces, timings, logs and `top` use these names."""
 
 from __future__ import annotations
 
@@ -8,19 +8,26 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """What a post waits for or is at."""
+    """What a post waits for, or what is done with the post."""
 
-    ISOLATION = "isolation"  # a suspect waits to be alone in the process, or others wait for one that is
-    READ = "read"  # its record becomes a post
-    FETCH = "fetch"  # the bytes of its images are read
-    DECODE = "decode"  # its images become pictures, or wait for memory
+    QUEUE = "queue"  # the post waits on its topic; no worker holds the post
+    ISOLATION = "isolation"  # a suspect waits to be alone in the process, or others wait for a suspect
+    READ = "read"  # the record becomes a post
+    FETCH = "fetch"  # the bytes of the images are read
+    DECODE = "decode"  # the images become pictures, or wait for memory
     TWIN = "twin"  # the same content under the same id is being judged
-    ADMISSION = "admission"  # a place in the batcher
-    ENCODE = "encode"  # it becomes the model's input
-    BATCH_WAIT = "batch_wait"  # a step of the model
-    MODEL = "model"  # a step that it is in
-    HELD = "held"  # the model has failed on it: other posts will show which of the two is at fault
-    COMMIT = "commit"  # it has its outcome: the transaction that publishes it, and those before it
+    ADMISSION = "admission"  # the post waits for a place in the batcher
+    ENCODE = "encode"  # the post becomes the model's input
+    BATCH_WAIT = "batch_wait"  # the encoded post waits for a step of the model
+    MODEL = "model"  # the post is in a step of the model
+    HELD = "held"  # the model failed on the post; other posts show whether the post or the model is at fault
+    COMMIT = "commit"  # the post has its outcome and waits for the transaction that publishes the outcome
+
+
+# The fields of types.Timings, of the message Timings and of the JSON's `timings`, in their order.
+TIMINGS = (Phase.QUEUE, Phase.FETCH, Phase.DECODE, Phase.ENCODE, Phase.BATCH_WAIT, Phase.MODEL)
+MEASURED = (*TIMINGS, Phase.COMMIT)  # the phases of moderation_phase_seconds
+IN_HAND = tuple(phase for phase in Phase if phase is not Phase.QUEUE)  # the phases of moderation_worker_posts_in_phase
 
 
 @dataclass(eq=False, slots=True)
@@ -29,15 +36,15 @@ class InHand:
 
     size: int  # bytes of its record
     timestamp_ms: int  # of its record
-    taken: float  # when it was polled, by time.monotonic
+    taken: float  # when the post was polled, by time.monotonic
     phase: Phase = Phase.ISOLATION
     reported: bool = False  # as overdue
 
 
-CURRENT: ContextVar[InHand] = ContextVar("CURRENT")  # the post that a task is about
+CURRENT: ContextVar[InHand] = ContextVar("CURRENT")  # the post of the current task
 
 
 def enter(phase: Phase) -> None:
-    """The current post is in this phase now. Outside the worker there is none, and nothing is done."""
+    """Sets the phase of the current post. Does nothing outside the worker, where there is no current post."""
     if (post := CURRENT.get(None)) is not None:
         post.phase = phase

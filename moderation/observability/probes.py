@@ -39,7 +39,7 @@ MOST_REQUESTS = 16  # at once; who comes beyond is hung up on
 
 log = structlog.get_logger()
 
-_late = metrics.LOOP_LAG.row()
+_late = metrics.LOOP_LAG.series()
 
 
 @dataclass(frozen=True, slots=True)

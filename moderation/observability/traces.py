@@ -32,12 +32,12 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import moderation
+from moderation.observability.phases import Phase
 from moderation.types import Source, Status, Verdict
 
 __all__ = ["Span", "SpanContext"]
 
-PROCESS = "process posts"  # a post in the worker, from its record to its commit; inside it, as far as they apply:
-FETCH, DECODE, ENCODE, WAIT, MODEL, COMMIT = "fetch", "decode", "encode", "batch wait", "model", "commit"
+PROCESS = "process posts"  # a post in the worker, from its record to its commit; inside it, a span for each phase
 STEP = "model step"  # a step of the device, linked to the posts in it; a trace of its own
 SEND = "send posts"  # the API puts a post on its topic
 # A call of the API is named after its method, on both sides: moderation.v1.ModerationService/GetVerdict
@@ -117,7 +117,7 @@ def committed(span: Span, ready: float, done: float) -> None:
     """Its verdict is on its topic: ready and done by time.perf_counter."""
     if (ours := tracer()) is not None:
         context = trace.set_span_in_context(span, Context())
-        ours.start_span(COMMIT, context, start_time=_ns(ready)).end(_ns(done))
+        ours.start_span(Phase.COMMIT.value, context, start_time=_ns(ready)).end(_ns(done))
     span.end()
 
 
@@ -127,12 +127,12 @@ def dropped(span: Span) -> None:
     span.end()
 
 
-def phase(name: str, begun: float, done: float, step: SpanContext | None = None) -> None:
+def phase(phase: Phase, begun: float, done: float, step: SpanContext | None = None) -> None:
     """A phase of the current post is over; times by time.perf_counter. `step`: the one that it was in."""
     ours = tracer()
     if ours is not None and trace.get_current_span().is_recording():
         links = [Link(step)] if step else []
-        ours.start_span(name, start_time=_ns(begun), links=links).end(_ns(done))
+        ours.start_span(phase.value, start_time=_ns(begun), links=links).end(_ns(done))
 
 
 def recorded() -> SpanContext | None:

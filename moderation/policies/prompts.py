@@ -1,8 +1,7 @@
-"""What the model reads of a post: the shared part once, then one branch a question.
+"""What the model reads about a post: a shared part once, then one branch for each question.
 
-Order: instructions, images, post text, then the branch. The branch comes last so that all questions share the
-prefix (models/shared/tree.py), and so that the policy has the last word. The words here are part of the policy set's
-digest.
+Order: instructions, images, post text, then the branch. The branch comes last so that all questions share the prefix
+(models/shared/tree.py), and so that the policy has the last word. The words here are part of the policy set's digest.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ WORDS = (INSTRUCTIONS, FENCED, NO_TEXT, ASK)
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """Our own words. A model's template tokens may stand among them."""
+    """Words of this service. They may contain tokens of a model's template."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Untrusted:
-    """The user's words: to be tokenised apart, with special tokens off."""
+    """Words of the user, to be tokenised separately, with special tokens off."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a picture stands, counted from 0."""
+    """The place of a picture, counted from 0."""
 
     picture: int
 
@@ -49,7 +48,7 @@ Part = Trusted | Untrusted | Slot
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One user turn for each branch: shared parts, then the branch. A model adds its own template around it."""
+    """One user turn for each branch: the shared parts, then the branch. A model adds its own template around it."""
 
     shared: tuple[Part, ...]
     branches: tuple[str, ...]

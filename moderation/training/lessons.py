@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL.Image import Image as Picture
 
 from moderation.models.phi3 import preprocessing
-from moderation.models.phi3.preprocessing import Crops
+from moderation.models.phi3.network import PreprocessorConfig
+from moderation.models.phi3.preprocessing import Crops, HdTransform
 from moderation.policies import Policy
 from moderation.training import phrasings, pictographs, sayings
 from moderation.training.phrasings import Rule
@@ -25,7 +26,8 @@ from moderation.training.pictographs import Box, Scene
 from moderation.training.world import HELD_OUT_GROUPS, THINGS, Thing, Truth, held_out
 
 SIDE, BUDGET, TOKEN = 112, 2, 28  # of a crop, in pixels; crops besides the global one; side of a token in a crop
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+MEAN, STD = PreprocessorConfig().image_mean, PreprocessorConfig().image_std
+TRANSFORM = HdTransform(BUDGET, SIDE, SIDE // TOKEN, MEAN, STD)
 PLACES = 64  # no picture has more tokens
 NOTHING, UNCLEAR = -1, -2  # labels of a token without a thing in it, and of one that is better left out
 CHUNK = 1000
@@ -95,7 +97,7 @@ def _draw(chunk: tuple[int, int, int, bool]) -> tuple[NDArray[np.generic], ...]:
 
 def crops(picture: Picture) -> Crops:
     """What the service makes of a picture for this checkpoint."""
-    return preprocessing.crops(picture, BUDGET, SIDE, mean=MEAN, std=STD)
+    return TRANSFORM.crops(picture)
 
 
 def labels(drawn: Scene) -> list[int]:

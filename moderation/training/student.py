@@ -20,7 +20,15 @@ from torch.nn import functional
 
 from moderation.models.phi3 import preprocessing
 from moderation.models.phi3.classifier import Phi3Vision
-from moderation.models.phi3.network import PREPROCESSOR, TOWER, LongRope, Phi3Config, Phi3Network, PreprocessorConfig
+from moderation.models.phi3.network import (
+    PREPROCESSOR,
+    SHORT,
+    TOWER,
+    LongRope,
+    Phi3Config,
+    Phi3Network,
+    PreprocessorConfig,
+)
 from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared import checkpoint, tree
 from moderation.models.shared.clip import ClipVision
@@ -115,7 +123,7 @@ class Student(nn.Module):
             strict=True,
         ):
             crops = part if len(part) > 1 else part.expand(2, -1, -1, -1)
-            rows.append(vision.arrange(crops, Crops(pixels[:0], rows_, cols)))
+            rows.append(vision.arrange(crops, Crops(pixels[:0], rows_, cols, vision.side)))
         projected = vision.img_projection(torch.cat(rows))
         labels = [shelf.labels[one, : len(row)] for one, row in zip(pictures, rows, strict=True)]
         return list(torch.split(projected, [len(row) for row in rows])), torch.from_numpy(np.concatenate(labels))
@@ -200,7 +208,7 @@ class Student(nn.Module):
         if features:
             slots = (packed.ids < 0).nonzero()[:, 0]
             hidden = hidden.index_copy(0, slots, torch.cat(list(features)).to(hidden.dtype))
-        rotary = LongRope.of(network.config, network.device).at(packed, [False] * len(trees), hidden.dtype)
+        rotary = LongRope.of(network.config, network.device).at(packed, [SHORT] * len(trees), hidden.dtype)
         attend = padded(packed)
         *before, last = network.model.layers
         for layer in before:
@@ -283,11 +291,11 @@ def seek_likeness(network: Phi3Network) -> None:
 
 
 def padded(packed: Packed) -> Attend:
-    """What `tree.attention` computes, for all posts at once, which must have equally many branches."""
-    device, posts = packed.ids.device, packed.posts
-    count = len(posts[0].bounds) - 1
-    trunk, trunk_there = _table([(post.start, post.bounds[0]) for post in posts])
-    leaf, leaf_there = _table([span for post in posts for span in pairwise(post.bounds)])
+    """What `attention.of_tokens` computes, in one go. All posts must have equally many branches."""
+    device, spans = packed.ids.device, packed.spans
+    count = len(spans[0].bounds) - 1
+    trunk, trunk_there = _table([(span.start, span.bounds[0]) for span in spans])
+    leaf, leaf_there = _table([branch for span in spans for branch in pairwise(span.bounds)])
     long, short = trunk.shape[1], leaf.shape[1]
 
     def hidden(seen: Tensor) -> Tensor:
@@ -300,7 +308,7 @@ def padded(packed: Packed) -> Attend:
     inverse = torch.empty(len(packed.ids), dtype=torch.int64)
     inverse[trunk[trunk_there]] = trunk_there.flatten().nonzero()[:, 0]
     inverse[leaf[leaf_there]] = leaf_there.flatten().nonzero()[:, 0] + trunk.numel()
-    inverse, trunk, leaf = inverse.to(device), trunk.to(device), leaf.view(len(posts), -1).to(device)
+    inverse, trunk, leaf = inverse.to(device), trunk.to(device), leaf.view(len(spans), -1).to(device)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         scaled = (query * query.shape[-1] ** -0.5).to(value.dtype), key.to(value.dtype), value

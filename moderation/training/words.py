@@ -141,7 +141,7 @@ def names(tokenizer: Tokenizer) -> tuple[list[list[int]], list[list[int]], list[
     words = [{form.split(" ")[-1] for form in (one.name, one.one, one.many)} for one in THINGS]
     things = [[tokenizer.word(word) for word in sorted(some)] for some in words]
     groups, made_up = (
-        [[tokenizer.word(one), tokenizer.ours("\n" + one)[-1]] for one in some] for some in (GROUPS, MADE_UP)
+        [[tokenizer.word(one), tokenizer.trusted("\n" + one)[-1]] for one in some] for some in (GROUPS, MADE_UP)
     )
     return things, groups, made_up
 

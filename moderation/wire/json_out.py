@@ -1,7 +1,7 @@
-"""The JSON of a verdict, as json_format writes its message, in a tenth of the time.
+"""Writes the JSON of a verdict: the same JSON as google.protobuf.json_format, in a tenth of the time.
 
-A worker writes one for every post; json_format, which asks a descriptor about each field anew, would take half of what
-the worker spends on a post. A test holds the two to be equal.
+A worker writes one verdict for every post. json_format looks up the descriptor of every field each time, which would
+take half of a worker's time for a post. A test compares the two.
 """
 
 from __future__ import annotations
@@ -15,77 +15,79 @@ import moderation
 from moderation.types import Finding, Origin, Outcome, Score, Severity, Source, Status, Verdict
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_MS, _LAST_MS = (
-    -62_135_596_800_000,
-    253_402_300_799_999,
-)  # that a google.protobuf.Timestamp can say: years 1 to 9999
+_FIRST_MS = -62_135_596_800_000  # of a google.protobuf.Timestamp: year 1
+_LAST_MS = 253_402_300_799_999  # year 9999
 _OUTCOME = {member: f"OUTCOME_{member.name}" for member in Outcome}
 _SEVERITY = {member: f"SEVERITY_{member.name}" for member in Severity}
 _ORIGIN = {member: f"ORIGIN_{member.name}" for member in Origin}
 _STATUS = {member: f"STATUS_{member.name}" for member in Status}
 
 
-def dumps(of: Verdict, trace_id: str) -> bytes:
+def dumps(verdict: Verdict, trace_id: str) -> bytes:
     """The value of a record on the verdicts topic."""
-    spent = of.timings
-    whole: dict[str, object] = {
-        "postId": of.post_id,
-        "tenant": of.tenant,
-        "contentDigest": of.content_digest,
-        "policySet": {"digest": of.policy_set_digest},
-        "model": {"name": of.model.name, "revision": of.model.revision, "digest": of.model.digest},
+    model, timings = verdict.model, verdict.timings
+    members: dict[str, object] = {
+        "postId": verdict.post_id,
+        "tenant": verdict.tenant,
+        "contentDigest": verdict.content_digest,
+        "policySet": {"digest": verdict.policy_set_digest},
+        "model": {"name": model.name, "revision": model.revision, "digest": model.digest},
         "engineVersion": moderation.__version__,
-        "outcome": _OUTCOME[of.outcome],
-        "status": _STATUS[of.status],
-        "origin": _ORIGIN[of.origin],
-        "decidingPolicy": of.deciding_policy,
-        "severity": _SEVERITY[of.severity],
-        "findings": [_finding(finding) for finding in of.findings],
-        "reason": of.reason or "",
+        "outcome": _OUTCOME[verdict.outcome],
+        "status": _STATUS[verdict.status],
+        "origin": _ORIGIN[verdict.origin],
+        "decidingPolicy": verdict.deciding_policy,
+        "severity": _SEVERITY[verdict.severity],
+        "findings": [_finding(finding) for finding in verdict.findings],
+        "reason": verdict.reason or "",
         "timings": {
-            "queue": _double(spent.queue),
-            "fetch": _double(spent.fetch),
-            "decode": _double(spent.decode),
-            "encode": _double(spent.encode),
-            "batchWait": _double(spent.wait),
-            "model": _double(spent.model),
+            "queue": _double(timings.queue),
+            "fetch": _double(timings.fetch),
+            "decode": _double(timings.decode),
+            "encode": _double(timings.encode),
+            "batchWait": _double(timings.batch_wait),
+            "model": _double(timings.model),
         },
         "traceId": trace_id,
-        "decidedAt": _timestamp(of.decided_at_ms),
+        "decidedAt": _timestamp(verdict.decided_at_ms),
     }
-    if of.source:
-        whole["source"] = _source(of.source)
-    return orjson.dumps(whole)
+    if verdict.source:
+        members["source"] = _source(verdict.source)
+    return orjson.dumps(members)
 
 
-def _finding(of: Finding) -> dict[str, object]:
-    limits = of.thresholds
-    return _score(of.score) | {
-        "policyId": of.policy_id,
-        "policyVersion": of.policy_version,
+def _finding(finding: Finding) -> dict[str, object]:
+    limits = finding.thresholds
+    return _score(finding.score) | {
+        "policyId": finding.policy_id,
+        "policyVersion": finding.policy_version,
         "thresholds": {
             "review": _double(limits.review),
             "remove": _double(limits.remove),
             "mass": _double(limits.mass),
         },
-        "outcome": _OUTCOME[of.outcome],
-        "status": "STATUS_UNDETERMINED" if of.reason else "STATUS_FINAL",
-        "reason": of.reason or "",
-        "windowsScored": of.windows,
-        "mode": "MODE_LIVE" if of.counts else "MODE_SHADOW",
-        "severity": _SEVERITY[of.severity],
+        "outcome": _OUTCOME[finding.outcome],
+        "status": "STATUS_UNDETERMINED" if finding.reason else "STATUS_FINAL",
+        "reason": finding.reason or "",
+        "windowsScored": finding.windows,
+        "mode": "MODE_LIVE" if finding.counts else "MODE_SHADOW",
+        "severity": _SEVERITY[finding.severity],
     }
 
 
-def _score(of: Score | None) -> dict[str, object]:
-    if of is None:
+def _score(score: Score | None) -> dict[str, object]:
+    if score is None:
         return {}
-    return {"probability": _double(of.probability), "margin": _double(of.margin), "mass": _double(of.mass)}
+    return {"probability": _double(score.probability), "margin": _double(score.margin), "mass": _double(score.mass)}
 
 
-def _source(of: Source) -> dict[str, object]:
-    stamp = _timestamp(of.timestamp_ms)
-    return {"topic": of.topic, "partition": of.partition, "offset": str(of.offset), "timestamp": stamp}
+def _source(source: Source) -> dict[str, object]:
+    return {
+        "topic": source.topic,
+        "partition": source.partition,
+        "offset": str(source.offset),
+        "timestamp": _timestamp(source.timestamp_ms),
+    }
 
 
 def _double(value: float) -> object:
@@ -94,12 +96,12 @@ def _double(value: float) -> object:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def sayable(milliseconds: int) -> int:
-    """A record's timestamp is its producer's word, and may be any number: what is out of range goes to its end."""
+def clamped_ms(milliseconds: int) -> int:
+    """The nearest time that a Timestamp can hold. A producer may put any number into its record's timestamp."""
     return min(max(milliseconds, _FIRST_MS), _LAST_MS)
 
 
 def _timestamp(milliseconds: int) -> str:
-    milliseconds = sayable(milliseconds)
+    milliseconds = clamped_ms(milliseconds)
     moment = _EPOCH + timedelta(milliseconds=milliseconds)
     return moment.isoformat(timespec="milliseconds" if milliseconds % 1000 else "seconds")[:-6] + "Z"

@@ -1,6 +1,6 @@
-"""Bounds on a value before it is parsed: 18 MB of `[0,0,...]` would become gigabytes, and hold the interpreter's lock.
+"""Bounds on a value before it is parsed: 18 MB of `[0,0,...]` would become gigabytes and hold the interpreter's lock.
 
-What we read has few elements, however long its texts are. Counting takes milliseconds.
+Posts and verdicts have few elements, even when their texts are long. Counting elements takes milliseconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 FIRST_BYTES = 64 << 10
-LONGEST_NUMBER = 100  # characters; a conversion takes more than linear time
+MAX_NUMBER_CHARS = 100  # a conversion takes more than linear time
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 MAX_VARINT = 10  # bytes
@@ -23,36 +23,36 @@ _MARKS = (b",", b":", b"[", b"{")
 
 
 class ShapeError(ValueError):
-    """The bytes are no message, or have too many fields."""
+    """The bytes are not a message, or have too many fields."""
 
 
-def check_json(value: bytes, most: int) -> None:
-    """Raises ValueError if a JSON value has more than `most` elements (members, items, arrays and objects).
+def check_json(value: bytes, max_elements: int) -> None:
+    """Raises ValueError if a JSON value has too many elements: members, items, arrays and objects together.
 
-    That also bounds how deep it is nested. Of what is no JSON the parser says so.
+    This also bounds how deep the value is nested. Bytes that are not JSON pass: the parser refuses them.
     """
-    for part in (value[:FIRST_BYTES], value):  # the first bytes of most that are refused are enough
-        if sum(map(part.count, _MARKS)) > most:  # also those that are within strings
-            _check_bare(part, most)
+    for part in (value[:FIRST_BYTES], value):  # for most bad values the first bytes are enough
+        if sum(map(part.count, _MARKS)) > max_elements:  # marks within strings count here
+            _check_outside_strings(part, max_elements)
 
 
-def _check_bare(value: bytes, most: int) -> None:
+def _check_outside_strings(value: bytes, max_elements: int) -> None:
     bare = value.replace(rb"\\", b"").replace(rb"\"", b"")
-    if bare.count(b'"') > 4 * most:  # each element has two strings at the most
+    if bare.count(b'"') > 4 * max_elements:  # each element has at most two strings
         raise ValueError("too many strings")
-    if sum(outside.count(mark) for outside in bare.split(b'"')[::2] for mark in _MARKS) > most:
+    if sum(outside.count(mark) for outside in bare.split(b'"')[::2] for mark in _MARKS) > max_elements:
         raise ValueError("too many elements")
 
 
 def number(literal: str) -> float:
     """For json's parse_int and parse_float. Raises ValueError for a literal that is too long."""
-    if len(literal) > LONGEST_NUMBER:
+    if len(literal) > MAX_NUMBER_CHARS:
         raise ValueError("too long a number")
     return float(literal)
 
 
 def nested(message: type[Message]) -> Nested:
-    """The fields of a message type that are messages themselves, and theirs. Not for a type that holds itself."""
+    """The fields of a message type that are messages, at every depth. Not for a type that holds itself."""
     return _nested(cast(Descriptor, message.DESCRIPTOR))
 
 
@@ -60,19 +60,19 @@ def _nested(message: Descriptor) -> Nested:
     return {field.number: _nested(field.message_type) for field in message.fields if field.message_type is not None}
 
 
-def check_protobuf(body: bytes, nested: Nested, most: int) -> None:
-    """Walks over the fields, and into those whose numbers `nested` has. Raises ShapeError: more than `most` fields.
+def check_protobuf(body: bytes, nested: Nested, max_fields: int) -> None:
+    """Walks over the fields of a message, and into the fields that `nested` names. Raises ShapeError.
 
-    Costs a step for each field, whatever their sizes are.
+    The cost is one step for each field, independent of the field's size.
     """
-    left = most
+    left = max_fields
     spans: list[tuple[int, int, Nested]] = [(0, len(body), nested)]
     while spans:
         at, end, inside = spans.pop()
         while at < end:
             left -= 1
             if left < 0:
-                raise ShapeError(f"the message has more than {most} fields")
+                raise ShapeError(f"the message has more than {max_fields} fields")
             key, at = _varint(body, at, end)
             number, kind = key >> 3, key & 7
             if kind == LENGTH:

@@ -1,4 +1,4 @@
-"""What a worker's gauges say, looked at twice a second: how far behind it is, and what it has in hand."""
+"""The gauges of a worker: how far it is behind, and what it has in hand. They are set twice a second."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ import structlog
 from aiokafka import TopicPartition
 
 from moderation.inference.batcher import Batcher
-from moderation.models import Measured
+from moderation.models.contract import Measured
 from moderation.observability import metrics
-from moderation.observability.phases import Phase
+from moderation.observability.phases import IN_HAND, Phase
 from moderation.observability.probes import Liveness, Work
 from moderation.worker.partition import AssignedPartition
 
-ASK_S = 5.0  # between two questions to the brokers for the ends of our partitions
-
+ASK_S = 5.0  # between two requests to the brokers for the ends of the assigned partitions
 
 log = structlog.get_logger()
 
 
 class Worker(Protocol):
-    """What is looked at."""
+    """The worker that the gauges show."""
 
     @property
     def assignments(self) -> Mapping[TopicPartition, AssignedPartition]:
-        """The partitions that are assigned to it."""
+        """The partitions that are assigned to the worker."""
 
     @property
     def post_timeout_s(self) -> float:
-        """From a post's poll to its commit."""
+        """Seconds from a post's poll to its commit."""
 
     async def ends(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, tuple[int, int]]:
-        """For each, where it ends and how far it is read. Raises what aiokafka does."""
+        """Returns for each partition its end and the position of the consumer. Raises what aiokafka raises."""
 
 
 class WorkerGauges:
-    """Keeps the gauges of one worker."""
+    """Sets the gauges of one worker."""
 
     def __init__(
         self, worker: Worker, batcher: Batcher, model: object, clock: Callable[[], float] = time.monotonic
@@ -50,13 +49,13 @@ class WorkerGauges:
         self._clock = clock
         self._batcher = batcher
         self._model = model if isinstance(model, Measured) else None
-        self._ends: dict[TopicPartition, tuple[int, int]] = {}  # as the brokers have said: the end, what was read then
-        self._idle: dict[TopicPartition, float] = {}  # since when there are records that are not taken on, and no other
-        self._told: set[TopicPartition] = set()
+        self._ends: dict[TopicPartition, tuple[int, int]] = {}  # end, and position at that time
+        self._idle: dict[TopicPartition, float] = {}  # since when no record is in hand, while the topic holds some
+        self._shown: set[TopicPartition] = set()  # partitions with a gauge
         self._pictures = (0, 0)
 
-    def look(self) -> Work:
-        """Sets all gauges."""
+    def update(self) -> Work:
+        """Sets all gauges. Returns what liveness depends on."""
         worker, batcher, now = self._worker, self._batcher, self._clock()
         assignments = worker.assignments
         metrics.PARTITIONS.set(len(assignments))
@@ -66,8 +65,8 @@ class WorkerGauges:
         metrics.MEMORY_BYTES.set(sum(assigned.cache.bytes for assigned in assignments.values()))
         metrics.QUEUED.set(batcher.waiting)
         metrics.QUEUE_AGE.set(batcher.waited)
-        self._look_at_pictures()
-        for partition in self._told - assignments.keys():
+        self._update_pictures()
+        for partition in self._shown - assignments.keys():
             self._forget(partition)
         for partition, assigned in assignments.items():
             if assigned.open:
@@ -77,13 +76,13 @@ class WorkerGauges:
                 metrics.OLDEST_POST.labels(partition.partition).set(
                     now - post[1].taken if (post := assigned.oldest) else 0
                 )
-                self._told.add(partition)
-        return Work(self._look_at_posts(), worker.post_timeout_s)
+                self._shown.add(partition)
+        return Work(self._update_phases(), worker.post_timeout_s)
 
-    def _look_at_posts(self) -> float | None:
-        """Counts them by phase. When the oldest was taken; None: there is none."""
+    def _update_phases(self) -> float | None:
+        """Counts posts by phase. Returns when the oldest was taken, or None if there is none."""
         phases = sum((assigned.phases for assigned in self._worker.assignments.values()), Counter[Phase]())
-        for phase in Phase:
+        for phase in IN_HAND:
             metrics.IN_PHASE.labels(phase).set(phases[phase])
         return min(
             (oldest[1].taken for assigned in self._worker.assignments.values() if (oldest := assigned.oldest)),
@@ -91,53 +90,52 @@ class WorkerGauges:
         )
 
     async def ask(self) -> None:
-        """Asks the brokers where our partitions end, until cancelled.
+        """Asks the brokers for the ends of the assigned partitions, until cancelled.
 
-        What a fetch says of it is as old as the fetch: of a partition that we are slow with, minutes.
+        The end in a fetch response is as old as the fetch: minutes, if the worker is slow.
         """
         while True:
             partitions = [partition for partition, assigned in self._worker.assignments.items() if assigned.open]
             try:
                 if partitions:
                     self._ends |= await self._worker.ends(partitions)
-            except Exception as error:  # noqa: BLE001  aiokafka raises what it likes
-                self._ends = {}  # nobody says; what the worker has in hand still counts
+            except Exception as error:  # noqa: BLE001  aiokafka raises errors of any kind
+                self._ends = {}  # unknown; records in hand still count
                 log.debug("ends_unknown", error=type(error).__name__)
             await asyncio.sleep(ASK_S)
 
     def _lag(self, partition: TopicPartition, assigned: AssignedPartition, now: float) -> tuple[int, float]:
-        """Records without a committed answer, and the age of the oldest."""
+        """Returns the records without a committed outcome, and the age of the oldest in seconds."""
         end, read = self._ends.get(partition, (0, 0))
         beyond = max(0, end - max(read, assigned.reached))
         if (oldest := assigned.oldest_ms) is not None:
             self._idle.pop(partition, None)
-            return len(assigned) + beyond, max(
-                0.0, time.time() - oldest / 1000
-            ) if oldest > 0 else 0.0  # 0: nobody said
+            age = max(0.0, time.time() - oldest / 1000) if oldest > 0 else 0.0  # 0: the record has no timestamp
+            return len(assigned) + beyond, age
         if not beyond:
             self._idle.pop(partition, None)
             return 0, 0.0
-        return beyond, now - self._idle.setdefault(partition, now)  # at least: nobody has read them
+        return beyond, now - self._idle.setdefault(partition, now)  # a lower bound: the records are not read yet
 
     def _forget(self, partition: TopicPartition) -> None:
-        """Another worker tells of it now."""
-        self._told.discard(partition)
+        """Removes the gauges of a partition that another worker has now."""
+        self._shown.discard(partition)
         self._ends.pop(partition, None)
         self._idle.pop(partition, None)
         metrics.LAG.remove(partition.partition)
         metrics.LAG_AGE.remove(partition.partition)
         metrics.OLDEST_POST.remove(partition.partition)
 
-    def _look_at_pictures(self) -> None:
+    def _update_pictures(self) -> None:
         if self._model is not None:
-            asked, found = self._model.pictures
-            metrics.FEATURES_ASKED.inc(asked - self._pictures[0])
-            metrics.FEATURES_FOUND.inc(found - self._pictures[1])
-            self._pictures = asked, found
+            needed, kept = self._model.pictures
+            metrics.FEATURES_ASKED.inc(needed - self._pictures[0])
+            metrics.FEATURES_FOUND.inc(kept - self._pictures[1])
+            self._pictures = needed, kept
 
-    def forget(self) -> None:
-        """The worker is gone."""
-        for partition in list(self._told):
+    def clear(self) -> None:
+        """Clears all gauges: the worker has ended."""
+        for partition in list(self._shown):
             self._forget(partition)
         for gauge in (metrics.PARTITIONS, metrics.IN_FLIGHT, metrics.IN_FLIGHT_BYTES, metrics.QUEUED):
             gauge.set(0)
@@ -147,26 +145,26 @@ class WorkerGauges:
 
 
 @asynccontextmanager
-async def watched(worker: Worker, batcher: Batcher, model: object, liveness: Liveness) -> AsyncIterator[None]:
-    """Looks at the worker at every beat of the pulse, if anybody wants to know."""
+async def updated(worker: Worker, batcher: Batcher, model: object, liveness: Liveness) -> AsyncIterator[None]:
+    """Updates the gauges at every tick of `liveness`, if the operations port is open."""
     if not liveness.heard:
         yield
         return
-    vitals = WorkerGauges(worker, batcher, model)
-    liveness.look = vitals.look
+    gauges = WorkerGauges(worker, batcher, model)
+    liveness.look = gauges.update
     async with asyncio.TaskGroup() as tasks:
-        asking = tasks.create_task(vitals.ask())
+        asking = tasks.create_task(gauges.ask())
         try:
             yield
         finally:
             asking.cancel()
             liveness.look = Work
-            vitals.forget()
+            gauges.clear()
 
 
 @asynccontextmanager
 async def device_memory(model: object) -> AsyncIterator[None]:
-    """Its gauges ask when Prometheus does, on that thread: a device that hangs does not hold up the event loop."""
+    """Shows the memory of the device. It is read when Prometheus asks, on that thread: a device may hang."""
     ask = model.memory if isinstance(model, Measured) else lambda: None
     if (first := ask()) is None:
         yield

@@ -1,8 +1,9 @@
-"""Posts run together, except one that has to run alone: nothing else is decoded, encoded or scored meanwhile.
+"""Posts run together, except a post that must run alone: then no other post is decoded, encoded or scored.
 
-Where both kinds wait, SHARE posts run together between two that run alone, so that neither kind starves the other.
-When a post that must run alone has waited for PATIENCE_S, others may start again for as long: a post that is stuck must
-not hold up the whole process. While a post runs alone, nothing else starts.
+- While a post runs alone, no other post starts.
+- If posts of both kinds wait, SHARE posts run together between two that run alone, so that neither kind starves.
+- If a post has waited PATIENCE_S to run alone, other posts may start for the same time: a post that is stuck must not
+  block the whole process.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ _ALL = 1 << 62
 
 
 class Isolation:
-    """Says who may run. Of one event loop."""
+    """Decides which posts may run. Belongs to one event loop."""
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
         self._patience_s = patience_s
-        self._running = 0  # together
-        self._occupied = False  # by one that runs alone
+        self._running = 0  # posts that run together
+        self._occupied = False  # a post runs alone
         self._closed = False
-        self._share = SHARE  # that may still run together before the next one that runs alone
+        self._share = SHARE  # posts that may still run together before the next one that runs alone
         self._together: deque[asyncio.Future[None]] = deque()
         self._alone: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap
-        self._came = count()
-        self._patience: asyncio.TimerHandle | None = None  # while some wait to run alone
+        self._arrivals = count()
+        self._patience: asyncio.TimerHandle | None = None  # while posts wait to run alone
 
     @asynccontextmanager
     async def together(self) -> AsyncIterator[None]:
-        """Runs beside others that run together."""
+        """Runs together with other posts."""
         if self._closed or self._occupied or self._together or self._alone:
             place = asyncio.get_running_loop().create_future()
             self._together.append(place)
@@ -50,11 +51,11 @@ class Isolation:
 
     @asynccontextmanager
     async def alone(self, rank: int = 0) -> AsyncIterator[None]:
-        """Runs once nobody else does. Of those who wait to run alone, the lowest rank is first, then who came first."""
+        """Runs when no other post runs. Of posts that wait for this, the lowest rank is first, then the earliest."""
         place = asyncio.get_running_loop().create_future()
-        heappush(self._alone, (rank, next(self._came), place))
+        heappush(self._alone, (rank, next(self._arrivals), place))
         self._admit()
-        self._patience = self._patience or asyncio.get_running_loop().call_later(self._patience_s, self._turn)
+        self._patience = self._patience or asyncio.get_running_loop().call_later(self._patience_s, self._alternate)
         await self._admitted(place, self._leave_alone)
         try:
             yield
@@ -62,7 +63,7 @@ class Isolation:
             self._leave_alone()
 
     def close(self) -> None:
-        """Nobody else is admitted: those who wait do so until they are cancelled."""
+        """Admits no further post. Posts that wait do so until they are cancelled."""
         self._closed = True
 
     async def _admitted(self, place: asyncio.Future[None], leave: Callable[[], None]) -> None:
@@ -70,15 +71,15 @@ class Isolation:
             await place
         except asyncio.CancelledError:
             if not place.cancelled():
-                leave()  # admitted and cancelled at once
+                leave()  # admitted and cancelled at the same time
             else:
                 self._admit()
             raise
 
-    def _turn(self) -> None:
-        """Lets others in, or holds them up again, while one waits to run alone."""
+    def _alternate(self) -> None:
+        """Admits other posts, or stops admitting them, while a post waits to run alone."""
         waits = bool(self._alone) and not self._closed
-        self._patience = asyncio.get_running_loop().call_later(self._patience_s, self._turn) if waits else None
+        self._patience = asyncio.get_running_loop().call_later(self._patience_s, self._alternate) if waits else None
         if not waits:
             self._share = SHARE
         elif not self._occupied:

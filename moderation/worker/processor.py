@@ -1,7 +1,8 @@
-"""What becomes of one record of the posts topic: its outcome, handed to its partition.
+"""Gives each record of the posts topic its outcome, and hands the outcome to the record's partition.
 
-a verdict; or, where the post cannot be judged, a dead letter and a verdict of status UNDETERMINED
-for a record without a value: an erasure
+- A post that can be judged: a verdict.
+- A post that cannot be judged: a dead letter and a verdict of status UNDETERMINED.
+- A record without a value: an erasure.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from moderation.observability.logs import POST
 from moderation.observability.phases import Phase
 from moderation.settings import Settings
 from moderation.types import Arrival, Post, Reason, Source, Verdict
-from moderation.worker import publisher
+from moderation.worker import messages
 from moderation.worker.isolation import Isolation
-from moderation.worker.partition import Answer, AssignedPartition
+from moderation.worker.partition import AssignedPartition, Result
 from moderation.worker.suspects import ATTEMPTS
 
-OTHERS_FIRST_S = 2.0  # after an opening: partitions open one after another
-SMALL_BYTES = 64 << 10  # of a value that is decoded right on the event loop
-LARGE_AT_ONCE = 2  # larger values that are decoded at the same time
+OTHERS_FIRST_S = 2.0  # a suspect waits, because other partitions open a little later
+SMALL_BYTES = 64 << 10  # a value up to this size is decoded on the event loop
+LARGE_AT_ONCE = 2  # larger values decoded at the same time, on threads
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A record that was delivered."""
+    """A record that was delivered, and where it came from."""
 
     record: Record
     source: Source
@@ -50,68 +51,68 @@ class Delivery:
 
 
 class Processor:
-    """Processes records of all partitions, many at a time."""
+    """Processes many records of all partitions at the same time."""
 
     def __init__(
         self, moderator: Moderator, settings: Settings, fail: Callable[[Exception, AssignedPartition], None]
     ) -> None:
-        """fail: told of an error that a post has caused while it ran alone, and of its partition."""
+        """fail: called with an error that a post caused while it ran alone, and with the post's partition."""
         self.isolation = Isolation()
         self._moderator = moderator
         self._settings = settings
         self._fail = fail
         self._threads = ThreadPoolExecutor(LARGE_AT_ONCE, thread_name_prefix="decode")
-        self._names_posts = settings.log.level == "debug"  # else not a thing is done for it
+        self._names_posts = settings.log.level == "debug"  # else there is nothing to log for a post
 
     def close(self) -> None:
-        """Does not wait for its threads."""
+        """Does not wait for the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def process(self, assigned: AssignedPartition, record: Record, arrival: Arrival) -> None:
-        """Gives the record its outcome, or ends the process. Raises what it does not expect."""
+        """Gives the record its outcome. Any unexpected error is raised, and ends the process."""
         if (post := assigned.in_hand(record.offset)) is not None:
-            phases.CURRENT.set(post)  # this task is the post's own
+            phases.CURRENT.set(post)  # each post has a task of its own
         source = Source(record.topic, record.partition, record.offset, record.timestamp)
         span = traces.received(source, record.headers, self._settings.kafka.group)
-        answer: Answer | None = None
+        result: Result | None = None
         try:
             with traces.current(span):
-                answer = await self._isolated(assigned, Delivery(record, source, arrival, span))
+                result = await self._isolated(assigned, Delivery(record, source, arrival, span))
         finally:
-            if answer is None and span is not None:
+            if result is None and span is not None:
                 traces.dropped(span)
-        assigned.settle(record.offset, answer)
-        if self._names_posts and answer.verdict is not None:
-            _name(answer.verdict, source)
+        assigned.settle(record.offset, result)
+        if self._names_posts and result.verdict is not None:
+            _log_verdict(result.verdict, source)
 
-    async def _isolated(self, assigned: AssignedPartition, delivery: Delivery) -> Answer:
+    async def _isolated(self, assigned: AssignedPartition, delivery: Delivery) -> Result:
         if (post_id := wire.erased_id(delivery.record.key, delivery.record.value)) is not None:
             assigned.cache.forget(post_id, delivery.record.offset)
-            erasure = publisher.erasure(post_id, delivery.source, self._settings.kafka)
-            return Answer([erasure], None, time.perf_counter(), delivery.span)
+            tombstone = messages.erasure(post_id, delivery.source, self._settings.kafka)
+            return Result([tombstone], None, time.perf_counter(), delivery.span)
         phases.enter(Phase.ISOLATION)
         if delivery.record.offset in assigned.suspects:
             return await self._attempt(assigned, delivery)
         async with self.isolation.together():
             if not assigned.suspects.counted:
                 await assigned.count()
-            return await self._answer(assigned, delivery)
+            return await self._judge(assigned, delivery)
 
-    async def _attempt(self, assigned: AssignedPartition, delivery: Delivery) -> Answer:
-        """A suspect. One that may end the process again lets the posts of other partitions go first."""
+    async def _attempt(self, assigned: AssignedPartition, delivery: Delivery) -> Result:
+        """Processes a suspect. A suspect that may end the process again lets posts of other partitions go first."""
         earlier = assigned.suspects.attempts(delivery.record.offset)
-        guilty = earlier >= ATTEMPTS
+        given_up = earlier >= ATTEMPTS
         async with assigned.in_order:
-            await asyncio.sleep(OTHERS_FIRST_S if earlier and not guilty else 0)
-            async with self.isolation.alone(0 if guilty else earlier):
+            await asyncio.sleep(OTHERS_FIRST_S if earlier and not given_up else 0)
+            async with self.isolation.alone(0 if given_up else earlier):
                 return await self._attempt_alone(assigned, delivery)
 
-    async def _attempt_alone(self, assigned: AssignedPartition, delivery: Delivery) -> Answer:
+    async def _attempt_alone(self, assigned: AssignedPartition, delivery: Delivery) -> Result:
         number = await assigned.attempt(delivery.record.offset)
         try:
             if number > ATTEMPTS:
                 verdict = await self._give_up(delivery, decode=number == ATTEMPTS + 1)
-                answer = await self._published(delivery, verdict)
+                result = await self._result(delivery, verdict)
             else:
                 log.info(
                     "post_attempted_alone",
@@ -120,15 +121,15 @@ class Processor:
                     attempt=number,
                 )
                 metrics.ATTEMPTS.inc()
-                answer = await self._answer(assigned, delivery)
+                result = await self._judge(assigned, delivery)
         except Exception as error:
             self._fail(error, assigned)
             raise
         await assigned.passed(delivery.record.offset)
-        return answer
+        return result
 
     async def _give_up(self, delivery: Delivery, *, decode: bool) -> Verdict:
-        """The verdict of a post that has ended several processes; decode: to find its id, unless that has ended one."""
+        """Returns the verdict of a post that has ended several processes. decode: whether to decode its id."""
         log.warning(
             "post_given_up", partition=delivery.source.partition, offset=delivery.source.offset, attempts=ATTEMPTS
         )
@@ -140,35 +141,35 @@ class Processor:
         metrics.GIVEN_UP.inc()
         return self._undetermined(delivery, Reason.MODEL_CRASHED, post)
 
-    async def _answer(self, assigned: AssignedPartition, delivery: Delivery) -> Answer:
+    async def _judge(self, assigned: AssignedPartition, delivery: Delivery) -> Result:
         post: Post | None = None
         try:
             post = await self._decode(delivery.record)
-            POST.set(post.id)  # this task is the post's own
+            POST.set(post.id)  # each post has a task of its own
             verdict = await self._moderator.moderate(post, delivery.source, assigned.cache, delivery.arrival)
         except PostError as error:
             verdict = self._undetermined(delivery, error.reason, post, error.post_id)
-        return await self._published(delivery, verdict)
+        return await self._result(delivery, verdict)
 
-    async def _published(self, delivery: Delivery, verdict: Verdict) -> Answer:
+    async def _result(self, delivery: Delivery, verdict: Verdict) -> Result:
         settings = self._settings.kafka
         if delivery.span is not None:
             traces.judged(delivery.span, verdict)
-        messages = [publisher.verdict(verdict, traces.onward(delivery.span, delivery.record.headers), settings)]
+        records = [messages.verdict_message(verdict, traces.onward(delivery.span, delivery.record.headers), settings)]
         if verdict.reason:
-            write = partial(publisher.dead_letter, delivery.source, delivery.record, verdict.reason, settings)
-            messages.append(await self._apart(write, delivery.record.size))
-        return Answer(messages, verdict, time.perf_counter(), delivery.span)
+            write = partial(messages.dead_letter, delivery.source, delivery.record, verdict.reason, settings)
+            records.append(await self._off_loop(write, delivery.record.size))
+        return Result(records, verdict, time.perf_counter(), delivery.span)
 
     async def _decode(self, record: Record) -> Post:
         phases.enter(Phase.READ)
         if record.problem:
             raise PostError(record.problem, "the record cannot be read as it came")
         read = partial(wire.post_record, record.value, record.headers, self._settings.media)
-        return await self._apart(read, len(record.value or b""))
+        return await self._off_loop(read, len(record.value or b""))
 
-    async def _apart(self, work: Callable[[], T], size: int) -> T:
-        """Work on so many bytes: of many, on a thread, so that partitions go on meanwhile."""
+    async def _off_loop(self, work: Callable[[], T], size: int) -> T:
+        """Returns what `work` returns. size: bytes that it processes; if they are many, it runs on a thread."""
         if size <= SMALL_BYTES:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -180,7 +181,7 @@ class Processor:
         return self._moderator.undetermined(id, reason, source, post.tenant if post else "")
 
 
-def _name(verdict: Verdict, source: Source) -> None:
+def _log_verdict(verdict: Verdict, source: Source) -> None:
     log.debug(
         "post_moderated",
         post_id=verdict.post_id,

@@ -1,4 +1,4 @@
-"""What a partition's verdicts end with, back into memory: the topic is where a worker remembers across restarts."""
+"""Fills the verdict cache of a partition from the verdicts topic, which survives restarts."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from moderation.kafka.records import Record
 from moderation.settings import KafkaSettings
 from moderation.types import Verdict
 
-STEP = 1_000  # offsets read at a time, from the end backwards
-STEP_BYTES = 1 << 20  # of a fetch, or one record where that is larger
-HELD_BYTES = 64 << 20  # of a step: more than a partition's memory takes by default
-LARGEST_RECALLED = 256 << 10  # bytes of a verdict that is recalled: it is read on the event loop when it is asked for
-RECORD_BYTES = 1_000  # that a record takes beside its value
+STEP = 1_000  # offsets read at a time, backwards from the end
+STEP_BYTES = 1 << 20  # of a fetch; a larger record is fetched alone
+HELD_BYTES = 64 << 20  # of a step; more than a verdict cache holds by default
+MAX_RECALLED_BYTES = 256 << 10  # of a verdict: it is decoded on the event loop when it is looked up
+RECORD_BYTES = 1_000  # of a record, without its value
 
 log = structlog.get_logger()
 
 
 async def recall(cache: VerdictCache, settings: KafkaSettings, partition: int) -> None:
-    """Fills an empty memory from the verdicts partition of this number, latest first, until it is full.
+    """Fills an empty cache from the verdicts partition of this number, latest verdict first, until it is full.
 
-    For a caller that has fenced whoever wrote there before: else the end may move. Reads committed verdicts only, and
-    two offsets for each post that there is room for (a transaction's end takes one). Raises DeliveryError.
+    The caller must have fenced earlier owners: otherwise the end may move. Reads committed verdicts only, and at most
+    two offsets for each verdict that the cache holds (the end of a transaction takes an offset too).
+
+    Raises DeliveryError.
     """
     verdicts = TopicPartition(settings.verdicts_topic, partition)
     started = time.monotonic()
@@ -44,7 +46,7 @@ async def recall(cache: VerdictCache, settings: KafkaSettings, partition: int) -
             consumer.assign([verdicts])
             await _fill(cache, consumer, verdicts)
     except (KafkaError, UnreadableError, TimeoutError) as error:
-        what = f"cannot read back what was decided, from {verdicts.topic}/{partition}"
+        what = f"cannot restore the verdict cache from {verdicts.topic}/{partition}"
         raise DeliveryError(f"{what}: {type(error).__name__}") from error
     finally:
         await clients.stop(consumer)
@@ -55,7 +57,7 @@ async def recall(cache: VerdictCache, settings: KafkaSettings, partition: int) -
 async def _fill(cache: VerdictCache, consumer: Consumer, verdicts: TopicPartition) -> None:
     end: int = (await consumer.end_offsets([verdicts]))[verdicts]  # of what is committed: the last stable offset
     begin: int = (await consumer.beginning_offsets([verdicts]))[verdicts]
-    begin = max(begin, end - 2 * cache.most)
+    begin = max(begin, end - 2 * cache.max_entries)
     erased: set[str] = set()
     while begin < end:
         start = max(begin, end - STEP)
@@ -64,7 +66,7 @@ async def _fill(cache: VerdictCache, consumer: Consumer, verdicts: TopicPartitio
             post_id = (record.key or b"").decode("utf-8", "replace")
             if record.value is None:
                 erased.add(post_id)
-            elif digest and post_id not in erased and len(record.value) <= LARGEST_RECALLED:
+            elif digest and post_id not in erased and len(record.value) <= MAX_RECALLED_BYTES:
                 size = RECORD_BYTES + len(record.value)
                 if not cache.recall(digest.decode("ascii", "replace"), post_id, partial(_read, record), size):
                     return
@@ -72,22 +74,22 @@ async def _fill(cache: VerdictCache, consumer: Consumer, verdicts: TopicPartitio
 
 
 async def _between(consumer: Consumer, partition: TopicPartition, offsets: range) -> deque[Record]:
-    """Erasures and verdicts that stand, of these offsets: the last ones, where all of them take more than HELD_BYTES.
+    """Returns the erasures and the reusable verdicts at these offsets; the last ones, if all take more than HELD_BYTES.
 
-    What else anybody has written there is not held.
+    Skips records that other programs have written.
     """
-    found: deque[Record] = deque()
+    records: deque[Record] = deque()
     held = 0
     consumer.seek(partition, offsets.start)
     while await consumer.position(partition) < offsets.stop:
         polled = await consumer.poll(partition, most=len(offsets), room=STEP_BYTES, timeout_s=1.0)
         for record in polled.get(partition, ()):
             if record.offset in offsets and (record.value is None or _digest(record)):
-                found.append(record)
+                records.append(record)
                 held += record.size
         while held > HELD_BYTES:
-            held -= found.popleft().size
-    return found
+            held -= records.popleft().size
+    return records
 
 
 def _digest(record: Record) -> bytes | None:
@@ -96,6 +98,6 @@ def _digest(record: Record) -> bytes | None:
 
 def _read(record: Record) -> Verdict | None:
     try:
-        return wire.verdict_type(wire.read_verdict(record.value or b"", record.headers))
+        return wire.verdict_from_message(wire.read_verdict(record.value or b"", record.headers))
     except ValueError:
         return None

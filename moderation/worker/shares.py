@@ -1,8 +1,7 @@
-"""How much of what a worker may have in hand each of its partitions may take.
+"""Divides what a worker may have in hand among its partitions.
 
-Half of it is divided among the partitions: a part that no other one may take, so that there is room for the first posts
-of a partition that was quiet. The other half is for whichever partition is asked first, so that a single busy one fills
-batches. Partitions are asked in turn.
+Half is divided equally. Each partition keeps its part, so the first posts of a quiet partition are taken at once. The
+other half goes to the partition that is asked first, so a single busy partition fills batches. Partitions take turns.
 """
 
 from __future__ import annotations
@@ -14,40 +13,40 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Held(NamedTuple):
-    """Posts in hand, or what may be taken on."""
+    """Posts in hand, or posts that may be taken."""
 
     posts: int
     bytes: int
 
 
 class Shares(Generic[K]):
-    """What is free, for one round of questions."""
+    """What is free, during one poll."""
 
-    def __init__(self, held: Mapping[K, Held], most: Held, most_posts_each: int) -> None:
-        """held: by partition. most: of all of them. most_posts_each: of one of them."""
+    def __init__(self, held: Mapping[K, Held], limit: Held, partition_posts: int) -> None:
+        """held: by partition. limit: for all partitions together. partition_posts: highest number for one partition."""
         self._held = dict(held)
-        self._most_posts_each = most_posts_each
+        self._partition_posts = partition_posts
         count = max(1, len(held))
-        self._own = Held(min(most.posts // (2 * count), most_posts_each), most.bytes // (2 * count))
-        self._whole = Held(most.posts - self._own.posts * count, most.bytes - self._own.bytes * count)
+        self._own = Held(min(limit.posts // (2 * count), partition_posts), limit.bytes // (2 * count))
+        self._whole = Held(limit.posts - self._own.posts * count, limit.bytes - self._own.bytes * count)
         self._left = Held(
-            self._whole.posts - sum(max(0, one.posts - self._own.posts) for one in held.values()),
-            self._whole.bytes - sum(max(0, one.bytes - self._own.bytes) for one in held.values()),
+            self._whole.posts - sum(max(0, each.posts - self._own.posts) for each in held.values()),
+            self._whole.bytes - sum(max(0, each.bytes - self._own.bytes) for each in held.values()),
         )
 
-    def of(self, partition: K) -> Held:
-        """What the partition may take on now; not above zero: nothing."""
+    def free(self, partition: K) -> Held:
+        """Returns what the partition may take now. Zero or less: nothing."""
         held = self._held[partition]
         posts = max(0, self._own.posts - held.posts) + max(0, self._left.posts)
-        room = max(0, self._own.bytes - held.bytes) + max(0, self._left.bytes)
-        return Held(min(posts, self._most_posts_each - held.posts), room)
+        size = max(0, self._own.bytes - held.bytes) + max(0, self._left.bytes)
+        return Held(min(posts, self._partition_posts - held.posts), size)
 
     def alone(self, partition: K) -> bool:
-        """Whether a post may be larger than the room: the partition holds none, and nothing is borrowed by any."""
+        """Whether a post may be larger than what is free: the partition holds no post, and no partition borrows."""
         return not self._held[partition].posts and self._left.bytes >= self._whole.bytes
 
     def take(self, partition: K, taken: Held) -> None:
-        """The partition has taken so much on."""
+        """Counts what the partition has taken."""
         held, own = self._held[partition], self._own
         after = Held(held.posts + taken.posts, held.bytes + taken.bytes)
         self._held[partition] = after
@@ -57,5 +56,5 @@ class Shares(Generic[K]):
         )
 
     def keep(self) -> None:
-        """A post of some partition waits for more bytes than are free: until it has them, nobody borrows any."""
+        """Stops borrowing of bytes: a post of some partition waits for more bytes than are free."""
         self._left = Held(self._left.posts, 0)

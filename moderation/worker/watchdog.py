@@ -1,7 +1,7 @@
-"""Ends the worker when a post in hand gets nowhere, so that Kafka delivers it again.
+"""Ends the worker if a post in hand makes no progress, so that Kafka delivers the post again.
 
-Every wait on a post's way has a deadline of its own. This one is above them all: it holds for whatever nobody thought
-of. It counts from the poll to the commit, and no hand-over between threads, tasks and queues can stop its clock.
+Every wait of a post has its own deadline. This deadline covers faults that no other deadline covers. It counts from the
+poll to the commit, across all threads, tasks and queues.
 """
 
 from __future__ import annotations
@@ -18,24 +18,21 @@ from moderation.errors import DeviceError
 from moderation.worker.partition import AssignedPartition
 
 TICK_S = 1.0
-EARLY = 3  # a post is reported at this part of its time
+EARLY = 3  # a post is reported after one third of its time
 
 log = structlog.get_logger()
 
 
 class Watchdog:
-    """Looks at the oldest post in hand of each partition."""
+    """Checks the oldest post in hand of each partition."""
 
     def __init__(self, assignments: Callable[[], Mapping[TopicPartition, AssignedPartition]], timeout_s: float) -> None:
-        """lanes: the partitions as they are now. timeout_s: from a post's poll to its commit."""
+        """assignments: returns the current partitions. timeout_s: from a post's poll to its commit."""
         self._assignments = assignments
         self._timeout_s = timeout_s
 
-    def look(self, now: float) -> None:
-        """Reports each post that takes long, once. Raises DeviceError for one that takes too long.
-
-        now: by time.monotonic.
-        """
+    def check(self, now: float) -> None:
+        """Reports each slow post once. Raises DeviceError for a post beyond its time. now: by time.monotonic."""
         for partition, assigned in self._assignments().items():
             if (oldest := assigned.oldest) is None:
                 continue
@@ -44,8 +41,8 @@ class Watchdog:
             if seconds > self._timeout_s:
                 raise DeviceError(
                     f"the post at {partition.topic}/{partition.partition} offset {offset} has been in hand for "
-                    f"{seconds:.0f} s, and stands at {post.phase}: the process ends, and Kafka delivers it again. "
-                    "If the model is merely slow, lower MODERATION_WORKER__MAX_IN_FLIGHT or raise "
+                    f"{seconds:.0f} s, in phase {post.phase}: the process ends, and Kafka delivers the post again. "
+                    "If the model is only slow, lower MODERATION_WORKER__MAX_IN_FLIGHT or raise "
                     "MODERATION_WORKER__POST_TIMEOUT_S"
                 )
             if seconds > self._timeout_s / EARLY and not post.reported:
@@ -60,7 +57,7 @@ class Watchdog:
                 )
 
     async def run(self) -> NoReturn:
-        """Looks every TICK_S until cancelled. Raises DeviceError."""
+        """Checks every TICK_S until cancelled. Raises DeviceError."""
         while True:
             await asyncio.sleep(TICK_S)
-            self.look(time.monotonic())
+            self.check(time.monotonic())

@@ -22,8 +22,9 @@ from uuid import uuid4
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from moderation.dev.kafka import LocalKafka, create_topics
+from moderation.dev.kafka import LocalKafka
 from moderation.dev.node import pick_ports
+from moderation.dev.topics import create_topics
 from moderation.errors import DeliveryError
 from moderation.kafka import offsets
 from tests.chaos import checker

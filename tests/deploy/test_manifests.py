@@ -72,7 +72,7 @@ def test_every_component_is_in_a_combination_or_in_another_component() -> None:
 
 
 def test_every_variable_is_a_setting_and_parses(combinations: Combinations) -> None:
-    known = {variable for variable, _, _ in settings.knobs()} | {"MODERATION_MODEL"}
+    known = {variable for variable, _, _ in settings.fields()} | {"MODERATION_MODEL"}
     for name, manifests, role in roles(combinations):
         ours = {key: value for key, value in environment(manifests, role).items() if key.startswith(settings.PREFIX)}
         assert not set(ours) - known, name

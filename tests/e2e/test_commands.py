@@ -120,10 +120,12 @@ def test_submit_and_get_over_grpc(service: Service, tmp_path: Path) -> None:
     assert "127.0.0.1:1" in nobody.stderr
 
 
-def test_settings_are_listed_and_a_misspelt_one_is_told() -> None:
-    listed = moderation("settings").stdout
-    assert "MODERATION_KAFKA__BOOTSTRAP=localhost:9092\n" in listed
-    assert all(line.strip() for line in listed.splitlines()), "a setting without a meaning"
+def test_settings_are_listed_and_a_misspelt_one_is_named() -> None:
+    listed, everything = moderation("settings").stdout, moderation("settings", "--all").stdout
+    assert "MODERATION_KAFKA__BOOTSTRAP=localhost:9092\n    host:port" in listed
+    assert set(listed.splitlines()) - {listed.splitlines()[-1]} < set(everything.splitlines())
+    assert "MODERATION_WORKER__OVERTAKE_S" in everything
+    assert "MODERATION_WORKER__OVERTAKE_S" not in listed
     wrong = moderation("settings", MODERATION_KAFKA__BOOTSTRP="x")
     assert (wrong.returncode, "did you mean MODERATION_KAFKA__BOOTSTRAP?" in wrong.stderr) == (2, True)
 
@@ -152,7 +154,7 @@ def test_nothing_of_the_demo_outlives_it(tmp_path: Path, number: signal.Signals)
         assert demo.stdout
         assert any("stays up until Ctrl-C" in line for line in demo.stdout), "it ended before it was up"
         processes = marked(mark["DEMO_MARK"])
-        assert len(processes) >= 7  # the demo; a broker, a worker and an API, each with its leash
+        assert len(processes) >= 7  # the demo; a broker, a worker and an API, each with its supervisor
         demo.send_signal(number)
         demo.stdout.read()
         code = demo.wait(60)

@@ -14,7 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from moderation.dev.kafka import LocalKafka, create_service_topics
+from moderation.dev.kafka import LocalKafka
+from moderation.dev.topics import create_service_topics
 from moderation.settings import KafkaSettings
 from tests.hostile import attacks, harness
 from tests.hostile.measure import Plan, beside

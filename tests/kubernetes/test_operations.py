@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from moderation.dev.kafka import create_service_topics
+from moderation.dev.topics import create_service_topics
 from moderation.policies import PolicySet
 from moderation.settings import KafkaSettings
 from tests.kubernetes.cluster import Refused

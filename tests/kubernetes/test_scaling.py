@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from moderation.dev.kafka import create_service_topics
+from moderation.dev.topics import create_service_topics
 from moderation.settings import KafkaSettings
 from tests.conftest import say
 from tests.kubernetes.conftest import Place

@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from moderation.errors import DeviceError
-from moderation.models import Encoded
+from moderation.models.contract import Encoded
 from moderation.models.fake import Fake, FakeEncoded
 from moderation.settings import ModelSettings
 from moderation.types import Content, Question, Score

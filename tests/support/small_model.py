@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from moderation.dev.checkpoint import seeded
 from moderation.models.phi3 import classifier
 from moderation.models.phi3.classifier import Phi3Vision, Window
+from moderation.models.phi3.network import LONG, SHORT
 from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared import tree
+from moderation.models.shared.scores import scores
 from moderation.models.shared.tree import Tree
 from moderation.settings import ModelSettings
 from moderation.types import Content, Question, Score
@@ -73,13 +75,12 @@ def alone(model: Phi3Vision, window: Window, branch: int, *, long: bool | None =
     """The score of one branch as a plain causal prompt of its own: no tree, no other post, no other policy."""
     prompt = Tree(window.tree.shared + window.tree.branches[branch], ())
     if long is None:
-        limit = model.network.config.original_max_position_embeddings
-        long = len(prompt.shared) > limit
+        long = len(prompt.shared) > model.network.config.original_max_position_embeddings
     with torch.inference_mode():
         packed = tree.pack([prompt], model.network.device)
-        hidden = model.network(packed, model.network.embed_images(window.pictures), [long])
+        hidden = model.network(packed, model.network.embed_images(window.pictures), [LONG if long else SHORT])
         logits = model.network.logits(hidden[-1:])
-    return tree.answers(logits, model.tokenizer.word("Yes"), model.tokenizer.word("No"))[0]
+    return scores(logits, model.tokenizer.word("Yes"), model.tokenizer.word("No"))[0]
 
 
 class Reference:

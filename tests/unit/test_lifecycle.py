@@ -1,41 +1,16 @@
-"""Real processes: exit codes, signals, and what is left of an error in the log."""
+"""Real processes: exit codes, signals, and what the log says of an error."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
-import subprocess
-import sys
-import textwrap
-from typing import Any
 
 import pytest
 
 from moderation.errors import without_extra
-
-PRELUDE = """
-import asyncio, os, signal, sys, threading, time
-from moderation import errors, lifecycle
-from moderation.observability import logs
-from moderation.settings import LogSettings
-from moderation.types import Reason
-logs.configure(LogSettings(format="json"))
-"""
-
-
-def start(code: str) -> subprocess.Popen[str]:
-    program = PRELUDE + textwrap.dedent(code) + "\nsys.exit(lifecycle.run(main))"
-    return subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def run(code: str) -> tuple[int, list[dict[str, Any]]]:
-    process = start(code)
-    _, logged = process.communicate(timeout=60)
-    return process.returncode, [json.loads(line) for line in logged.splitlines()]
-
-
-def named(events: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    return next(event for event in events if event["event"] == name)
+from moderation.lifecycle import unless_stopped
+from tests.support.programs import named, run, start
 
 
 @pytest.mark.parametrize(
@@ -127,18 +102,73 @@ def test_unretrieved_exceptions_and_library_logs_hold_no_text() -> None:
         """
     )
     unretrieved = [event["exception"] for event in events if event["event"] == "exception_unretrieved"]
-    assert {"ZeroDivisionError", "ValueError"} == {one.partition("\n")[0] for one in unretrieved}
+    assert {"ZeroDivisionError", "ValueError"} == {text.partition("\n")[0] for text in unretrieved}
     assert [event["message"] for event in events if event["event"] == "library_warned"] == ["lost broker-1: ValueError"]
     assert "secret" not in json.dumps(events)
 
 
 @pytest.mark.parametrize(("module", "extra"), [("PIL.Image", "worker"), ("asyncpg", "postgres"), ("jgo", "demo")])
-def test_a_module_of_an_extra_that_is_missing_is_told_with_what_brings_it(module: str, extra: str) -> None:
-    found = without_extra(ModuleNotFoundError(f"No module named {module!r}", name=module))
-    assert found is not None
-    assert f"'.[{extra}]'" in str(found)
+def test_a_missing_module_of_an_extra_names_the_extra_to_install(module: str, extra: str) -> None:
+    error = without_extra(ModuleNotFoundError(f"No module named {module!r}", name=module))
+    assert error is not None
+    assert f"'.[{extra}]'" in str(error)
 
 
 def test_any_other_missing_module_is_a_fault() -> None:
     assert without_extra(ModuleNotFoundError("x", name="nowhere")) is None
     assert without_extra(ImportError("x", name="PIL")) is None
+
+
+async def test_work_that_ends_first_gives_its_result() -> None:
+    assert await unless_stopped(asyncio.Event(), asyncio.sleep(0, "done")) == "done"
+
+
+async def test_a_stop_cancels_the_work_and_waits_for_its_cleanup() -> None:
+    stop, cleaned = asyncio.Event(), False
+
+    async def work() -> str:
+        nonlocal cleaned
+        try:
+            stop.set()
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0)
+            cleaned = True
+        return "done"
+
+    assert await unless_stopped(stop, work()) is None
+    assert cleaned
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_an_error_of_the_work_is_raised_also_when_its_cleanup_fails(stopped: bool) -> None:
+    stop = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            if stopped:
+                stop.set()
+                await asyncio.sleep(60)
+        finally:
+            raise ValueError("the broker did not stop")
+
+    with pytest.raises(ValueError, match="did not stop"):
+        await unless_stopped(stop, work())
+
+
+async def test_a_cancellation_from_outside_passes_through_once_the_work_has_ended() -> None:
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    task = asyncio.create_task(unless_stopped(asyncio.Event(), work()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()

@@ -1,4 +1,4 @@
-"""A setting that is wrong is named, with what is wrong, and never its value."""
+"""A wrong setting is named together with the mistake, never with its value."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from moderation import settings
+from moderation.cli.settings import described
 from moderation.errors import ConfigError
 
 
@@ -21,7 +22,7 @@ def test_nothing_set_gives_the_defaults() -> None:
 
 
 def test_values_come_from_the_environment() -> None:
-    some = settings.load(
+    loaded = settings.load(
         {
             "MODERATION_KAFKA__BOOTSTRAP": "broker:9093",
             "MODERATION_MODEL": "fake",
@@ -31,37 +32,40 @@ def test_values_come_from_the_environment() -> None:
             "PATH": "/bin",
         }
     )
-    assert some.kafka.bootstrap == "broker:9093"
-    assert some.model.name == "fake"
-    assert some.media.roots == (Path("/a"), Path("/b"))
-    assert some.kafka.sasl_password.get_secret_value() == "secret"
-    assert "secret" not in repr(some)
+    assert loaded.kafka.bootstrap == "broker:9093"
+    assert loaded.model.name == "fake"
+    assert loaded.media.roots == (Path("/a"), Path("/b"))
+    assert loaded.kafka.sasl_password.get_secret_value() == "secret"
+    assert "secret" not in repr(loaded)
 
 
 def test_dead_letters_have_a_default_name() -> None:
-    some = settings.load({"MODERATION_KAFKA__GROUP": "g", "MODERATION_KAFKA__POSTS_TOPIC": "p"})
-    assert some.kafka.dead_letters == "p.g.dlq"
+    loaded = settings.load({"MODERATION_KAFKA__GROUP": "g", "MODERATION_KAFKA__POSTS_TOPIC": "p"})
+    assert loaded.kafka.dead_letters == "p.g.dlq"
     assert settings.load({"MODERATION_KAFKA__DEAD_LETTER_TOPIC": "d"}).kafka.dead_letters == "d"
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "message"),
     [
         ("MODERATION_KAFKA__BOOTSTRP", "x", "did you mean MODERATION_KAFKA__BOOTSTRAP?"),
-        ("MODERATION_COLOUR", "x", "`moderation settings` lists them"),
+        ("MODERATION_COLOUR", "x", "`moderation settings --all` lists all settings"),
+        ("MODERATION_MEDIA__MAX_SIDE", "100", "there is no such setting"),
+        ("MODERATION_WORKER__MAX_PARTITION_IN_FLIGHT", "100", "did you mean MODERATION_WORKER__MAX_IN_FLIGHT?"),
+        ("MODERATION_API__WATCH_BUFFER", "100", "there is no such setting"),
         ("MODERATION_MEDIA__MAX_IMAGES", "secret", "valid integer"),
         ("MODERATION_MEDIA__MAX_IMAGES", "-1", "greater than or equal to 0"),
         ("MODERATION_KAFKA__SECURITY_PROTOCOL", "secret", "'PLAINTEXT', 'SSL'"),
         ("MODERATION_KAFKA__VERDICT_FORMAT", "secret", "'json' or 'protobuf'"),
         ("MODERATION_KAFKA", "secret", "MODERATION_KAFKA"),
         ("MODERATION_TRACES__SAMPLE_RATIO", "2", "less than or equal to 1"),
-        ("MODERATION_WORKER__POST_TIMEOUT_S", "480", "must be longer than the deadlines on a post's way together"),
+        ("MODERATION_WORKER__POST_TIMEOUT_S", "480", "must be longer than 480 s"),
     ],
 )
-def test_a_wrong_setting_is_named(variable: str, value: str, told: str) -> None:
+def test_a_wrong_setting_is_named(variable: str, value: str, message: str) -> None:
     (line,) = refused(**{variable: value})
     assert line.startswith(variable)
-    assert told in line
+    assert message in line
     assert "secret" not in line
 
 
@@ -80,15 +84,31 @@ def test_a_value_where_a_group_is() -> None:
     assert "MODERATION_LOG is one value, not a group" in lines[0]
 
 
-def test_every_knob_is_described_and_can_be_set() -> None:
-    knobs = list(settings.knobs())
-    assert [variable for variable, _, _ in knobs if variable == "MODERATION_KAFKA__BOOTSTRAP"]
-    described = {"MODERATION_KAFKA__SECURITY_PROTOCOL", "MODERATION_KAFKA__SASL_MECHANISM"}
-    described |= {"MODERATION_KAFKA__SASL_USERNAME", "MODERATION_KAFKA__SASL_PASSWORD", "MODERATION_LOG__LEVEL"}
-    for variable, default, description in knobs:
-        assert description or variable in described, variable
-        if default and default != "()":
-            settings.load({variable: default})
+def test_every_setting_is_described_and_can_be_set() -> None:
+    listed = list(described())
+    assert len({setting.variable for setting in listed}) == len(listed) > 90
+    for setting in listed:
+        assert setting.description, setting.variable
+        assert setting.group, setting.variable
+        if setting.default:
+            settings.load({setting.variable: setting.default})
+
+
+def test_every_number_has_a_unit() -> None:
+    numbers = {variable for variable, _, field in settings.fields() if field.annotation in (int, float, int | None)}
+    assert len(numbers) > 50
+    assert not {setting.variable for setting in described() if setting.variable in numbers and not setting.unit}
+
+
+def test_a_first_deployment_sets_a_short_list() -> None:
+    basic = {setting.variable for setting in described() if setting.basic}
+    assert {"MODERATION_KAFKA__BOOTSTRAP", "MODERATION_POLICIES", "MODERATION_MODEL__NAME"} <= basic
+    assert 12 <= len(basic) <= 18
+
+
+def test_one_partition_takes_half_of_the_posts_in_progress() -> None:
+    limits = [settings.WorkerSettings(max_in_flight=count).max_partition_in_flight for count in (1, 5, 256)]
+    assert limits == [1, 2, 128]
 
 
 def test_traces_go_over_http() -> None:

@@ -63,7 +63,7 @@ def _answered(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
 
     def wrap(method: Method[Request, Answer]) -> Handler[Answer]:
         name = method.__name__
-        answered, seconds = metrics.CALLS.labels(name, "OK"), metrics.CALL.row(name)
+        answered, seconds = metrics.CALLS.labels(name, "OK"), metrics.CALL.series(name)
         message = pb.DESCRIPTOR.services_by_name["ModerationService"].methods_by_name[name].input_type.name
         parse = _parser(message, post=not limit)
 
@@ -285,7 +285,7 @@ class Service:
         return pb.ModeratePostResponse(
             state=state,
             verdict=verdict_pb2.Verdict.FromString(verdict) if verdict is not None else None,
-            source=wire.source(record),
+            source=wire.source_message(record),
             consistency_token=cursors.of_record(record.partition, record.offset),
         )
 

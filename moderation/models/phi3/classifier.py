@@ -1,4 +1,4 @@
-"""Phi-3-Vision and Phi-3.5-Vision as a classifier: its template around our prompt, its answers as scores."""
+"""Phi-3-Vision and Phi-3.5-Vision as a classifier: the published template around the service's prompt."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from itertools import groupby
 
 import PIL.Image
 import structlog
-from PIL.Image import Image as Picture
 
 from moderation.errors import ConfigError, PostError
-from moderation.models import DeviceMemory, Encoded
-from moderation.models.phi3 import preprocessing
-from moderation.models.phi3.network import PREPROCESSOR, Phi3Config, Phi3Network, PreprocessorConfig, read
+from moderation.models.contract import DeviceMemory, Encoded
+from moderation.models.phi3.network import (
+    LONG,
+    PREPROCESSOR,
+    SHORT,
+    Phi3Config,
+    Phi3Network,
+    PreprocessorConfig,
+    read,
+)
 from moderation.models.phi3.preprocessing import Crops
-from moderation.models.shared import checkpoint, device, fp8
+from moderation.models.shared import checkpoint, compiled, device, fp8
 from moderation.models.shared.compiled import Compiled
 from moderation.models.shared.engine import Engine, Part
 from moderation.models.shared.tokenizer import TOKENIZER, Tokenizer
@@ -38,43 +44,45 @@ log = structlog.get_logger()
 class Window:
     """One window of a post's text, its pictures and all its questions. In the ids of `tree`, -i is picture i's, from 1.
 
-    Windows of one post share the Crops themselves, by which their features are computed once if they meet in a batch.
+    Windows of one post share the Crops objects, so features are computed once when the windows meet in a batch.
     """
 
     tree: Tree
     pictures: tuple[Crops, ...]
     context: int  # positions beyond which a prompt takes the long rope factors
-    seeing: int = 0  # what the tower takes for the pictures, in tokens of the decoder; of a post's windows, the first's
+    picture_work: int = 0  # the tower's, in tokens of the decoder; 0 in all windows of a post but the first
 
     @property
     def tokens(self) -> int:
-        return sum(part.tree.tokens for part in self.parts) + self.seeing
+        return sum(part.tree.tokens for part in self.parts) + self.picture_work
 
     @property
     def parts(self) -> list[Part]:
-        """The tree; or two, where some of its questions make a prompt that is longer than the context, and some don't.
+        """One part, or two when only some of the questions make a prompt that is longer than the context.
 
-        The original lets the longest sequence of a batch choose the factors, so that a neighbour could move a score.
-        Here each question has what its prompt would have alone: neither other posts nor other policies move it.
+        Each question takes the rope factors that its prompt would take alone: neither other posts nor other policies
+        change its score. In the original, the longest sequence of a batch chooses the factors for all.
         """
-        room = self.context - len(self.tree.shared)
-        chosen: dict[bool, list[int]] = {False: [], True: []} if self.tree.branches else {room < 0: []}
-        for question, branch in enumerate(self.tree.branches):
-            chosen[len(branch) > room].append(question)
+        rest = self.context - len(self.tree.shared)
+        if not self.tree.branches:
+            return [Part(self.tree, [], LONG if rest < 0 else SHORT)]
+        questions: dict[int, list[int]] = {SHORT: [], LONG: []}
+        for place, branch in enumerate(self.tree.branches):
+            questions[LONG if len(branch) > rest else SHORT].append(place)
         return [
-            Part(Tree(self.tree.shared, tuple(self.tree.branches[each] for each in questions)), questions, long)
-            for long, questions in chosen.items()
-            if questions or not self.tree.branches
+            Part(Tree(self.tree.shared, tuple(self.tree.branches[place] for place in places)), places, variant)
+            for variant, places in questions.items()
+            if places
         ]
 
 
-def seeing(pictures: Iterable[Crops], config: Phi3Config) -> int:
-    """What the tower takes for the pictures of a post, in tokens of the decoder."""
+def picture_work(pictures: Iterable[Crops], config: Phi3Config) -> int:
+    """The tower's work for the pictures of a post, in tokens of the decoder."""
     return sum(map(len, pictures)) * config.crop_work
 
 
 class Phi3Vision:
-    """A Classifier. `encode` may run on several threads at once; `score` and `look_ahead` belong to one."""
+    """A Classifier. `encode` may run on several threads at once; `score` and `look_ahead` belong to one thread."""
 
     def __init__(
         self,
@@ -87,37 +95,37 @@ class Phi3Vision:
         self.info = info
         self.network = network
         self.tokenizer = tokenizer
-        self._preprocessor = preprocessor
+        self._transform = preprocessor.transform(network.config, settings.num_crops)
         self._settings = settings
-        self.engine = Engine(
+        self.engine: Engine[Crops] = Engine(
             network, tokenizer.word("Yes"), tokenizer.word("No"), feature_bytes=settings.feature_cache_bytes
         )
         self._branch = lru_cache(maxsize=4096)(self.encode_branch)  # a policy's words are the same for every post
 
     def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Window]:
-        """One window for each stretch of `window_tokens` of the text, each with all the pictures.
+        """One window for each stretch of `window_tokens` of the text, each with all pictures.
 
-        Raises PostError when the content fits no context, ConfigError when a question is longer than LONGEST_BRANCH.
+        Raises PostError when the content does not fit the context, ConfigError when a question is longer than
+        LONGEST_BRANCH.
         """
         prompt = prompts.render(content, questions)
         branches = tuple(
             self._branch(question.policy_id, text) for question, text in zip(questions, prompt.branches, strict=True)
         )
-        pictures = tuple(self._crops(picture) for picture in content.pictures)
-        side = self.network.config.crop_side
-        slots = [preprocessing.tokens(picture.rows, picture.cols, side) for picture in pictures]
-        windows = [Tree(shared, branches) for shared in self.windows(prompt.shared, slots)]
-        room = self.network.config.max_position_embeddings - LONGEST_BRANCH
-        for window in windows:
-            _check_slots(window.shared, slots)
-            if len(window.shared) > room:
+        pictures = tuple(self._transform.crops(picture) for picture in content.pictures)
+        slots = [picture.tokens for picture in pictures]
+        trees = [Tree(shared, branches) for shared in self.windows(prompt.shared, slots)]
+        limit = self.network.config.max_position_embeddings - LONGEST_BRANCH
+        for tree in trees:
+            _check_slots(tree.shared, slots)
+            if len(tree.shared) > limit:
                 raise PostError(
                     Reason.INVALID_POST,
-                    f"{len(pictures)} images and the text take {len(window.shared)} of {room} positions",
+                    f"{len(pictures)} images and the text take {len(tree.shared)} of {limit} positions",
                 )
         context = self.network.config.original_max_position_embeddings
-        work = seeing(pictures, self.network.config)
-        return [Window(each, pictures, context, 0 if place else work) for place, each in enumerate(windows)]
+        work = picture_work(pictures, self.network.config)
+        return [Window(tree, pictures, context, 0 if place else work) for place, tree in enumerate(trees)]
 
     def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
         """One forward pass over all windows of the batch with all their questions."""
@@ -133,24 +141,15 @@ class Phi3Vision:
     @property
     def pictures(self) -> tuple[int, int]:
         """See Measured."""
-        return self.engine.features.asked, self.engine.features.hits
+        return self.engine.feature_cache.requested, self.engine.feature_cache.hits
 
     def memory(self) -> DeviceMemory | None:
         """See Measured."""
         return device.memory(self.network.device)
 
-    def _crops(self, picture: Picture) -> Crops:
-        return preprocessing.crops(
-            picture,
-            self._settings.num_crops or self._preprocessor.num_crops,
-            self.network.config.tower.image,
-            mean=self._preprocessor.image_mean,
-            std=self._preprocessor.image_std,
-        )
-
     def encode_branch(self, policy: str, text: str) -> tuple[int, ...]:
-        """The ids of a question [tokens], its end of turn among them. Raises ConfigError naming the policy."""
-        ids = tuple(self.tokenizer.ours(text + CLOSE))
+        """The ids of a question [tokens], the end of the turn included. Raises ConfigError naming the policy."""
+        ids = tuple(self.tokenizer.trusted(text + CLOSE))
         if len(ids) > LONGEST_BRANCH:
             raise ConfigError(
                 f"policy {policy}: its question takes {len(ids)} tokens of {LONGEST_BRANCH} at most; "
@@ -159,46 +158,49 @@ class Phi3Vision:
         return ids
 
     def windows(self, parts: Iterable[prompts.Part], slots: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        """The shared ids [tokens], once for each window of the user's text; slots: how many tokens each picture takes.
+        """The shared ids [tokens] of each window of the user's text. slots: how many tokens each picture takes.
 
-        Raises PostError when there are too many windows, or a token of the template comes out of the user's text.
+        Raises PostError when there are too many windows, or when the user's text yields a token of the template.
         """
         before: list[int] = []
-        theirs: list[int] | None = None
+        text: list[int] | None = None
         after: list[int] = []
-        for users, ids in self._runs(parts, slots):
-            if not users:
-                (before if theirs is None else after).extend(ids)
-            elif theirs is None:
-                theirs = ids
+        for is_text, ids in self._runs(parts, slots):
+            if not is_text:
+                (before if text is None else after).extend(ids)
+            elif text is None:
+                text = ids
             else:
                 raise ValueError("a prompt with two texts of the user cannot be cut into windows")
-        windows = list(cut(theirs or [], self._settings.window_tokens, self._settings.window_overlap))
+        windows = list(cut(text or [], self._settings.window_tokens, self._settings.window_overlap))
         if len(windows) > self._settings.max_windows:
             raise PostError(Reason.TEXT_TOO_LONG, f"the text takes {len(windows)} windows, more than the limit allows")
         for window in windows:
             yield (*before, *window, *after)
 
     def _runs(self, parts: Iterable[prompts.Part], slots: Sequence[int]) -> Iterator[tuple[bool, list[int]]]:
-        """(is the user's, ids) of the shared parts in order, tokenised as the published processor does: what stands
-        between two pictures is one chunk and starts with <s>. Only the user's words are tokenised apart."""
-        ours, begin = OPEN, True
+        """(whether it is the user's text, ids) of the shared parts in order.
+
+        Tokenised as the published processor does: everything between two pictures is one chunk and starts with <s>.
+        Only the user's text is tokenised on its own.
+        """
+        chunk, begin = OPEN, True
         for part in parts:
             if isinstance(part, Trusted):
-                ours += part.text
+                chunk += part.text
                 continue
-            if ours or begin:
-                yield False, self.tokenizer.ours(ours, begin=begin)
-            ours, begin = "", isinstance(part, Slot)
+            if chunk or begin:
+                yield False, self.tokenizer.trusted(chunk, begin=begin)
+            chunk, begin = "", isinstance(part, Slot)
             if isinstance(part, Slot):
                 yield False, [-1 - part.picture] * slots[part.picture]
             else:
-                yield True, self._theirs(part)
-        if ours or begin:
-            yield False, self.tokenizer.ours(ours, begin=begin)
+                yield True, self._untrusted(part)
+        if chunk or begin:
+            yield False, self.tokenizer.trusted(chunk, begin=begin)
 
-    def _theirs(self, part: Untrusted) -> list[int]:
-        ids = self.tokenizer.theirs(part.text)
+    def _untrusted(self, part: Untrusted) -> list[int]:
+        ids = self.tokenizer.untrusted(part.text)
         if not self.tokenizer.added.isdisjoint(ids) or min(ids, default=0) < 0:
             raise PostError(Reason.MODEL_FAILED, "a token of the template has come out of the user's text")
         return ids
@@ -220,7 +222,7 @@ def load(settings: ModelSettings) -> Phi3Vision:
             f"{folder}: {TOKENIZER} has {tokenizer.size} tokens and config.json a vocab_size of "
             f"{network.config.vocab_size}; they are not of one checkpoint"
         )
-    # Whatever moves a score without being in the files.
+    # Everything that changes a score and is not in the files.
     decisive = {
         "dtype": str(dtype).removeprefix("torch."),
         "num_crops": settings.num_crops or preprocessor.num_crops,
@@ -239,20 +241,20 @@ def load(settings: ModelSettings) -> Phi3Vision:
         _round(model)
     if settings.compile:
         network.compiled = Compiled(network.model)
-        model.engine.warm_up()
+        model.engine.warm_up(compiled.WARM_UP)
     if where.type == "cuda":
         _warm_up(model)
     return model
 
 
 def _warm_up(model: Phi3Vision) -> None:
-    """Whatever a device makes at its first use, for pictures too, is made before we are ready."""
+    """Scores one post with a picture, so that no later post pays for what a device sets up at its first use."""
     blank = Content("Good morning!", (PIL.Image.new("RGB", (8, 8), "white"),), "")
     model.score(model.encode(blank, [Question("warm-up", "Is this a post?"), Question("again", "Is it?")]))
 
 
 def _round(model: Phi3Vision) -> None:
-    """To eight bits, and says what that does to scores."""
+    """Rounds the decoder to eight bits and logs how far that moves scores."""
     if not fp8.available(model.network.device):
         raise ConfigError("MODERATION_MODEL__FP8: it needs a GPU of compute capability 8.9 or more")
     exact = model.engine.sample()
@@ -262,7 +264,7 @@ def _round(model: Phi3Vision) -> None:
 
 
 def cut(ids: list[int], size: int, overlap: int) -> Iterator[list[int]]:
-    """Windows of `size` ids that cover them all, each `overlap` ids or more into the one before."""
+    """Windows of `size` ids that cover all ids. Each overlaps the window before by `overlap` ids or more."""
     if len(ids) <= size:
         yield ids
         return

@@ -1,4 +1,4 @@
-"""What is in a checkpoint, read without loading it: for `moderation model info`."""
+"""A checkpoint as a table, read without loading the weights: for `moderation model info`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def describe(name: str) -> str:
     preprocessor = checkpoint.parse(folder / network.PREPROCESSOR, PreprocessorConfig)
     weights = checkpoint.weight_files(folder)
     tensors = [tensor for path in weights for tensor in checkpoint.header(path)]
-    files = [folder / one for one in (checkpoint.CONFIG, network.PREPROCESSOR, TOKENIZER)]
+    files = [folder / file for file in (checkpoint.CONFIG, network.PREPROCESSOR, TOKENIZER)]
     tower, side = config.tower, config.crop_side
-    most = preprocessing.tokens(preprocessor.num_crops, 1, side)
+    largest = preprocessing.tokens(preprocessor.num_crops, 1, side)
     rows = {
         "name": name,
         "revision": revision or "a folder",
@@ -36,7 +36,7 @@ def describe(name: str) -> str:
         "tower": f"hidden {tower.hidden}, {tower.layers} of "
         f"{config.img_processor.vision_config.num_hidden_layers} layers",
         "crops": f"{tower.image} x {tower.image} pixels, {side} x {side} tokens each",
-        "num_crops": f"{preprocessor.num_crops}: an image takes {most} tokens at most",
+        "num_crops": f"{preprocessor.num_crops}: an image takes {largest} tokens at most",
     }
     table = "\n".join(f"{key:<15}{value}" for key, value in rows.items())
     card = folder / CARD

@@ -1,7 +1,8 @@
 """The networks of microsoft/Phi-3-vision-128k-instruct and microsoft/Phi-3.5-vision-instruct, from their own files.
 
-Modules are named so that the published tensors fit without renaming. What differs from other families is here: the
-fused projections, LongRoPE, the CLIP features tiled into tokens. Not run: padded crops, the tower's last layer.
+Modules are named so that the published tensors fit without renaming. This module holds what differs from other
+families: the fused projections, LongRoPE, the CLIP features tiled into tokens. Padded crops and the tower's last layer
+are not run.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from pydantic import AliasChoices, BaseModel, Field, PositiveFloat, PositiveInt,
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moderation.models.phi3.preprocessing import Crops
-from moderation.models.shared import checkpoint, compiled, tree
+from moderation.models.phi3.preprocessing import Crops, HdTransform
+from moderation.models.shared import attention, checkpoint, compiled
 from moderation.models.shared.clip import ClipShape, ClipVision
 from moderation.models.shared.compiled import Compiled
 from moderation.models.shared.decoder import Attend, Block, Decoder, RMSNorm, Rotary, Scored, gated
@@ -26,9 +27,10 @@ from moderation.models.shared.linear import Linear
 from moderation.models.shared.tree import Packed
 
 PREPROCESSOR = "preprocessor_config.json"
-# Crops in one launch of the tower. It bounds the tower's activations, of which a CPU wants few, for its caches' sake.
+# Crops in one launch of the tower. This bounds its activations, which should fit a CPU's caches.
 CROPS_AT_ONCE = {"cuda": 128, "cpu": 4}
 TOWER = "model.vision_embed_tokens.img_processor.vision_model."
+SHORT, LONG = 0, 1  # variants of a prompt: which of LongRoPE's factors it takes
 
 
 class VisionConfig(BaseModel):
@@ -56,7 +58,7 @@ class VisionConfig(BaseModel):
 
 
 class ImageConfig(BaseModel):
-    """`img_processor`: which features of which tower."""
+    """`img_processor`: which features of which vision tower."""
 
     name: Literal["clip_vision_model"]
     image_dim_out: PositiveInt | None = None
@@ -81,7 +83,7 @@ class ImageConfig(BaseModel):
 
 
 class EmbeddingConfig(BaseModel):
-    """`embd_layer`: how features become tokens. The original's defaults are ways that no published checkpoint takes."""
+    """`embd_layer`: how features become tokens. No published checkpoint takes the original's defaults."""
 
     use_hd_transform: Literal[True]
     with_learnable_separator: Literal[True]
@@ -90,7 +92,7 @@ class EmbeddingConfig(BaseModel):
 
 
 class RopeScaling(BaseModel):
-    """`rope_scaling`: a factor a frequency, one list up to the original context and one beyond it."""
+    """`rope_scaling`: a factor for each frequency, one list up to the original context and one beyond it."""
 
     kind: Literal["su", "longrope"] = Field(validation_alias=AliasChoices("type", "rope_type"))
     short_factor: list[PositiveFloat]
@@ -98,7 +100,7 @@ class RopeScaling(BaseModel):
 
 
 class Phi3Config(BaseModel):
-    """config.json of model_type phi3_v, as far as it decides anything here."""
+    """config.json of model_type phi3_v: the keys that decide anything here."""
 
     vocab_size: PositiveInt
     hidden_size: PositiveInt
@@ -146,11 +148,11 @@ class Phi3Config(BaseModel):
 
     @property
     def crop_work(self) -> int:
-        """What the tower takes for a crop, in tokens of the decoder: by products with weights, nearly all of it."""
+        """The tower's work for a crop, in tokens of the decoder. Only products with weights count."""
         tower, width = self.tower, self.num_attention_heads * self.head_size
-        seen = tower.grid**2 * tower.layers * tower.hidden * (4 * tower.hidden + 2 * tower.intermediate)
-        kept = 2 * width + 2 * self.kv_heads * self.head_size + 3 * self.intermediate_size
-        return round(seen / (self.num_hidden_layers * self.hidden_size * kept))
+        per_crop = tower.grid**2 * tower.layers * tower.hidden * (4 * tower.hidden + 2 * tower.intermediate)
+        columns = 2 * width + 2 * self.kv_heads * self.head_size + 3 * self.intermediate_size
+        return round(per_crop / (self.num_hidden_layers * self.hidden_size * columns))
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -182,10 +184,15 @@ class PreprocessorConfig(BaseModel):
     image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.26862954, 0.26130258, 0.27577711)
 
+    def transform(self, config: Phi3Config, num_crops: int | None = None) -> HdTransform:
+        """The pictures' way into a network of this config. num_crops: another budget of crops."""
+        budget = num_crops or self.num_crops
+        return HdTransform(budget, config.tower.image, config.crop_side, self.image_mean, self.image_std)
+
 
 @dataclass(frozen=True, slots=True)
 class LongRope:
-    """Rotary angles, with the factors that a post's length asks for."""
+    """Rotary angles, with the factors of each prompt's variant."""
 
     frequencies: Tensor  # float32 [2, pairs]: short, long
     scale: float
@@ -200,11 +207,11 @@ class LongRope:
             scale=math.sqrt(1 + math.log(max(stretch, 1)) / math.log(config.original_max_position_embeddings)),
         )
 
-    def at(self, packed: Packed, long: Sequence[bool], dtype: torch.dtype) -> Rotary:
-        """`long`: for each post of the batch, whether it takes the long factors."""
-        lengths = [post.stop - post.start for post in packed.posts]
+    def at(self, packed: Packed, variants: Sequence[int], dtype: torch.dtype) -> Rotary:
+        """The angles of every token. variants: SHORT or LONG for each tree."""
+        lengths = [span.stop - span.start for span in packed.spans]
         device = packed.positions.device
-        choice, count = torch.tensor([long, lengths], dtype=torch.int64, device=device)
+        choice, count = torch.tensor([variants, lengths], dtype=torch.int64, device=device)
         choice = choice.repeat_interleave(count)
         angles = (packed.positions[:, None].float() * self.frequencies[choice])[:, None]
         return Rotary((angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype))
@@ -266,7 +273,7 @@ class VisionEmbedding(nn.Module):
         )
 
     def forward(self, pictures: Sequence[Crops]) -> list[Tensor]:
-        """For each picture [tokens, hidden], as many tokens as hd_transform.tokens says."""
+        """The features of each picture, [tokens, hidden]."""
         pixels = torch.cat([picture.on(self.glb_GN.device).to(self.glb_GN) for picture in pictures])
         tower = self.img_processor["vision_model"]
         at_once = CROPS_AT_ONCE[self.glb_GN.device.type]
@@ -277,14 +284,15 @@ class VisionEmbedding(nn.Module):
         return list(torch.split(projected, [len(row) for row in rows]))
 
     def merge(self, features: Tensor) -> Tensor:
-        """[n, patches, hidden] -> [n, side, side, 4 * hidden]: each 2 x 2 patches in one vector, row by row."""
+        """[n, patches, hidden] -> [n, side, side, 4 * hidden]: 2 x 2 patches in one vector, row by row."""
         grid = features.reshape(len(features), self.side, 2, self.side, 2, -1)
         return grid.transpose(2, 3).flatten(-3)
 
     def arrange(self, crops: Tensor, picture: Crops) -> Tensor:
-        """Merged crops of a picture [1 + rows * cols, side, side, 4 * hidden], the whole first -> [tokens, 4 * hidden].
+        """Merged crops of a picture [1 + rows * cols, side, side, 4 * hidden], global first -> [tokens, 4 * hidden].
 
-        Local crops row by row over the picture, a separator after each row; so the whole; one between the two.
+        The local crops row by row over the whole picture, and the global crop. Each row of tokens ends in a separator,
+        and another separator stands between the two.
         """
         tiled = crops[1:].reshape(picture.rows, picture.cols, self.side, self.side, -1).transpose(1, 2)
         local = self._rows(tiled.reshape(picture.rows * self.side, picture.cols * self.side, -1))
@@ -326,24 +334,25 @@ class Phi3Network(nn.Module):
         return self.lm_head.weight.device
 
     def forward(
-        self, packed: Packed, pictures: Sequence[Tensor], long: Sequence[bool], *, only_scored: bool = False
+        self, packed: Packed, features: Sequence[Tensor], variants: Sequence[int], *, only_scored: bool = False
     ) -> Tensor:
         """Hidden states before the last norm, [tokens, hidden]; only_scored: those of packed.scored, [scored, hidden].
 
-        pictures: the features of `see`, in the order of their slots, which are the ids below zero. long: see LongRope.
+        features: of `embed_images`, in the order of their slots, which are the ids below zero. variants: SHORT or LONG
+        for each tree.
         """
         hidden = self.model.embed_tokens(packed.ids.clamp(min=0))
-        if pictures:
-            hidden[packed.ids < 0] = torch.cat(list(pictures))
-        rotary = LongRope.of(self.config, self.device).at(packed, long, hidden.dtype)
-        scored = Scored(packed.scored, tree.attention_of_scored(packed)) if only_scored else None
+        if features:
+            hidden[packed.ids < 0] = torch.cat(list(features))
+        rotary = LongRope.of(self.config, self.device).at(packed, variants, hidden.dtype)
+        scored = Scored(packed.scored, attention.of_scored(packed)) if only_scored else None
         if self.compiled is not None:
             return self.compiled(hidden, rotary, self.compiled.attention(packed), scored)
-        out: Tensor = self.model(hidden, rotary, tree.attention(packed), scored)
+        out: Tensor = self.model(hidden, rotary, attention.of_tokens(packed), scored)
         return out
 
     def rounded(self, tokens: int) -> int:
-        """Tokens that a pass of so many is padded to."""
+        """The number of tokens that a pass of so many is padded to."""
         return tokens if self.compiled is None else compiled.rounded(tokens)
 
     def embed_images(self, pictures: Sequence[Crops]) -> list[Tensor]:
@@ -353,8 +362,8 @@ class Phi3Network(nn.Module):
     def logits(self, hidden: Tensor, exact: Sequence[int] = ()) -> Tensor:
         """float32 [n, vocabulary] of n hidden states.
 
-        exact: ids whose logits are summed and kept in float32. A bfloat16 logit near 20 comes in steps of 1/8, and so
-        would a margin between two of them.
+        exact: ids whose logits are summed and kept in float32. bfloat16 logits near 20 come in steps of 1/8, and so
+        would the margin between two of them.
         """
         normed = self.model.norm(hidden)
         logits: Tensor = self.lm_head(normed).float()
@@ -375,8 +384,8 @@ def read(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Phi3Netwo
     )
 
     def unused(name: str) -> bool:
-        # The last three are in no published file, but in files that were saved again by other tools: constants, and
-        # the embedding under its second name.
+        # The last three are in no published file, but in files that other tools have saved: constants, and the
+        # embedding under its second name.
         return name.startswith((*discarded, f"{TOWER}post_layernorm.")) or name.endswith(
             (".embeddings.position_ids", ".rotary_emb.inv_freq", ".vision_embed_tokens.wte.weight")
         )

@@ -1,14 +1,13 @@
-"""Phi-3-Vision's HD transform: a picture of any shape becomes a global crop and a grid of local ones.
+"""Phi-3-Vision's HD transform: a picture of any shape becomes a global crop and a grid of local crops.
 
-Bit-exact with the published processor, which needs torchvision; this needs PIL's resize and torch's bicubic. PIL's part
-runs where posts are encoded and leaves bytes; torch's, on the device that they are sent to, a quarter of the size.
+Bit-exact with the published processor, which needs torchvision; this code needs PIL's resize and torch's bicubic. PIL's
+part runs where posts are encoded and leaves bytes, a quarter of the pixels' size. torch's part runs on the device.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,18 +36,27 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Crops:
-    """A picture as the tower will see it. canvas: uint8 [3, rows * side, cols * side], scaled and padded."""
+    """A picture as the tower takes it. canvas: uint8 [3, rows * side, cols * side], scaled and padded.
+
+    rows, cols: of the grid of local crops. crop_side: tokens along a side of a crop.
+    """
 
     canvas: Tensor
     rows: int
     cols: int
+    crop_side: int
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    digest: str = ""  # of all of the above
+    digest: str = ""  # of canvas, rows, cols, mean and std
 
     def __len__(self) -> int:
-        """Crops, the global one among them."""
+        """How many crops there are, the global one included."""
         return 1 + self.rows * self.cols
+
+    @property
+    def tokens(self) -> int:
+        """Positions that the picture takes in a prompt."""
+        return tokens(self.rows, self.cols, self.crop_side)
 
     @property
     def pixels(self) -> Tensor:
@@ -56,12 +64,12 @@ class Crops:
         return self.on(self.canvas.device)
 
     def on(self, device: torch.device) -> Tensor:
-        """The pixels, computed there. On a CPU they are the original's to the bit; CUDA rounds otherwise."""
+        """The pixels, computed on this device. On a CPU they equal the original's to the bit; CUDA rounds otherwise."""
         side = self.canvas.shape[1] // self.rows
         canvas = self.canvas
         if device.type == "cuda":
             canvas = canvas.pin_memory().to(device, non_blocking=True)
-        mean, std = (torch.tensor(one, device=device)[:, None, None] for one in (self.mean, self.std))
+        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
         pixels = canvas.to(device).float().div_(255).sub_(mean).div_(std)
         whole = functional.interpolate(pixels[None], size=(side, side), mode="bicubic", align_corners=False)
         local = pixels.reshape(3, self.rows, side, self.cols, side).permute(1, 3, 0, 2, 4)
@@ -69,9 +77,9 @@ class Crops:
 
 
 def layout(width: int, height: int, budget: int, side: int) -> Layout:
-    """How a picture fills a budget of crops of side x side pixels: as many as fit its shape, enlarged if need be.
+    """How a picture fills a budget of crops of side x side pixels: as many crops as fit its shape; it may be enlarged.
 
-    Raises PostError for a picture so thin that a side of it would vanish.
+    Raises PostError for a picture so thin that one of its sides would vanish.
     """
     if width < height:
         turned = layout(height, width, budget, side)
@@ -92,24 +100,36 @@ def layout(width: int, height: int, budget: int, side: int) -> Layout:
 
 
 def tokens(rows: int, cols: int, side: int) -> int:
-    """Positions that a picture takes, where a crop has side x side tokens and each row of them ends in a separator."""
+    """Positions that a picture takes: a crop has side x side tokens, and each row of tokens ends in a separator."""
     return rows * side * (cols * side + 1) + 1 + side * (side + 1)
 
 
-def crops(picture: Picture, budget: int, side: int, *, mean: Sequence[float], std: Sequence[float]) -> Crops:
-    """The crops of a picture; the budget's unused ones are left out."""
-    picture = picture.convert("RGB")
-    plan = layout(*picture.size, budget, side)
-    # A tall picture is turned before it is scaled, and back after: PIL rounds to 8 bits between its two passes, so the
-    # order of the passes shows.
-    if tall := picture.width < picture.height:
-        picture = picture.transpose(Image.Transpose.TRANSPOSE)
-    picture = picture.resize(plan.resized[::-1] if tall else plan.resized, Image.Resampling.BILINEAR)
-    if tall:
-        picture = picture.transpose(Image.Transpose.TRANSPOSE)
-    canvas = Image.new("RGB", plan.padded, WHITE)
-    canvas.paste(picture, plan.offset)
-    array = np.ascontiguousarray(np.asarray(canvas).transpose(2, 0, 1))
-    digest = hashlib.sha256(repr((plan.rows, plan.cols, *mean, *std)).encode())
-    digest.update(array.tobytes())
-    return Crops(torch.from_numpy(array), plan.rows, plan.cols, tuple(mean), tuple(std), digest.hexdigest())
+@dataclass(frozen=True, slots=True)
+class HdTransform:
+    """The transform of one checkpoint."""
+
+    budget: int  # local crops at most
+    crop_pixels: int  # along a side of a crop
+    crop_side: int  # tokens along a side of a crop
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def crops(self, picture: Picture) -> Crops:
+        """The crops of a picture. Crops of the budget that the picture does not fill are left out."""
+        picture = picture.convert("RGB")
+        plan = layout(*picture.size, self.budget, self.crop_pixels)
+        # A tall picture is turned before it is scaled, and back after: PIL rounds to 8 bits between its two passes, so
+        # the order of the passes shows.
+        if tall := picture.width < picture.height:
+            picture = picture.transpose(Image.Transpose.TRANSPOSE)
+        picture = picture.resize(plan.resized[::-1] if tall else plan.resized, Image.Resampling.BILINEAR)
+        if tall:
+            picture = picture.transpose(Image.Transpose.TRANSPOSE)
+        canvas = Image.new("RGB", plan.padded, WHITE)
+        canvas.paste(picture, plan.offset)
+        array = np.ascontiguousarray(np.asarray(canvas).transpose(2, 0, 1))
+        digest = hashlib.sha256(repr((plan.rows, plan.cols, *self.mean, *self.std)).encode())
+        digest.update(array.tobytes())
+        return Crops(
+            torch.from_numpy(array), plan.rows, plan.cols, self.crop_side, self.mean, self.std, digest.hexdigest()
+        )

@@ -1,7 +1,7 @@
-"""What the model computes for a raw prompt, as the published code would: to compare with it.
+"""What the model computes for a raw prompt, to compare with the published code.
 
 `moderation model probe FOLDER --prompt FILE [--image FILE ...] --out FILE.npz`. Unlike in the service, the prompt's
-text is trusted, pictures are asked for with <|image_1|> tags, and the whole prompt's length picks the rope factors.
+text is trusted, <|image_1|> tags mark the places of pictures, and the whole prompt's length selects the rope factors.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import torch
 from PIL import Image
 
 from moderation.errors import ConfigError
-from moderation.models.phi3 import preprocessing
-from moderation.models.phi3.network import PREPROCESSOR, Phi3Network, PreprocessorConfig, read
-from moderation.models.phi3.preprocessing import Crops
+from moderation.models.phi3.network import LONG, PREPROCESSOR, SHORT, PreprocessorConfig, read
+from moderation.models.phi3.preprocessing import Crops, HdTransform
 from moderation.models.shared import checkpoint, tree
 from moderation.models.shared.tokenizer import Tokenizer
 
@@ -26,24 +25,26 @@ TAIL = 16  # positions whose answer logits are written, from the end
 
 
 def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crops: int | None = None) -> None:
-    """Runs one prompt in float32 on the CPU and writes an npz file:
+    """Runs one prompt in float32 on the CPU and writes an npz file with
 
-    input_ids int32 [tokens], image i as its tokens' count of -i; last_logits float32 [vocabulary];
-    tail_logits_yes_no float32 [last 16 positions, 2]; with images, pixel_mean float64 [images, num_crops + 1], the mean
-    of each crop, of an unused one 0. Raises ConfigError for a prompt that the original refuses.
+    input_ids           int32 [tokens]; each token of image i is -i
+    last_logits         float32 [vocabulary]
+    tail_logits_yes_no  float32 [last 16 positions, 2]
+    pixel_mean          float64 [images, num_crops + 1], with images only: the mean of each crop; 0 for an unused crop
+
+    Raises ConfigError for a prompt that the original refuses.
     """
     folder, _ = checkpoint.locate(name, None)
     preprocessor = checkpoint.parse(folder / PREPROCESSOR, PreprocessorConfig)
     tokenizer = Tokenizer(folder)
     network = read(folder, dtype=torch.float32, device=torch.device("cpu"))
-    budget = num_crops or preprocessor.num_crops
-    crops = [_crops(path, network, preprocessor, budget) for path in images]
-    side = network.config.crop_side
-    ids = _ids(prompt, [preprocessing.tokens(one.rows, one.cols, side) for one in crops], tokenizer)
+    transform = preprocessor.transform(network.config, num_crops)
+    pictures = [_picture(path, transform) for path in images]
+    ids = _ids(prompt, [picture.tokens for picture in pictures], tokenizer)
     packed = tree.pack([tree.Tree(tuple(ids), ())], network.device)
     with torch.inference_mode():
-        long = len(ids) > network.config.original_max_position_embeddings
-        hidden = network(packed, network.embed_images(crops), [long])
+        variant = LONG if len(ids) > network.config.original_max_position_embeddings else SHORT
+        hidden = network(packed, network.embed_images(pictures), [variant])
         logits = network.logits(hidden[-TAIL:]).numpy()
     answers = [tokenizer.word("Yes"), tokenizer.word("No")]
     arrays = {
@@ -51,37 +52,31 @@ def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crop
         "last_logits": logits[-1],
         "tail_logits_yes_no": logits[:, answers],
     }
-    if crops:
-        means = np.zeros((len(crops), budget + 1))
-        for row, one in zip(means, crops, strict=True):
-            row[: len(one.pixels)] = one.pixels.double().mean(dim=(1, 2, 3)).numpy()
+    if pictures:
+        means = np.zeros((len(pictures), transform.budget + 1))
+        for row, picture in zip(means, pictures, strict=True):
+            row[: len(picture)] = picture.pixels.double().mean(dim=(1, 2, 3)).numpy()
         arrays["pixel_mean"] = means
     with out.open("wb") as file:  # given a name, numpy would add a suffix of its own
         np.savez_compressed(file, **arrays)
 
 
-def _crops(path: Path, network: Phi3Network, preprocessor: PreprocessorConfig, budget: int) -> Crops:
+def _picture(path: Path, transform: HdTransform) -> Crops:
     try:
         with Image.open(path) as picture:
-            return preprocessing.crops(
-                picture,
-                budget,
-                network.config.tower.image,
-                mean=preprocessor.image_mean,
-                std=preprocessor.image_std,
-            )
+            return transform.crops(picture)
     except (OSError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{path}: not readable as an image ({error})") from None
 
 
 def _ids(prompt: str, counts: Sequence[int], tokenizer: Tokenizer) -> list[int]:
-    """The prompt's ids, each tag replaced by as many slots as its picture has tokens.
+    """The prompt's ids, with each tag replaced by as many slots as its picture has tokens.
 
-    The original fills slots in their order, whatever the tags say, so tags may be out of order; a repeated one leaves
-    slots without features, and the original fails.
+    The original ignores the tags' numbers and fills the slots in order, so tags may be out of order. A repeated tag
+    leaves slots without features, and the original fails.
     """
     if not counts:
-        return tokenizer.ours(prompt, begin=True)
+        return tokenizer.trusted(prompt, begin=True)
     tags = [int(number) for number in TAG.findall(prompt)]
     if sorted(set(tags)) != list(range(1, len(counts) + 1)):
         asked = ", ".join(f"<|image_{tag}|>" for tag in sorted(set(tags))) or "none"
@@ -90,10 +85,10 @@ def _ids(prompt: str, counts: Sequence[int], tokenizer: Tokenizer) -> list[int]:
         )
     if len(tags) != len(counts):
         raise ConfigError(f"each image's tag may stand in the prompt once; it has {len(tags)} for {len(counts)} images")
-    chunks = TAG.split(prompt)[::2]  # between them stand the numbers
+    chunks = TAG.split(prompt)[::2]  # the others are the tags' numbers
     ids: list[int] = []
     for chunk, tag in zip(chunks, [*tags, None], strict=True):
-        ids += tokenizer.ours(chunk, begin=True)
+        ids += tokenizer.trusted(chunk, begin=True)
         if tag is not None:
             ids += [-tag] * counts[tag - 1]
     return ids

@@ -1,7 +1,7 @@
-"""Attention within the trees of a packed sequence, in the ways that devices have. All see the same tokens.
+"""Attention within the trees of a packed sequence. Each way computes the same; which one runs depends on the device.
 
-two_part   every stretch (a shared part, or a branch) attends to itself, causally; then the branches to their shared
-           part; the two are merged by their log-sum-exps. No pair of tokens is computed that does not see each other.
+two_part   every stretch (a shared part, or a branch) attends to itself, causally. Then the branches attend to their
+           shared part, and the two results are merged by their log-sum-exps. No masked pair of tokens is computed.
 masked     one branch after the other behind the shared part, with plain SDPA: for devices that return no log-sum-exp.
 """
 
@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from moderation.errors import DeviceError
 from moderation.models.shared.decoder import Attend
-from moderation.models.shared.packed import Packed, Span
+from moderation.models.shared.tree import Packed, Span
 
 
 def of_tokens(packed: Packed) -> Attend:
-    """For all tokens as queries; the way that suits the device. What it needs is made here, once for all layers."""
+    """Attention with all tokens as queries, in the way that suits the device. Made once for all layers."""
     device = packed.ids.device
     if device.type == "cpu":
         return two_part(packed)
@@ -30,54 +30,54 @@ def of_tokens(packed: Packed) -> Attend:
 
 
 def of_scored(packed: Packed) -> Attend:
-    """For the scored tokens as queries: few, so that one call a post with a mask costs next to nothing."""
+    """Attention with the scored tokens as queries. They are few, so one call with a mask for each span is cheap."""
     rows = packed.scored.tolist()
     calls: list[tuple[slice, slice, Tensor]] = []  # queries, keys, mask
     done = 0
-    for post in packed.posts:
-        mine = [row for row in rows[done:] if row < post.stop]
-        if not mine:
+    for span in packed.spans:
+        queries = [row for row in rows[done:] if row < span.stop]
+        if not queries:
             continue
-        mask = torch.zeros(len(mine), post.stop - post.start, dtype=torch.bool)
-        for seen, row in zip(mask, mine, strict=True):
-            seen[: post.bounds[0] - post.start] = True
-            begin = max((bound for bound in post.bounds if bound <= row), default=post.start)
-            seen[begin - post.start : row + 1 - post.start] = True
-            seen[row + 1 - post.start :] = False
-        calls.append((slice(done, done + len(mine)), slice(post.start, post.stop), mask.to(packed.ids.device)))
-        done += len(mine)
+        mask = torch.zeros(len(queries), span.stop - span.start, dtype=torch.bool)
+        for seen, row in zip(mask, queries, strict=True):
+            seen[: span.bounds[0] - span.start] = True
+            begin = max((bound for bound in span.bounds if bound <= row), default=span.start)
+            seen[begin - span.start : row + 1 - span.start] = True
+            seen[row + 1 - span.start :] = False
+        calls.append((slice(done, done + len(queries)), slice(span.start, span.stop), mask.to(packed.ids.device)))
+        done += len(queries)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         out = torch.empty_like(query)
-        for asked, seen, mask in calls:
-            out[asked] = _sdpa(query[asked], key[seen], value[seen], mask)
+        for queries, keys, mask in calls:
+            out[queries] = _sdpa(query[queries], key[keys], value[keys], mask)
         return out
 
     return attend
 
 
 def two_part(packed: Packed) -> Attend:
-    """On a CPU, stretch by stretch: to gather them first would cost more than it saves."""
-    whole = [post for post in packed.posts if len(post.bounds) <= 2]  # one branch: plainly causal from its first token
-    split = [post for post in packed.posts if len(post.bounds) > 2]
+    """On a CPU, stretch by stretch: gathering them into fewer calls would cost more than it saves."""
+    whole = [span for span in packed.spans if len(span.bounds) <= 2]  # one branch: plainly causal from its first token
+    split = [span for span in packed.spans if len(span.bounds) > 2]
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         key, value = _spread(key, query.shape[1]), _spread(value, query.shape[1])
         out = torch.empty_like(query)
-        for post in whole:
-            seen = slice(post.start, post.stop)
+        for span in whole:
+            seen = slice(span.start, span.stop)
             out[seen] = _sdpa(query[seen], key[seen], value[seen])
-        for post in split:
-            shared, branches = slice(post.start, post.bounds[0]), slice(post.bounds[0], post.stop)
-            if post.bounds[0] == post.start:  # nothing is shared
-                for start, stop in pairwise(post.bounds):
+        for span in split:
+            shared, branches = slice(span.start, span.bounds[0]), slice(span.bounds[0], span.stop)
+            if span.bounds[0] == span.start:  # nothing is shared
+                for start, stop in pairwise(span.bounds):
                     own = slice(start, stop)
                     out[own] = _sdpa(query[own], key[own], value[own])
                 continue
             out[shared] = _sdpa(query[shared], key[shared], value[shared])
             before, weight = _flash(query[branches], key[shared], value[shared], causal=False)
-            for start, stop in pairwise(post.bounds):
-                own, there = slice(start, stop), slice(start - post.bounds[0], stop - post.bounds[0])
+            for start, stop in pairwise(span.bounds):
+                own, there = slice(start, stop), slice(start - span.bounds[0], stop - span.bounds[0])
                 after, other = _flash(query[own], key[own], value[own], causal=True)
                 out[own] = merge(before[there], weight[there], after, other)
         return out
@@ -92,22 +92,22 @@ def merge(before: Tensor, weight: Tensor, after: Tensor, other: Tensor) -> Tenso
 
 
 def masked(packed: Packed) -> Attend:
-    """See the head of the file."""
-    masks = [_branch_masks(post, packed.ids.device) for post in packed.posts]
+    """See the docstring of the module."""
+    masks = [_branch_masks(span, packed.ids.device) for span in packed.spans]
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         out = torch.empty_like(query)
-        for post, branch_masks in zip(packed.posts, masks, strict=True):
-            shared = post.bounds[0] - post.start
-            causal = slice(post.start, post.bounds[0] if branch_masks else post.stop)
+        for span, branch_masks in zip(packed.spans, masks, strict=True):
+            shared = span.bounds[0] - span.start
+            causal = slice(span.start, span.bounds[0] if branch_masks else span.stop)
             out[causal] = _sdpa(query[causal], key[causal], value[causal])
             if not branch_masks:
                 continue
-            # Each branch in turn takes its place behind the shared part. To attend from all branches at once would be
-            # one call, but most of its work would be on pairs of tokens that don't see each other.
+            # Each branch in turn is copied behind the shared part. One call for all branches would spend most of its
+            # work on masked pairs of tokens.
             longest = max(map(len, branch_masks))
             keys, values = (functional.pad(part[causal], (0, 0, 0, 0, 0, longest)) for part in (key, value))
-            for (start, stop), mask in zip(pairwise(post.bounds), branch_masks, strict=True):
+            for (start, stop), mask in zip(pairwise(span.bounds), branch_masks, strict=True):
                 branch, seen = slice(start, stop), shared + stop - start
                 keys[shared:seen], values[shared:seen] = key[branch], value[branch]
                 out[branch] = _sdpa(query[branch], keys[:seen], values[:seen], mask)
@@ -118,7 +118,7 @@ def masked(packed: Packed) -> Attend:
 
 @dataclass(frozen=True, slots=True)
 class Stretches:
-    """Sequences that stand one behind the other. bounds: int32 [sequences + 1] on the device."""
+    """Sequences one behind the other. bounds: int32 [sequences + 1] on the device."""
 
     bounds: Tensor
     longest: int
@@ -135,7 +135,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Stretches, Stretches, bool], tuple[Te
 
 
 def _cuda(packed: Packed) -> Attend:
-    """FlashAttention takes bfloat16 alone, on a GPU from Ampere on; all else is masked."""
+    """FlashAttention, which needs bfloat16 and a GPU from Ampere on; otherwise `masked`."""
     plain = masked(packed)
     if torch.cuda.get_device_capability(packed.ids.device) < (8, 0):
         return plain
@@ -144,19 +144,19 @@ def _cuda(packed: Packed) -> Attend:
 
 
 def stretches(packed: Packed, kernel: Kernel) -> Attend:
-    """two_part in two calls for the whole batch: of all stretches to themselves, and of all branches to what is shared.
+    """two_part in two calls for the whole batch: all stretches to themselves, and all branches to their shared part.
 
-    Not run on CUDA yet; its packing and merging are tested on a CPU with another kernel.
+    Not run on CUDA yet. Tests run its packing and merging on a CPU with another kernel.
     """
     device = packed.ids.device
-    split = [post for post in packed.posts if len(post.bounds) > 2 and post.bounds[0] > post.start]
-    bounds = {0, *(post.start for post in packed.posts), *(post.stop for post in packed.posts)}
-    bounds |= {bound for post in packed.posts if len(post.bounds) > 2 for bound in post.bounds}
+    split = [span for span in packed.spans if len(span.bounds) > 2 and span.bounds[0] > span.start]
+    bounds = {0, *(span.start for span in packed.spans), *(span.stop for span in packed.spans)}
+    bounds |= {bound for span in packed.spans if len(span.bounds) > 2 for bound in span.bounds}
     own = Stretches.of(sorted(bounds), device)
-    asking = torch.cat([torch.arange(post.bounds[0], post.stop) for post in split] or [torch.arange(0)]).to(device)
-    shared = torch.cat([torch.arange(post.start, post.bounds[0]) for post in split] or [torch.arange(0)]).to(device)
-    asked = Stretches.of(list(accumulate((post.stop - post.bounds[0] for post in split), initial=0)), device)
-    seen = Stretches.of(list(accumulate((post.bounds[0] - post.start for post in split), initial=0)), device)
+    asking = torch.cat([torch.arange(span.bounds[0], span.stop) for span in split] or [torch.arange(0)]).to(device)
+    shared = torch.cat([torch.arange(span.start, span.bounds[0]) for span in split] or [torch.arange(0)]).to(device)
+    asked = Stretches.of(list(accumulate((span.stop - span.bounds[0] for span in split), initial=0)), device)
+    seen = Stretches.of(list(accumulate((span.bounds[0] - span.start for span in split), initial=0)), device)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         out, weight = kernel(query, key, value, own, own, True)
@@ -177,14 +177,14 @@ def _varlen(
 
 @cache
 def heads_first(device: torch.device) -> bool:
-    """Whether varlen attention's log-sum-exp is [heads, queries], as its kernels give it up to torch 2.13, and not
+    """Whether varlen attention's log-sum-exp is [heads, queries], as its kernels return it up to torch 2.13, and not
     [queries, heads], as its documentation says.
 
-    Seen once a device from 3 queries with 2 heads: of a batch with as many queries as heads the shape tells nothing.
+    Measured once for each device with 3 queries and 2 heads: equal numbers would not show which is which.
     """
-    some = torch.zeros(3, 2, 64, dtype=torch.bfloat16, device=device)
-    one = Stretches.of([0, 3], device)
-    weight = _kernel(some, some, some, one, one, causal=False)[1]
+    zeros = torch.zeros(3, 2, 64, dtype=torch.bfloat16, device=device)
+    stretch = Stretches.of([0, 3], device)
+    weight = _kernel(zeros, zeros, zeros, stretch, stretch, causal=False)[1]
     if tuple(weight.shape) not in ((2, 3), (3, 2)):
         raise DeviceError(f"torch {torch.__version__}: the log-sum-exp of varlen attention has an unknown shape")
     return tuple(weight.shape) == (2, 3)
@@ -193,7 +193,7 @@ def heads_first(device: torch.device) -> bool:
 def _kernel(
     query: Tensor, key: Tensor, value: Tensor, asked: Stretches, seen: Stretches, *, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """torch's, whatever the shape of its log-sum-exp."""
+    """torch's varlen attention; see `heads_first` for the shape of its log-sum-exp."""
     from torch.nn.attention import varlen  # noqa: PLC0415 - only a GPU has it
 
     out, weight = varlen.varlen_attn(
@@ -212,7 +212,7 @@ def _kernel(
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
-    """What SDPA runs on a CPU, with the log-sum-exp that SDPA drops: out, float32 [tokens, heads]."""
+    """SDPA's own kernel on a CPU, with the log-sum-exp that SDPA drops: out, float32 [tokens, heads]."""
     query, key, value = (part.transpose(0, 1)[None] for part in (query, key, value))
     out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal)
     return out[0].transpose(0, 1), weight[0].transpose(0, 1)
@@ -232,10 +232,10 @@ def _spread(part: Tensor, heads: int) -> Tensor:
     return part.repeat_interleave(groups, dim=1) if groups > 1 else part
 
 
-def _branch_masks(post: Span, device: torch.device) -> list[Tensor]:
-    """For each branch bool [its tokens, tokens of the shared part and its own], True: is seen."""
-    if len(post.bounds) <= 2:
-        return []  # with one branch at most, a post is a plain causal sequence
-    shared = post.bounds[0] - post.start
-    lengths = [stop - start for start, stop in pairwise(post.bounds)]
+def _branch_masks(span: Span, device: torch.device) -> list[Tensor]:
+    """For each branch bool [its tokens, tokens of the shared part and its own], True: attended to."""
+    if len(span.bounds) <= 2:
+        return []  # with one branch at most, a span is a plain causal sequence
+    shared = span.bounds[0] - span.start
+    lengths = [stop - start for start, stop in pairwise(span.bounds)]
     return [torch.ones(n, shared + n, dtype=torch.bool, device=device).tril(shared) for n in lengths]

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from moderation.models.shared.decoder import Attend, Decoder, Rotary, Scored
-from moderation.models.shared.packed import Packed
+from moderation.models.shared.tree import Packed
 
 BLOCK = 128  # FlexAttention's
 SMALL = (256, 512, 1024)  # tokens of a step that is replayed
+WARM_UP = (*SMALL, 2 * SMALL[-1], 4 * SMALL[-1])  # every size with a graph of its own, and two that share one
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def block_mask(packed: Packed) -> BlockMask:
     """Which blocks of tokens see which, and within them which tokens."""
     post: list[int] = []
     branch: list[int] = []
-    for place, span in enumerate(packed.posts):
+    for place, span in enumerate(packed.spans):
         post += [place] * (span.stop - span.start)
         branch += [-1] * (span.bounds[0] - span.start)
         for number, (start, stop) in enumerate(pairwise(span.bounds)):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from moderation.errors import ConfigError, DeviceError
-from moderation.models import DeviceMemory
+from moderation.models.contract import DeviceMemory
 from moderation.settings import ModelSettings
 
 

@@ -1,4 +1,4 @@
-"""Work beside a step: on a stream of its own, that a step waits for only where it uses what was made there."""
+"""A side stream: work that runs parallel to a step. A step waits only for the parts of the work that it uses."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 
 
 class SideStream(Protocol):
-    """Where work runs beside the steps. Belongs to their thread."""
+    """Where work runs parallel to the steps. Belongs to the thread of the steps."""
 
     def work(self) -> AbstractContextManager[Hashable]:
-        """What is launched inside runs beside the steps that follow; gives the moment at which it is done."""
+        """Work launched inside runs parallel to the steps that follow. Yields the moment at which it is done."""
 
     def wait(self, moments: Iterable[Hashable]) -> None:
-        """What is launched from now on runs after these moments."""
+        """Work launched on the main stream from now on runs after these moments."""
 
 
 class CudaSideStream:
-    """On CUDA: a second stream, and an event for each stretch of work on it.
+    """A second CUDA stream, and an event for each stretch of work on it.
 
-    The stream's work begins after all that the main stream was given before. So what a step still reads is never
-    overwritten, although it may have gone from the cache: the memory of what was made here goes back to this stream
-    alone. Nothing made on the main stream is read here. No GPU has run this yet.
+    The work starts after everything that the main stream was given before. So features that a step still reads are
+    never overwritten, even if the cache has dropped them: memory allocated here returns to this stream alone. The work
+    reads nothing that the main stream computes. Not run on a GPU yet.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -51,5 +51,5 @@ class CudaSideStream:
 
 
 def side_stream(device: torch.device) -> SideStream | None:
-    """None: on a CPU the work would only take turns with the step."""
+    """The side stream of a device; None on a CPU, where the work would only take turns with the step."""
     return CudaSideStream(device) if device.type == "cuda" else None

@@ -22,6 +22,7 @@ from moderation.api import validation as requests_module
 from moderation.api.grpc import service as service_module
 from moderation.client import CallError, Client
 from moderation.dev.kafka import LocalKafka
+from moderation.settings import ApiSettings
 from moderation.types import Outcome, Source
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.moderation_service_pb2 import (
@@ -221,8 +222,9 @@ async def test_a_client_watches_on_without_a_gap_when_the_api_comes_back(running
     assert seen == ["a", "meanwhile"]
 
 
-async def test_a_reader_that_does_not_keep_up_is_shed(running_api: Api) -> None:
-    running_api.set(watch_buffer=1, watch_stall_s=0.5)
+async def test_a_reader_that_does_not_keep_up_is_shed(running_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ApiSettings, "watch_buffer", 1)
+    monkeypatch.setattr(ApiSettings, "watch_stall_s", 0.5)
     async with running_api.running() as channel:
         stream = service(channel).WatchVerdicts(pb.WatchVerdictsRequest())
         await stream.read()

@@ -38,11 +38,11 @@ async def test_lookups(running_api: Api) -> None:
     async with running_api.running() as channel:
         found = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"))
         assert found.state == pb.LOOKUP_STATE_FOUND
-        assert found.verdict == wire.verdict(a_verdict("a", outcome=Outcome.REMOVE))
+        assert found.verdict == wire.verdict_message(a_verdict("a", outcome=Outcome.REMOVE))
         missing = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="missing"))
         assert missing == pb.GetVerdictResponse(state=pb.LOOKUP_STATE_NOT_FOUND)
         async with Client(running_api.address) as client:
-            assert (await client.get("b")).verdict == wire.verdict(a_verdict("b"))
+            assert (await client.get("b")).verdict == wire.verdict_message(a_verdict("b"))
             many = ["a", *(f"missing-{number}" for number in range(1_500)), "b"]
             results = await client.get_many(many)
         assert [result.post_id for result in results] == many
@@ -117,8 +117,8 @@ async def test_a_post_is_found_when_its_verdict_comes(running_api: Api) -> None:
         await running_api.put(judged)
         answer = await asked
     assert answer.state == pb.LOOKUP_STATE_FOUND
-    assert answer.verdict == wire.verdict(judged)
-    assert answer.source == wire.source(source_of(record))
+    assert answer.verdict == wire.verdict_message(judged)
+    assert answer.source == wire.source_message(source_of(record))
 
 
 async def test_an_older_verdict_of_the_same_post_is_not_taken(running_api: Api) -> None:
@@ -126,7 +126,7 @@ async def test_an_older_verdict_of_the_same_post_is_not_taken(running_api: Api) 
         first = await client.moderate(Message(id="a"), timeout=3.0)
         assert first.state == pb.LOOKUP_STATE_PENDING
         old = await asyncio.wait_for(consumer.getone(), 30)
-        assert first.source == wire.source(source_of(old))
+        assert first.source == wire.source_message(source_of(old))
         asked = asyncio.create_task(client.moderate(Message(id="a", text="edited"), timeout=60))
         new = await asyncio.wait_for(consumer.getone(), 30)
         await running_api.put(a_verdict("a", source=source_of(old)))
@@ -329,7 +329,7 @@ def test_unreachable_brokers_end_the_process_with_a_message(without_brokers: tup
     started = time.monotonic()
     _, logged = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 45  # it would try for a minute by default
     assert f"Kafka at {address}" in logged
     assert '"event": "broker_unreachable"' in logged
     assert "library_warned" not in logged

@@ -20,6 +20,7 @@ from moderation.bench.workloads import KINDS
 from moderation.errors import ConfigError
 from moderation.models.phi3.classifier import Window
 from moderation.models.phi3.network import Phi3Config, Phi3Network
+from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared import compiled
 from moderation.models.shared import engine as engine_of
 from moderation.models.shared.engine import Engine
@@ -94,7 +95,7 @@ def test_agreement(tmp_path: Path) -> None:
     assert half["from_float32"] < eight["from_float32"]
 
 
-class Swayed(Engine):
+class Swayed(Engine[Crops]):
     """Its answers depend on the batch: beyond so many steps those of posts with neighbours are off by a little."""
 
     SURE_STEPS, OFF = 0, 1e-4
@@ -103,7 +104,7 @@ class Swayed(Engine):
         super().__init__(*given, **options)
         self.steps = 0
 
-    def score(self, windows: Sequence[engine_of.Window]) -> list[list[Score]]:
+    def score(self, windows: Sequence[engine_of.Window[Crops]]) -> list[list[Score]]:
         rows = super().score(windows)
         if len(windows) == 1:
             return rows
@@ -121,7 +122,7 @@ class SwayedLate(Swayed):
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(("wrong", "flips"), [(Swayed, False), (SwayedLate, True)])
 def test_agreement_tells_an_engine_whose_answers_depend_on_the_batch(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: type[Engine], flips: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: type[Engine[Crops]], flips: bool
 ) -> None:
     monkeypatch.setattr(agreement, "Engine", wrong)
     out = tmp_path / "run.json"

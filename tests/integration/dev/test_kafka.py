@@ -20,8 +20,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from moderation.dev import jars
-from moderation.dev.kafka import LocalKafka, broker, create_missing_topics, run_until_stopped
+from moderation.dev.kafka import LocalKafka, broker, run_until_stopped
 from moderation.dev.node import Node, pick_ports
+from moderation.dev.topics import create_missing_topics
 from moderation.errors import ConfigError
 from moderation.kafka.topics import check_topics
 from moderation.settings import KafkaSettings
@@ -72,27 +73,27 @@ async def partitions(kafka: str, topic: str) -> int:
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
     await admin.start()
     try:
-        (found,) = await admin.describe_topics([topic])
-        return len(found["partitions"])
+        (description,) = await admin.describe_topics([topic])
+        return len(description["partitions"])
     finally:
         await admin.close()
 
 
 def processes_in(folder: Path) -> list[int]:
-    """Who works in this folder: a broker and its leash run in the folder of their node."""
-    found = []
+    """Processes whose working folder is in this one: a broker and its supervisor run in the folder of their node."""
+    pids = []
     for entry in Path("/proc").iterdir():
         try:
             inside = entry.name.isdigit() and (entry / "cwd").readlink().is_relative_to(folder)
-        except OSError:  # gone meanwhile, or not ours
+        except OSError:  # ended meanwhile, or of another user
             continue
         if inside:
-            found.append(int(entry.name))
-    return found
+            pids.append(int(entry.name))
+    return pids
 
 
-async def left_alone(folder: Path, *, removed: bool = False) -> None:
-    """Nobody works there any more. They are not our children: there is nothing to wait on but /proc."""
+async def no_process_left(folder: Path, *, removed: bool = False) -> None:
+    """Waits until no process runs in the folder. They are not children of this process: only /proc lists them."""
     async with asyncio.timeout(30):
         while processes_in(folder) or (removed and folder.exists()):  # noqa: ASYNC110, ASYNC240
             await asyncio.sleep(0.05)
@@ -103,7 +104,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full cache, and no way to Maven Central: HTTPS goes through a proxy where nobody listens."""
+    """A full cache, and no way to Maven Central: HTTPS goes through a proxy address where nothing listens."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -231,15 +232,15 @@ async def test_a_killed_parent_takes_its_broker_along(child: Callable[[str], sub
     _, folder = (await line(parent)).split(" ", 1)
     assert len(processes_in(Path(folder))) == 2
     parent.kill()
-    await left_alone(Path(folder), removed=True)
+    await no_process_left(Path(folder), removed=True)
 
 
 @linux
-async def test_a_killed_leash_takes_its_broker_along(local_kafka: None) -> None:
+async def test_a_killed_supervisor_takes_its_broker_along(local_kafka: None) -> None:
     async with LocalKafka() as local:
-        leash = min(processes_in(local.folder))
-        os.kill(leash, signal.SIGKILL)
-        await left_alone(local.folder)
+        supervisor = min(processes_in(local.folder))
+        os.kill(supervisor, signal.SIGKILL)
+        await no_process_left(local.folder)
         with pytest.raises(ConfigError, match="exited with -9"):
             await local.died()
 
@@ -317,14 +318,14 @@ async def test_topics_of_a_deployment_are_created_once(kafka: str, names: Callab
         await create_missing_topics(other, partitions=3, replication=1)
 
 
-@pytest.mark.parametrize(("policy", "told"), [("compact", False), ("delete", True), ("compact,delete", True)])
-async def test_a_verdicts_topic_that_forgets_is_told(
-    kafka: str, names: Callable[[str], str], policy: str, told: bool
+@pytest.mark.parametrize(("policy", "warns"), [("compact", False), ("delete", True), ("compact,delete", True)])
+async def test_a_verdicts_topic_that_deletes_records_is_warned_about(
+    kafka: str, names: Callable[[str], str], policy: str, warns: bool
 ) -> None:
     settings = KafkaSettings(bootstrap=kafka, posts_topic=names("posts"), verdicts_topic=names("verdicts"))
     await make_topics(kafka, settings.posts_topic)
     await make_topics(kafka, settings.verdicts_topic, cleanup_policy=policy)
     with structlog.testing.capture_logs() as logs:
         await check_topics(settings, [settings.posts_topic, settings.verdicts_topic])
-    warned = [one for one in logs if one["event"] == "verdicts_topic_not_compacted"]
-    assert [one["cleanup_policy"] for one in warned] == ([policy] if told else [])
+    warnings = [event for event in logs if event["event"] == "verdicts_topic_not_compacted"]
+    assert [event["cleanup_policy"] for event in warnings] == ([policy] if warns else [])

@@ -15,7 +15,7 @@ from moderation.demo import posts
 from moderation.errors import PostError
 from moderation.inference.batcher import Batcher
 from moderation.media.reader import Media
-from moderation.models.phi3.describe import describe
+from moderation.models.contract import Classifier, Encoded
 from moderation.models.shared.checkpoint import SHIPPED
 from moderation.moderator import Moderator
 from moderation.policies import PolicySet
@@ -28,7 +28,7 @@ torch.set_num_threads(1)
 
 
 @cache
-def a_model() -> models.Classifier:
+def a_model() -> Classifier:
     return models.load(ModelSettings(name="demo", device="cpu"))
 
 
@@ -80,7 +80,7 @@ async def test_the_picture_decides_where_the_text_is_the_same_and_the_other_way_
 async def test_a_score_in_a_batch_is_the_score_alone() -> None:
     model, media = a_model(), Media(MediaSettings())
     questions = [policy.question_for_model for policy in PolicySet.load(POLICIES).policies]
-    encoded: list[models.Encoded] = []
+    encoded: list[Encoded] = []
     for sample in posts.SAMPLES:
         async with media.opened(a_post(sample.text, *sample.pictures)) as read:
             encoded += model.encode(read.content, questions)
@@ -103,6 +103,6 @@ async def test_the_samples_travel_as_the_demo_sends_them(tmp_path: Path) -> None
 
 def test_it_says_what_it_is() -> None:
     assert "no moderation model for people" in a_model().info.caution
-    described = describe("demo")
-    assert "moderation.training.train" in described, "the card tells how it was trained"
+    described = models.describe("demo")
+    assert "moderation.training.train" in described, "the card says how it was trained"
     assert sum(path.stat().st_size for path in SHIPPED["demo"].iterdir()) <= 20e6

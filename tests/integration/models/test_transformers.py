@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from moderation.models.phi3 import classifier
 from moderation.models.phi3.classifier import Phi3Vision
+from moderation.models.phi3.network import LONG, SHORT
 from moderation.models.shared import tree
+from moderation.models.shared.scores import scores
 from moderation.models.shared.tree import Tree
 from moderation.types import Content
 from tests.support.small_model import Reference, a_content, a_model, a_picture, questions, seeded_folder, settings
@@ -45,11 +47,11 @@ def test_a_tree_equals_transformers_on_separate_prompts(
     model: Phi3Vision, reference: Reference, content: Content
 ) -> None:
     (window,) = model.encode(content, questions(3))
-    scores = model.score([window])[0]
+    answers = model.score([window])[0]
     yes, no = model.tokenizer.word("Yes"), model.tokenizer.word("No")
     worst = 0.0
-    for branch, score in zip(window.tree.branches, scores, strict=True):
-        expected = tree.answers(reference.logits(window.tree.shared + branch, window.pictures)[None], yes, no)[0]
+    for branch, score in zip(window.tree.branches, answers, strict=True):
+        expected = scores(reference.logits(window.tree.shared + branch, window.pictures)[None], yes, no)[0]
         worst = max(worst, abs(score.margin - expected.margin), abs(score.mass - expected.mass))
     print(f"largest difference from transformers: {worst:.1e} log-odds")
     assert worst < CLOSE
@@ -76,7 +78,7 @@ def test_all_logits_on_either_side_of_the_original_context(
     ids = tuple(3 + (place * place) % 500 for place in range(length))
     with torch.inference_mode():
         packed = tree.pack([Tree(ids, ())], torch.device("cpu"))
-        hidden = model.network(packed, [], [length > 4096])
+        hidden = model.network(packed, [], [LONG if length > 4096 else SHORT])
         logits = model.network.logits(hidden[-1:])[0]
     worst = float((logits - reference.logits(ids, [])).abs().max())
     print(f"{length} positions: largest difference of a logit {worst:.1e}")

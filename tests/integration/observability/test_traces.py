@@ -84,7 +84,7 @@ async def test_one_trace_from_the_client_to_the_verdict(field: Field, tmp_path: 
     assert [one.kind for one in chain[3:]] == [SpanKind.PRODUCER, SpanKind.CONSUMER]
 
     phases = {one.name: one for one in spans.below(process)}
-    assert sorted(phases) == ["batch wait", "commit", "encode", "model"]
+    assert sorted(phases) == ["batch_wait", "commit", "encode", "model"]
     assert process.start_time
     assert process.end_time
     for one in phases.values():
@@ -138,7 +138,7 @@ async def test_a_callers_decision_stands(field: Field, monkeypatch: pytest.Monke
     assert parent != "b7ad6b7169203331"
     assert json.loads(record.value)["traceId"] == TRACE
     assert {one.name for one in spans} == (
-        {"process posts", "encode", "batch wait", "model", "commit", "model step"} if seen else set()
+        {"process posts", "encode", "batch_wait", "model", "commit", "model step"} if seen else set()
     )
 
 

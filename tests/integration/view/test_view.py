@@ -129,7 +129,7 @@ async def test_the_latest_verdict_of_each_post_is_found(topic: Topic, format: wi
     await topic.put(old, a_verdict("b"), new, format=format)
     async with topic.view() as view:
         assert await states(view, "b", "missing", "a") == [FOUND, NOT_FOUND, FOUND]
-        assert await verdict_of(view, "a") == wire.verdict(new)
+        assert await verdict_of(view, "a") == wire.verdict_message(new)
         await topic.put(a_verdict("late"))
         await until_answered(view, "late", FOUND)
 

@@ -16,7 +16,8 @@ from aiokafka.errors import KafkaError, RequestTimedOutError
 
 from moderation.errors import ConfigError, DeliveryError
 from moderation.kafka import clients
-from moderation.worker.publisher import AtLeastOnce, Message
+from moderation.worker.at_least_once import AtLeastOnce
+from moderation.worker.messages import Message
 from moderation.worker.suspects import Opening
 from tests.integration.worker.test_role import PROCESS
 from tests.support.harness import Fickle, Field, running

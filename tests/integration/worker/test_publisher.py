@@ -14,7 +14,8 @@ from aiokafka.errors import RequestTimedOutError
 from moderation.errors import DeliveryError
 from moderation.kafka import offsets
 from moderation.settings import KafkaSettings
-from moderation.worker.publisher import Message, Publisher
+from moderation.worker.messages import Message
+from moderation.worker.publisher import Publisher
 from moderation.worker.suspects import Mark, Opening
 from tests.conftest import make_topics
 

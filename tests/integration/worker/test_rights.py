@@ -15,8 +15,9 @@ from aiokafka.errors import TopicAuthorizationFailedError
 from aiokafka.protocol.admin import CreateAclsRequest
 
 from moderation.client import Client
-from moderation.dev.kafka import LocalKafka, create_service_topics
+from moderation.dev.kafka import LocalKafka
 from moderation.dev.node import properties
+from moderation.dev.topics import create_service_topics
 from moderation.settings import KafkaSettings
 from moderation.v1.post_pb2 import Post
 from tests.support.commands import Role, Service, committed_records, produce

@@ -218,7 +218,7 @@ async def test_back_pressure_holds_the_bounds(field: Field, monkeypatch: pytest.
             under_way[record.partition] -= 1
 
     monkeypatch.setattr(Processor, "process", watched)
-    async with running(field.with_("fake?step_ms=1", max_in_flight=5, max_partition_in_flight=2)):
+    async with running(field.with_("fake?step_ms=1", max_in_flight=5)):
         await field.post(120)
         await field.expect_exactly(120)
     assert 1 <= most["of one"] <= 2
@@ -366,7 +366,7 @@ async def test_bytes_under_way_have_a_bound_and_what_is_larger_goes_alone(
 
     def watched(self: role.Worker, *given: Any) -> None:
         hand_out(self, *given)
-        under_way.append(sum(each.bytes for each in self._assignments.values()))
+        under_way.append(sum(assigned.bytes for assigned in self.assignments.values()))
 
     monkeypatch.setattr(role.Worker, "_hand_out", watched)
     values = [a_value(number, text="x" * (100_000 if number % 3 else 40_000)) for number in range(18)]

@@ -15,12 +15,13 @@ import pytest
 from aiokafka import TopicPartition
 
 from moderation.inference.verdict_cache import VerdictCache
-from moderation.models import Encoded
+from moderation.models.contract import Encoded
 from moderation.models.fake import Fake
 from moderation.settings import KafkaSettings
 from moderation.types import Content, Origin, Question, Score, Verdict
 from moderation.worker import restore
-from moderation.worker.publisher import Message, Publisher, verdict
+from moderation.worker.messages import Message, verdict_message
+from moderation.worker.publisher import Publisher
 from moderation.worker.suspects import Opening
 from tests.conftest import make_topics
 from tests.integration.worker.test_role import PROCESS
@@ -145,7 +146,7 @@ def standing(number: int) -> Verdict:
 
 
 def messages(settings: KafkaSettings, *numbers: int) -> list[Message]:
-    return [verdict(standing(number), (), settings) for number in numbers]
+    return [verdict_message(standing(number), (), settings) for number in numbers]
 
 
 async def answer(cache: VerdictCache, number: int) -> Verdict:

@@ -12,7 +12,7 @@ from moderation.api.grpc import responses
 from moderation.v1 import moderation_service_pb2 as pb
 from tests.support.builders import a_finding, a_verdict
 
-MESSAGE = wire.verdict(a_verdict("a", findings=(a_finding(), a_finding("other"))))
+MESSAGE = wire.verdict_message(a_verdict("a", findings=(a_finding(), a_finding("other"))))
 BYTES = MESSAGE.SerializeToString()
 
 

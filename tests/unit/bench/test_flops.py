@@ -10,6 +10,7 @@ from moderation.bench import flops, sizes, workloads
 from moderation.bench.sizes import SIZES, Size
 from moderation.bench.workloads import KINDS
 from moderation.models.phi3.classifier import Window
+from moderation.models.phi3.network import SHORT
 from moderation.models.shared import tree
 from moderation.models.shared.tree import Tree
 
@@ -40,7 +41,7 @@ def test_what_torch_counts() -> None:
     window = Window(Tree((5,) * 40, ((6,) * 30, (7,) * 20)), (), 4096)
     packed = tree.pack([window.tree], network.device)
     with FlopCounterMode(display=False) as counted:  # with gradients on, so that torch itself multiplies
-        network.logits(network(packed, [], [False], only_scored=True))
+        network.logits(network(packed, [], [SHORT], only_scored=True))
     matrices = {name: count for name, count in counted.get_flop_counts()["Global"].items() if "mm" in str(name)}
     pairs = 40 * 41 // 2 + 30 * 40 + 30 * 31 // 2 + 20 * 40 + 20 * 21 // 2
     attention = 4 * 192 * (2 * pairs + 70 + 60)

@@ -70,11 +70,11 @@ def test_grpc() -> None:
         assert ask(address, 10) == Health(False, "NOT_SERVING")
     finally:
         server.stop(0).wait()
-    assert ask(address, 5) == Health(False, "no answer: UNAVAILABLE")
+    assert ask(address, 5) == Health(False, "no response: UNAVAILABLE")
 
 
 def test_one_that_does_not_answer(deaf: str) -> None:
-    assert ask(f"http://{deaf}/livez", 0.2) == Health(False, "no answer: TimeoutError")
+    assert ask(f"http://{deaf}/livez", 0.2) == Health(False, "no response: TimeoutError")
     assert ask(deaf, 0.2).healthy is False
 
 

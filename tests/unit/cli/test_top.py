@@ -1,4 +1,4 @@
-"""`moderation top` reckons as Prometheus does, and an endpoint that says nothing counts for nothing."""
+"""`moderation top` computes as Prometheus does, and an endpoint without samples adds nothing."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_an_endpoint_is_an_address_or_a_url(given: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["file:///etc/passwd", "w:port", "", "http://"])
-def test_what_is_no_endpoint_is_named(given: str) -> None:
-    with pytest.raises(ConfigError, match="neither host:port nor a URL"):
+def test_an_invalid_endpoint_is_named(given: str) -> None:
+    with pytest.raises(ConfigError, match="neither host:port nor an http"):
         top.address(given)
 
 
@@ -52,18 +52,18 @@ def test_values_add_up_over_endpoints_and_rates_over_time() -> None:
         'moderation_verdict_origins_total{{origin="model"}} {}\nmoderation_verdict_origins_total{{origin="cache"}} {}\n'
     )
     before = [a_reading(text.format(100, 0), 10.0, "a"), a_reading(text.format(500, 7), 10.0, "b")]
-    now = [a_reading(text.format(110, 5), 12.0, "a"), a_reading(text.format(20, 0), 12.0, "b")]  # b was started anew
+    now = [a_reading(text.format(110, 5), 12.0, "a"), a_reading(text.format(20, 0), 12.0, "b")]  # b was restarted
     frame = Frame(before, now)
     assert frame.total("moderation_verdict_origins_total") == 135
     assert frame.total("moderation_verdict_origins_total", origin="cache") == 5
     assert frame.rate("moderation_verdict_origins_total", origin="model") == (10 + 20) / 2
     assert frame.labels("moderation_verdict_origins_total", "origin") == ["cache", "model"]
-    assert Frame((), now).rate("moderation_verdict_origins_total") == 0  # nothing is known of before
+    assert Frame((), now).rate("moderation_verdict_origins_total") == 0  # there is no earlier reading
 
 
-def test_quantiles_and_means_are_of_what_came_between_the_readings() -> None:
+def test_quantiles_and_means_are_taken_between_the_readings() -> None:
     registry = CollectorRegistry()
-    row = FastHistogram("moderation_s", "x", (1, 2, 4), registry=registry).row()
+    row = FastHistogram("moderation_s", "x", (1, 2, 4), registry=registry).series()
     row.add(100.0)
     before = a_reading(generate_latest(registry).decode(), 0.0)
     for value in (0.5, 1.5, 1.5, 3.0):
@@ -76,7 +76,7 @@ def test_quantiles_and_means_are_of_what_came_between_the_readings() -> None:
     assert math.isnan(frame.quantile(0.5, "moderation_none"))
     row.add(100.0)
     beyond = Frame([before], [a_reading(generate_latest(registry).decode(), 2.0)])
-    assert beyond.quantile(1.0, "moderation_s") == 4.0  # of what is beyond all bounds no more is known
+    assert beyond.quantile(1.0, "moderation_s") == 4.0  # beyond the last bound nothing more is known
 
 
 def test_a_role_is_shown_by_what_it_has() -> None:
@@ -91,7 +91,18 @@ def test_a_role_is_shown_by_what_it_has() -> None:
     assert next(line for line in page.splitlines() if line.startswith("lag")).split()[1] == "7"
 
 
-def test_a_lag_that_an_api_does_not_know_is_not_shown_as_one() -> None:
+def test_the_phases_of_a_worker_are_in_their_columns() -> None:
+    info = 'moderation_build_info{role="worker",version="1"} 1\n'
+    counts = ((1.0, 0), (2.0, 1), ("+Inf", 1))
+    text = "".join(f'moderation_phase_seconds_bucket{{phase="decode",le="{le}"}} {n}\n' for le, n in counts)
+    console = Console(width=160, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(top.page(Frame([a_reading(info)], [a_reading(info + text, 1.0)])))
+    (median,) = [line.split() for line in captured.get().splitlines() if line.startswith("p50")]
+    assert median == ["p50", "-", "-", "1.5", "s", "-", "-", "-", "-"]
+
+
+def test_a_lag_that_an_api_does_not_know_is_shown_as_unknown() -> None:
     known = 'moderation_build_info{version="1",role="api"} 1\nmoderation_view_lag_records 7\n'
     assert "view 7 behind" in shown(a_reading(known, url="a"))
     unknown = known.replace(" 7", " NaN")

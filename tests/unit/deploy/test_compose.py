@@ -56,7 +56,7 @@ def test_what_is_set_is_a_setting_and_all_of_them_are_valid(services: dict[str, 
     for name in OURS:
         given = services[name]["environment"]
         settings.load(given)  # raises, and names what is wrong
-        assert set(given) <= {knob for knob, _, _ in settings.knobs()} | {"MODERATION_MODEL"}
+        assert set(given) <= {knob for knob, _, _ in settings.fields()} | {"MODERATION_MODEL"}
     policies = mounts(services["worker"])["/etc/moderation/policies"]["source"]
     assert policies == mounts(services["api"])["/etc/moderation/policies"]["source"]
     assert len(PolicySet.load(Path(policies)).policies) >= 5

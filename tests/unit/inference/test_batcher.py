@@ -15,7 +15,7 @@ from moderation.errors import ConfigError, DeviceError, ModerationError, PostErr
 from moderation.inference import encode_pool
 from moderation.inference.batcher import Answers, Batcher, Step
 from moderation.inference.self_check import PROBES
-from moderation.models import Encoded
+from moderation.models.contract import Encoded
 from moderation.models.fake import Fake, FakeEncoded
 from moderation.settings import WorkerSettings
 from moderation.types import Arrival, Content, Question, Reason, Score
@@ -105,7 +105,7 @@ async def test_a_batch_is_what_queued_while_the_device_was_busy_oldest_first() -
         answers = await asyncio.gather(*tasks)
     assert model.steps == [["first"], ["a", "b violates:spam", "c"]]
     assert [answer.windows[0][0].probability > 0.5 for answer in answers] == [False, False, True, False]
-    assert all(answer.encode >= 0 and answer.wait >= 0 and answer.model > 0 for answer in answers)
+    assert all(answer.encode >= 0 and answer.batch_wait >= 0 and answer.model > 0 for answer in answers)
 
 
 async def test_an_idle_device_waits_for_nobody() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from moderation.errors import DeviceError, PostError
 from moderation.inference.batcher import Answers, Batcher
-from moderation.models import Encoded
+from moderation.models.contract import Encoded
 from moderation.models.fake import Fake
 from moderation.settings import WorkerSettings
 from moderation.types import Content, Question, Reason, Score

@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 from moderation.errors import DeviceError
 from moderation.inference.batcher import Answers, Batcher
 from moderation.inference.self_check import LEAST, MOST, PROBES, SelfCheck
-from moderation.models import Encoded
 from moderation.models.checked import CheckedModel
+from moderation.models.contract import Encoded
 from moderation.models.fake import Fake
 from moderation.settings import WorkerSettings
 from moderation.types import Content, Question, Score

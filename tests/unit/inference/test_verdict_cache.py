@@ -203,7 +203,7 @@ def large_strings(number: int, findings: int) -> Verdict:
 def knows(cache: VerdictCache) -> list[str]:
     """Ids of the posts that it has verdicts of, the latest last."""
     digests = {standing(f"post-{number}").identity.digest: f"post-{number}" for number in range(13)}
-    return [digests[digest] for digest in cache._known]
+    return [digests[digest] for digest in cache._entries]
 
 
 async def test_what_is_erased_is_judged_anew() -> None:
@@ -229,7 +229,7 @@ async def test_of_a_post_that_its_erasure_has_overtaken_nothing_is_kept() -> Non
     await cache.decided(standing().identity, judge, 6)  # posted anew behind the erasure
     await cache.decided(standing().identity, judge, 4)
     assert (len(cache), judge.calls) == (1, 3)
-    cache.answered(5)
+    cache.committed(5)
     assert (await cache.decided(standing().identity, judge, 4)).origin is Origin.CACHE
 
 

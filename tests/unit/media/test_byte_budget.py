@@ -1,4 +1,4 @@
-"""No more is held than there is room for, nobody is overtaken, and nobody is left waiting."""
+"""A byte budget is never exceeded, grants in order of arrival, and leaves no caller waiting."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from moderation.media.byte_budget import ByteBudget
     st.integers(1, 10),
     st.lists(st.tuples(st.integers(0, 14), st.booleans()), min_size=1, max_size=12),
 )
-def test_the_bound_holds_whoever_comes_leaves_or_gives_up(size: int, wanted: list[tuple[int, bool]]) -> None:
-    asyncio.run(a_day(size, wanted))
+def test_the_budget_holds_while_callers_come_leave_and_give_up(size: int, wanted: list[tuple[int, bool]]) -> None:
+    asyncio.run(visits(size, wanted))
 
 
-async def a_day(size: int, wanted: list[tuple[int, bool]]) -> None:
-    room, held, order = ByteBudget(size), dict[int, int](), list[int]()
+async def visits(size: int, wanted: list[tuple[int, bool]]) -> None:
+    budget, held, order = ByteBudget(size), dict[int, int](), list[int]()
 
     async def visit(number: int, want: int) -> None:
-        async with room.of(want):
+        async with budget.reserve(want):
             held[number] = want
             order.append(number)
-            assert sum(held.values()) <= size or len([one for one in held.values() if one]) == 1
+            assert sum(held.values()) <= size or len([bytes for bytes in held.values() if bytes]) == 1
             try:
                 await asyncio.sleep(0)
             finally:
@@ -39,20 +39,20 @@ async def a_day(size: int, wanted: list[tuple[int, bool]]) -> None:
             task.cancel()
     async with asyncio.timeout(5):
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        assert all(one is None or isinstance(one, asyncio.CancelledError) for one in outcomes)
+        assert all(outcome is None or isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
         assert not held
-        async with room.of(size + 1):  # all of it is free again
+        async with budget.reserve(size + 1):  # the whole budget is free again
             assert order == sorted(order)
 
 
-async def test_a_small_one_does_not_overtake_a_large_one() -> None:
-    room, came = ByteBudget(10), list[str]()
+async def test_a_small_reservation_does_not_overtake_a_large_one() -> None:
+    budget, came = ByteBudget(10), list[str]()
 
     async def visit(name: str, size: int) -> None:
-        async with room.of(size):
+        async with budget.reserve(size):
             came.append(name)
 
-    async with asyncio.TaskGroup() as tasks, room.of(4):
+    async with asyncio.TaskGroup() as tasks, budget.reserve(4):
         for name, size in (("large", 100), ("small", 1)):
             tasks.create_task(visit(name, size))
         await asyncio.sleep(0)
@@ -61,9 +61,9 @@ async def test_a_small_one_does_not_overtake_a_large_one() -> None:
     assert came == ["large", "small"]
 
 
-async def test_an_error_within_gives_the_room_back() -> None:
-    room = ByteBudget(1)
+async def test_an_error_inside_frees_the_bytes() -> None:
+    budget = ByteBudget(1)
     for _ in range(2):
-        with pytest.raises(ValueError, match="mine"):
-            async with room.of(1):
-                raise ValueError("mine")
+        with pytest.raises(ValueError, match="inside"):
+            async with budget.reserve(1):
+                raise ValueError("inside")

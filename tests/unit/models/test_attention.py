@@ -29,10 +29,10 @@ TREES = [
 
 def by_definition(packed: Packed, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     seen = torch.zeros(len(query), len(query), dtype=torch.bool)
-    for post in packed.posts:
-        shared = slice(post.start, post.bounds[0])
+    for span in packed.spans:
+        shared = slice(span.start, span.bounds[0])
         seen[shared, shared] = True
-        for start, stop in pairwise(post.bounds):
+        for start, stop in pairwise(span.bounds):
             seen[start:stop, shared] = True
             seen[start:stop, start:stop] = True
     groups = query.shape[1] // key.shape[1]

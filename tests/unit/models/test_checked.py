@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from moderation import models
 from moderation.errors import DeviceError, PostError
-from moderation.models import DeviceMemory
 from moderation.models.checked import CheckedModel, Failure, Item
+from moderation.models.contract import DeviceMemory, Encoded
 from moderation.models.fake import Fake
 from moderation.settings import ModelSettings
 from moderation.types import Content, Question, Reason, Score
@@ -74,7 +74,7 @@ def test_rows_that_the_model_keeps_and_changes_are_not_ours() -> None:
     class Reusing(Fake):
         rows: list[list[Score]]
 
-        def score(self, batch: Sequence[models.Encoded]) -> Sequence[Sequence[Score]]:
+        def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
             self.rows = [list(row) for row in super().score(batch)]
             return self.rows
 

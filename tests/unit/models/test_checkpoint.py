@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from moderation import models
 from moderation.dev.checkpoint import seeded
 from moderation.errors import ConfigError
+from moderation.models.contract import Classifier
 from moderation.models.phi3 import classifier
-from moderation.models.phi3.describe import describe
 from moderation.models.shared import checkpoint
 from moderation.settings import ModelSettings
 from tests.support.small_model import a_content, a_model, a_picture, questions, seeded_folder
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(seeded_folder(), tmp_path / "copy"))
 
 
-def load(folder: Path) -> models.Classifier:
+def load(folder: Path) -> Classifier:
     return models.load(ModelSettings(name=str(folder), device="cpu"))
 
 
@@ -235,8 +235,9 @@ def test_the_digest_is_of_the_bytes_and_not_of_the_place(folder: Path) -> None:
 
 def test_weights_that_were_not_looked_at_are_refused(folder: Path) -> None:
     """The digest is the one that `moderation model info` prints; one bit of the weights, and the start ends."""
-    (told,) = [line.split()[-1] for line in describe(str(folder)).splitlines() if line.startswith("files' digest")]
-    expecting = ModelSettings(name=str(folder), device="cpu", digest=told)
+    lines = models.describe(str(folder)).splitlines()
+    (printed,) = [line.split()[-1] for line in lines if line.startswith("files' digest")]
+    expecting = ModelSettings(name=str(folder), device="cpu", digest=printed)
     models.load(expecting)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
@@ -266,10 +267,19 @@ def test_the_seeded_checkpoint_is_the_same_everywhere(tmp_path: Path) -> None:
 
 
 def test_description() -> None:
-    text = describe(str(seeded_folder()))
+    text = models.describe(str(seeded_folder()))
     assert "4 x 4 tokens each" in text
     assert "hidden 64, 2 of 3 layers" in text
     assert "A small Phi-3-Vision checkpoint" in text, "the card"
+
+
+def test_only_a_known_family_is_described_and_probed(folder: Path) -> None:
+    edit_json("config.json", lambda config: config.update(model_type="bert"))(folder)
+    with pytest.raises(ConfigError, match=r"'bert', which this service cannot run; it runs phi3_v$"):
+        models.describe(str(folder))
+    with pytest.raises(ConfigError, match=r"'bert', which this service cannot run; it runs phi3_v$"):
+        models.probe(str(folder), "Yes", [], folder / "out.npz")
+    assert not (folder / "out.npz").exists()
 
 
 def test_loading_does_not_import_the_compiler() -> None:

@@ -40,9 +40,9 @@ def test_windows_cover_the_text(count: int, size: int, overlap: int) -> None:
 def test_a_long_text_is_scored_in_windows_between_the_same_words() -> None:
     model = a_model(window_tokens=64, window_overlap=16)
     text = " ".join(f"{WORDS} {number}" for number in range(40))
-    pieces = list(classifier.cut(model.tokenizer.theirs(text), 64, 16))
+    pieces = list(classifier.cut(model.tokenizer.untrusted(text), 64, 16))
     (bare,) = model.encode(a_content("~~", a_picture()), questions(2))
-    tildes = tuple(model.tokenizer.theirs("~~"))
+    tildes = tuple(model.tokenizer.untrusted("~~"))
     place = next(i for i in range(len(bare.tree.shared)) if bare.tree.shared[i : i + len(tildes)] == tildes)
     before, after = bare.tree.shared[:place], bare.tree.shared[place + len(tildes) :]
     windows = model.encode(a_content(text, a_picture()), questions(2))

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from moderation.errors import ConfigError
-from moderation.models import LooksAhead, Measured
+from moderation.models.contract import LooksAhead, Measured
 from moderation.models.phi3 import classifier
 from moderation.models.phi3.classifier import Phi3Vision, Window
 from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared import engine, fp8
 from moderation.models.shared.compiled import SMALL, rounded
 from moderation.models.shared.engine import Engine
-from moderation.models.shared.feature_cache import Features
+from moderation.models.shared.feature_cache import FeatureCache
 from moderation.models.shared.fp8 import Fp8Linear
 from moderation.models.shared.linear import Linear
 from tests.support.small_model import a_content, a_model, a_picture, questions, settings
@@ -72,7 +72,7 @@ def test_another_crop_setting_is_another_picture() -> None:
 
 def test_features_are_kept_up_to_a_budget_the_latest_ones() -> None:
     def a_crop(digest: str) -> Crops:
-        return Crops(torch.zeros(3, 2, 2, dtype=torch.uint8), 1, 1, digest=digest)
+        return Crops(torch.zeros(3, 2, 2, dtype=torch.uint8), 1, 1, 0, digest=digest)  # of one token
 
     asked: list[list[str]] = []
 
@@ -81,14 +81,14 @@ def test_features_are_kept_up_to_a_budget_the_latest_ones() -> None:
         whole = torch.zeros(len(pictures), 25)  # 100 bytes each, views of one tensor
         return [row[None] for row in whole]
 
-    features = Features(250)
+    features = FeatureCache(250)
     for wanted in ("a", "b", "a", "c", "b", "bc"):
-        features.of([a_crop(digest) for digest in wanted], embed_images)
+        features.get([a_crop(digest) for digest in wanted], embed_images)
     assert asked == [["a"], ["b"], ["c"], ["b"]], "b was the oldest when c came; then a"
     assert features.bytes == 200
-    assert (features.asked, features.hits) == (7, 3)
-    assert all(kept.features.untyped_storage().nbytes() == 100 for kept in features._kept.values())
-    features.of([a_crop("too large")], lambda _: [torch.zeros(1000)])
+    assert (features.requested, features.hits) == (7, 3)
+    assert all(kept.values.untyped_storage().nbytes() == 100 for kept in features._kept.values())
+    features.get([a_crop("too large")], lambda _: [torch.zeros(1, 1000)])
     assert features.bytes == 200
 
 
@@ -98,7 +98,7 @@ def test_a_step_in_pieces_scores_as_one_whole(monkeypatch: pytest.MonkeyPatch) -
     passes: list[int] = []
     hook = model.network.register_forward_hook(lambda _module, args, _out: passes.append(len(args[0].ids)))
     whole = margins(model.score(batch))
-    monkeypatch.setitem(engine.AT_ONCE, "cpu", batch[0].tree.tokens + 1)
+    monkeypatch.setitem(engine.PASS_TOKENS, "cpu", batch[0].tree.tokens + 1)
     pieces = margins(model.score(batch))
     hook.remove()
     assert len(passes) >= 5
@@ -148,7 +148,7 @@ def test_eight_bits_are_refused_where_they_would_be_slow() -> None:
 def test_warming_up_takes_the_way_of_a_post_with_a_picture() -> None:
     model = classifier.load(settings())
     classifier._warm_up(model)
-    assert (model.engine.features.asked, model.engine.features.hits) == (1, 0)
+    assert (model.engine.feature_cache.requested, model.engine.feature_cache.hits) == (1, 0)
     assert isinstance(model, Measured)
     assert model.pictures == (1, 0)
     assert model.memory() is None  # of a CPU there is nothing to tell
@@ -175,15 +175,15 @@ class SideStream:
         self.waited.append(set(moments))
 
 
-def looking_ahead(model: Phi3Vision, feature_bytes: int = 1 << 20) -> tuple[Engine, SideStream]:
-    beside = SideStream()
+def looking_ahead(model: Phi3Vision, feature_bytes: int = 1 << 20) -> tuple[Engine[Crops], SideStream]:
+    side = SideStream()
     words = model.tokenizer.word("Yes"), model.tokenizer.word("No")
-    return Engine(model.network, *words, feature_bytes=feature_bytes, beside=beside), beside
+    return Engine(model.network, *words, feature_bytes=feature_bytes, side=side), side
 
 
 def test_a_step_waits_for_its_own_pictures_and_not_for_the_next_ones() -> None:
     model = classifier.load(settings())
-    ahead, beside = looking_ahead(model)
+    ahead, side = looking_ahead(model)
     steps = [a_batch(model, seeds) for seeds in ((1, 2), (3, 4), (1, 5), (6,), (3, 5))]
     rows = []
     for step, following in pairwise([*steps, []]):
@@ -191,33 +191,33 @@ def test_a_step_waits_for_its_own_pictures_and_not_for_the_next_ones() -> None:
         rows.append(ahead.score(step))
     # the third's are 1, kept from the first step itself, and 5, of the second look; of the last's, 3 was waited for by
     # another step, which does no harm
-    assert beside.waited == [set(), {1}, {2}, {3}, {1, 2}]
-    assert ahead.features.hits == 2 + 1 + 2 + 1 + 2 + 2, "what was seen ahead is not seen again"
+    assert side.waited == [set(), {1}, {2}, {3}, {1, 2}]
+    assert ahead.feature_cache.hits == 2 + 1 + 2 + 1 + 2 + 2, "what was seen ahead is not seen again"
     for step, row in zip(steps, rows, strict=True):
         assert torch.equal(margins(row), margins(looking_ahead(model)[0].score(step)))
 
 
 def test_a_picture_of_this_step_that_the_look_at_the_next_one_has_made_is_waited_for() -> None:
     model = classifier.load(settings())
-    ahead, beside = looking_ahead(model)
+    ahead, side = looking_ahead(model)
     ahead.look_ahead(a_batch(model, (1, 2)))
     ahead.score(a_batch(model, (2, 3)))
-    assert beside.waited == [{1}]
+    assert side.waited == [{1}]
 
 
 def test_what_was_not_kept_is_seen_by_the_step_itself() -> None:
     model = classifier.load(settings())
-    ahead, beside = looking_ahead(model, feature_bytes=0)
+    ahead, side = looking_ahead(model, feature_bytes=0)
     ahead.look_ahead(a_batch(model))
     ahead.score(a_batch(model))
-    assert (beside.waited, ahead.features.hits) == ([set()], 0)
+    assert (side.waited, ahead.feature_cache.hits) == ([set()], 0)
 
 
 def test_looking_ahead_is_nothing_to_do_for_a_cpu() -> None:
     model = classifier.load(settings())
     assert isinstance(model, LooksAhead)
     model.look_ahead(a_batch(model))
-    assert model.engine.features.asked == 0
+    assert model.engine.feature_cache.requested == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the stream that looks ahead is NOT checked")

@@ -9,7 +9,7 @@ import pytest
 
 from moderation import models
 from moderation.errors import ConfigError, DeviceError
-from moderation.models import Classifier
+from moderation.models.contract import Classifier
 from moderation.models.fake import PICTURE_TOKENS, Fake
 from moderation.settings import ModelSettings
 from moderation.types import Content, Question

@@ -11,6 +11,8 @@ from PIL import Image
 
 from moderation.errors import PostError
 from moderation.models.phi3 import preprocessing
+from moderation.models.phi3.network import PreprocessorConfig
+from moderation.models.phi3.preprocessing import HdTransform
 from moderation.types import Reason
 from tests.support.small_model import a_picture
 
@@ -32,7 +34,7 @@ GEOMETRY = {
     (200, 1900): [((318, 3024), (336, 3024), (9, 0), (9, 1), 1561), ((141, 1344), (336, 1344), (97, 0), (4, 1), 781)],
     (3000, 100): [((5376, 179), (5376, 336), (0, 78), (1, 16), 2473), ((1344, 44), (1344, 336), (0, 146), (1, 4), 745)],
 }
-CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+CLIP = HdTransform(1, 112, 4, PreprocessorConfig().image_mean, PreprocessorConfig().image_std)
 
 
 @pytest.mark.parametrize(("size", "budgets"), GEOMETRY.items())
@@ -69,7 +71,7 @@ def test_crops_stay_in_budget_and_hold_the_picture(width: int, height: int, budg
 
 
 def test_crops_tile_the_padded_picture() -> None:
-    out = preprocessing.crops(a_picture(300, 777), 4, 112, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    out = HdTransform(4, 112, 4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).crops(a_picture(300, 777))
     assert (out.rows, out.cols, tuple(out.pixels.shape)) == (2, 1, (3, 3, 112, 112))
     high = torch.cat([out.pixels[1], out.pixels[2]], dim=1)
     assert torch.equal(high[:, :, :12], torch.ones(3, 224, 12)), "white on the left of a tall picture"
@@ -78,8 +80,8 @@ def test_crops_tile_the_padded_picture() -> None:
 
 
 def test_white_is_normalised_like_any_colour() -> None:
-    out = preprocessing.crops(Image.new("RGB", (8, 8), "white"), 1, 112, **CLIP)
-    expected = (1 - np.array(CLIP["mean"])) / np.array(CLIP["std"])
+    out = CLIP.crops(Image.new("RGB", (8, 8), "white"))
+    expected = (1 - np.array(CLIP.mean)) / np.array(CLIP.std)
     assert np.allclose(out.pixels[1].mean(dim=(1, 2)), expected, atol=1e-5)
 
 
@@ -87,8 +89,8 @@ def test_white_is_normalised_like_any_colour() -> None:
 def test_any_mode_becomes_rgb(mode: str) -> None:
     source = a_picture(40, 30)
     picture = source.convert("L").convert(mode) if mode in {"L", "LA", "1", "I;16"} else source.convert(mode)
-    expected = preprocessing.crops(picture.convert("RGB"), 1, 112, **CLIP)
-    assert torch.equal(preprocessing.crops(picture, 1, 112, **CLIP).pixels, expected.pixels)
+    expected = CLIP.crops(picture.convert("RGB"))
+    assert torch.equal(CLIP.crops(picture).pixels, expected.pixels)
 
 
 def test_a_vanishing_side_is_the_posts_fault() -> None:

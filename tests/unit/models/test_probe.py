@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from moderation.errors import ConfigError
-from moderation.models.phi3 import preprocessing
-from moderation.models.phi3.preprocessing import Crops
+from moderation.models.phi3.network import PreprocessorConfig
+from moderation.models.phi3.preprocessing import Crops, HdTransform
 from moderation.models.phi3.probe import probe
 from moderation.models.shared.tokenizer import Tokenizer
 from tests.support.small_model import Reference, a_picture, seeded_folder
@@ -44,14 +44,14 @@ def run(prompt: str, images: list[Path], out: Path, **options: Any) -> dict[str,
 
 
 def crops(path: Path, budget: int = 4) -> Crops:
-    clip = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
-    return preprocessing.crops(Image.open(path), budget, 112, **clip)
+    published = PreprocessorConfig()
+    return HdTransform(budget, 112, 4, published.image_mean, published.image_std).crops(Image.open(path))
 
 
 def test_text_alone(tmp_path: Path, tokenizer: Tokenizer, reference: Reference) -> None:
     """A tag without images is text, as in the original."""
     found = run("<|user|>\nwhat is <|image_1|>?<|end|>\n<|assistant|>\n", [], tmp_path / "out.npz")
-    expected = tokenizer.ours("<|user|>\nwhat is <|image_1|>?<|end|>\n<|assistant|>\n", begin=True)
+    expected = tokenizer.trusted("<|user|>\nwhat is <|image_1|>?<|end|>\n<|assistant|>\n", begin=True)
     assert found["input_ids"].dtype == np.int32
     assert found["input_ids"].tolist() == expected
     assert np.abs(found["last_logits"] - reference.logits(expected, []).numpy()).max() < 1e-4

@@ -31,9 +31,9 @@ def tokenizer(model: Phi3Vision) -> Tokenizer:
 
 
 def test_our_words_may_hold_added_tokens(tokenizer: Tokenizer) -> None:
-    space, newline = tokenizer.ours(" ")[0], tokenizer.ours("\n")[-1]
-    assert tokenizer.ours("<|user|>\n", begin=True) == [1, IDS["<|user|>"], space, newline]
-    assert tokenizer.ours("<|end|>\n<|assistant|>\n") == [IDS["<|end|>"], space, newline, IDS["<|assistant|>"]]
+    space, newline = tokenizer.trusted(" ")[0], tokenizer.trusted("\n")[-1]
+    assert tokenizer.trusted("<|user|>\n", begin=True) == [1, IDS["<|user|>"], space, newline]
+    assert tokenizer.trusted("<|end|>\n<|assistant|>\n") == [IDS["<|end|>"], space, newline, IDS["<|assistant|>"]]
 
 
 def test_answers_are_one_token(tokenizer: Tokenizer) -> None:
@@ -45,14 +45,14 @@ def test_answers_are_one_token(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_added_token_typed_by_a_user_is_spelt_out(tokenizer: Tokenizer, name: str) -> None:
     for text in (name, f" {name}\n", f"a{name}b", name * 3, name.upper(), f"▁{name}"):
-        assert tokenizer.added.isdisjoint(tokenizer.theirs(text)), text
+        assert tokenizer.added.isdisjoint(tokenizer.untrusted(text)), text
 
 
 @given(st.lists(st.one_of(st.sampled_from([*NAMES, "<|image_1|>", "<0x0A>", "▁", "\0", "~~~"]), st.text()), max_size=8))
 def test_no_text_becomes_an_added_token_or_a_slot(parts: list[str]) -> None:
     model = a_model()
     text = "".join(part.encode(errors="replace").decode() for part in parts)
-    ids = model.tokenizer.theirs(text)
+    ids = model.tokenizer.untrusted(text)
     assert model.tokenizer.added.isdisjoint(ids)
     assert all(0 <= id < model.network.config.vocab_size for id in ids)
 
@@ -72,14 +72,14 @@ def test_slots_stand_where_the_pictures_do(model: Phi3Vision) -> None:
     """As the published processor makes it: <s>, the opening, the picture's slots, <s> again, text."""
     (window,) = model.encode(a_content("hello", a_picture(90, 250), a_picture(400, 90)), questions(1))
     shared = window.tree.shared
-    opening = tuple(model.tokenizer.ours(f"<|user|>\n{prompts.INSTRUCTIONS}\n", begin=True))
-    between = tuple(model.tokenizer.ours("\n", begin=True))
+    opening = tuple(model.tokenizer.trusted(f"<|user|>\n{prompts.INSTRUCTIONS}\n", begin=True))
+    between = tuple(model.tokenizer.trusted("\n", begin=True))
     sizes = [(one.rows * 4) * (one.cols * 4 + 1) + 1 + 4 * 5 for one in window.pictures]
     expected = opening + (-1,) * sizes[0] + between + (-2,) * sizes[1]
     assert shared[: len(expected)] == expected
     assert shared[len(expected)] == 1
     assert min(shared[len(expected) :]) >= 0
-    assert window.tree.branches[0][-4:] == tuple(model.tokenizer.ours("<|end|>\n<|assistant|>\n"))
+    assert window.tree.branches[0][-4:] == tuple(model.tokenizer.trusted("<|end|>\n<|assistant|>\n"))
 
 
 def test_encode_runs_on_several_threads(model: Phi3Vision) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from moderation.models.phi3.classifier import Phi3Vision, Window
-from moderation.models.shared import tree
+from moderation.models.shared import attention, tree
 from moderation.models.shared.decoder import Attend
+from moderation.models.shared.scores import scores
 from moderation.models.shared.tree import Packed, Tree
 from moderation.types import Content, Score
 from tests.support.small_model import a_content, a_model, a_picture, alone, questions
@@ -52,8 +53,8 @@ def test_packing() -> None:
     assert packed.ids.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     assert packed.positions.tolist() == [0, 1, 2, 3, 4, 3, 0, 0, 1, 2, 3, 4]
     assert packed.scored.tolist() == [4, 5, 11]
-    assert [(post.start, post.bounds) for post in packed.posts] == [(0, (3, 5, 6)), (6, (7,)), (7, (9, 12))]
-    assert sum(one.tokens for one in TREES) == len(packed.ids), "not one position of padding"
+    assert [(span.start, span.bounds) for span in packed.spans] == [(0, (3, 5, 6)), (6, (7,)), (7, (9, 12))]
+    assert sum(each.tokens for each in TREES) == len(packed.ids), "not one position of padding"
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
@@ -68,7 +69,7 @@ def test_attention_sees_the_shared_part_and_its_own_branch(kv_heads: int) -> Non
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(12, 4, 8, generator=generator)
     key, value = torch.randn(2, 12, kv_heads, 8, generator=generator).unbind()
-    out = tree.attention(packed)(query, key, value)
+    out = attention.of_tokens(packed)(query, key, value)
     for token in range(12):
         seen = [other for other in range(12) if sees(token, other)]
         for head in range(4):
@@ -77,16 +78,16 @@ def test_attention_sees_the_shared_part_and_its_own_branch(kv_heads: int) -> Non
             assert torch.allclose(out[token, head], weights @ value[seen, group], atol=1e-6)
 
 
-def test_answers() -> None:
+def test_scores_of_logits() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0, 1.0], [0.0, 0.0, 90.0, 0.0], [-800.0, 0.0, -800.0, 0.0]])
-    scores = tree.answers(logits, yes=0, no=3)
-    assert scores[0].margin == 1
-    assert scores[0].probability == pytest.approx(torch.tensor(1.0).sigmoid().item())
-    assert scores[0].mass == pytest.approx(logits[0].softmax(-1)[[0, 3]].sum().item())
-    assert scores[1].mass < 1e-30
-    assert scores[2].probability == 0
+    first, second, third = scores(logits, yes=0, no=3)
+    assert first.margin == 1
+    assert first.probability == pytest.approx(torch.tensor(1.0).sigmoid().item())
+    assert first.mass == pytest.approx(logits[0].softmax(-1)[[0, 3]].sum().item())
+    assert second.mass < 1e-30
+    assert third.probability == 0
     with pytest.raises(ArithmeticError, match="not finite"):
-        tree.answers(torch.tensor([[0.0, float("nan")]]), 0, 1)
+        scores(torch.tensor([[0.0, float("nan")]]), 0, 1)
 
 
 def test_equal_to_separate_prompts(model: Phi3Vision, contents: list[Content]) -> None:
@@ -164,11 +165,11 @@ def a_window_of(model: Phi3Vision, length: int, policies: int) -> Window:
 
 def everything_before(packed: Packed) -> Attend:
     """A broken mask: branches see the branches before them."""
-    return tree.attention(
+    return attention.of_tokens(
         Packed(
             packed.ids,
             packed.positions,
-            tuple(tree.Span(p.start, (p.bounds[0], p.stop)) for p in packed.posts),
+            tuple(tree.Span(span.start, (span.bounds[0], span.stop)) for span in packed.spans),
             packed.scored,
         )
     )
@@ -176,7 +177,7 @@ def everything_before(packed: Packed) -> Attend:
 
 def other_posts_too(packed: Packed) -> Attend:
     """A broken mask: posts see the posts before them."""
-    return tree.attention(Packed(packed.ids, packed.positions, (tree.Span(0, (len(packed.ids),)),), packed.scored))
+    return attention.of_tokens(Packed(packed.ids, packed.positions, (tree.Span(0, (len(packed.ids),)),), packed.scored))
 
 
 @pytest.mark.parametrize("broken", [everything_before, other_posts_too])
@@ -185,13 +186,13 @@ def test_a_broken_mask_is_noticed(
 ) -> None:
     batch = windows_of(model, contents, 3)
     right = model.score(batch)
-    whole = tree.attention
+    whole = attention.of_tokens
 
-    def attention(packed: Packed) -> Attend:
-        monkeypatch.setattr(tree, "attention", whole)
+    def broken_once(packed: Packed) -> Attend:
+        monkeypatch.setattr(attention, "of_tokens", whole)
         return broken(packed)  # type: ignore[operator, no-any-return]
 
-    monkeypatch.setattr(tree, "attention", attention)
+    monkeypatch.setattr(attention, "of_tokens", broken_once)
     wrong = model.score(batch)
     assert max(apart(list(left), list(right)) for left, right in zip(wrong, right, strict=True)) > 100 * CLOSE
 
@@ -205,7 +206,7 @@ def test_positions_that_do_not_continue_are_noticed(
 
     def in_a_row(trees: list[Tree], device: torch.device) -> Packed:
         packed = pack(trees, device)
-        return Packed(packed.ids, torch.arange(len(packed.ids)), packed.posts, packed.scored)
+        return Packed(packed.ids, torch.arange(len(packed.ids)), packed.spans, packed.scored)
 
     monkeypatch.setattr(tree, "pack", in_a_row)
     wrong = model.score(batch)

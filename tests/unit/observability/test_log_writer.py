@@ -17,7 +17,7 @@ from typing import IO, Any
 import pytest
 
 from moderation.observability.log_writer import MAX_LINES
-from tests.unit.test_lifecycle import PRELUDE
+from tests.support.programs import PRELUDE
 
 LINES = MAX_LINES * 3  # more than any pipe and the queue hold
 BUSY = f"""

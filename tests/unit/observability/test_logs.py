@@ -17,7 +17,7 @@ import structlog
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
 import moderation
-from moderation.cli import app
+from moderation.cli import roles
 from moderation.errors import ConfigError, ModerationError, PostError
 from moderation.inference.encode_pool import Encoders
 from moderation.models.checked import CheckedModel
@@ -140,8 +140,8 @@ def test_traces_without_their_extra_are_refused_with_what_helps(monkeypatch: pyt
     monkeypatch.delattr(moderation, "exporter", raising=False)  # where another test has imported it
     wanted = Settings(traces=TracesSettings(endpoint="http://127.0.0.1:4318"))
     with pytest.raises(ConfigError, match=r"MODERATION_TRACES__ENDPOINT .* pip install 'moderation\[otel\]'"):
-        app._exporter(wanted, "worker")
-    app._exporter(Settings(), "worker")()
+        roles.start_trace_export(wanted, "worker")
+    roles.start_trace_export(Settings(), "worker")()
 
 
 def test_a_chain_of_errors_of_any_length_has_its_frames() -> None:

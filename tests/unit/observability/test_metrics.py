@@ -1,4 +1,4 @@
-"""What is counted, and that our own counters write what prometheus_client's would."""
+"""What is counted, and that the fast metrics write what prometheus_client's own would."""
 
 from __future__ import annotations
 
@@ -23,35 +23,36 @@ def text(registry: CollectorRegistry) -> list[str]:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", 'b"\\\n']), st.floats(0, 5) | st.sampled_from(BOUNDS)), max_size=30))
-def test_a_spread_writes_what_a_histogram_does(values: list[tuple[str, float]]) -> None:
-    theirs, ours = CollectorRegistry(), CollectorRegistry()
-    histogram = Histogram("some_seconds", "Some text", ["stage"], buckets=BOUNDS, registry=theirs)
-    spread = FastHistogram("some_seconds", "Some text", BOUNDS, ["stage"], registry=ours)
+def test_a_fast_histogram_writes_what_a_histogram_does(values: list[tuple[str, float]]) -> None:
+    slow_registry, fast_registry = CollectorRegistry(), CollectorRegistry()
+    slow = Histogram("some_seconds", "Some text", ["phase"], buckets=BOUNDS, registry=slow_registry)
+    fast = FastHistogram("some_seconds", "Some text", BOUNDS, ["phase"], registry=fast_registry)
     for label, value in values:
-        histogram.labels(label).observe(value)
-        spread.row(label).add(value)
-    assert text(ours) == text(theirs)
+        slow.labels(label).observe(value)
+        fast.series(label).add(value)
+    assert text(fast_registry) == text(slow_registry)
 
 
 @given(st.lists(st.tuples(st.sampled_from(Outcome), st.sampled_from(["a", "b"])), max_size=30))
-def test_a_tally_writes_what_a_counter_does(values: list[tuple[Outcome, str]]) -> None:
-    theirs, ours = CollectorRegistry(), CollectorRegistry()
-    counter = Counter("some", "Some text", ["outcome", "policy"], registry=theirs)
-    tally = FastCounter("some", "Some text", ["outcome", "policy"], registry=ours)
+def test_a_fast_counter_writes_what_a_counter_does(values: list[tuple[Outcome, str]]) -> None:
+    slow_registry, fast_registry = CollectorRegistry(), CollectorRegistry()
+    slow = Counter("some", "Some text", ["outcome", "policy"], registry=slow_registry)
+    fast = FastCounter("some", "Some text", ["outcome", "policy"], registry=fast_registry)
     for outcome, policy in values:
-        counter.labels(outcome.name.lower(), policy).inc()
-        tally.counts[outcome, policy] += 1
-    assert text(ours) == text(theirs)
+        slow.labels(outcome.name.lower(), policy).inc()
+        fast.counts[outcome, policy] += 1
+    assert text(fast_registry) == text(slow_registry)
 
 
 def test_names_follow_the_conventions() -> None:
-    found = [
-        one for one in REGISTRY._collector_to_names if isinstance(one, FastCounter | FastHistogram | MetricWrapperBase)
-    ]
-    assert len(found) > 40
-    for one in found:
-        name = one.name if isinstance(one, FastCounter | FastHistogram) else one._name
-        labels = one.labels if isinstance(one, FastCounter | FastHistogram) else one._labelnames
+    kinds = FastCounter | FastHistogram | MetricWrapperBase
+    collectors = [collector for collector in REGISTRY._collector_to_names if isinstance(collector, kinds)]
+    assert len(collectors) > 40
+    for collector in collectors:
+        if isinstance(collector, FastCounter | FastHistogram):
+            name, labels = collector.name, collector.labels
+        else:
+            name, labels = collector._name, collector._labelnames
         assert re.fullmatch(r"moderation_[a-z_]+", name)
         assert not re.search(r"(_(ms|milliseconds|kb|mb|percent)(_|$))|_total$", name)  # counters get their _total
         assert not {"post", "post_id", "id", "tenant", "offset", "trace_id"} & set(labels)
@@ -62,7 +63,7 @@ def value(name: str, **labels: str) -> float:
 
 
 def test_a_published_verdict_is_counted_once_in_each_family() -> None:
-    model = "test_a_published_verdict"  # nobody else counts under it
+    model = "test_a_published_verdict"  # no other test counts under it
     verdict = a_verdict(
         outcome=Outcome.REMOVE,
         status=Status.DEGRADED,
@@ -72,25 +73,25 @@ def test_a_published_verdict_is_counted_once_in_each_family() -> None:
             a_finding("t-guns", outcome=Outcome.REVIEW, reason=Reason.NO_ANSWER),
             a_finding("t-new", counts=False),
         ),
-        timings=Timings(queue=3.0, encode=0.02, wait=0.03, model=0.2),
+        timings=Timings(queue=3.0, encode=0.02, batch_wait=0.03, model=0.2),
     )
-    before = {origin: value("moderation_phase_seconds_count", origin=origin) for origin in ("queue", "decode", "model")}
+    before = {phase: value("moderation_phase_seconds_count", phase=phase) for phase in ("queue", "decode", "model")}
     metrics.answered(verdict, 0.004)
     assert value("moderation_verdicts_total", outcome="remove", status="degraded", model=model) == 1
     assert value("moderation_findings_total", policy="t-spam", outcome="remove", mode="live") == 1
     assert value("moderation_findings_total", policy="t-new", outcome="allow", mode="shadow") == 1
     assert value("moderation_findings_undetermined_total", policy="t-guns", reason="NO_ANSWER") == 1
-    after = {origin: value("moderation_phase_seconds_count", origin=origin) for origin in before}
+    after = {phase: value("moderation_phase_seconds_count", phase=phase) for phase in before}
     assert after == {"queue": before["queue"] + 1, "decode": before["decode"], "model": before["model"] + 1}
 
 
-def test_what_nobody_judged_has_spent_nothing_in_the_model() -> None:
+def test_a_post_that_was_not_judged_spent_nothing_in_the_model() -> None:
     letters = value("moderation_dead_letters_total", reason="IMAGE_CORRUPT")
-    judged = value("moderation_phase_seconds_count", origin="model")
+    judged = value("moderation_phase_seconds_count", phase="model")
     cached = value("moderation_verdict_origins_total", origin="cache")
     verdict = a_verdict(status=Status.UNDETERMINED, origin=Origin.NONE, reason=Reason.IMAGE_CORRUPT)
     metrics.answered(verdict, 0.004)
     metrics.answered(a_verdict(origin=Origin.CACHE), 0.004)
     assert value("moderation_dead_letters_total", reason="IMAGE_CORRUPT") == letters + 1
     assert value("moderation_verdict_origins_total", origin="cache") == cached + 1
-    assert value("moderation_phase_seconds_count", origin="model") == judged
+    assert value("moderation_phase_seconds_count", phase="model") == judged

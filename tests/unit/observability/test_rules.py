@@ -19,8 +19,8 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import Counter, Histogram, MetricWrapperBase
 
 from moderation.api.grpc.service import Service
-from moderation.cli.top import PHASES
 from moderation.observability.fast_metrics import FastCounter, FastHistogram
+from moderation.observability.phases import Phase
 from moderation.types import Origin, Outcome, Reason, Status
 from moderation.view import stores  # noqa: F401  what they declare is in the registry
 
@@ -29,7 +29,7 @@ OBSERVE = DEPLOY / "observe"
 TARGET = {"instance", "job"}  # labels that Prometheus adds
 # Values that the code writes; of other labels any will do.
 VALUES = {
-    "phase": {*PHASES},
+    "phase": {*Phase},
     "origin": {one.name.lower() for one in Origin},
     "outcome": {one.name.lower() for one in Outcome},
     "status": {one.name.lower() for one in Status},
@@ -118,7 +118,7 @@ def bounds(bucket: str) -> set[str]:
     (spread,) = [
         one for one in REGISTRY._collector_to_names if isinstance(one, FastHistogram) and f"{one.name}_bucket" == bucket
     ]
-    spread.row(*["x"] * len(spread.labels))
+    spread.series(*["x"] * len(spread.labels))
     return {sample.labels["le"] for family in spread.collect() for sample in family.samples if "le" in sample.labels}
 
 
@@ -139,9 +139,7 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def runbook() -> str:
-    _, heading, text = (DEPLOY / "README.md").read_text().partition("## Runbook\n")
-    assert heading
-    return text.partition("\n## ")[0]
+    return (DEPLOY / "RUNBOOK.md").read_text()
 
 
 def generator() -> ModuleType:
@@ -210,21 +208,21 @@ def test_an_alert_says_what_it_means_and_what_to_do(rule: dict[str, Any]) -> Non
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert rule["annotations"]["summary"]
     assert rule["annotations"]["description"]
-    assert rule["annotations"]["runbook_url"] == f"deploy/README.md#{rule['alert'].lower()}"
-    entry = re.search(rf"^### {rule['alert']}\n(.*?)(?=^#|\Z)", runbook(), re.MULTILINE | re.DOTALL)
+    assert rule["annotations"]["runbook_url"] == f"deploy/RUNBOOK.md#{rule['alert'].lower()}"
+    entry = re.search(rf"^## {rule['alert']}\n(.*?)(?=^#|\Z)", runbook(), re.MULTILINE | re.DOTALL)
     assert entry, f"the runbook has no entry {rule['alert']}"
     for part in ("**Means**", "**First look**", "**Do**"):
         assert part in entry[1]
 
 
 def test_the_runbook_has_no_entry_without_an_alert() -> None:
-    assert re.findall(r"^### (\w+)$", runbook(), re.MULTILINE) == [rule["alert"] for rule in alerts()]
+    assert re.findall(r"^## (\w+)$", runbook(), re.MULTILINE) == [rule["alert"] for rule in alerts()]
 
 
 def test_settings_that_the_runbook_names_are_there() -> None:
-    from moderation.settings import knobs
+    from moderation.settings import fields
 
-    known = {variable for variable, _, _ in knobs()}
+    known = {variable for variable, _, _ in fields()}
     assert set(re.findall(r"MODERATION_[A-Z]+__[A-Z_]+", runbook())) <= known
 
 

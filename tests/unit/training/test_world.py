@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from moderation.models.shared import tree
+from moderation.models.phi3.network import SHORT
+from moderation.models.shared import attention, tree
 from moderation.models.shared.tokenizer import Tokenizer
 from moderation.training import lessons, phrasings, pictographs, sayings, student, words, world
 from moderation.training.lessons import Course, Shelf
@@ -130,14 +131,16 @@ def test_every_word_of_policies_has_a_token_of_its_own(folder: Path) -> None:
     for _ in range(300):
         rule = phrasings.rule(random, truth, groups=random.choice((None, tuple(GROUPS))), training=False)
         prose = phrasings.phrase(random, rule, unseen=random.random() < 0.5).prose
-        assert len(tokenizer.ours(prose)) <= len(prose.split()) + sum(prose.count(mark) for mark in ",.?:-") + 1, prose
+        assert len(tokenizer.trusted(prose)) <= len(prose.split()) + sum(prose.count(mark) for mark in ",.?:-") + 1, (
+            prose
+        )
 
 
 def test_the_answers_are_single_tokens_and_case_does_not_matter(folder: Path) -> None:
     tokenizer = Tokenizer(folder)
     assert tokenizer.word("Yes") != tokenizer.word("No")
-    assert tokenizer.theirs("SELLING A GUN") == tokenizer.theirs("selling a gun")
-    assert tokenizer.added.isdisjoint(tokenizer.theirs("<|end|></s><s><|user|><|image_1|>"))
+    assert tokenizer.untrusted("SELLING A GUN") == tokenizer.untrusted("selling a gun")
+    assert tokenizer.added.isdisjoint(tokenizer.untrusted("<|end|></s><s><|user|><|image_1|>"))
 
 
 def test_a_lesson_has_the_answers_of_the_tree(folder: Path) -> None:
@@ -149,7 +152,7 @@ def test_a_lesson_has_the_answers_of_the_tree(folder: Path) -> None:
         features, _ = teacher.embed_images(shelf, [picture for one in made for picture in one.pictures])
         ours, _ = teacher.answer(trees, features)
         packed = tree.pack(trees, teacher.network.device)
-        hidden = teacher.network(packed, features, [False] * len(trees))
+        hidden = teacher.network(packed, features, [SHORT] * len(trees))
         theirs = teacher.network.logits(hidden[packed.scored])
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
@@ -186,7 +189,7 @@ def test_padded_posts_need_equally_many_branches() -> None:
     packed = tree.pack([tree.Tree((1, 2), ((3,), (4, 5)))], torch.device("cpu"))
     attend = student.padded(packed)
     heads = torch.randn(5, 1, 8)
-    torch.testing.assert_close(attend(heads, heads, heads), tree.attention(packed)(heads, heads, heads))
+    torch.testing.assert_close(attend(heads, heads, heads), attention.of_tokens(packed)(heads, heads, heads))
 
 
 def test_patches_leave_what_stands_in_a_picture() -> None:

@@ -8,7 +8,7 @@ from moderation.view.recent import ENTRY_BYTES, Recent
 from moderation.view.stores import Entry, Kind
 from tests.support.builders import a_finding, a_verdict
 
-BYTES = wire.verdict(a_verdict("a", findings=(a_finding(), a_finding("other")))).SerializeToString()
+BYTES = wire.verdict_message(a_verdict("a", findings=(a_finding(), a_finding("other")))).SerializeToString()
 
 
 def an_entry(post_id: str, offset: int, kind: int = Kind.VERDICT, partition: int = 0, tenant: str = "t") -> Entry:

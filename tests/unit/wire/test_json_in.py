@@ -1,4 +1,4 @@
-"""A verdict's JSON is read as the library reads it, only sooner."""
+"""The fast reader of a verdict's JSON reads what google.protobuf.json_format reads."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ verdicts = st.builds(
 
 
 @given(verdicts)
-def test_what_our_writer_writes_is_read_as_the_library_reads_it(verdict: Verdict) -> None:
+def test_json_that_this_service_wrote_is_read_as_the_library_reads_it(verdict: Verdict) -> None:
     value, headers = wire.verdict_record(verdict, "json")
     assert json_in.parse(value, Message) == json_format.Parse(value, Message())
     assert wire.read_verdict(value, headers) == json_format.Parse(value, Message())

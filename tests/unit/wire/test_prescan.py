@@ -1,4 +1,4 @@
-"""Values that would cost much more than they weigh are refused before they are parsed; long texts are not."""
+"""Small values that would take much memory are refused before they are parsed; long texts are not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moderation.errors import PostError
 from moderation.settings import MediaSettings
 from moderation.types import Reason
 from moderation.v1 import post_pb2, verdict_pb2
-from moderation.wire import prescan
+from moderation.wire import posts, prescan
 from tests.support.builders import a_verdict
 
 MIB = 1 << 20
@@ -34,7 +34,7 @@ HOSTILE_PROTOBUF = {
     "images": HEAD + b"\x1a\x00" * MIB,
     "unknown fields": HEAD + b"\xa0\x06\x01" * MIB,
     "unknown fields of an image": HEAD + b"\x1a\x80\x80\xc0\x01" + b"\xa0\x06\x01" * MIB,
-    "one field again and again": HEAD + b"\x0a\x01a" * MIB,
+    "one field repeated": HEAD + b"\x0a\x01a" * MIB,
     "groups": HEAD + b"\xa3\x06" * MIB,
     "a length behind the end": HEAD + b"\x1a\xff\xff\xff\xff\x0f" + b"x" * 100,
 }
@@ -76,7 +76,7 @@ def test_the_largest_post_is_far_within_the_bound() -> None:
     images = [{"data": "AAAA"}, {"uri": "file:///a"}] * 4
     post = {"id": "a", "text": "x", "tenant": "t", "language": "en", "surface": "s", "images": images}
     assert len(wire.post_record(json.dumps(post).encode(), [], MediaSettings()).images) == 8
-    prescan.check_json(json.dumps(post).encode(), wire.MAX_POST_ELEMENTS // 10)
+    prescan.check_json(json.dumps(post).encode(), posts.MAX_ELEMENTS // 10)
 
 
 def test_verdicts_of_a_thousand_policies_are_read() -> None:

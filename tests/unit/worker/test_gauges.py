@@ -14,12 +14,12 @@ from prometheus_client import REGISTRY
 
 from moderation.inference.batcher import Batcher
 from moderation.inference.verdict_cache import VerdictCache
-from moderation.models import DeviceMemory
+from moderation.models.contract import DeviceMemory
 from moderation.models.fake import Fake
 from moderation.settings import WorkerSettings
 from moderation.worker import gauges
 from moderation.worker.gauges import WorkerGauges
-from moderation.worker.partition import Answer, AssignedPartition
+from moderation.worker.partition import AssignedPartition, Result
 from moderation.worker.suspects import Mark
 
 PARTITION = TopicPartition("posts", 41)
@@ -29,7 +29,7 @@ class Topic:
     """Takes what a lane publishes once it is let to."""
 
     def __init__(self) -> None:
-        self.position, self.found = 5, Mark()
+        self.position, self.mark = 5, Mark()
         self.let = asyncio.Event()
 
     async def __aenter__(self) -> Topic:
@@ -47,9 +47,9 @@ class Watched(AssignedPartition):
     """A lane whose commits can be waited for."""
 
     async def committed(self) -> None:
-        self._moved.clear()
+        self._worker_changed.clear()
         async with asyncio.timeout(10):
-            await self._moved.wait()
+            await self._worker_changed.wait()
 
 
 class Worker:
@@ -107,25 +107,25 @@ async def test_lag_is_what_has_no_committed_answer(assigned: tuple[Watched, Topi
     worker = Worker(one)
     now = 1_000.0
     watch = WorkerGauges(worker, Batcher(Fake(), WorkerSettings()), Fake(), lambda: now)
-    watch.look()
+    watch.update()
     assert lag() == (0, 0)
 
     worker.end = (9, 5)  # four records that nobody has read
     await asked(watch, worker)
-    watch.look()
+    watch.update()
     now += 30
-    watch.look()
+    watch.update()
     assert lag() == (4, 30)  # and no timestamp: at least as long as they are known of
 
     one.take(5, 100, int((time.time() - 300) * 1000))
     one.take(6, 100, int((time.time() - 200) * 1000))
-    watch.look()
+    watch.update()
     records, seconds = lag()
     assert records == 4
     assert seconds == pytest.approx(300, abs=5)
 
-    one.settle(5, Answer((), None, time.perf_counter()))  # ready, and not committed: a broker keeps it waiting
-    oldest = watch.look().oldest
+    one.settle(5, Result((), None, time.perf_counter()))  # ready, and not committed: a broker keeps it waiting
+    oldest = watch.update().oldest
     assert oldest is not None
     assert time.monotonic() - oldest < 10, "it counts until it is committed"
     assert REGISTRY.get_sample_value("moderation_worker_posts_in_phase", {"phase": "commit"}) == 1
@@ -134,25 +134,25 @@ async def test_lag_is_what_has_no_committed_answer(assigned: tuple[Watched, Topi
 
     topic.let.set()
     await one.committed()
-    watch.look()
+    watch.update()
     records, seconds = lag()
     assert records == 3
     assert seconds == pytest.approx(200, abs=5)
 
-    one.settle(6, Answer((), None, time.perf_counter()))
+    one.settle(6, Result((), None, time.perf_counter()))
     await one.committed()
     worker.end = (9, 9)  # what stood beyond were the marks of transactions
     await asked(watch, worker)
-    watch.look()
+    watch.update()
     assert lag() == (0, 0)
 
     worker.end = (-1, 0)
     await asked(watch, worker)  # the brokers are away: what is in hand still counts
-    watch.look()
+    watch.update()
     assert lag() == (0, 0)
 
     worker.assignments = {}
-    watch.look()
+    watch.update()
     assert lag() == (None, None)  # another worker tells of it now
 
 
@@ -161,7 +161,7 @@ async def test_device_memory_is_asked_for_when_prometheus_asks() -> None:
         held = 3
         pictures = (10, 4)
 
-        def cache(self) -> DeviceMemory:
+        def memory(self) -> DeviceMemory:
             return DeviceMemory("cuda:0", 2, self.held, 8)
 
     def told(name: str) -> float | None:

@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from moderation.errors import DeliveryError
 from moderation.inference.verdict_cache import VerdictCache
 from moderation.settings import KafkaSettings
-from moderation.worker.partition import AssignedPartition, Offsets
+from moderation.worker.offsets import Offsets
+from moderation.worker.partition import AssignedPartition
 from moderation.worker.publisher import Publisher
 from moderation.worker.suspects import Opening
 

@@ -43,7 +43,7 @@ class Topic:
     """Takes what a lane publishes, a moment later."""
 
     def __init__(self) -> None:
-        self.position, self.messages, self.found = 0, 0, Mark()
+        self.position, self.messages, self.mark = 0, 0, Mark()
 
     async def __aenter__(self) -> Topic:
         return self
@@ -80,13 +80,13 @@ class Bench:
         offsets = self.assigned._offsets
         assert offsets is not None
         isolation = self.worker._processor.isolation
-        media = len(self.media.pool) + len(self.media._room._waiting) + len(self.media._files._waiting)
+        media = len(self.media.pool) + len(self.media._decoded._waiting) + len(self.media._fetched._waiting)
         with_images = said[Phase.FETCH] + said[Phase.DECODE]
         admission = sum(not waiter.done() for waiter in self.batcher._room._waiters or ())
         return {
             "all": (sum(said.values()), len(offsets)),
             "isolation": (said[Phase.ISOLATION], len(isolation._together) + len(isolation._alone)),
-            "twin without its twin": (int(said[Phase.TWIN] > 0 and not self.assigned.cache._turns), 0),
+            "twin without its twin": (int(said[Phase.TWIN] > 0 and not self.assigned.cache._computations), 0),
             "media": (with_images, media),
             "admission": (said[Phase.ADMISSION], admission),
             "encode": (said[Phase.ENCODE], len(self.batcher._encoders.pool)),

@@ -13,18 +13,18 @@ MOST = Held(256, 256 << 20)
 
 def test_one_busy_partition_may_take_all_that_one_may() -> None:
     shares = Shares({number: Held(0, 0) for number in range(6)}, MOST, 128)
-    assert shares.of(0).posts == 128
-    assert shares.of(0).bytes > 128 << 20
+    assert shares.free(0).posts == 128
+    assert shares.free(0).bytes > 128 << 20
 
 
 def test_full_partitions_leave_room_for_one_that_was_quiet() -> None:
     shares = Shares({number: Held(0, 0) for number in range(6)}, MOST, 128)
     for full in (0, 1, 2):
-        free = shares.of(full)
+        free = shares.free(full)
         shares.take(full, free)
-    assert shares.of(0).posts == shares.of(1).posts == 0
+    assert shares.free(0).posts == shares.free(1).posts == 0
     for quiet in (3, 4, 5):
-        assert shares.of(quiet) == Held(256 // 12, (256 << 20) // 12)
+        assert shares.free(quiet) == Held(256 // 12, (256 << 20) // 12)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -35,7 +35,7 @@ def test_together_they_never_take_more_than_there_is(seed: int) -> None:
     for _ in range(300):
         shares = Shares(held, most, each)
         for number in random.sample(range(count), count):
-            free = shares.of(number)
+            free = shares.free(number)
             if free.posts > 0 and free.bytes > 0:
                 taken = Held(random.randint(0, free.posts), random.randint(0, free.bytes))
                 shares.take(number, taken)
@@ -54,11 +54,11 @@ def test_a_post_larger_than_the_room_goes_alone() -> None:
     shares.take(0, Held(1, 500))
     assert not shares.alone(0)
     assert not shares.alone(1)
-    assert shares.of(1) == Held(8, 25)
+    assert shares.free(1) == Held(8, 25)
 
 
 def test_while_a_large_post_waits_nobody_borrows() -> None:
     shares = Shares({0: Held(2, 40), 1: Held(0, 0)}, Held(10, 100), 10)
     shares.keep()
-    assert shares.of(0).bytes == 0
-    assert shares.of(1).bytes == 25
+    assert shares.free(0).bytes == 0
+    assert shares.free(1).bytes == 25

@@ -104,7 +104,7 @@ def test_a_worker_that_is_killed_in_the_midst_of_its_work_leaves_no_suspects_but
     many = log.opened(101, end=101 + FEW + 1)
     assert 101 not in many
     assert not many.counted
-    assert log.opened(101, end=101).found.openings == 0, "none waits"
+    assert log.opened(101, end=101).initial.openings == 0, "none waits"
     few = log.opened(101, 102, end=101 + 1)
     assert 101 in few
     assert 102 not in few, "it came later"

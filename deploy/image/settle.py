@@ -1,6 +1,6 @@
-"""For deploy/Dockerfile: compiles what was installed, and gives every file the same date, so that two builds are alike.
+"""For deploy/image/Dockerfile: compiles the installed packages and gives every file one date: builds differ less.
 
-The bytecode names its source by hash and is not held to it at run time: files of an image do not change.
+Bytecode names its source by hash. Python does not compare the two at run time: files of an image do not change.
 """
 
 import compileall
@@ -11,7 +11,7 @@ from py_compile import PycInvalidationMode
 
 
 def main(folder: Path, date: int) -> None:
-    """Some libraries ship files that are no Python of any version (templates): those stay as they are."""
+    """Compiles a folder. Files that are not valid Python (templates of libraries) stay as they are."""
     mode = PycInvalidationMode.UNCHECKED_HASH
     compileall.compile_dir(folder, maxlevels=100, quiet=2, workers=0, invalidation_mode=mode)
     for path in (folder, *folder.rglob("*")):

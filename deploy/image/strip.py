@@ -1,13 +1,13 @@
-"""For deploy/Dockerfile: removes what torch ships and this service never opens.
+"""For deploy/image/Dockerfile: removes files of torch that this service never opens.
 
-A pattern that matches nothing is an error: torch has changed, and the list with it.
+A pattern without a match is an error: torch has changed, so this list must change too.
 """
 
 import shutil
 import sys
 from pathlib import Path
 
-# To build against torch and CUDA, with a compiler that the image does not have.
+# For building against torch and CUDA. The image has no compiler.
 HEADERS = (
     "torch/include",
     "torch/share/cmake",
@@ -15,7 +15,7 @@ HEADERS = (
     "nvidia/*/include",
     "nvidia/*/lib/*.a",
 )
-# What torch opens on a GPU alone. The libraries that it is linked against must stay: without them it does not load.
+# Files that torch opens only on a GPU. Libraries that torch is linked against must stay: it does not load without them.
 GPU = (
     "triton",
     "triton-*.dist-info",
@@ -34,10 +34,10 @@ def main(venv: Path, device: str) -> None:
         sys.exit(f"DEVICE={device}: auto or cpu")
     (packages,) = venv.glob("lib/python3.*/site-packages")
     for pattern in HEADERS + (GPU if device == "cpu" else ()):
-        found = list(packages.glob(pattern))
-        if not found:
-            sys.exit(f"{pattern}: nothing like it in {packages}; renew deploy/strip.py")
-        for path in found:
+        matches = list(packages.glob(pattern))
+        if not matches:
+            sys.exit(f"{pattern}: no match in {packages}; update deploy/image/strip.py")
+        for path in matches:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

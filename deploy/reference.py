@@ -1,0 +1,171 @@
+"""Writes the pages of deploy/reference/. With --check, fails if a committed page differs."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prometheus_client import REGISTRY
+from prometheus_client.metrics import MetricWrapperBase
+
+import moderation
+from moderation.observability import metrics  # noqa: F401  its metrics are in the registry
+from moderation.observability.events import EVENTS
+from moderation.observability.fast_metrics import FastCounter, FastHistogram
+
+PACKAGE = Path(moderation.__file__).parent
+PAGES = Path(__file__).parent / "reference"
+WRITTEN = "<!-- Written by `python deploy/reference.py`. Change the code and run it again. -->"
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
+
+
+def code(names: list[str]) -> str:
+    """Names as code, with commas between them."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
+# metrics.md
+
+
+def metrics_page() -> str:
+    """Every metric that this service defines, in the order of metrics.py."""
+    rows: list[tuple[str, ...]] = []
+    for metric in REGISTRY._collector_to_names:
+        if isinstance(metric, FastCounter | FastHistogram):
+            name, kind, labels, text = metric.name, metric.kind, metric.labels, metric.text
+        elif isinstance(metric, MetricWrapperBase):
+            name, kind, labels, text = metric._name, metric._type, tuple(metric._labelnames), metric._documentation
+        else:
+            continue  # of the process: prometheus_client defines it
+        rows.append((f"`{name}_total`" if kind == "counter" else f"`{name}`", kind, code(list(labels)), text))
+    return f"""# Metrics
+
+{WRITTEN}
+
+`GET /metrics` on the operations port (`MODERATION_OPS__LISTEN`) serves these metrics. It also serves those that
+`prometheus_client` adds for the process (`process_*`, `python_*`).
+A histogram has the series `_bucket`, `_sum` and `_count`.
+
+{table(("metric", "type", "labels", "meaning"), rows)}"""
+
+
+# log-events.md
+
+
+@dataclass
+class Event:
+    """A log event, merged from all places that log it."""
+
+    levels: set[str] = field(default_factory=set)
+    modules: set[str] = field(default_factory=set)
+    fields: set[str] = field(default_factory=set)
+
+
+def events() -> dict[str, Event]:
+    """Every event that the source logs, by name."""
+    found: dict[str, Event] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name, level, fields in _logged(ast.parse(path.read_text())):
+            event = found.setdefault(name, Event())
+            event.levels.add(level)
+            event.modules.add(str(path.relative_to(PACKAGE)))
+            event.fields.update(fields)
+    return dict(sorted(found.items()))
+
+
+def _logged(tree: ast.AST) -> Iterator[tuple[str, str, list[str]]]:
+    """Name, level and fields of each call that logs an event."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        fields = [_field(keyword.arg) for keyword in node.keywords]
+        match node.func, node.args:
+            case ast.Attribute(value=logger, attr="log"), [_, name] if _is_log(logger):
+                yield _name(name), "any", fields
+            case ast.Attribute(value=logger, attr=level), [name] if level in LEVELS and _is_log(logger):
+                yield _name(name), level, fields
+            # Lines that logs.py itself makes.
+            case ast.Name(id="_fallback"), [name, *_]:
+                yield _name(name), "any", ["about", *fields]
+            case ast.Name(id="line"), [_, ast.Constant(value=str(level)), ast.Dict(keys=keys, values=[name, *_])]:
+                yield _name(name), level, [_name(key) for key in keys[1:] if key]
+
+
+def _name(event: ast.expr) -> str:
+    assert isinstance(event, ast.Constant), f"line {event.lineno}: an event's name must be a constant"  # noqa: S101
+    return str(event.value)
+
+
+def _is_log(logger: ast.expr) -> bool:
+    """Whether an expression is `log`, or `structlog.get_logger()`."""
+    if isinstance(logger, ast.Call) and isinstance(logger.func, ast.Attribute):
+        return logger.func.attr == "get_logger"
+    return isinstance(logger, ast.Name) and logger.id == "log"
+
+
+def _field(name: str | None) -> str:
+    return {None: "...", "exc_info": "exception"}.get(name, str(name))
+
+
+def log_events_page() -> str:
+    """Every log event, by name."""
+    rows: list[tuple[str, ...]] = []
+    logged = events()
+    if missing := logged.keys() - EVENTS.keys():
+        sys.exit(f"moderation/observability/events.py has no sentence for {', '.join(sorted(missing))}")
+    for name, event in logged.items():
+        levels = sorted(event.levels, key=lambda level: LEVELS.index(level) if level in LEVELS else -1)
+        fields = sorted(event.fields - {"..."}) + sorted(event.fields & {"..."})
+        rows.append((f"`{name}`", ", ".join(levels), code(fields), code(sorted(event.modules)), EVENTS[name]))
+    return f"""# Log events
+
+{WRITTEN}
+
+Logs are lines of JSON on standard error. Every line has `event`, `level` and `timestamp`. A line about a post has
+`post_id`; a line within a trace has `trace_id` and `span_id`. Lines hold ids and positions, never content of a post. An
+`exception` is types and frames without messages. `...` stands for fields whose names depend on the case.
+
+{table(("event", "level", "fields", "logged by", "meaning"), rows)}"""
+
+
+# All pages
+
+FILES: dict[str, Callable[[], str]] = {
+    "metrics.md": metrics_page,
+    "log-events.md": log_events_page,
+}
+
+
+def check() -> int:
+    """The number of pages that differ from what is written now, each named on standard error."""
+    differing = [
+        name
+        for name, page in FILES.items()
+        if not (PAGES / name).exists() or (PAGES / name).read_text(encoding="utf-8") != page()
+    ]
+    for name in differing:
+        print(f"deploy/reference/{name} is out of date: run `python deploy/reference.py`", file=sys.stderr)
+    return len(differing)
+
+
+def write() -> None:
+    """Writes every page."""
+    PAGES.mkdir(exist_ok=True)
+    for name, page in FILES.items():
+        (PAGES / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv[1:]:
+        sys.exit(1 if check() else 0)
+    write()

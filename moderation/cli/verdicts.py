@@ -1,0 +1,146 @@
+"""Posts and their verdicts: `moderation classify`, `submit`, `get` and `watch`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import sys
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moderation import settings
+from moderation.cli.options import Address, AsJson, Images, Text, check_content, out, read_file
+from moderation.errors import ConfigError, PostError
+from moderation.observability import logs
+from moderation.settings import Settings
+from moderation.types import Image, Post
+
+if TYPE_CHECKING:
+    from moderation.client import Client
+    from moderation.v1.verdict_pb2 import Verdict
+
+
+def classify(
+    text: Text = "",
+    image: Images = [],  # noqa: B006  typer copies it
+    model_name: Annotated[
+        str | None, typer.Option("--model", help="hub id, folder or demo; default MODERATION_MODEL")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--policies", help="default MODERATION_POLICIES")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge one post in this process, without Kafka."""
+    from moderation.cli import render
+
+    check_content(text, image)
+    loaded = settings.load()
+    if model_name:
+        loaded = loaded.model_copy(update={"model": loaded.model.model_copy(update={"name": model_name})})
+    post = Post(f"cli-{uuid.uuid4()}", text, tuple(Image(data=read_file(path)) for path in image))
+    logs.configure(loaded.log.model_copy(update={"level": "warning"}))
+    logs.capture_prints(loaded.log)
+    render.verdict(out, asyncio.run(_classify(loaded, folder or loaded.policies, post)), as_json=as_json)
+
+
+async def _classify(loaded: Settings, folder: Path, post: Post) -> Verdict:
+    from moderation import models, wire
+    from moderation.inference.batcher import Batcher
+    from moderation.media.reader import Media
+    from moderation.moderator import Moderator
+    from moderation.policies import PolicySet
+
+    policy_set = PolicySet.load(folder)
+    classifier = models.load(loaded.model)
+    if classifier.info.caution:
+        logs.say(f"{classifier.info.name}: {classifier.info.caution}")
+    async with Batcher(classifier, loaded.worker) as batcher:
+        moderator = Moderator(policy_set, Media(loaded.media), batcher, classifier.info)
+        try:
+            return wire.verdict_message(await moderator.moderate(post))
+        except PostError as error:
+            raise ConfigError(f"{error.reason}: {error}") from None
+
+
+def submit(
+    text: Text = "",
+    image: Images = [],  # noqa: B006  typer copies it
+    id: Annotated[str, typer.Option("--id", help="the post's id; default: a new one")] = "",
+    address: Address = None,
+    timeout: Annotated[float, typer.Option(help="seconds to wait for the verdict")] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Send a post to the posts topic through the API, and wait for its verdict."""
+    from moderation.cli import render
+    from moderation.v1 import post_pb2
+
+    check_content(text, image)
+    images = [post_pb2.Image(data=read_file(path)) for path in image]
+    post = post_pb2.Post(id=id or f"cli-{uuid.uuid4()}", text=text, images=images)
+
+    async def call() -> None:
+        async with _client(address) as client:
+            render.lookup(out, post.id, await client.moderate(post, timeout=timeout), as_json=as_json)
+
+    asyncio.run(call())
+
+
+def get(post_ids: list[str], address: Address = None, as_json: AsJson = False) -> None:
+    """Look up verdicts by post id. Exits with 1 if one of them has no verdict. With --json: one object a line."""
+    from moderation.cli import render
+    from moderation.v1.moderation_service_pb2 import LOOKUP_STATE_FOUND
+
+    async def call() -> bool:
+        async with _client(address) as client:
+            results = await client.get_many(post_ids)
+        for result in results:
+            render.lookup(out, result.post_id, result, as_json=as_json)
+        return all(result.state == LOOKUP_STATE_FOUND for result in results)
+
+    sys.exit(0 if asyncio.run(call()) else 1)
+
+
+def watch(
+    outcome: Annotated[
+        list[str], typer.Option(help="only verdicts with this outcome: allow, review or remove; may be repeated")
+    ] = [],  # noqa: B006  typer copies it
+    policy: Annotated[list[str], typer.Option(help="only verdicts that this policy decided; may be repeated")] = [],  # noqa: B006
+    after: Annotated[str, typer.Option(help="continue after this consistencyToken, which --json prints")] = "",
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print verdicts and erasures as they arrive, until Ctrl-C. With --json: one message a line."""
+    from moderation.cli import render
+    from moderation.v1.verdict_pb2 import Outcome
+
+    try:
+        token = base64.b64decode(after, validate=True)
+    except ValueError:
+        raise ConfigError("--after is not a consistency token: take the consistencyToken that --json prints") from None
+    if unknown := [name for name in outcome if f"OUTCOME_{name.upper()}" not in Outcome.keys()]:  # noqa: SIM118
+        raise ConfigError(f"--outcome must be allow, review or remove, not {', '.join(unknown)}")
+    outcomes: list[Any] = [Outcome.Value(f"OUTCOME_{name.upper()}") for name in outcome]
+
+    async def follow() -> None:
+        async with _client(address) as client:
+            async for message in client.watch(outcomes=outcomes, policy_ids=policy, after=token):
+                render.changes(out, message, as_json=as_json)
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(follow())
+
+
+def _client(address: str | None) -> Client:
+    """The client that the settings describe. Raises ConfigError."""
+    from moderation.client import Client
+
+    loaded = settings.load()
+    access, file = loaded.client, loaded.client.token_file
+    certificate = (access.certificate, access.key) if access.certificate and access.key else None
+    bearer = (lambda: read_file(file).decode().strip()) if file else None
+    return Client(
+        address or loaded.api.listen, tenant=access.tenant, token=bearer, ca=access.ca, certificate=certificate
+    )

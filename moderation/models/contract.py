@@ -1,0 +1,78 @@
+"""The contract between the service and a model family: what the service calls, and what each call may return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from moderation.types import Content, ModelInfo, Question, Score
+
+
+class Encoded(Protocol):
+    """One window of one post with all its questions, ready for the device. A family adds what it needs."""
+
+    @property
+    def tokens(self) -> int:
+        """What this window costs, in tokens of the decoder. A batch is filled by this number.
+
+        The positions that a forward pass computes for the window, plus the work of its image tower in tokens.
+        """
+
+
+class Classifier(Protocol):
+    """Judges contents against questions. A seam of two methods; `moderation.models.fake` is its double.
+
+    `moderation.models.checked` enforces this contract: a result that breaks it is a failure of the post.
+    """
+
+    info: ModelInfo
+
+    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:
+        """One item for each window of the text; most posts have one window. Runs on CPU threads, several at once.
+
+        Raises PostError when this model cannot take this content.
+        """
+
+    def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
+        """One forward pass: for each item of the batch, one Score for each of its questions. Runs on one thread.
+
+        Each Score must be `sound`.
+
+        Raises DeviceError when the device can no longer be trusted, torch.OutOfMemoryError or MemoryError when the
+        batch is too large. Any other exception counts as the fault of an item in the batch.
+        """
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A Classifier that can prepare the next batch while the device computes the present one."""
+
+    def look_ahead(self, items: Sequence[Encoded]) -> None:
+        """Starts work on the items that the batch after the next call of `score` will probably hold.
+
+        Called on the model thread right before `score`. Changes no score and returns at once: `score` waits only for
+        the part of this work that it uses.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """Bytes of a device."""
+
+    device: str  # as in cuda:0
+    allocated: int  # in tensors
+    reserved: int  # held by torch, in tensors or not
+    total: int
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A Classifier that reports figures for operators."""
+
+    @property
+    def pictures(self) -> tuple[int, int]:
+        """How many pictures' features were needed so far, and how many of these came from the feature cache."""
+
+    def memory(self) -> DeviceMemory | None:
+        """The memory of the device; None on a CPU. Any thread may call this; it does not wait for the device."""

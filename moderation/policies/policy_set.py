@@ -1,0 +1,64 @@
+"""The policies of a deployment. A set has a digest, which verdicts carry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moderation.errors import ConfigError
+from moderation.policies import loading, prompts
+from moderation.policies.schema import Policy
+from moderation.types import Outcome, Post
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySet:
+    """The policies of a deployment, in the order of their ids."""
+
+    policies: tuple[Policy, ...]
+    digest: str  # of `digest_of`
+
+    @classmethod
+    def of(cls, policies: Iterable[Policy]) -> PolicySet:
+        """The set of these policies. Raises ConfigError when none is live: such a set would allow everything."""
+        ordered = tuple(sorted(policies, key=lambda policy: policy.id))
+        if not any(policy.counts for policy in ordered):
+            raise ConfigError("no policy has status live, so every post would be allowed: make one live")
+        return cls(ordered, digest_of(ordered))
+
+    @classmethod
+    def load(cls, folder: Path) -> PolicySet:
+        """The set in a folder. Raises ConfigError with one line for each mistake: file, line, key, problem."""
+        return cls.of(loading.load_policies(folder))
+
+    @property
+    def on_error(self) -> Outcome:
+        """The outcome of a post that could not be judged: the strictest `on_error` of the live policies."""
+        return max(policy.outcome_on_error for policy in self.policies if policy.counts)
+
+    def asked_of(self, post: Post) -> tuple[Policy, ...]:
+        """The policies that the model is asked about this post."""
+        return tuple(policy for policy in self.policies if policy.asked and policy.applies_to.covers(post))
+
+
+def digest_of(policies: Sequence[Policy]) -> str:
+    """SHA-256, hex, over every text that the model reads and everything that turns a score into an outcome."""
+    described = [
+        {
+            "id": policy.id,
+            "version": policy.version,
+            "status": policy.status,
+            "severity": policy.severity,
+            "applies_to": policy.applies_to.model_dump(mode="json"),
+            "prose": policy.prose,
+            "thresholds": policy.thresholds.model_dump(mode="json"),
+            "on_error": policy.on_error,
+        }
+        for policy in sorted(policies, key=lambda policy: policy.id)
+        if policy.asked
+    ]
+    canonical = json.dumps([prompts.WORDS, described], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,218 @@
+"""Verdicts: a `Verdict` becomes a Protobuf message or the value of a record, and back.
+
+Reading a verdict ignores fields that a newer version has added, so that versions can be mixed in a rollout.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+
+import moderation
+from moderation.types import (
+    Finding,
+    ModelInfo,
+    Origin,
+    Outcome,
+    Reason,
+    Score,
+    Severity,
+    Source,
+    Status,
+    Thresholds,
+    Timings,
+    Verdict,
+)
+from moderation.v1 import verdict_pb2
+from moderation.wire import json_in, json_out, prescan
+from moderation.wire.formats import CONTENT_TYPES, Format, Headers, format_of
+from moderation.wire.ids import id_problem, label_problem
+
+IDENTITY = "verdict-identity"  # header of a verdict that stands: the digest of its identity
+MAX_ELEMENTS = 100_000  # as for posts (posts.py); a verdict has some twenty for each policy
+
+_MESSAGES = prescan.nested(verdict_pb2.Verdict)
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_SECONDS, _NANOS = range(-62_135_596_800, 253_402_300_800), range(10**9)  # of a Timestamp: the years 1 to 9999
+
+
+# Out
+
+
+def verdict_message(verdict: Verdict, trace_id: str = "") -> verdict_pb2.Verdict:
+    """The message of a verdict. Enums have the same numbers on both sides."""
+    model, timings = verdict.model, verdict.timings
+    return verdict_pb2.Verdict(
+        post_id=verdict.post_id,
+        tenant=verdict.tenant,
+        content_digest=verdict.content_digest,
+        policy_set=verdict_pb2.PolicySet(digest=verdict.policy_set_digest),
+        model=verdict_pb2.Model(name=model.name, revision=model.revision, digest=model.digest),
+        engine_version=moderation.__version__,
+        outcome=number(verdict.outcome),
+        status=number(verdict.status),
+        origin=number(verdict.origin),
+        deciding_policy=verdict.deciding_policy,
+        severity=number(verdict.severity),
+        findings=[_finding_message(finding) for finding in verdict.findings],
+        reason=verdict.reason or "",
+        source=source_message(verdict.source) if verdict.source else None,
+        timings=verdict_pb2.Timings(
+            queue=timings.queue,
+            fetch=timings.fetch,
+            decode=timings.decode,
+            encode=timings.encode,
+            batch_wait=timings.batch_wait,
+            model=timings.model,
+        ),
+        trace_id=trace_id,
+        decided_at=_timestamp(verdict.decided_at_ms),
+    )
+
+
+def source_message(source: Source) -> verdict_pb2.Source:
+    """The message of a source."""
+    return verdict_pb2.Source(
+        topic=source.topic,
+        partition=source.partition,
+        offset=source.offset,
+        timestamp=_timestamp(source.timestamp_ms),
+    )
+
+
+def number(member: Outcome | Status | Origin | Severity) -> Any:
+    """The number of an enum's member in a message. Generated enums are types for the type checker only."""
+    return int(member)
+
+
+def verdict_record(verdict: Verdict, format: Format, headers: Headers = ()) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Value and headers of a record on the verdicts topic. `headers`: the post's; the verdict continues their trace.
+
+    A verdict that stands has a header with its identity, so that a worker can restore its cache without reading values.
+    """
+    traces = [(name, value) for name, value in headers if name in ("traceparent", "tracestate") and value is not None]
+    trace = next((_TRACEPARENT.fullmatch(value) for name, value in traces if name == "traceparent"), None)
+    trace_id = trace[1].decode() if trace else ""
+    if format == "json":
+        value = json_out.dumps(verdict, trace_id)
+    else:
+        value = verdict_message(verdict, trace_id).SerializeToString(deterministic=True)
+    identity = [(IDENTITY, verdict.identity.digest.encode())] if verdict.stands else []
+    return value, [("content-type", CONTENT_TYPES[format]), *identity, *traces]
+
+
+def _finding_message(finding: Finding) -> verdict_pb2.Finding:
+    limits, score = finding.thresholds, finding.score
+    message = verdict_pb2.Finding(
+        policy_id=finding.policy_id,
+        policy_version=finding.policy_version,
+        thresholds=verdict_pb2.Thresholds(review=limits.review, remove=limits.remove, mass=limits.mass),
+        outcome=number(finding.outcome),
+        status=verdict_pb2.STATUS_UNDETERMINED if finding.reason else verdict_pb2.STATUS_FINAL,
+        reason=finding.reason or "",
+        windows_scored=finding.windows,
+        mode=verdict_pb2.MODE_LIVE if finding.counts else verdict_pb2.MODE_SHADOW,
+        severity=number(finding.severity),
+    )
+    if score is not None:
+        message.probability, message.margin, message.mass = score.probability, score.margin, score.mass
+    return message
+
+
+def _timestamp(milliseconds: int) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromMilliseconds(json_out.clamped_ms(milliseconds))
+    return stamp
+
+
+# In
+
+
+def read_verdict(value: bytes, headers: Headers) -> verdict_pb2.Verdict:
+    """The message in a record of the verdicts topic. Raises ValueError, without content, if it cannot be read."""
+    try:
+        message = _parsed(value, format_of(headers))
+        sound = _is_sound(message)
+    except (DecodeError, json_format.Error, RecursionError, ValueError):
+        sound = False
+    if not sound:
+        raise ValueError("not a moderation.v1.Verdict that this version can read")
+    return message
+
+
+def _parsed(value: bytes, format: Format | None) -> verdict_pb2.Verdict:
+    if format == "json":
+        prescan.check_json(value, MAX_ELEMENTS)
+        try:
+            return json_in.parse(value, verdict_pb2.Verdict)
+        except ValueError:
+            return json_format.Parse(value, verdict_pb2.Verdict(), ignore_unknown_fields=True)
+    if format == "protobuf":
+        prescan.check_protobuf(value, _MESSAGES, MAX_ELEMENTS)
+        return verdict_pb2.Verdict.FromString(value)
+    raise ValueError
+
+
+def _is_sound(message: verdict_pb2.Verdict) -> bool:
+    """Whether a message, which anybody may have written, fits the columns of a view's store.
+
+    A value that the store's types cannot hold (a time beyond 64 bits, a null character) would stop every view here.
+    """
+    texts = id_problem(message.post_id), label_problem(message.tenant), label_problem(message.deciding_policy)
+    times = message.decided_at, message.source.timestamp
+    return (
+        int(message.outcome) in tuple(Outcome)
+        and int(message.status) in tuple(Status)
+        and not any(texts)
+        and message.source.partition >= 0
+        and message.source.offset >= 0
+        and all(time.seconds in _SECONDS and time.nanos in _NANOS for time in times)
+    )
+
+
+def verdict_from_message(message: verdict_pb2.Verdict) -> Verdict:
+    """The verdict in a message. Raises ValueError where an enum or a reason is not known to this version."""
+    timings = message.timings
+    return Verdict(
+        post_id=message.post_id,
+        tenant=message.tenant,
+        content_digest=message.content_digest,
+        policy_set_digest=message.policy_set.digest,
+        model=ModelInfo(message.model.name, message.model.revision, message.model.digest),
+        outcome=Outcome(message.outcome),
+        status=Status(message.status),
+        origin=Origin(message.origin),
+        deciding_policy=message.deciding_policy,
+        severity=Severity(message.severity),
+        findings=tuple(_finding_from_message(finding) for finding in message.findings),
+        decided_at_ms=message.decided_at.ToMilliseconds(),
+        reason=Reason(message.reason) if message.reason else None,
+        source=_source_from_message(message.source) if message.HasField("source") else None,
+        timings=Timings(
+            timings.queue, timings.fetch, timings.decode, timings.encode, timings.batch_wait, timings.model
+        ),
+    )
+
+
+def _finding_from_message(message: verdict_pb2.Finding) -> Finding:
+    limits = message.thresholds
+    scored = message.HasField("probability")
+    return Finding(
+        policy_id=message.policy_id,
+        policy_version=message.policy_version,
+        outcome=Outcome(message.outcome),
+        severity=Severity(message.severity),
+        thresholds=Thresholds(limits.review, limits.remove, limits.mass),
+        score=Score(message.probability, message.margin, message.mass) if scored else None,
+        windows=message.windows_scored,
+        counts=message.mode != verdict_pb2.MODE_SHADOW,
+        reason=Reason(message.reason) if message.reason else None,
+    )
+
+
+def _source_from_message(message: verdict_pb2.Source) -> Source:
+    return Source(message.topic, message.partition, message.offset, message.timestamp.ToMilliseconds())

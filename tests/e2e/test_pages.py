@@ -1,0 +1,91 @@
+"""The snippets of protos/README.md and policies/README.md run as they stand there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import Service
+
+REPO = Path(__file__).parents[2]
+PROTOS = (REPO / "protos" / "README.md").read_text()
+POLICIES = (REPO / "policies" / "README.md").read_text()
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a language, in their order."""
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def run(*command: str, folder: Path) -> list[str]:
+    """The lines of standard output. Fails with standard error unless the exit code is 0."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")}
+    paths = {"PYTHONPATH": str(folder)}  # generated stubs come before the installed package
+    done = subprocess.run(
+        command, cwd=folder, env=inherited | paths, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def generated(folder: Path) -> None:
+    """Stubs by the page's own command, as packages, so that they hide the installed package."""
+    (command,) = [line for block in blocks(PROTOS, "sh") for line in block.splitlines() if "grpc_tools" in line]
+    words = shlex.split(command.replace("-I protos", f"-I {REPO / 'protos'}"))
+    files = [str(path) for path in sorted((REPO / "protos/moderation/v1").glob("*.proto"))]
+    run(sys.executable, *words[1:-1], *files, folder=folder)
+    for package in ("moderation", "moderation/v1"):
+        (folder / package / "__init__.py").touch()
+
+
+def test_producers_and_callers_in_python(service: Service, tmp_path: Path) -> None:
+    produces, calls = blocks(PROTOS, "python")
+    generated(tmp_path)
+    with service.worker() as worker, service.api() as api:
+        worker.wait_for("worker_ready")
+        address = f"127.0.0.1:{api.wait_for('api_ready')['port']}"
+        names = {
+            "localhost:9092": service.kafka,
+            "localhost:50051": address,
+            '"posts"': f'"{service.posts}"',
+            '"verdicts"': f'"{service.verdicts}"',
+        }
+        for name, value in names.items():
+            produces, calls = produces.replace(name, value), calls.replace(name, value)
+        (verdict,) = run(sys.executable, "-c", produces, folder=tmp_path)
+        assert re.match(r"43 OUTCOME_(ALLOW|REVIEW|REMOVE)", verdict)
+        submitted, state, error = run(sys.executable, "-c", calls, folder=tmp_path)
+        assert re.fullmatch(r"46 OUTCOME_(ALLOW|REVIEW|REMOVE)", submitted)
+        assert state == "LOOKUP_STATE_FOUND"
+        assert error.startswith("INVALID_ARGUMENT ")
+
+
+COMMANDS = [
+    line.partition("  #")[0].strip()
+    for block in blocks(POLICIES, "sh")
+    for line in block.splitlines()
+    if line.startswith("moderation ")
+]
+
+
+def test_the_page_for_policy_authors_has_commands() -> None:
+    assert len(COMMANDS) >= 3
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_for_policy_authors(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(command)],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,82 @@
+"""A mistake in a policy file is reported with file, line and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moderation.errors import ConfigError
+from moderation.policies import PolicySet
+
+VALID = """\
+id: lakes
+version: 1
+title: Lakes
+question: Does this post mention a lake?
+violates:
+  - {id: L1, text: mentions a lake}
+thresholds: {review: 0.5, remove: 0.9}
+"""
+
+
+def written(folder: Path, text: str, name: str = "lakes.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "says"),
+    [
+        (("title: Lakes", "titel: Lakes"), 3, "titel: there is no such key"),
+        (("title: Lakes", "title: Lakes"), 1, None),
+        (("title: Lakes\n", ""), 1, "title: Field required"),
+        (("id: lakes", "id: seas"), 1, "id: must be the file's name, lakes"),
+        (("version: 1", "version: one"), 2, "version: Input should be a valid integer"),
+        (("version: 1", "version: 0"), 2, "version: Input should be greater than or equal to 1"),
+        (("review: 0.5", "review: 0.95"), 7, "thresholds: thresholds must rise"),
+        (("remove: 0.9", "remove: 1.9"), 7, "thresholds.remove: Input should be less than or equal to 1"),
+        (("remove: 0.9", "remove: .nan"), 7, "thresholds.remove: Input should be a finite number"),
+        (("text: mentions", "txt: mentions"), 6, "violates.0.txt: there is no such key"),
+        (("title: Lakes", "title: Lakes\ntitle: Seas"), 4, "title: given twice"),
+        (("title: Lakes", "title: Lakes\nstatus: alive"), 4, "status: Input should be 'draft', 'shadow', 'live'"),
+        (("title: Lakes", "title: Lakes\ngolden: lakes.golden.jsonl"), 4, "golden: there is no such file"),
+        (("title: Lakes", "title: Lakes\nexamples: [{text: x, label: L9}]"), 1, "no clause of this policy: L9"),
+        (("title: Lakes", "title: [Lakes"), 4, "not readable as YAML"),
+        (("title: Lakes", "title: !!python/name:os.system Lakes"), 1, "not readable as YAML"),
+        (("id: lakes", "id: lakes\nsame: &a [*a]"), 1, "an alias (*) in it contains itself"),
+    ],
+)
+def test_a_mistake_is_named_by_file_line_and_key(
+    tmp_path: Path, change: tuple[str, str], line: int, says: str | None
+) -> None:
+    assert change[0] in VALID
+    path = written(tmp_path, VALID.replace(*change))
+    if says is None:
+        PolicySet.load(tmp_path)
+        return
+    with pytest.raises(ConfigError) as caught:
+        PolicySet.load(tmp_path)
+    assert f"{path}:{line}: " in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_all_mistakes_of_all_files_are_reported_together(tmp_path: Path) -> None:
+    written(tmp_path, VALID.replace("version: 1", "version: 0"))
+    written(tmp_path, VALID, "seas.yaml")
+    written(tmp_path, VALID, "ponds.yml")
+    with pytest.raises(ConfigError) as caught:
+        PolicySet.load(tmp_path)
+    assert [line.split(":")[0].rsplit("/")[-1] for line in str(caught.value).splitlines()] == [
+        "ponds.yml",
+        "lakes.yaml",
+        "seas.yaml",
+    ]
+
+
+def test_a_folder_without_policies_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no policy"):
+        PolicySet.load(tmp_path)
+    with pytest.raises(ConfigError, match="no such folder"):
+        PolicySet.load(tmp_path / "elsewhere")

@@ -1,0 +1,110 @@
+"""Links and paths in Markdown lead somewhere, and each module says where it is tested."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_imports import MODULES
+from tests.unit.test_prose import REPO, pages, prose_lines
+
+PAGES = [str(page.relative_to(REPO)) for page in pages()]
+# Roots of paths that prose names in backticks.
+ROOTS = r"(?:moderation|tests|deploy|protos|policies|\.github)"
+PATH = re.compile(rf"{ROOTS}/[\w./-]*\w")
+
+
+def links(page: Path) -> Iterator[tuple[int, str]]:
+    """Targets of links to files and headings of this repository."""
+    for number, line in prose_lines(page):
+        for target in re.findall(r"\]\(([^)\s]+)\)", line):
+            if "://" not in target:
+                yield number, target
+
+
+def paths(page: Path) -> Iterator[tuple[int, str]]:
+    """Paths in backticks, without those that hold a placeholder. CHANGELOG names files that are gone."""
+    for number, line in prose_lines(page):
+        for words in re.findall(r"`([^`]+)`", line):
+            if PATH.fullmatch(words.rstrip("/")) or (page.parent.name == "moderation" and words.endswith(".py")):
+                yield number, words
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = [line.lstrip("# ") for _, line in prose_lines(page) if line.startswith("#")]
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    page = REPO / name
+    for number, target in links(page):
+        file, _, anchor = target.partition("#")
+        path = page.parent / file if file else page
+        assert path.exists(), f"{name}:{number}: no file {target}"
+        if anchor:
+            assert anchor in anchors(path), f"{name}:{number}: no heading {target}"
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "CHANGELOG.md"])
+def test_paths_in_prose_exist(name: str) -> None:
+    page = REPO / name
+    for number, path in paths(page):
+        places = (REPO / path, page.parent / path)
+        assert any(place.exists() for place in places), f"{name}:{number}: no file {path}"
+
+
+def test_pages_are_there() -> None:
+    assert len(PAGES) >= 10
+    assert sum(len(list(links(REPO / name))) for name in PAGES) > 20
+    assert sum(len(list(paths(REPO / name))) for name in PAGES) > 50
+
+
+def lines_of_modules() -> dict[str, list[str]]:
+    """Module or pattern, and the places that test it: the last table of tests/README.md."""
+    table = (REPO / "tests/README.md").read_text("utf-8").partition("## Where each module is tested")[2]
+    rows = re.findall(r"^\| `([\w.*]+)` \| (.+) \|$", table, re.MULTILINE)
+    return {module: re.findall(r"`([^`]+)`", places) for module, places in rows}
+
+
+def has_behaviour(module: str) -> bool:
+    """Whether it defines a function or a class: a folder's `__init__` may hold a docstring alone."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return any(isinstance(node, kinds) for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))))
+
+
+def has_test_file(module: str) -> bool:
+    """tests/*/<room>/test_<module>.py, where a room within a room may use the folder of the outer one."""
+    *rooms, name = module.split(".")
+    folders = ["/".join(rooms[:depth]) for depth in range(len(rooms), -1, -1)] if rooms else ["", name]
+    return any(
+        (REPO / "tests" / storey / folder / f"test_{name}.py").exists()
+        for storey in ("unit", "integration", "e2e")
+        for folder in folders
+    )
+
+
+def test_each_module_says_where_it_is_tested() -> None:
+    lines = lines_of_modules()
+    modules = {module for module in MODULES if not module.startswith("v1") and has_behaviour(module)}
+    uncovered = {
+        module
+        for module in modules
+        if not has_test_file(module) and not any(fnmatch(module, pattern) for pattern in lines)
+    }
+    assert not uncovered, f"add a test file, or a line in tests/README.md: {sorted(uncovered)}"
+
+
+@pytest.mark.parametrize("pattern", lines_of_modules())
+def test_a_line_of_the_table_is_needed_and_true(pattern: str) -> None:
+    places = lines_of_modules()[pattern]
+    assert places
+    for place in places:
+        assert (REPO / place).exists(), f"tests/README.md: no file {place}"
+    assert any(fnmatch(module, pattern) and not has_test_file(module) for module in MODULES), f"{pattern}: not needed"

@@ -1,0 +1,226 @@
+"""Prose that users and first readers meet: plain words, and lines of at most 120 columns in Markdown.
+
+It reads Markdown, proto comments, docstrings, the texts of raised errors, metric and command help, and settings.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from moderation.cli.app import app
+from moderation.settings import knobs
+
+REPO = Path(__file__).parents[2]
+PACKAGE = REPO / "moderation"
+COLUMNS = 120
+
+# A whole word or phrase, and what to write in its place.
+BANNED = {
+    "afresh": "again",
+    "amongst": "among",
+    "anew": "again",
+    "at it": "the name of what it is",
+    "aught": "anything",
+    "besides": "also, or: in addition",
+    "ere": "before",
+    "forthwith": "at once",
+    "heard": "name what reaches whom",
+    "hears": "name what reaches whom",
+    "henceforth": "from now on",
+    "hereby": "nothing",
+    "herein": "here",
+    "hitherto": "until now",
+    "in vain": "without success",
+    "inasmuch": "because",
+    "lane": "assigned partition",
+    "lanes": "assigned partitions",
+    "leash": "supervisor",
+    "lest": "so that ... not",
+    "naught": "nothing",
+    "nobody may": "no caller may, no process may",
+    "notwithstanding": "despite",
+    "nought": "nothing",
+    "of ours": "our",
+    "of theirs": "their",
+    "seldom": "rarely",
+    "stranger": "caller without credentials",
+    "strangers": "callers without credentials",
+    "tells": "says, shows or reports",
+    "thence": "from there",
+    "thereby": "so",
+    "therein": "in it",
+    "thereof": "of it",
+    "thereupon": "then",
+    "told": "the name of what was said",
+    "upon": "on",
+    "vitals": "gauges",
+    "whence": "from where",
+    "whereby": "by which",
+    "wherein": "in which",
+    "whereupon": "then",
+    "whichever": "the one that",
+    "whilst": "while",
+    "whoever": "the caller, the reader: name who it is",
+    "whosoever": "the caller, the reader: name who it is",
+}
+# Also not as a subject: "whatever comes next".
+SUBJECTS = re.compile(r"(?:^|[.;:,(] *)whatever (?!is\b)\w+s\b", re.IGNORECASE)
+WORDS = re.compile(rf"\b({'|'.join(sorted(BANNED, key=len, reverse=True))})\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of prose, and where it stands."""
+
+    place: str
+    text: str
+    line: int = 0  # of the text's first line; 0: the place says it all
+
+    def where(self, start: int) -> str:
+        """The place of the character at `start`."""
+        return f"{self.place}:{self.line + self.text.count(chr(10), 0, start)}" if self.line else self.place
+
+
+def pages() -> list[Path]:
+    """Markdown files of this checkout, without its environment and caches."""
+    folders = [path for path in REPO.iterdir() if path.is_dir() and (path.name[0] != "." or path.name == ".github")]
+    return sorted([*REPO.glob("*.md"), *(page for folder in folders for page in folder.rglob("*.md"))])
+
+
+def prose_lines(page: Path) -> Iterator[tuple[int, str]]:
+    """Lines outside of code blocks."""
+    code = False
+    for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            code = not code
+        elif not code:
+            yield number, line
+
+
+def markdown() -> Iterator[Passage]:
+    """Without code in backticks: names of files, metrics and events are not prose."""
+    for page in pages():
+        for number, line in prose_lines(page):
+            yield Passage(str(page.relative_to(REPO)), re.sub(r"`[^`]*`", "", line), number)
+
+
+def proto_comments() -> Iterator[Passage]:
+    for path in sorted((REPO / "protos").rglob("*.proto")):
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            if "//" in line:
+                yield Passage(str(path.relative_to(REPO)), line.partition("//")[2], number)
+
+
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    """Each hand-written module."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.parent.name != "v1":
+            yield str(path.relative_to(REPO)), ast.parse(path.read_text("utf-8"))
+
+
+def docstrings() -> Iterator[Passage]:
+    """Of modules, and of classes and functions with public names."""
+    for file, tree in trees():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if not isinstance(node, ast.Module) and node.name.startswith("_"):
+                continue
+            if text := ast.get_docstring(node):
+                yield Passage(file, text, node.body[0].lineno)
+
+
+def error_texts() -> Iterator[Passage]:
+    """Constant parts of what is raised."""
+    for file, tree in trees():
+        for node in ast.walk(tree):
+            for part in ast.walk(node) if isinstance(node, ast.Raise) else ():
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield Passage(file, part.value, part.lineno)
+
+
+def metric_help() -> Iterator[Passage]:
+    kinds = {"Counter", "Gauge", "Histogram", "FastCounter", "FastHistogram", "Summary", "Info"}
+    for file, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in kinds:
+                for part in node.args[1:2]:
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                        yield Passage(file, part.value, part.lineno)
+
+
+def settings() -> Iterator[Passage]:
+    for variable, _, meaning in knobs():
+        yield Passage(variable, meaning)
+
+
+def commands() -> Iterator[Passage]:
+    """Help of each command and of its options."""
+
+    def walk(command: Any, name: str) -> Iterator[Passage]:
+        yield Passage(name, command.help or "")
+        for option in command.params:
+            yield Passage(f"{name} {option.name}", getattr(option, "help", None) or "")
+        for child, part in getattr(command, "commands", {}).items():
+            yield from walk(part, f"{name} {child}")
+
+    yield from walk(typer.main.get_command(app), "moderation")
+
+
+SOURCES = {
+    source.__name__: source
+    for source in (markdown, proto_comments, docstrings, error_texts, metric_help, settings, commands)
+}
+
+
+def complaints(passage: Passage) -> list[str]:
+    """One line for each word that we do not use."""
+    lines = [
+        f"{passage.where(match.start())}: {match[0]!r}: write: {BANNED[match[0].lower()]}"
+        for match in WORDS.finditer(passage.text)
+    ]
+    lines += [
+        f"{passage.where(match.end())}: 'whatever' as a subject: name the thing"
+        for match in SUBJECTS.finditer(passage.text)
+    ]
+    return lines
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_words_are_plain(source: str) -> None:
+    passages = list(SOURCES[source]())
+    assert len(passages) > 20, "the source is not read"
+    problems = [line for passage in passages for line in complaints(passage)]
+    assert not problems, "\n" + "\n".join(problems)
+
+
+def test_prose_in_markdown_keeps_to_the_columns() -> None:
+    """Tables and lines that hold a link may be longer."""
+    problems = [
+        f"{page.relative_to(REPO)}:{number}: {len(line)} columns: wrap at {COLUMNS}"
+        for page in pages()
+        for number, line in prose_lines(page)
+        if len(line) > COLUMNS and not line.startswith("|") and "](" not in line and "://" not in line
+    ]
+    assert not problems, "\n" + "\n".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("Built anew upon it.", 2), ("In vain.", 1), ("The renewal, a lanes' end", 1), ("renewed, planes, a tell", 0)],
+)
+def test_a_banned_word_is_found_as_a_whole_word(text: str, count: int) -> None:
+    assert len(complaints(Passage("here", text))) == count
+
+
+def test_whatever_is_found_as_a_subject() -> None:
+    assert complaints(Passage("here", "Whatever comes next is lost."))
+    assert not complaints(Passage("here", "It is lost, in whatever order."))
