@@ -177,7 +177,7 @@ class Service:
         self._check_ready()
         written: list[bytes | None] = [None] * len(look.post_ids)
         if look.posts is None or self._view.reached(look.posts):
-            written = self._view.answers(look.post_ids, look.tenant)
+            written = self._view.results(look.post_ids, look.tenant)
         if None in written:
             rest = [index for index, part in enumerate(written) if part is None]
             ids = [validation.check_id(look.post_ids[index], index) for index in rest]

@@ -189,7 +189,7 @@ async def test_a_disk_that_hangs_leaves_the_event_loop_alone_and_the_api_leaves_
                     assert error.code() == grpc.StatusCode.UNAVAILABLE, error.details()
                 assert time.monotonic() - begun < 3.0
             await ends(one)
-    assert [one["reason"] for one in events(logged, "view_stalled")] == ["the store has not answered within 1 s"]
+    assert [one["reason"] for one in events(logged, "view_stalled")] == ["the store has not responded within 1 s"]
 
 
 @contextmanager
