@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from moderation.cli.app import app
-from moderation.settings import knobs
+from moderation.settings import fields
 
 REPO = Path(__file__).parents[2]
 PACKAGE = REPO / "moderation"
@@ -158,8 +158,8 @@ def metric_help() -> Iterator[Passage]:
 
 
 def settings() -> Iterator[Passage]:
-    for variable, _, meaning in knobs():
-        yield Passage(variable, meaning)
+    for variable, _, field in fields():
+        yield Passage(variable, field.description or "")
 
 
 def commands() -> Iterator[Passage]:
