@@ -1,11 +1,11 @@
-"""Generations of the view in PostgreSQL: the one that lookups are answered from, and the one that is built beside it.
+"""Generations of the view in PostgreSQL: one serves lookups, and another may be built at the same time.
 
-Nothing that others serve from is ever emptied. A view that has to be rebuilt becomes a new generation: a table of its
-own, and positions of its own. It is filled while the old one serves, and then takes its place in one transaction. The
-old table is dropped once no replica can still read it. At most one generation is built at a time, so a database holds
-two views at the most, and those that were replaced within the last minute.
+A table that serves is never emptied. A view that has to be rebuilt becomes a new generation, with its own table and its
+own positions. The new generation is filled while the old one serves, and then replaces it in one transaction. The old
+table is dropped once no replica can still read it. At most one generation is built at a time. So a database holds at
+most two views, and those that were replaced within the last minute.
 
-Every function runs in a transaction of its caller's. Those that write need the turn (see stores/postgres.py).
+Every function runs in a transaction of the caller. Functions that write need the turn (see postgres.py).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import moderation
 from moderation.view.stores import EVER_MS, MAX_AWAY_S, NO_PROGRESS, SCHEMA, Log, Progress
 from moderation.view.stores.statements import INDEXES, IS_ERASED, IS_UNREADABLE, POSTGRES, create_table
 
-NAME = f"moderation_view_{SCHEMA}"  # of the schema: a rollout of two versions may have both
-REPLACED_S = 60.0  # a table is kept for so long after it was replaced: replicas take the new one within seconds
-ABANDONED_S = 3600.0  # a generation that is built and was not written for so long has no builder left
-COPIED = 5_000  # tenants at a time: folds of others go on between, and no statement takes long
+NAME = f"moderation_view_{SCHEMA}"  # of the schema: during a rollout two versions may each have one
+REPLACED_S = 60.0  # that a replaced table is kept: replicas use the new table within seconds
+ABANDONED_S = 3600.0  # without a write, after which a generation that is built has no builder left
+COPIED = 5_000  # tenants at a time: folds go on between two, and no statement takes long
 FIRST = (-EVER_MS, "")  # before every erasure
 ANOTHER_LOG = "the log ends before our position"
 
@@ -33,30 +33,30 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One table of verdicts, and how far it is."""
+    """One table of verdicts, and its positions."""
 
     number: int
-    log: int  # generations with the same number here are of the same log, and share its offsets
-    serving: bool  # else it is being built
-    version: str  # the oldest of ours that may have left a record unreadable
-    away_s: float  # since a replica has read all of the log, by the database's clock
+    log: int  # generations with the same number here are of the same log: their offsets can be compared
+    serving: bool  # False: it is being built
+    version: str  # the oldest version of this program that may have left a record unreadable
+    away_s: float  # seconds since a replica has read all of the log, by the database's clock
     progress: Mapping[int, Progress]  # by partition
 
 
 def table(number: int) -> str:
-    """The name of a generation's verdicts."""
+    """Returns the name of a generation's table."""
     return f"{NAME}.verdicts_{number}"
 
 
 async def prepare(db: Any) -> None:
-    """Makes the schema. Asks for no rights to do so where it is there."""
+    """Creates the schema. Needs no right to do so where the schema exists."""
     if await db.fetchval("SELECT to_regclass($1)", f"{NAME}.generations") is None:
         for statement in _CREATE:
             await db.execute(statement)
 
 
 async def live(db: Any) -> list[Generation]:
-    """The generation that serves, first, and the one that is built; either may be missing."""
+    """Returns the generation that serves, first, and the one that is built. Either may be missing."""
     by_number: dict[int, Generation] = {}
     for row in await db.fetch(_LIVE):
         number, log_number, serving, version, away_s, partition, *at = row
@@ -67,10 +67,10 @@ async def live(db: Any) -> list[Generation]:
 
 
 async def choose(db: Any, log_: Log, before: Mapping[int, Generation]) -> tuple[int, str]:
-    """The generation to follow, and the reason why it was begun just now. The reason is empty for an existing one.
+    """Returns the number of the generation to follow, and why it was created just now. Empty: it existed before.
 
     `before`: the generations by number, as they were before the ends of the log were asked for. Positions that are read
-    later may be beyond these ends, which says nothing. A generation that is not in `before` was begun since then, by a
+    later may be beyond these ends, without a fault. A generation that is not in `before` was created since then, by a
     replica that had a reason.
     """
     reason, log_number = "", 1
@@ -92,14 +92,14 @@ async def choose(db: Any, log_: Log, before: Mapping[int, Generation]) -> tuple[
 
 
 async def add(db: Any, number: int, begins: Mapping[int, int]) -> None:
-    """Partitions that are not there yet."""
+    """Adds partitions that the generation does not have yet. `begins`: their first offsets."""
     await db.executemany(_ADD, [(number, partition, begin) for partition, begin in begins.items()])
 
 
 async def copy_tenants(db: Any, number: int, after: tuple[int, str]) -> tuple[int, str] | None:
-    """Copies whose the next COPIED erased posts were from the generation that serves. Returns where to go on.
+    """Copies the tenants of the next COPIED erased posts from the generation that serves. Returns the next `after`.
 
-    `after`: timestamp in ms and post id of the last one; FIRST at the start. None: that was all.
+    `after`: timestamp in ms and post id of the last erased post; FIRST at the start. None: all are copied.
     """
     known = {generation.number: generation for generation in await live(db)}
     new, old = known[number], _serving(known.values())
@@ -110,7 +110,7 @@ async def copy_tenants(db: Any, number: int, after: tuple[int, str]) -> tuple[in
 
 
 async def switch(db: Any, number: int, copied: Mapping[int, int]) -> bool:
-    """Makes a generation the one that serves. False: the one that serves is further; nothing is changed.
+    """Makes a generation the one that serves. False: the serving generation is further, and nothing was changed.
 
     `copied`: by partition, the offset up to which erasures have their tenants (copy_tenants).
     """
@@ -131,19 +131,19 @@ async def switch(db: Any, number: int, copied: Mapping[int, int]) -> bool:
 
 
 async def renew(db: Any, number: int, age_s: float) -> None:
-    """A replica had read all of the log `age_s` seconds ago."""
+    """Notes that a replica had read all of the log `age_s` seconds ago."""
     await db.execute(_RENEW, number, age_s)
 
 
 async def removable(db: Any) -> list[int]:
-    """Numbers of generations that no replica reads: replaced more than REPLACED_S ago, or left half built."""
+    """Returns the numbers of generations that no replica reads: replaced REPLACED_S ago, or left half built."""
     return [row[0] for row in await db.fetch(_REMOVABLE, REPLACED_S, ABANDONED_S)]
 
 
 async def remove(db: Any, number: int) -> None:
-    """Drops a generation that is still removable: since the last look it may have got its builder back, and serve.
+    """Drops a generation if it is still removable: its builder may have come back, and the generation may serve.
 
-    Does not wait for readers: a table that is still read makes this fail. Try again later.
+    Does not wait for readers: fails on a table that is still read. Try again later.
     """
     if number not in await removable(db):
         return
@@ -163,10 +163,10 @@ async def _drop(db: Any, number: int) -> None:
 
 
 async def _unusable(db: Any, generation: Generation, log: Log) -> str:
-    """Why a generation cannot be gone on with, or the empty string."""
+    """Why a generation cannot be continued, or the empty string."""
     if any(at.next > log.ends.get(partition, 0) for partition, at in generation.progress.items()):
         return ANOTHER_LOG
-    # A view that has read all there is has missed nothing, for however long nobody looked.
+    # A view that has read the whole log has missed nothing, for however long it was away.
     if generation.away_s > MAX_AWAY_S and log.has_unread(generation.progress):
         return "erasures may have been missed"
     unreadable = f"SELECT EXISTS (SELECT 1 FROM {table(generation.number)} WHERE {IS_UNREADABLE})"
@@ -176,7 +176,7 @@ async def _unusable(db: Any, generation: Generation, log: Log) -> str:
 
 
 def is_older(version: str, other: str) -> bool:
-    """Whether a version of ours came before another: by its numbers, of the first three."""
+    """Whether one version of this program came before another, by the first three numbers."""
     return _numbers(version) < _numbers(other)
 
 
@@ -214,7 +214,7 @@ _RENEW = f"""
 _COPY_DECIDED = f"""
     UPDATE {NAME}.partitions new SET decided = greatest(new.decided, old.decided) FROM {NAME}.partitions old
     WHERE new.generation = $1 AND old.generation = $2 AND new.number = old.number"""
-# The topic no longer has the verdicts that were erased, so only the old generation knows whose they were.
+# The topic no longer has the erased verdicts: only the old generation knows their tenants.
 _COPY_TENANTS = f"""
     WITH erased AS (
         SELECT post_id, at_ms FROM {{new}} WHERE {IS_ERASED} AND (at_ms, post_id) > ($1, $2)

@@ -1,11 +1,11 @@
-"""The view in one SQLite file: the default, for an API that keeps all verdicts beside itself.
+"""The view in one SQLite file: the default, for an API that keeps all verdicts on its own disk.
 
-A killed process goes on where its file is. One thread writes; another reads what is asked for in bulk. One verdict is
-read on the event loop: that is a walk down one tree in the page cache, and takes a fraction of what the way to a thread
-and back does. While a write takes long the disk may be dead: then the event loop leaves the file to the threads.
+A process that was killed continues where its file is. One thread writes, and another reads in bulk. The event loop
+itself reads a single verdict: that is a walk down one tree in the page cache, and takes a fraction of the way to a
+thread and back. If a write takes long, the disk may be dead: then the event loop leaves the file to the threads.
 
-The files take no more than their bound at any moment, while the view is built and afterwards (sqlite_budget.py). When
-there is no room, the posts with the oldest records are deleted, and records that are older than these are not written.
+The files never take more than their bound, while the view is built and afterwards (sqlite_budget.py). If there is no
+room, the posts with the oldest records are deleted. Records that are older than these are not written.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ from moderation.view.stores.statements import SQLITE
 
 PASSES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR)  # errors after which we try again
 SLOW_S = 0.05  # of a write, after which the event loop does not read the file itself
-LOCKED_S = 5.0  # that a thread waits for a file that a stranger has locked; the event loop never does
-READ_S = 10.0  # for an answer of the reading thread
+LOCKED_S = 5.0  # that a thread waits for a file that another program has locked; the event loop never waits
+READ_S = 10.0  # for the reading thread to respond
 CLOSE_S = 5.0  # for each thread to end
-LONG_BYTES = sqlite_budget.PAGE // 2  # of a verdict; shorter ones are in what any record costs
+LONG_BYTES = sqlite_budget.PAGE // 2  # of a verdict; shorter ones are part of the cost of any record
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,7 +60,7 @@ log = structlog.get_logger()
 
 
 def open_store(settings: ApiSettings) -> Sqlite:
-    """The file that the settings name; not opened yet. Raises ConfigError."""
+    """Returns the store in the file that the settings name, not opened yet. Raises ConfigError."""
     sqlite_budget.check(settings.view_max_bytes)
     return Sqlite(settings)
 
@@ -74,7 +74,7 @@ class Sqlite:
         self._bound = settings.view_max_bytes
         self._retention_ms = int(settings.retention_days * 86_400_000)
         self._budget = sqlite_budget.divided(0, self._files.aside)
-        self._horizon_ms = -EVER_MS  # up to there the oldest records were deleted for want of room
+        self._horizon_ms = -EVER_MS  # up to here the oldest records were deleted to make room
         self._written: sqlite3.Connection | None = None  # the writer's
         self._bulk: sqlite3.Connection | None = None  # the reader's
         self._single: sqlite3.Connection | None = None  # the event loop's
@@ -83,9 +83,9 @@ class Sqlite:
         self._writing = 0.0  # since when, by the monotonic clock; 0: nothing is being written
 
     async def open(self, ask: Callable[[], Awaitable[Log]]) -> dict[int, Progress]:
-        await self._write(self._files.own)  # from here on nobody moves the file's positions
+        await self._write(self._files.own)  # from here on no other process moves the file's positions
         stored = await self._write(self._open, await ask())
-        _close(self._single)  # an attempt before this one may have opened both
+        _close(self._single)  # an earlier attempt may have opened both
         self._single = self._explained(self._connect, 0.0)
         await self._read(lambda: _close(self._bulk))
         self._bulk = await self._read(self._connect)
@@ -124,13 +124,13 @@ class Sqlite:
         return await self._write(self._files.size)
 
     async def close(self) -> None:
-        """A thread that hangs on a dead disk is left behind: the process ends without it."""
+        """Closes the file. Does not wait for a thread that hangs on a dead disk."""
         if self._single is not None:
             self._single.close()
         for thread, work in ((self._reader, lambda: _close(self._bulk)), (self._writer, self._close)):
             try:
                 await self._in(thread, CLOSE_S, work)
-            except StoreUnavailableError as error:  # nothing is lost: the next start reads on from its positions
+            except StoreUnavailableError as error:  # nothing is lost: the next start continues at the positions
                 log.warning("view_close_failed", reason=str(error))
             finally:
                 thread.shutdown(wait=False)
@@ -138,7 +138,7 @@ class Sqlite:
     # The writer's
 
     def _open(self, log_: Log) -> dict[int, Progress]:
-        _close(self._written)  # of an attempt before this one
+        _close(self._written)  # of an earlier attempt
         self._budget = sqlite_budget.divided(self._bound, self._files.aside)
         reason = self._unusable(log_)
         if reason:
@@ -146,7 +146,7 @@ class Sqlite:
             self._budget = sqlite_budget.divided(self._bound, self._files.aside)
         written = self._written = self._connect()
         written.execute(f"PRAGMA page_size={sqlite_budget.PAGE}")
-        written.execute("PRAGMA journal_mode=WAL")  # stays with the file: we read while we write
+        written.execute("PRAGMA journal_mode=WAL")  # is kept in the file: reads and writes go on at the same time
         written.execute("PRAGMA wal_autocheckpoint=0")  # the log is emptied when its room is needed
         written.execute(f"PRAGMA max_page_count={self._budget.pages}")
         with _transaction(written):
@@ -172,9 +172,9 @@ class Sqlite:
     def _fold(
         self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
     ) -> dict[str, str]:
-        """In as many transactions as the write-ahead log needs. The last one moves the positions.
+        """Writes in as many transactions as the write-ahead log needs. The last one moves the positions.
 
-        A crash between two of them leaves entries that are written again: that changes nothing.
+        After a crash between two of them, entries are written again. That changes nothing.
         """
         tenants: dict[str, str] = {}
         costs = list(zip(entries, self._costs(entries), strict=True))
@@ -195,7 +195,7 @@ class Sqlite:
         return tenants
 
     def _costs(self, entries: Sequence[Entry]) -> list[int]:
-        """Bytes of the write-ahead log for each, with what it frees of the record before it."""
+        """Bytes of the write-ahead log for each entry, with what it frees of the post's record before."""
         ids = json.dumps([entry.post_id for entry in entries])
         before = dict(_opened(self._written).execute(sql.LENGTHS, (ids, LONG_BYTES)))
         costs = []
@@ -214,10 +214,10 @@ class Sqlite:
         with _transaction(_opened(self._written)) as written:
             stored = progress(written)
             if any(stored[number].next != at.next for number, at in before.items()):
-                raise DeliveryError(f"the view {self._path} was changed by somebody else")
-            # A record of a clock that is ahead would otherwise outlast those that come after it.
+                raise DeliveryError(f"the view {self._path} was changed by another process")
+            # A record of a clock that is ahead would otherwise outlast later records.
             written.executemany(sql.UPSERT, (entry if entry.ms <= now else entry._replace(ms=now) for entry in kept))
-            if len(kept) < len(entries):  # the others would be deleted at once: what they supersede goes
+            if len(kept) < len(entries):  # the others would be deleted at once: delete what they supersede
                 old = (entry for entry in entries if entry.ms < oldest and entry.kind != Kind.ERASED)
                 written.executemany(sql.SUPERSEDE, (entry._asdict() for entry in old))
             rows = [(at.next, at.decided, number) for number, at in after.items()]
@@ -234,9 +234,9 @@ class Sqlite:
         return limit - left
 
     def _make_room(self, pages: int) -> int:
-        """Deletes the oldest until the file has so many free pages, or is empty. Returns how many it has deleted.
+        """Deletes the oldest posts until the file has so many free pages, or is empty. Returns how many.
 
-        Erasures go last: a watch that goes on from a token of yesterday has to hear of them.
+        Erasures go last: a watch from an old position has to get them.
         """
         deleted = 0
         while self._free_pages() < pages and (gone := self._delete_oldest()):
@@ -264,7 +264,7 @@ class Sqlite:
         return rows
 
     def _empty_log(self, needed: int) -> None:
-        """Makes room in the write-ahead log. Raises StoreUnavailableError while somebody reads an older state."""
+        """Makes room in the write-ahead log. Raises StoreUnavailableError while a reader holds an old state."""
         if self._files.log_bytes + needed <= self._budget.log_bytes:
             return
         _opened(self._written).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -304,7 +304,7 @@ class Sqlite:
 
     def _connect(self, timeout_s: float = LOCKED_S) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout_s, isolation_level=None)
-        db.execute("PRAGMA synchronous=NORMAL")  # after a power cut the last transactions are gone: read again
+        db.execute("PRAGMA synchronous=NORMAL")  # a power cut loses the last transactions: these records are read again
         db.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten, not only unlinked
         db.execute("PRAGMA temp_store=MEMORY")  # nothing is written that the bound does not know of
         return db
@@ -331,16 +331,16 @@ class Sqlite:
     async def _in(
         self, thread: ThreadPoolExecutor, seconds: float | None, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """What `work` returns on the thread. Raises StoreUnavailableError when that takes longer."""
+        """Returns what `work` returns on the thread. Raises StoreUnavailableError after that time."""
         call = functools.partial(self._explained, work, *args, **kwargs)
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.get_running_loop().run_in_executor(thread, call)
         except TimeoutError:
-            raise StoreUnavailableError(f"{self._path}: no answer within {seconds} s") from None
+            raise StoreUnavailableError(f"{self._path}: no response within {seconds} s") from None
 
     def _explained(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `work` returns. SQLite's errors become ours: broken, the file is rebuilt at the next start."""
+        """Returns what `work` returns. Turns SQLite's errors into ours. A broken file is rebuilt at the next start."""
         try:
             return work(*args, **kwargs)
         except sqlite3.Error as error:

@@ -38,8 +38,8 @@ from moderation.v1.post_pb2 import Post
 from moderation.v1.verdict_pb2 import Outcome as OutcomeMessage
 from moderation.view.stores import StoreUnavailableError
 from moderation.view.stores.sqlite import Sqlite
-from tests.integration.view.test_view import events
 from tests.support.builders import a_verdict
+from tests.support.logged import events
 from tests.support.lookups import NOT_SERVING, SERVING, Api, refused, service, watch_health
 
 INVALID, EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -26,17 +25,11 @@ from moderation.view.stores import Kind
 from moderation.view.stores.postgres_generations import NAME
 from moderation.view.view import open_view
 from tests.conftest import make_topics
-from tests.integration.view.test_view import FOUND, NOT_FOUND, Topic, events, states, until_answered
 from tests.support.builders import a_verdict
+from tests.support.logged import events
+from tests.support.view_topic import FOUND, NOT_FOUND, Topic, states, until_answered
 
 HOUR_S = 3600
-
-
-@pytest.fixture
-async def topic(kafka: str, names: Callable[[str], str], tmp_path: Path) -> Topic:
-    name = names("verdicts")
-    await make_topics(kafka, name, partitions=3, cleanup_policy="compact")
-    return Topic(kafka, name, tmp_path)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -27,11 +27,11 @@ from moderation.view import freshness, stores, topic_lag
 from moderation.view.stores import StoreUnavailableError, sqlite
 from moderation.view.stores.sqlite import CLOSE_S, Sqlite
 from tests.integration.observability.test_observe import Port
-from tests.integration.view.test_stores import LOG, Folding, entry, told, verdict
-from tests.integration.view.test_view import events
 from tests.support import volumes
 from tests.support.builders import a_verdict
+from tests.support.logged import events
 from tests.support.lookups import NOT_SERVING, SERVING, Api, a_free_address, service, watch_health
+from tests.support.view_stores import LOG, Folding, an_entry, answering, verdict
 
 FOUND, NOT_FOUND = pb.LOOKUP_STATE_FOUND, pb.LOOKUP_STATE_NOT_FOUND
 LAG, AGE, ENDS_AGE = (f"moderation_view_{name}" for name in ("lag_records", "lag_seconds", "ends_age_seconds"))
@@ -240,9 +240,9 @@ async def test_a_store_that_could_not_be_opened_for_want_of_room_opens_when_ther
             with volumes.filled(volume):
                 for _ in range(2):
                     with pytest.raises(StoreUnavailableError, match=r"SQLITE_|No space"):
-                        await store.open(told(LOG))
-            assert (await store.open(told(LOG))).keys() == {0, 1}
-            await Folding(store)(entry("a", 1))
+                        await store.open(answering(LOG))
+            assert (await store.open(answering(LOG))).keys() == {0, 1}
+            await Folding(store)(an_entry("a", 1))
             assert await verdict(store, "a") == b"a@1"
         finally:
             await store.close()
