@@ -56,7 +56,7 @@ class Folding:
         self.at = at or {0: Progress(0, -1), 1: Progress(0, -1)}
 
     async def __call__(self, *entries: Entry) -> dict[str, str]:
-        after = {one.partition: Progress(one.offset + 1, one.source_offset) for one in entries}
+        after = {entry.partition: Progress(entry.offset + 1, entry.source_offset) for entry in entries}
         tenants = await self.store.fold(entries, self.at, after)
         self.at |= after
         return tenants

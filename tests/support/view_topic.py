@@ -47,9 +47,9 @@ class Topic:
 
     async def put(self, *verdicts: Any, format: wire.Format = "json") -> None:
         async with self.writer() as producer:
-            for one in verdicts:
-                value, headers = wire.verdict_record(one, format)
-                await producer.send_and_wait(self.name, value, key=one.post_id.encode(), headers=headers)
+            for verdict in verdicts:
+                value, headers = wire.verdict_record(verdict, format)
+                await producer.send_and_wait(self.name, value, key=verdict.post_id.encode(), headers=headers)
 
     async def put_raw(self, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         async with self.writer() as producer:

@@ -93,18 +93,18 @@ async def test_while_it_serves_slow_readers_do_not_make_it_larger(topic: Topic, 
             posts = await fill(topic, 40)
             end = (len(posts) * 2) // PARTITIONS
             while min(view.positions.values()) < end:
-                assert not any(one.done() for one in watching)
+                assert not any(task.done() for task in watching)
                 await asyncio.sleep(0.05)
             assert await states(view, *posts[-100:]) == [FOUND] * 100
-            for one in watching:
-                one.cancel()
+            for task in watching:
+                task.cancel()
             await asyncio.wait(watching)
     assert reads > 10
     assert 20 * MIB < sizes.most <= 32 * MIB
 
 
 def long_ids(draw: random.Random) -> Iterator[dict[str, Any]]:
-    """Ids of 512 bytes and many tenants, in no order, a third of them anew: what its indexes like least."""
+    """Ids of 512 bytes and many tenants, in no order, a third of them updates: the worst case of the indexes."""
     while True:
         post_id = hashlib.sha512(str(draw.randrange(4_000)).encode()).hexdigest() * 4
         verdict = draw.randbytes(draw.choice([300, 300, 3_000]))
@@ -131,7 +131,7 @@ def hashes(draw: random.Random) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("kind", "count"), [(long_ids, 12_000), (large_verdicts, 1_000), (hashes, 35_000)])
-async def test_the_bound_holds_at_every_step_whatever_is_folded_in(
+async def test_the_bound_holds_at_every_step_for_any_entries(
     kind: Callable[[random.Random], Iterator[dict[str, Any]]], count: int, tmp_path: Path
 ) -> None:
     seed = random.randrange(1 << 32)
@@ -147,7 +147,7 @@ async def test_the_bound_holds_at_every_step_whatever_is_folded_in(
                 entries = [an_entry(offset=n, ms=begin_ms + n, **next(rows)) for n in range(start, start + 500)]
                 await fold(*entries)
                 sizes.look()
-                newest = {one.post_id: one.verdict or b"" for one in entries[-20:]}
+                newest = {entry.post_id: entry.verdict or b"" for entry in entries[-20:]}
             assert {id: row[-1] for id, row in (await store.find([*newest, "none"])).items()} == newest
             assert await store.size() == size_of(tmp_path)
     assert 20 * MIB < sizes.most <= 32 * MIB
@@ -219,7 +219,7 @@ async def test_a_view_comes_down_to_a_bound_that_is_lowered(tmp_path: Path) -> N
             assert await store.find(["p9999", "p0"]) == {}  # it is read again from the topic
             sizes.most = 0
             await Folding(store)(*(an_entry(f"p{n}", n, ms=begin_ms + n, verdict=b"x" * 4_000) for n in range(500)))
-    assert [one["reason"] for one in events(logged, "view_rebuilt")] == ["the file is larger than its bound"]
+    assert [event["reason"] for event in events(logged, "view_rebuilt")] == ["the file is larger than its bound"]
     assert sizes.most <= 32 * MIB
 
 
@@ -238,7 +238,7 @@ async def test_a_broken_view_is_deleted_and_only_what_may_be_anothers_is_kept(tm
         with capture_logs() as logged:
             async with opened(settings, LOG) as store:
                 assert await store.find(["p1", "p2"]) == {}
-        assert [one["reason"] for one in events(logged, "view_rebuilt")] == ["corrupt"]
+        assert [event["reason"] for event in events(logged, "view_rebuilt")] == ["corrupt"]
         assert not aside.exists()
     with closing(sqlite3.connect(aside)) as kept:  # as an earlier version kept its own
         kept.execute(f"PRAGMA application_id={APPLICATION_ID}")
@@ -247,7 +247,7 @@ async def test_a_broken_view_is_deleted_and_only_what_may_be_anothers_is_kept(tm
         assert not aside.exists()
 
 
-async def test_of_two_partitions_the_newest_stay_whichever_is_read_first(tmp_path: Path) -> None:
+async def test_of_two_partitions_the_newest_stay_in_any_order_of_reading(tmp_path: Path) -> None:
     begin_ms = int(time.time() * 1000) - 100_000
     async with opened(ApiSettings(view=tmp_path / "view.sqlite", view_max_bytes=32 * MIB), LOG) as store:
         fold = Folding(store)
@@ -272,11 +272,11 @@ async def test_erasures_outlast_what_makes_room_until_nothing_else_is_left(tmp_p
 
         await put(range(1_000), erased=True)
         await put(range(1_000, 13_000), verdict=b"x" * 4_000)
-        kinds = [one.kind for one in await store.since(0, 0, 13_000, 2_000)]
+        kinds = [entry.kind for entry in await store.since(0, 0, 13_000, 2_000)]
         assert kinds[:1_000] == [Kind.ERASED] * 1_000
         assert await store.find([f"p1000-{'x' * 400}"]) == {}, "the file was full"
         await put(range(13_000, 63_000), erased=True)
-        left = [one.offset for one in await store.since(0, 0, 63_000, 100_000)]
+        left = [entry.offset for entry in await store.since(0, 0, 63_000, 100_000)]
         assert left == list(range(left[0], 63_000))
         assert left[0] > 13_000, "the file was full of them"
 
@@ -359,7 +359,7 @@ async def test_a_verdict_that_is_too_large_for_a_view_is_unreadable(topic: Topic
             await producer.send_and_wait(topic.name, value, key=post_id.encode(), headers=headers)
     with capture_logs() as logged:
         assert await topic.states("fits", "larger") == [FOUND, UNREADABLE]
-    assert [one["reason"] for one in events(logged, "verdict_unreadable")] == ["it is larger than 1048576 bytes"]
+    assert [event["reason"] for event in events(logged, "verdict_unreadable")] == ["it is larger than 1048576 bytes"]
 
 
 async def test_a_full_file_makes_room_where_an_estimate_was_too_low(

@@ -97,10 +97,10 @@ async def test_a_generation_is_built_beside_and_takes_its_place_once_it_is_as_fa
     assert await verdict(serving, "d") == b"d@6"  # its table is gone, and it has taken the new one
     assert await first(an_entry("e", 7), an_entry("b", 8, erased=True)) == {"b": "t"}
     assert await serving.find(["old"]) == {}
-    assert [one.post_id for one in await serving.since(0, 0, 100, 10)] == ["a", "c", "d", "e", "b"]
+    assert [entry.post_id for entry in await serving.since(0, 0, 100, 10)] == ["a", "c", "d", "e", "b"]
 
 
-async def test_all_who_find_the_need_build_one_generation(shared: Shared) -> None:
+async def test_replicas_that_need_a_new_generation_build_one(shared: Shared) -> None:
     _, first = await shared.store()
     await first(an_entry("a", 1))
     await shared.do(AWAY)
@@ -171,14 +171,14 @@ async def test_a_builder_that_comes_back_between_the_look_and_the_removal_keeps_
 
     async def removable(db: Any) -> list[int]:
         """The builder takes the next turn."""
-        found = await real(db)
+        numbers = await real(db)
         if not switching:
-            assert found == [2]
+            assert numbers == [2]
             switching.append(asyncio.create_task(building.serve()))
             async with asyncio.timeout(4):
                 while not await shared.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
                     pass
-        return found
+        return numbers
 
     monkeypatch.setattr(generations, "removable", removable)
     await serving.followed(0.0)
@@ -188,7 +188,7 @@ async def test_a_builder_that_comes_back_between_the_look_and_the_removal_keeps_
 
 
 async def test_what_only_the_old_generation_knows_goes_into_the_new_one(shared: Shared) -> None:
-    """Whose an erased post was, and how far posts are judged by records that the topic has no more."""
+    """The tenant of an erased post, and how far posts are decided by records that the topic no longer has."""
     _, first = await shared.store()
     await first(an_entry("a", 1, tenant="t"), an_entry("b", 2, tenant="u"))
     await first(an_entry("a", 3, source_offset=9, erased=True))
@@ -196,7 +196,7 @@ async def test_what_only_the_old_generation_knows_goes_into_the_new_one(shared: 
     building, second = await shared.store()
     await second(an_entry("a", 3, source_offset=-1, erased=True))  # what is left of it on the topic
     assert await building.serve() == {0: Progress(4, 9), 1: Progress(0, -1)}
-    assert [one.tenant for one in await building.since(0, 0, 9, 9)] == ["t"]
+    assert [entry.tenant for entry in await building.since(0, 0, 9, 9)] == ["t"]
 
 
 async def test_what_only_the_old_generation_knows_of_many_erasures_is_copied_a_part_at_a_time(
@@ -226,13 +226,13 @@ async def test_what_only_the_old_generation_knows_of_many_erasures_is_copied_a_p
     assert await shared.value("SELECT tenant FROM verdicts_2 WHERE post_id = 'late'") == "mine"
 
 
-async def test_a_topic_that_was_made_again_is_told_from_one_that_others_are_further_on(shared: Shared) -> None:
+async def test_a_topic_that_was_created_again_is_no_topic_that_other_replicas_have_read_further(shared: Shared) -> None:
     serving, first = await shared.store()
     await first(an_entry("a", 7))
     ask = answering(LOG)
 
     async def late() -> Log:
-        """The end is as it is told now; meanwhile others fold further than that."""
+        """The end as it is now. Meanwhile other replicas fold beyond it."""
         log = await ask()
         await first(an_entry("b", 1_500))
         return log
@@ -311,7 +311,7 @@ async def test_a_server_that_lost_a_switch_gets_it_again(shared: Shared) -> None
     building, second = await shared.store()
     await second(an_entry("a", 1))
     await building.followed(0.0)
-    assert await shared.value("SELECT number FROM generations WHERE serving") == 1  # nobody has said that it may
+    assert await shared.value("SELECT number FROM generations WHERE serving") == 1  # no replica has switched yet
     assert await building.serve()
     await shared.do("UPDATE generations SET serving = false, replaced = NULL")
     await shared.do("UPDATE generations SET serving = true WHERE number = 1")
@@ -323,9 +323,9 @@ async def test_a_server_that_lost_a_switch_gets_it_again(shared: Shared) -> None
 
 
 async def test_replicas_that_prune_at_once_forget_each_post_once(shared: Shared) -> None:
-    found = [await shared.store() for _ in range(4)]
-    await found[0][1](*(an_entry(f"post-{number}", number) for number in range(200)))
-    gone = await asyncio.gather(*(store.prune(1_150, 0, 50) for store, _ in found))
+    replicas = [await shared.store() for _ in range(4)]
+    await replicas[0][1](*(an_entry(f"post-{number}", number) for number in range(200)))
+    gone = await asyncio.gather(*(store.prune(1_150, 0, 50) for store, _ in replicas))
     assert sorted(gone) == [0, 50, 50, 50]
     assert await shared.value("SELECT count(*) FROM verdicts_1") == 50
 

@@ -28,7 +28,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> ApiSettings:
     return ApiSettings(view_database=SecretStr(request.getfixturevalue("database")))
 
 
-async def test_the_newest_record_of_a_post_stands_whatever_comes_again(settings: ApiSettings) -> None:
+async def test_the_newest_record_of_a_post_stands_when_records_come_again(settings: ApiSettings) -> None:
     async with opened(settings) as store:
         fold = Folding(store)
         await fold(an_entry("a", 3), an_entry("a", 5), an_entry("b", 6))
@@ -66,13 +66,13 @@ async def test_an_erasure_leaves_nothing_but_that_it_happened(settings: ApiSetti
         assert await fold(an_entry("a", 3, erased=True), an_entry("never", 4, erased=True)) == {"a": "t", "never": ""}
         assert await store.find(["a"]) == {"a": (Kind.ERASED, "t", 0, 3, None)}
         assert (await store.page(query())).verdicts == [b"b@2"]
-        assert [(one.post_id, one.kind, one.tenant) for one in await store.since(0, 3, 9, 10)] == [
+        assert [(entry.post_id, entry.kind, entry.tenant) for entry in await store.since(0, 3, 9, 10)] == [
             ("a", Kind.ERASED, "t"),
             ("never", Kind.ERASED, ""),
         ]
-        await fold(an_entry("a", 5))  # posted anew
+        await fold(an_entry("a", 5))  # posted again
         assert await verdict(store, "a") == b"a@5"
-        assert await store.prune(-EVER_MS, 2_000, 100) == 1  # the other erasure has been told long enough
+        assert await store.prune(-EVER_MS, 2_000, 100) == 1  # the other erasure is old enough
         assert await store.find(["never"]) == {}
 
 
@@ -106,21 +106,21 @@ async def test_pages_hold_what_is_asked_for_once_and_in_order(
         ):
             asked = query(**fields)
             wanted = [
-                one
-                for one in sorted(entries, key=lambda one: (one.decided_ms, one.post_id), reverse=True)
-                if asked.tenant in (None, one.tenant)
-                and (not asked.outcomes or one.outcome in asked.outcomes)
-                and (not asked.policies or one.policy in asked.policies)
-                and asked.from_ms <= one.decided_ms < asked.before_ms
+                entry
+                for entry in sorted(entries, key=lambda entry: (entry.decided_ms, entry.post_id), reverse=True)
+                if asked.tenant in (None, entry.tenant)
+                and (not asked.outcomes or entry.outcome in asked.outcomes)
+                and (not asked.policies or entry.policy in asked.policies)
+                and asked.from_ms <= entry.decided_ms < asked.before_ms
             ]
-            found: list[bytes] = []
+            listed: list[bytes] = []
             after: tuple[int, str] | None = (EVER_MS, "")
             while after is not None:
                 page = await store.page(query(**fields, after=after, limit=5))
                 assert len(page.verdicts) <= 5
-                found += page.verdicts
+                listed += page.verdicts
                 after = page.after
-            assert found == [one.verdict for one in wanted], fields
+            assert listed == [entry.verdict for entry in wanted], fields
 
 
 async def test_age_and_room_take_the_oldest_first(settings: ApiSettings) -> None:
@@ -130,7 +130,7 @@ async def test_age_and_room_take_the_oldest_first(settings: ApiSettings) -> None
         assert await store.prune(1_005, 0, 100) == 2
         assert await store.prune(1_005, 0, 100) == 0
         assert sorted(await store.find([f"post-{n}" for n in range(20)])) == sorted(f"post-{n}" for n in range(5, 20))
-        assert await store.prune(EVER_MS, 0, 4) == 4  # no room: whatever their age
+        assert await store.prune(EVER_MS, 0, 4) == 4  # no room: of any age
         assert await store.find(["post-8"]) == {}
 
 
@@ -139,10 +139,10 @@ async def test_age_and_room_take_the_oldest_first(settings: ApiSettings) -> None
     [
         (LOG, True),
         (Log("cluster", "verdicts", {0: 0, 1: 0, 2: 0}, {0: 1_000, 1: 1_000, 2: 5}), True),  # a partition was added
-        (Log("cluster", "verdicts", {0: 0, 1: 0}, {0: 1, 1: 1}), False),  # the topic was made anew
+        (Log("cluster", "verdicts", {0: 0, 1: 0}, {0: 1, 1: 1}), False),  # the topic was created again
     ],
 )
-async def test_what_is_of_another_log_is_built_anew(settings: ApiSettings, log: Log, kept: bool) -> None:
+async def test_what_is_of_another_log_is_built_again(settings: ApiSettings, log: Log, kept: bool) -> None:
     async with opened(settings) as store:
         await Folding(store)(an_entry("a", 7))
     async with opened(settings, log) as store:
@@ -221,9 +221,9 @@ async def test_lookups_that_a_database_does_not_answer_end_and_hold_no_fold_up(
             while await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < CONNECTIONS - 1:
                 pass
             assert await store.fold([], fold.at, {0: Progress(3, 2)}) == {}  # of records without a verdict
-            assert not all(one.done() for one in asked)
+            assert not all(task.done() for task in asked)
             answers = await asyncio.gather(*asked, return_exceptions=True)
-        assert {type(one) for one in answers} == {StoreUnavailableError}
+        assert {type(error) for error in answers} == {StoreUnavailableError}
         await locked.rollback()
         await admin.close()
         assert await verdict(store, "a") == b"a@1"

@@ -1,4 +1,4 @@
-"""The view against a real Kafka: what is on the topic is what is found, after every kind of restart."""
+"""The view against a real Kafka: what is on the topic is what lookups find and watches get."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ async def test_partitions_that_are_added_are_read(topic: Topic) -> None:
     assert await topic.states("post-0") == [FOUND]
 
 
-async def test_the_view_knows_how_far_posts_are_judged_and_wakes_who_waits_for_it(topic: Topic) -> None:
+async def test_the_view_knows_how_far_posts_are_decided_and_wakes_waiters(topic: Topic) -> None:
     def answer(post_id: str, partition: int, offset: int, topic: str = "posts") -> Any:
         return a_verdict(post_id, source=Source(topic, partition, offset, 0))
 
@@ -165,10 +165,10 @@ async def test_what_is_too_old_is_forgotten(topic: Topic, monkeypatch: pytest.Mo
             await producer.send_and_wait(topic.name, value, key=post_id.encode(), headers=headers, timestamp_ms=at)
     async with topic.view() as view, asyncio.timeout(30):
         while await states(view, "old", "new") != [NOT_FOUND, FOUND]:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)  # nobody is told when something is forgotten
+            await asyncio.sleep(0.05)  # no event says that a post was pruned
 
 
-async def test_what_is_folded_in_is_fed_to_who_reads_it_and_a_slow_reader_loses_it(topic: Topic) -> None:
+async def test_feeds_get_what_is_folded_in_and_a_slow_feed_is_lost(topic: Topic) -> None:
     await topic.put(a_verdict("before"))
     async with topic.view() as view:
         with view.feed(100) as feed, view.feed(2) as small:
@@ -177,11 +177,11 @@ async def test_what_is_folded_in_is_fed_to_who_reads_it_and_a_slow_reader_loses_
             seen: list[tuple[str, int, str]] = []
             async with asyncio.timeout(30):
                 while len(seen) < 2:
-                    seen += [(one.post_id, one.kind, one.tenant) for one in (await feed.get()).entries]
+                    seen += [(entry.post_id, entry.kind, entry.tenant) for entry in (await feed.get()).entries]
                 while not small.lost:
                     await topic.put(a_verdict("more"))
             assert seen == [("a", FOUND, "t"), ("a", Kind.ERASED, "t")]
         start = dict.fromkeys(feed.positions, 0)
-        replayed = {one.post_id async for changes in view.replay(start, view.positions) for one in changes.entries}
+        replayed = {entry.post_id async for changes in view.replay(start, view.positions) for entry in changes.entries}
         assert {"before", "a"} <= replayed
         assert not view._feeds
