@@ -125,7 +125,9 @@ class _Demo:
             with Live(self._table(samples, verdicts), console=self._console, refresh_per_second=8) as live:
                 async with asyncio.timeout(DEADLINE_S):
                     while len(verdicts) < len(samples):
-                        polled = await consumer.poll(most=len(samples), room=settings.max_message_bytes, timeout_s=1.0)
+                        polled = await consumer.poll(
+                            max_records=len(samples), max_bytes=settings.max_message_bytes, timeout_s=1.0
+                        )
                         for record in chain(*polled.values()):
                             verdict = wire.read_verdict(record.value or b"", record.headers)
                             verdicts[verdict.post_id] = verdict
