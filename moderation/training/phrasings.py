@@ -301,17 +301,17 @@ def _pick(random: Random, kind: Kind, pool: list[str], truth: Truth, *, broken: 
     fits = [name for name in pool if Rule(kind, (name,)).broken_by(truth) is broken]
     if not broken and random.random() < 0.6:
         near = truth.shown | truth.mentioned | truth.denied
-        beside = (
+        groups = (
             {BY_NAME[name].group for name in near if name in BY_NAME} | truth.named | (truth.denied & GROUPS.keys())
         )
         close = [
             name
             for name in fits
             if not near.isdisjoint(members(name))
-            or name in beside
-            or (name in BY_NAME and BY_NAME[name].group in beside)
+            or name in groups
+            or (name in BY_NAME and BY_NAME[name].group in groups)
         ]
-        touched = [name for name in close if not near.isdisjoint(members(name)) or name in beside]
+        touched = [name for name in close if not near.isdisjoint(members(name)) or name in groups]
         fits = touched if touched and random.random() < 0.6 else close or fits
     return random.choice(fits or pool)
 

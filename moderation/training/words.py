@@ -27,7 +27,7 @@ CAUTION = "it knows a small synthetic world of pictographs only: it is no modera
 NEAR = 5  # pairs
 SPACE = "▁"
 TOKENIZED = 30_000  # texts and policies that the vocabulary is counted from
-SEEN = 6  # times that a word must occur: the unknown words among them do not
+MIN_COUNT = 6  # occurrences that make a word known
 
 
 def write(folder: Path, *, crops: int) -> None:
@@ -59,8 +59,8 @@ def write(folder: Path, *, crops: int) -> None:
         "torch_dtype": "float16",
         "vocab_size": -(-(len(vocabulary) + len(tokenizer["added_tokens"]) - 3) // 64) * 64,
     }
-    # Some pairs of a head turn with the place, by which tokens find their neighbours; most hardly turn, by which a word
-    # of a policy finds itself in the post, wherever it stands.
+    # Some pairs of a head rotate with the position, so that tokens find their neighbours. The others hardly rotate, so
+    # that a policy's word finds the same word anywhere in the post.
     factors = [1.0] * NEAR + [16.0] * (pairs - NEAR)
     config["rope_scaling"] = {"type": "su", "short_factor": factors, "long_factor": [4 * factor for factor in factors]}
     config["img_processor"]["image_dim_out"] = TOWER
@@ -68,7 +68,7 @@ def write(folder: Path, *, crops: int) -> None:
         "hidden_size": TOWER,
         "intermediate_size": TOWER_INTERMEDIATE,
         "num_attention_heads": TOWER_HEADS,
-        "num_hidden_layers": TOWER_LAYERS + 1,  # the features are those of the last but one
+        "num_hidden_layers": TOWER_LAYERS + 1,  # the features are those of the last layer but one
     }
     _write(folder / "config.json", config)
     preprocessor = _read(folder / "preprocessor_config.json")
@@ -76,8 +76,10 @@ def write(folder: Path, *, crops: int) -> None:
 
 
 def _vocabulary() -> tuple[dict[str, int], list[list[str]]]:
-    """Tokens and merges. A word is a space or a line's start and what follows it, built up letter by letter; the
-    prompt's fixed lines are built up from words, since they stand in every post and are one token so."""
+    """Tokens and merges. A word is a space or a line's start and the letters after it, merged letter by letter.
+
+    The prompt's fixed lines are merged from words into one token, since every post has them.
+    """
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), SPACE, "\n"]
     tokens += [chr(code) for code in range(ord("!"), ord("~") + 1) if not chr(code).isupper()]
     vocabulary = {token: place for place, token in enumerate(tokens)}
@@ -115,7 +117,7 @@ def _words() -> list[str]:
     names = [start + name for name in ("yes", "no", *GROUPS, *MADE_UP) for start in (SPACE, "\n")]
     forms = {form.split(" ")[-1] for thing in THINGS for form in (thing.name, thing.one, thing.many)}
     names += [start + form for form in sorted(forms) for start in (SPACE, "\n")]
-    return sorted({*fixed, *names, *(word for word, count in counts.items() if count >= SEEN)})
+    return sorted({*fixed, *names, *(word for word, count in counts.items() if count >= MIN_COUNT)})
 
 
 def _lines() -> tuple[str, ...]:

@@ -39,11 +39,11 @@ def of_scored(packed: Packed) -> Attend:
         if not queries:
             continue
         mask = torch.zeros(len(queries), span.stop - span.start, dtype=torch.bool)
-        for seen, row in zip(mask, queries, strict=True):
-            seen[: span.bounds[0] - span.start] = True
+        for allowed, row in zip(mask, queries, strict=True):
+            allowed[: span.bounds[0] - span.start] = True
             begin = max((bound for bound in span.bounds if bound <= row), default=span.start)
-            seen[begin - span.start : row + 1 - span.start] = True
-            seen[row + 1 - span.start :] = False
+            allowed[begin - span.start : row + 1 - span.start] = True
+            allowed[row + 1 - span.start :] = False
         calls.append((slice(done, done + len(queries)), slice(span.start, span.stop), mask.to(packed.ids.device)))
         done += len(queries)
 
@@ -65,8 +65,8 @@ def two_part(packed: Packed) -> Attend:
         key, value = _spread(key, query.shape[1]), _spread(value, query.shape[1])
         out = torch.empty_like(query)
         for span in whole:
-            seen = slice(span.start, span.stop)
-            out[seen] = _sdpa(query[seen], key[seen], value[seen])
+            own = slice(span.start, span.stop)
+            out[own] = _sdpa(query[own], key[own], value[own])
         for span in split:
             shared, branches = slice(span.start, span.bounds[0]), slice(span.bounds[0], span.stop)
             if span.bounds[0] == span.start:  # nothing is shared
@@ -108,9 +108,9 @@ def masked(packed: Packed) -> Attend:
             longest = max(map(len, branch_masks))
             keys, values = (functional.pad(part[causal], (0, 0, 0, 0, 0, longest)) for part in (key, value))
             for (start, stop), mask in zip(pairwise(span.bounds), branch_masks, strict=True):
-                branch, seen = slice(start, stop), shared + stop - start
-                keys[shared:seen], values[shared:seen] = key[branch], value[branch]
-                out[branch] = _sdpa(query[branch], keys[:seen], values[:seen], mask)
+                branch, end = slice(start, stop), shared + stop - start
+                keys[shared:end], values[shared:end] = key[branch], value[branch]
+                out[branch] = _sdpa(query[branch], keys[:end], values[:end], mask)
         return out
 
     return attend

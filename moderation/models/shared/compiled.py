@@ -78,12 +78,12 @@ def block_mask(packed: Packed) -> BlockMask:
     device, tokens = packed.ids.device, len(packed.ids)
     posts, branches = torch.tensor([post, branch], device=device)
 
-    def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def allowed(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         same: Tensor = (branches[key] < 0) | (branches[key] == branches[query])
-        allowed: Tensor = same & (posts[query] == posts[key]) & (key <= query)
-        return allowed
+        mask: Tensor = same & (posts[query] == posts[key]) & (key <= query)
+        return mask
 
-    return create_block_mask(sees, None, None, tokens, tokens, device=device, BLOCK_SIZE=BLOCK)
+    return create_block_mask(allowed, None, None, tokens, tokens, device=device, BLOCK_SIZE=BLOCK)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:

@@ -16,7 +16,7 @@ def place(settings: ModelSettings) -> tuple[torch.device, torch.dtype]:
     """The device and the dtype of the settings. Raises ConfigError when there is no such device."""
     has_cuda = torch.cuda.is_available()
     if settings.device == "cuda" and not has_cuda:
-        raise ConfigError("MODERATION_MODEL__DEVICE=cuda: torch sees no CUDA device; use auto or cpu")
+        raise ConfigError("MODERATION_MODEL__DEVICE=cuda: torch finds no CUDA device; use auto or cpu")
     device = torch.device("cuda" if has_cuda and settings.device != "cpu" else "cpu")
     if settings.dtype == "auto":
         return device, torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -1,4 +1,4 @@
-"""`moderation bench` runs, its ways agree, and its files say what it has seen. Speeds are none of its business here."""
+"""`moderation bench` runs, its ways agree, and its files hold the results. Speeds are not tested here."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_engine_against_the_others(tmp_path: Path, capsys: pytest.CaptureFix
     run = json.loads(out.read_text())
     assert [cell["kind"] for cell in run["cells"]] == list(kinds)
     for cell in run["cells"]:
-        assert cell["padding"] == 1.0, "the engine computes no token twice, and none that nobody reads"
+        assert cell["padding"] == 1.0, "the engine computes no token twice, and no token without use"
         assert set(WAYS) <= cell["seconds"].keys()
         assert set(WAYS) == cell["times_faster"]["tree"].keys()
         assert all(len(rounds) == 2 for rounds in cell["seconds"].values())
@@ -121,7 +121,7 @@ class SwayedLate(Swayed):
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(("wrong", "flips"), [(Swayed, False), (SwayedLate, True)])
-def test_agreement_tells_an_engine_whose_answers_depend_on_the_batch(
+def test_agreement_fails_an_engine_whose_scores_depend_on_the_batch(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: type[Engine[Crops]], flips: bool
 ) -> None:
     monkeypatch.setattr(agreement, "Engine", wrong)
@@ -148,7 +148,7 @@ def test_ways_that_disagree_make_the_command_fail(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("odd", [{"size": "huge"}, {"kinds": ("video",)}, {"ways": ("magic",)}, {"where": "tpu"}])
-def test_what_it_does_not_know_it_names(odd: dict[str, object]) -> None:
+def test_an_unknown_option_is_named(odd: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"there is no \w+ (huge|video|magic|tpu); there is"):
         engine.main(Options(**odd))  # type: ignore[arg-type]
 

@@ -1,6 +1,6 @@
-"""What the original code answered, recorded: the published layout must give the same ids, pixels and logits.
+"""Recorded outputs of the original code: the published layout must give the same ids, pixels and logits.
 
-The cases lie beside the checkout or where MODERATION_TEST_GOLDEN says; without them nothing here runs.
+The cases are in ../shared/golden or in MODERATION_TEST_GOLDEN. Without them nothing here runs.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ VARIANTS = ("phi3v", "phi35v")
 
 
 def cases() -> list[Any]:
-    found = [
+    params = [
         pytest.param(variant, name, case, id=f"{variant}-{name}")
         for variant in VARIANTS
         if (listing := GOLDEN / "cases" / variant / "cases.json").exists()
         for name, case in json.loads(listing.read_text()).items()
     ]
     missing = pytest.mark.skip(reason=f"no golden cases in {GOLDEN}: parity with the original code is NOT checked")
-    return found or [pytest.param("", "", {}, marks=missing, id="no-golden-cases")]
+    return params or [pytest.param("", "", {}, marks=missing, id="no-golden-cases")]
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +50,14 @@ def test_equal_to_the_original(
     out = tmp_path / "out.npz"
     images = [folder / image for image in case["images"]]
     probe(str(checkpoints[variant]), case["prompt"], images, out, num_crops=case["num_crops"])
-    with np.load(out) as ours, np.load(folder / f"{name}.npz") as theirs:
-        assert np.array_equal(ours["input_ids"], theirs["input_ids"])
+    with np.load(out) as computed, np.load(folder / f"{name}.npz") as recorded:
+        assert np.array_equal(computed["input_ids"], recorded["input_ids"])
         apart = {
-            key: float(np.abs(ours[key] - theirs[key]).max())
+            key: float(np.abs(computed[key] - recorded[key]).max())
             for key in ("last_logits", "tail_logits_yes_no", "pixel_mean")
-            if key in theirs
+            if key in recorded
         }
-        assert all(ours[key].dtype == theirs[key].dtype for key in apart)
+        assert all(computed[key].dtype == recorded[key].dtype for key in apart)
     print(f"{variant} {name}: " + ", ".join(f"{key} {value:.1e}" for key, value in apart.items()))
     assert apart.pop("pixel_mean", 0.0) < 1e-6
     assert max(apart.values()) < 1e-4

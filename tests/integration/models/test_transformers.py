@@ -47,10 +47,10 @@ def test_a_tree_equals_transformers_on_separate_prompts(
     model: Phi3Vision, reference: Reference, content: Content
 ) -> None:
     (window,) = model.encode(content, questions(3))
-    answers = model.score([window])[0]
+    row = model.score([window])[0]
     yes, no = model.tokenizer.word("Yes"), model.tokenizer.word("No")
     worst = 0.0
-    for branch, score in zip(window.tree.branches, answers, strict=True):
+    for branch, score in zip(window.tree.branches, row, strict=True):
         expected = scores(reference.logits(window.tree.shared + branch, window.pictures)[None], yes, no)[0]
         worst = max(worst, abs(score.margin - expected.margin), abs(score.mass - expected.mass))
     print(f"largest difference from transformers: {worst:.1e} log-odds")

@@ -29,7 +29,7 @@ def test_a_crop_in_tokens() -> None:
 
 @pytest.mark.parametrize(("policies", "trees", "prompts"), [(1, 1.99, 1.99), (5, 6.4, 10.5), (20, 23.0, 41.9)])
 def test_a_text_post(policies: int, trees: float, prompts: float) -> None:
-    """TFLOP; but for the last layer, of which the engine leaves out all that nobody reads."""
+    """TFLOP, except for the last layer, of which the engine computes only the scored tokens."""
     post = workloads.post(KINDS["text"], policies, FULL, seed=0)
     assert 0.96 * trees < flops.step([post], FULL) / 1e12 < 1.01 * trees
     assert 0.90 * prompts < flops.plain(post, FULL) / 1e12 < 1.01 * prompts

@@ -1,4 +1,4 @@
-"""Every way of attention computes the same: what a token sees, no more and no less."""
+"""Every way of attention computes the same: each token attends to exactly the tokens of its tree."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ TREES = [
 
 
 def by_definition(packed: Packed, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    seen = torch.zeros(len(query), len(query), dtype=torch.bool)
+    allowed = torch.zeros(len(query), len(query), dtype=torch.bool)
     for span in packed.spans:
         shared = slice(span.start, span.bounds[0])
-        seen[shared, shared] = True
+        allowed[shared, shared] = True
         for start, stop in pairwise(span.bounds):
-            seen[start:stop, shared] = True
-            seen[start:stop, start:stop] = True
+            allowed[start:stop, shared] = True
+            allowed[start:stop, start:stop] = True
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = torch.einsum("qhd,khd->hqk", query, key) / query.shape[2] ** 0.5
-    weights = scores.masked_fill(~seen.tril(), -torch.inf).softmax(-1)
+    weights = scores.masked_fill(~allowed.tril(), -torch.inf).softmax(-1)
     return torch.einsum("hqk,khd->qhd", weights, value)
 
 
@@ -75,7 +75,7 @@ def test_all_tokens(way: str, kv_heads: int) -> None:
 
 
 class AsOnCuda:
-    """What stands in torch for varlen attention on a GPU: real attention, its log-sum-exp in one of two layouts."""
+    """Real attention in place of torch's varlen attention on a GPU, with the log-sum-exp in one of two layouts."""
 
     def __init__(self, *, heads_first: bool) -> None:
         self.heads_first = heads_first

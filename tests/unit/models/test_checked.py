@@ -1,4 +1,4 @@
-"""The seam to a model: whatever it raises or returns, behind the seam there is an answer or a failure."""
+"""The seam to a model: anything that a model raises or returns becomes scores or a failure."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def encoded(model: CheckedModel, *texts: str) -> list[Item]:
 
 
 @pytest.mark.parametrize("kind", SCORE)
-def test_an_answer_that_cannot_be_one_is_a_failed_step(kind: str) -> None:
+def test_a_result_that_breaks_the_contract_is_a_failed_step(kind: str) -> None:
     model = CheckedModel(Misbehaving())
     assert model.score(encoded(model, "a", f"fault:score:{kind}", "b")) is Failure.MALFORMED
     assert not isinstance(model.score(encoded(model, "a", "b")), Failure)
 
 
 @pytest.mark.parametrize("kind", RAISED)
-def test_whatever_score_raises_is_a_failed_step(kind: str) -> None:
+def test_anything_that_score_raises_is_a_failed_step(kind: str) -> None:
     model = CheckedModel(Misbehaving())
     with capture_logs() as events:
         outcome = model.score(encoded(model, f"fault:score:{kind}"))
@@ -44,14 +44,14 @@ def test_whatever_score_raises_is_a_failed_step(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", RAISED)
-def test_whatever_look_ahead_raises_is_told(kind: str) -> None:
+def test_anything_that_look_ahead_raises_is_reported(kind: str) -> None:
     model = CheckedModel(Misbehaving())
     assert not model.look_ahead(encoded(model, f"fault:look_ahead:{kind}"))
     assert model.look_ahead(encoded(model, "a"))
 
 
 @pytest.mark.parametrize("kind", [*RAISED, *ENCODE])
-def test_whatever_encode_raises_or_returns_is_the_posts_failure(kind: str) -> None:
+def test_anything_that_encode_raises_or_returns_is_the_posts_failure(kind: str) -> None:
     model = CheckedModel(Misbehaving())
     with pytest.raises(PostError) as caught:
         encoded(model, f"fault:encode:{kind}")
@@ -70,7 +70,7 @@ def test_a_device_error_passes_at_each_seam() -> None:
         model.look_ahead(encoded(model, "fault:look_ahead:device"))
 
 
-def test_rows_that_the_model_keeps_and_changes_are_not_ours() -> None:
+def test_rows_that_the_model_keeps_and_changes_are_copied() -> None:
     class Reusing(Fake):
         rows: list[list[Score]]
 
@@ -107,7 +107,7 @@ class Gauged(Fake):
 
 
 @pytest.mark.parametrize("says", [RuntimeError(SECRET), SystemExit(SECRET), None, 7, ("x", "y"), (1, 1)])
-def test_a_gauge_that_fails_stops_nobody_and_no_counter_falls(says: object) -> None:
+def test_a_gauge_that_fails_stops_nothing_and_no_counter_falls(says: object) -> None:
     gauged = Gauged()
     model = CheckedModel(gauged)
     assert model.pictures == (3, 2)
@@ -118,7 +118,7 @@ def test_a_gauge_that_fails_stops_nobody_and_no_counter_falls(says: object) -> N
     assert model.device_memory() == gauged.says
 
 
-def test_a_model_that_tells_nothing_has_no_numbers() -> None:
+def test_a_model_that_is_not_measured_has_no_numbers() -> None:
     model = CheckedModel(Fake())
     assert (model.pictures, model.device_memory(), model.looks_ahead) == ((0, 0), None, False)
 

@@ -1,4 +1,4 @@
-"""A broken checkpoint is refused with a sentence that names what is wrong; a whole one has one digest everywhere."""
+"""A broken checkpoint is refused with a message that names the fault. A whole one has the same digest everywhere."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_the_digest_is_of_the_bytes_and_not_of_the_place(folder: Path) -> None:
 
 
 def test_weights_that_were_not_looked_at_are_refused(folder: Path) -> None:
-    """The digest is the one that `moderation model info` prints; one bit of the weights, and the start ends."""
+    """The expected digest is what `moderation model info` prints. One changed bit of the weights ends the start."""
     lines = models.describe(str(folder)).splitlines()
     (printed,) = [line.split()[-1] for line in lines if line.startswith("files' digest")]
     expecting = ModelSettings(name=str(folder), device="cpu", digest=printed)
@@ -260,10 +260,10 @@ def test_the_seeded_checkpoint_is_the_same_everywhere(tmp_path: Path) -> None:
     for path in seeded_folder().iterdir():
         assert (made / path.name).read_bytes() == path.read_bytes(), path.name
     (made / "config.json").write_text("kept")
-    assert (seeded(made) / "config.json").read_text() == "kept", "a whole one is left as it is"
+    assert (seeded(made) / "config.json").read_text() == "kept", "a whole checkpoint is not changed"
     (made / "OK").write_text("an older version")
     assert (seeded(made) / "config.json").read_text() != "kept"
-    assert [path.name for path in made.parent.iterdir()] == ["b"], "nothing is left beside it"
+    assert [path.name for path in made.parent.iterdir()] == ["b"], "no other file is left"
 
 
 def test_description() -> None:

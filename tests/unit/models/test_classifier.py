@@ -77,7 +77,7 @@ def test_a_step_is_filled_by_what_pictures_take_too() -> None:
     first, *others = model.encode(a_content(WORDS + " click the link" * 40, a_picture(300, 200)), questions(2))
     work = len(first.pictures[0]) * model.network.config.crop_work
     assert first.tokens == first.tree.tokens + work > first.tree.tokens
-    assert all(window.tokens == window.tree.tokens for window in others), "a post's pictures are seen once"
+    assert all(window.tokens == window.tree.tokens for window in others), "the tower runs once for a post's pictures"
 
 
 def test_the_layer_whose_output_is_dropped_is_not_loaded() -> None:

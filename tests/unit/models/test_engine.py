@@ -1,4 +1,4 @@
-"""The way of a batch over the device: pictures once, passes of bounded size, padding, other precisions."""
+"""A batch on the device: pictures once, passes of bounded size, padding, other precisions, looking ahead."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ def margins(rows: Sequence[Sequence[object]]) -> Tensor:
     return torch.tensor([score.margin for row in rows for score in row], dtype=torch.float64)  # type: ignore[attr-defined]
 
 
-def crops_seen(model: Phi3Vision, batch: Sequence[Window]) -> int:
-    seen: list[int] = []
+def crops_run(model: Phi3Vision, batch: Sequence[Window]) -> int:
+    counts: list[int] = []
     tower = model.network.model.vision_embed_tokens.img_processor["vision_model"]
-    hook = tower.register_forward_hook(lambda _module, args, _out: seen.append(len(args[0])))
+    hook = tower.register_forward_hook(lambda _module, args, _out: counts.append(len(args[0])))
     model.score(batch)
     hook.remove()
-    return sum(seen)
+    return sum(counts)
 
 
-def test_a_picture_that_was_seen_before_is_not_seen_again_and_scores_the_same() -> None:
+def test_a_known_picture_does_not_run_through_the_tower_and_scores_the_same() -> None:
     model = classifier.load(settings())
     batch = a_batch(model)
     first = margins(model.score(batch))
-    assert crops_seen(model, a_batch(model)) == 0
+    assert crops_run(model, a_batch(model)) == 0
     assert torch.equal(margins(model.score(a_batch(model))), first)
     mixed = a_batch(model, (3, 4))
-    assert crops_seen(model, mixed) == len(mixed[1].pictures[0])
+    assert crops_run(model, mixed) == len(mixed[1].pictures[0])
 
 
-def test_the_same_picture_in_two_posts_of_a_batch_is_seen_once() -> None:
+def test_the_same_picture_in_two_posts_of_a_batch_runs_once() -> None:
     model = classifier.load(settings(feature_cache_bytes=0))
     (first,), (same,) = (model.encode(a_content(text, a_picture()), questions(1)) for text in ("a", "b"))
-    assert crops_seen(model, [first, same]) == len(first.pictures[0])
-    assert crops_seen(model, [first]) == len(first.pictures[0]), "a budget of nothing keeps nothing"
+    assert crops_run(model, [first, same]) == len(first.pictures[0])
+    assert crops_run(model, [first]) == len(first.pictures[0]), "a budget of nothing keeps nothing"
 
 
 def test_another_crop_setting_is_another_picture() -> None:
@@ -151,16 +151,16 @@ def test_warming_up_takes_the_way_of_a_post_with_a_picture() -> None:
     assert (model.engine.feature_cache.requested, model.engine.feature_cache.hits) == (1, 0)
     assert isinstance(model, Measured)
     assert model.pictures == (1, 0)
-    assert model.device_memory() is None  # of a CPU there is nothing to tell
+    assert model.device_memory() is None  # there is none on a CPU
 
 
-def test_a_batch_that_nobody_asks_about() -> None:
+def test_a_batch_without_questions() -> None:
     model = a_model()
     assert model.score(model.encode(a_content("x", a_picture()), [])) == [[]]
 
 
 class SideStream:
-    """Keeps the books of a second stream, and runs all in one: it shows what a step waits for, not that streams do."""
+    """A side stream that runs everything on the main stream and records what a step waits for."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -189,15 +189,15 @@ def test_a_step_waits_for_its_own_pictures_and_not_for_the_next_ones() -> None:
     for step, following in pairwise([*steps, []]):
         ahead.look_ahead(following)
         rows.append(ahead.score(step))
-    # the third's are 1, kept from the first step itself, and 5, of the second look; of the last's, 3 was waited for by
-    # another step, which does no harm
+    # The third step uses 1, kept from the first step itself, and 5, of the second look ahead. The last step uses 3, for
+    # which another step has waited already, which does no harm.
     assert side.waited == [set(), {1}, {2}, {3}, {1, 2}]
-    assert ahead.feature_cache.hits == 2 + 1 + 2 + 1 + 2 + 2, "what was seen ahead is not seen again"
+    assert ahead.feature_cache.hits == 2 + 1 + 2 + 1 + 2 + 2, "features that were computed ahead are not computed again"
     for step, row in zip(steps, rows, strict=True):
         assert torch.equal(margins(row), margins(looking_ahead(model)[0].score(step)))
 
 
-def test_a_picture_of_this_step_that_the_look_at_the_next_one_has_made_is_waited_for() -> None:
+def test_a_step_waits_for_a_picture_that_looking_ahead_has_computed() -> None:
     model = classifier.load(settings())
     ahead, side = looking_ahead(model)
     ahead.look_ahead(a_batch(model, (1, 2)))
@@ -205,7 +205,7 @@ def test_a_picture_of_this_step_that_the_look_at_the_next_one_has_made_is_waited
     assert side.waited == [{1}]
 
 
-def test_what_was_not_kept_is_seen_by_the_step_itself() -> None:
+def test_a_step_computes_features_that_were_not_kept() -> None:
     model = classifier.load(settings())
     ahead, side = looking_ahead(model, feature_bytes=0)
     ahead.look_ahead(a_batch(model))
@@ -213,7 +213,7 @@ def test_what_was_not_kept_is_seen_by_the_step_itself() -> None:
     assert (side.waited, ahead.feature_cache.hits) == ([set()], 0)
 
 
-def test_looking_ahead_is_nothing_to_do_for_a_cpu() -> None:
+def test_looking_ahead_does_nothing_on_a_cpu() -> None:
     model = classifier.load(settings())
     assert isinstance(model, LooksAhead)
     model.look_ahead(a_batch(model))
@@ -221,7 +221,7 @@ def test_looking_ahead_is_nothing_to_do_for_a_cpu() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the stream that looks ahead is NOT checked")
-def test_looking_ahead_moves_no_score_on_cuda() -> None:
+def test_looking_ahead_changes_no_score_on_cuda() -> None:
     model = classifier.load(settings(device="cuda", dtype="bfloat16"))
     steps = [a_batch(model, seeds) for seeds in ((1, 2), (3, 4), (1, 5))]
     plain = [margins(model.score(step)) for step in steps]
@@ -241,7 +241,7 @@ def test_pixels_on_cuda_are_those_of_the_cpu_to_rounding() -> None:
     assert apart < 1e-4
 
 
-def test_pixels_stay_bytes_until_they_are_looked_at() -> None:
+def test_pixels_stay_bytes_until_the_tower_runs() -> None:
     (window,) = a_model().encode(a_content("", a_picture(300, 200)), questions(1))
     (picture,) = window.pictures
     assert picture.canvas.dtype == torch.uint8

@@ -67,7 +67,7 @@ def test_options_come_in_the_name() -> None:
         models.load(ModelSettings(name="fake?step_ms=fast"))
 
 
-def test_a_nonce_tells_two_answers_to_one_post_apart_and_changes_no_decision() -> None:
+def test_a_nonce_makes_two_scores_of_a_post_differ_and_changes_no_decision() -> None:
     fake = models.load(ModelSettings(name="fake?nonce=1"))
     (item,) = fake.encode(a_content("violates:spam"), [SPAM])
     first, second = fake.score([item])[0][0], fake.score([item])[0][0]

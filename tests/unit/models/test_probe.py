@@ -50,15 +50,15 @@ def crops(path: Path, budget: int = 4) -> Crops:
 
 def test_text_alone(tmp_path: Path, tokenizer: Tokenizer, reference: Reference) -> None:
     """A tag without images is text, as in the original."""
-    found = run("<|user|>\nwhat is <|image_1|>?<|end|>\n<|assistant|>\n", [], tmp_path / "out.npz")
+    arrays = run("<|user|>\nwhat is <|image_1|>?<|end|>\n<|assistant|>\n", [], tmp_path / "out.npz")
     expected = tokenizer.trusted("<|user|>\nwhat is <|image_1|>?<|end|>\n<|assistant|>\n", begin=True)
-    assert found["input_ids"].dtype == np.int32
-    assert found["input_ids"].tolist() == expected
-    assert np.abs(found["last_logits"] - reference.logits(expected, []).numpy()).max() < 1e-4
-    assert found["tail_logits_yes_no"].shape == (16, 2)
+    assert arrays["input_ids"].dtype == np.int32
+    assert arrays["input_ids"].tolist() == expected
+    assert np.abs(arrays["last_logits"] - reference.logits(expected, []).numpy()).max() < 1e-4
+    assert arrays["tail_logits_yes_no"].shape == (16, 2)
     yes, no = tokenizer.word("Yes"), tokenizer.word("No")
-    assert found["tail_logits_yes_no"][-1].tolist() == found["last_logits"][[yes, no]].tolist()
-    assert "pixel_mean" not in found
+    assert arrays["tail_logits_yes_no"][-1].tolist() == arrays["last_logits"][[yes, no]].tolist()
+    assert "pixel_mean" not in arrays
 
 
 def test_a_short_prompt_has_a_short_tail(tmp_path: Path) -> None:
@@ -73,11 +73,11 @@ def test_a_short_prompt_has_a_short_tail(tmp_path: Path) -> None:
         ("look: <|image_01|> and <|image_2|> ?", ["wide", "tall"]),
     ],
 )
-def test_images_fill_slots_in_order_whatever_their_tags_say(
+def test_images_fill_slots_in_order_and_tags_only_mark_places(
     tmp_path: Path, images: list[Path], tokenizer: Tokenizer, reference: Reference, prompt: str, blocks: list[str]
 ) -> None:
-    found = run(prompt, images, tmp_path / "out.npz")
-    ids = found["input_ids"].tolist()
+    arrays = run(prompt, images, tmp_path / "out.npz")
+    ids = arrays["input_ids"].tolist()
     place, slots = 0, [id for id in ids if id < 0]
     for block in blocks:
         number = -1 - ["wide", "tall"].index(block)
@@ -86,16 +86,16 @@ def test_images_fill_slots_in_order_whatever_their_tags_say(
     assert place == len(slots)
     assert sum(1 for id in ids if id == 1) == 3, "<s> at the start and after each image"
     expected = reference.logits(ids, [crops(path) for path in images])
-    assert np.abs(found["last_logits"] - expected.numpy()).max() < 1e-4
+    assert np.abs(arrays["last_logits"] - expected.numpy()).max() < 1e-4
 
 
 def test_crops_are_described_with_the_padding_that_is_not_computed(tmp_path: Path, images: list[Path]) -> None:
-    found = run("<|image_1|> ?", images[:1], tmp_path / "out", num_crops=9)
-    assert found["pixel_mean"].shape == (1, 10)
-    assert found["pixel_mean"].dtype == np.float64
+    arrays = run("<|image_1|> ?", images[:1], tmp_path / "out", num_crops=9)
+    assert arrays["pixel_mean"].shape == (1, 10)
+    assert arrays["pixel_mean"].dtype == np.float64
     expected = crops(images[0], 9).pixels.double().mean(dim=(1, 2, 3)).numpy()
-    assert found["pixel_mean"][0, : len(expected)] == pytest.approx(expected)
-    assert not found["pixel_mean"][0, len(expected) :].any()
+    assert arrays["pixel_mean"][0, : len(expected)] == pytest.approx(expected)
+    assert not arrays["pixel_mean"][0, len(expected) :].any()
 
 
 @pytest.mark.parametrize(

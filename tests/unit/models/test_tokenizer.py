@@ -86,5 +86,5 @@ def test_encode_runs_on_several_threads(model: Phi3Vision) -> None:
     contents = [a_content(f"post {n} <|end|> " * 40, a_picture(seed=n)) for n in range(4)] * 6
     expected = [model.encode(content, questions(5))[0].tree for content in contents]
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda content: model.encode(content, questions(5))[0].tree, contents))
-    assert found == expected
+        trees = list(threads.map(lambda content: model.encode(content, questions(5))[0].tree, contents))
+    assert trees == expected

@@ -58,11 +58,11 @@ def test_packing() -> None:
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_attention_sees_the_shared_part_and_its_own_branch(kv_heads: int) -> None:
+def test_a_token_attends_to_the_shared_part_and_its_own_branch(kv_heads: int) -> None:
     packed = tree.pack(TREES, CPU)
     owner = [(0, None)] * 3 + [(0, 0)] * 2 + [(0, 1)] + [(1, None)] + [(2, None)] * 2 + [(2, 0)] * 3
 
-    def sees(query: int, key: int) -> bool:
+    def attends(query: int, key: int) -> bool:
         same_post = owner[query][0] == owner[key][0]
         return same_post and key <= query and owner[key][1] in {None, owner[query][1]}
 
@@ -71,11 +71,11 @@ def test_attention_sees_the_shared_part_and_its_own_branch(kv_heads: int) -> Non
     key, value = torch.randn(2, 12, kv_heads, 8, generator=generator).unbind()
     out = attention.of_tokens(packed)(query, key, value)
     for token in range(12):
-        seen = [other for other in range(12) if sees(token, other)]
+        keys = [other for other in range(12) if attends(token, other)]
         for head in range(4):
             group = head * kv_heads // 4
-            weights = (key[seen, group] @ query[token, head] / 8**0.5).softmax(0)
-            assert torch.allclose(out[token, head], weights @ value[seen, group], atol=1e-6)
+            weights = (key[keys, group] @ query[token, head] / 8**0.5).softmax(0)
+            assert torch.allclose(out[token, head], weights @ value[keys, group], atol=1e-6)
 
 
 def test_scores_of_logits() -> None:
@@ -109,7 +109,7 @@ def test_equal_to_separate_prompts(model: Phi3Vision, contents: list[Content]) -
     assert worst < CLOSE
 
 
-def test_neighbours_do_not_move_a_score(model: Phi3Vision, contents: list[Content]) -> None:
+def test_neighbours_do_not_change_a_score(model: Phi3Vision, contents: list[Content]) -> None:
     """Other policies, other posts, another order."""
     policies = questions(20)
     expected = {
@@ -135,7 +135,7 @@ def test_neighbours_do_not_move_a_score(model: Phi3Vision, contents: list[Conten
 def test_each_question_has_the_rope_factors_of_its_own_prompt(
     model: Phi3Vision, contents: list[Content], room: int
 ) -> None:
-    """Near 4,096 positions a post scores the same alone, beside a short post, beside a long one, whatever is asked."""
+    """Near 4,096 positions a post scores the same alone, with a short post and with a long post, for any questions."""
     window = a_window_of(model, 4096 - room, policies=4)
     lengths = [len(branch) for branch in window.tree.branches]
     is_long = [length > room for length in lengths]
@@ -164,7 +164,7 @@ def a_window_of(model: Phi3Vision, length: int, policies: int) -> Window:
 
 
 def everything_before(packed: Packed) -> Attend:
-    """A broken mask: branches see the branches before them."""
+    """A broken mask: branches attend to the branches before them."""
     return attention.of_tokens(
         Packed(
             packed.ids,
@@ -176,7 +176,7 @@ def everything_before(packed: Packed) -> Attend:
 
 
 def other_posts_too(packed: Packed) -> Attend:
-    """A broken mask: posts see the posts before them."""
+    """A broken mask: posts attend to the posts before them."""
     return attention.of_tokens(Packed(packed.ids, packed.positions, (tree.Span(0, (len(packed.ids),)),), packed.scored))
 
 

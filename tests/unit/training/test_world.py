@@ -151,11 +151,11 @@ def test_training_computes_the_scores_of_the_service(folder: Path) -> None:
     trees = [learner.read(shelf, lesson) for lesson in made]
     with torch.inference_mode():
         features, _ = learner.embed_images(shelf, [picture for lesson in made for picture in lesson.pictures])
-        ours, _ = learner.answer(trees, features)
+        trained, _ = learner.answer(trees, features)
         packed = tree.pack(trees, learner.network.device)
         hidden = learner.network(packed, features, [SHORT] * len(trees))
-        theirs = learner.network.logits(hidden[packed.scored])
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+        served = learner.network.logits(hidden[packed.scored])
+    torch.testing.assert_close(trained, served, atol=1e-4, rtol=1e-4)
 
 
 def test_the_student_learns(folder: Path) -> None:
@@ -203,9 +203,9 @@ def test_patches_leave_what_stands_in_a_picture() -> None:
     labels[:2, 0] = lessons.NOTHING  # the first place of two of them
     pixels = torch.arange(4.0)[:, None, None, None].expand(4, 3, 112, 112)
     torch.manual_seed(3)
-    seen = [student._patched(pixels, labels, [(place, place + 1) for place in range(4)]) for _ in range(40)]
-    first = torch.stack([batch[:, 0, 0, 0] for batch in seen])
-    last = torch.stack([batch[:, 0, -1, -1] for batch in seen])
+    runs = [student._patched(pixels, labels, [(place, place + 1) for place in range(4)]) for _ in range(40)]
+    first = torch.stack([batch[:, 0, 0, 0] for batch in runs])
+    last = torch.stack([batch[:, 0, -1, -1] for batch in runs])
     assert ((first - last).abs() > 0.2).any(0).tolist() == [True, True, False, False]
     assert ((last - torch.arange(4.0)).abs() <= 0.75).all()  # another picture shines through, by a quarter at most
 
