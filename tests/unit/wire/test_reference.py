@@ -97,7 +97,7 @@ def reference() -> ModuleType:
 
 @pytest.mark.parametrize("name", ["asyncapi.yaml", "reason-codes.md"])
 def test_a_file_is_as_the_code_is(reference: ModuleType, name: str) -> None:
-    assert (PROTOS / name).read_text(encoding="utf-8") == reference.FILES[name](), "run python protos/reference.py"
+    assert (PROTOS / name).read_text(encoding="utf-8") == reference.FILES[name](), "run make reference"
 
 
 def test_every_reason_has_a_meaning_and_a_remedy(reference: ModuleType) -> None:
