@@ -192,9 +192,7 @@ class AssignedPartition:
         """Returns when `run` has committed the mark as it is now."""
         self._mark_commit = self._mark_commit or asyncio.get_running_loop().create_future()
         self._changed.set()
-        await asyncio.wait(
-            [self._mark_commit]
-        )  # unlike await, this does not cancel the future when this task is cancelled
+        await asyncio.wait([self._mark_commit])  # unlike await, this does not cancel the future with this task
 
     async def _commit(self, offsets: Offsets[Result], prefix: Sequence[tuple[int, Result]]) -> None:
         messages = [message for _, result in prefix for message in result.messages]

@@ -14,30 +14,30 @@ from structlog.testing import capture_logs
 from moderation.errors import DeviceError
 from moderation.v1 import moderation_service_pb2 as pb
 from tests.support.builders import a_verdict
-from tests.support.harness import PARTITIONS, Field, a_value, running
+from tests.support.harness import PARTITIONS, Harness, a_value, running
 from tests.support.lookups import Api, refused, service
 from tests.support.operations_port import Port
 
 
-def observed(field: Field, port: Port) -> Field:
-    return replace(field, settings=field.settings.model_copy(update={"ops": port.settings}))
+def observed(harness: Harness, port: Port) -> Harness:
+    return replace(harness, settings=harness.settings.model_copy(update={"ops": port.settings}))
 
 
-async def test_a_worker_reports_its_lag_and_its_outcomes(field: Field) -> None:
+async def test_a_worker_reports_its_lag_and_its_outcomes(harness: Harness) -> None:
     port = Port()
     names = ("moderation_verdict_origins_total", "moderation_transaction_posts_sum", "moderation_phase_seconds_count")
-    slow = field.with_("fake?step_ms=400", batch_tokens=60)
+    slow = harness.with_("fake?step_ms=400", batch_tokens=60)
     async with running(observed(slow, port)):
         await port.well("/startupz")
         before = {name: await port.value(name) for name in names}
         dead = await port.value("moderation_dead_letters_total", reason="NOT_DECODABLE")
-        await field.post(60)
-        await field.produce((0, b"broken", b"{", ()))
+        await harness.post(60)
+        await harness.produce((0, b"broken", b"{", ()))
         await port.until(lambda value: value > 0, "moderation_worker_in_flight_posts")
         assert await port.until(lambda value: value > 1, "moderation_worker_lag_seconds") < 120
         assert await port.value("moderation_worker_lag_records") > 0
         assert (await port.get("/livez"))[0] == (await port.get("/readyz"))[0] == 200
-        await field.verdicts(61)
+        await harness.verdicts(61)
         await port.until(lambda value: value == 0, "moderation_worker_lag_records")
         await port.until(lambda value: value == 0, "moderation_worker_in_flight_posts")
         assert await port.value("moderation_worker_lag_seconds") == 0
@@ -48,39 +48,41 @@ async def test_a_worker_reports_its_lag_and_its_outcomes(field: Field) -> None:
         assert await port.value("moderation_model_info", name="fake") == 1
 
 
-async def test_transaction_markers_on_the_posts_topic_are_not_lag(field: Field, names: Callable[[str], str]) -> None:
+async def test_transaction_markers_on_the_posts_topic_are_not_lag(
+    harness: Harness, names: Callable[[str], str]
+) -> None:
     """A platform that produces in transactions: each ends with a marker, which no consumer can read."""
     port = Port()
-    producer = AIOKafkaProducer(bootstrap_servers=field.kafka, transactional_id=names("platform"))
-    async with running(observed(field, port)), producer:
+    producer = AIOKafkaProducer(bootstrap_servers=harness.kafka, transactional_id=names("platform"))
+    async with running(observed(harness, port)), producer:
         for start in (0, 6):
             async with producer.transaction():
                 for number in range(start, start + 6):
-                    await producer.send(field.topics[0], a_value(number), b"key", partition=number % PARTITIONS)
-        await field.verdicts(12)
+                    await producer.send(harness.topics[0], a_value(number), b"key", partition=number % PARTITIONS)
+        await harness.verdicts(12)
         await port.until(lambda value: value == PARTITIONS, "moderation_worker_partitions")
         for name in ("moderation_worker_lag_records", "moderation_worker_lag_seconds"):
             await port.until(lambda value: value == 0, name)
         assert (await port.get("/readyz"))[0] == 200
 
 
-async def test_a_worker_with_a_stuck_post_reports_it_and_ends(field: Field) -> None:
+async def test_a_worker_with_a_stuck_post_reports_it_and_ends(harness: Harness) -> None:
     """A step hangs, but not beyond the device's own time limit: only the time limit of the post notices."""
     port = Port()
-    stuck = observed(field.with_("fake?step_ms=8000", post_timeout_s=4.0), port)
+    stuck = observed(harness.with_("fake?step_ms=8000", post_timeout_s=4.0), port)
 
     async def judges() -> None:
         async with running(stuck) as worker:
             await port.until(lambda value: value == PARTITIONS, "moderation_worker_partitions")
             assert (await port.get("/livez"))[0] == 200
-            await field.post(1)
+            await harness.post(1)
             await port.until(lambda value: value > 0, "moderation_worker_oldest_post_seconds")
             assert await port.value("moderation_worker_posts_in_phase", phase="model") == 1
             await worker
 
     with capture_logs() as events, pytest.raises(BaseExceptionGroup) as caught:
         await judges()
-    assert caught.group_contains(DeviceError, match=r"offset 0 has been in hand for \d+ s, and stands at model")
+    assert caught.group_contains(DeviceError, match=r"offset 0 has been in hand for \d+ s, in phase model")
     (overdue,) = [event for event in events if event["event"] == "post_overdue"]
     assert (overdue["offset"], overdue["phase"], overdue["phases"]) == (0, "model", {"model": 1})
 

@@ -19,7 +19,7 @@ from moderation.observability import trace_export
 from moderation.settings import TracesSettings
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.post_pb2 import Image, Post
-from tests.support.harness import Field, a_value, running
+from tests.support.harness import Harness, a_value, running
 from tests.support.lookups import Api
 
 CALL = "moderation.v1.ModerationService/ModeratePost"
@@ -72,13 +72,13 @@ def id_of(span: ReadableSpan) -> str:
     return f"{span.context.span_id:016x}"
 
 
-async def test_one_trace_from_the_client_to_the_verdict(field: Field, tmp_path: Path, spans: Spans) -> None:
-    api = Api(field.kafka, *field.topics[:2], tmp_path)
-    async with running(field), api.running(), Client(api.address) as client:
+async def test_one_trace_from_the_client_to_the_verdict(harness: Harness, tmp_path: Path, spans: Spans) -> None:
+    api = Api(harness.kafka, *harness.topics[:2], tmp_path)
+    async with running(harness), api.running(), Client(api.address) as client:
         with trace.get_tracer("caller").start_as_current_span("caller"):
             answer = await client.moderate(Post(id="post-1", text=UNSAID), timeout=60)
         assert answer.state == pb.LOOKUP_STATE_FOUND
-        (record,) = await field.read(field.topics[1], 1)
+        (record,) = await harness.read(harness.topics[1], 1)
     caller, process = spans.of("caller"), spans.of("process posts")
     chain = [caller, spans.of(CALL, SpanKind.CLIENT), spans.of(CALL, SpanKind.SERVER), spans.of("send posts"), process]
     for parent, child in itertools.pairwise(chain):
@@ -108,9 +108,9 @@ async def test_one_trace_from_the_client_to_the_verdict(field: Field, tmp_path: 
     assert UNSAID not in "".join(span.to_json() for span in spans)
 
 
-async def test_an_error_is_traced_as_a_code_and_never_as_a_text(field: Field, tmp_path: Path, spans: Spans) -> None:
-    api = Api(field.kafka, *field.topics[:2], tmp_path)
-    async with running(field), api.running(), Client(api.address) as client:
+async def test_an_error_is_traced_as_a_code_and_never_as_a_text(harness: Harness, tmp_path: Path, spans: Spans) -> None:
+    api = Api(harness.kafka, *harness.topics[:2], tmp_path)
+    async with running(harness), api.running(), Client(api.address) as client:
         bad = Post(id="post-1", text=UNSAID, images=[Image(uri="http://secret.example.com/a.png")])
         await client.moderate(bad, timeout=60)
         with pytest.raises(CallError):
@@ -129,13 +129,13 @@ async def test_an_error_is_traced_as_a_code_and_never_as_a_text(field: Field, tm
 
 @pytest.mark.parametrize(("flags", "seen"), [("01", True), ("00", False)])
 async def test_a_callers_sampling_decision_is_kept(
-    field: Field, monkeypatch: pytest.MonkeyPatch, flags: str, seen: bool
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, flags: str, seen: bool
 ) -> None:
     spans = set_up(monkeypatch, 0.0 if seen else 1.0)
     headers = [("traceparent", f"00-{TRACE}-b7ad6b7169203331-{flags}".encode()), ("tracestate", b"vendor=1")]
-    async with running(field):
-        await field.produce((0, b"key", a_value(1), headers))
-        (record,) = await field.read(field.topics[1], 1)
+    async with running(harness):
+        await harness.produce((0, b"key", a_value(1), headers))
+        (record,) = await harness.read(harness.topics[1], 1)
     written = dict(record.headers)
     version, trace_id, parent, decided = (written["traceparent"] or b"").decode().split("-")
     assert (version, trace_id, decided, written["tracestate"]) == ("00", TRACE, flags, b"vendor=1")
@@ -146,10 +146,10 @@ async def test_a_callers_sampling_decision_is_kept(
     )
 
 
-async def test_a_post_without_a_trace_starts_one(field: Field, spans: Spans) -> None:
-    async with running(field):
-        await field.post(20)
-        verdicts = await field.expect_exactly(20)
+async def test_a_post_without_a_trace_starts_one(harness: Harness, spans: Spans) -> None:
+    async with running(harness):
+        await harness.post(20)
+        verdicts = await harness.expect_exactly(20)
     traces = {trace_of(span) for span in spans if span.name == "process posts"}
     assert len(traces) == 20
     assert {verdict["traceId"] for verdict in verdicts} == traces

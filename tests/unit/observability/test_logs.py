@@ -19,7 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_s
 from moderation import observability
 from moderation.cli import roles
 from moderation.errors import ConfigError, ModerationError, PostError
-from moderation.inference.encode_pool import Encoders
+from moderation.inference.encode_pool import EncodePool
 from moderation.models.checked import CheckedModel
 from moderation.models.fake import Fake
 from moderation.models.shared import checkpoint
@@ -59,7 +59,7 @@ class Choking(Fake):
 
 
 async def test_a_line_that_a_thread_logs_has_the_ids_of_its_post_and_trace(log: Any) -> None:
-    encoders = Encoders(CheckedModel(Choking()), WorkerSettings(), lambda: None)
+    encoders = EncodePool(CheckedModel(Choking()), WorkerSettings(), lambda: None)
 
     async def judge(post_id: str) -> None:
         logs.POST.set(post_id)
