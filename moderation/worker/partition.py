@@ -238,6 +238,6 @@ def _count(prefix: Sequence[tuple[int, Result]], begun: float) -> None:
         if result.verdict is None:
             metrics.ERASURES.inc()
         else:
-            metrics.answered(result.verdict, now - result.ready)
+            metrics.count_verdict(result.verdict, now - result.ready)
         if result.span is not None:
             traces.committed(result.span, result.ready, now)

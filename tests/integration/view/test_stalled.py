@@ -26,12 +26,12 @@ from moderation.v1 import moderation_service_pb2 as pb
 from moderation.view import freshness, stores, topic_lag
 from moderation.view.stores import StoreUnavailableError, sqlite
 from moderation.view.stores.sqlite import CLOSE_S, Sqlite
-from tests.integration.observability.test_observe import Port
 from tests.integration.view.test_stores import LOG, Folding, entry, told, verdict
 from tests.integration.view.test_view import events
 from tests.support import volumes
 from tests.support.builders import a_verdict
 from tests.support.lookups import NOT_SERVING, SERVING, Api, a_free_address, service, watch_health
+from tests.support.operations_port import Port
 
 FOUND, NOT_FOUND = pb.LOOKUP_STATE_FOUND, pb.LOOKUP_STATE_NOT_FOUND
 LAG, AGE, ENDS_AGE = (f"moderation_view_{name}" for name in ("lag_records", "lag_seconds", "ends_age_seconds"))
