@@ -16,7 +16,7 @@ from moderation.api.refusals import unavailable
 from moderation.api.validation import LookupQuery
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1 import verdict_pb2
-from moderation.view.stores import Kind, Query, Row
+from moderation.view.stores import Kind, LookupRow, Query
 from moderation.view.view import View
 
 Result = tuple[pb.LookupState, bytes | None]  # the verdict's bytes when the state is FOUND
@@ -56,7 +56,7 @@ class Lookups:
         self.check_ready()
         encoded: list[bytes | None] = [None] * len(query.post_ids)
         if query.posts is None or self._view.reached(query.posts):
-            encoded = self._view.answers(query.post_ids, query.tenant)
+            encoded = self._view.results(query.post_ids, query.tenant)
         if None in encoded:
             missing = [index for index, part in enumerate(encoded) if part is None]
             ids = [validation.check_id(query.post_ids[index], index) for index in missing]
@@ -110,7 +110,7 @@ class Lookups:
                 wait.cancel()
 
 
-def _result(query: LookupQuery, row: Row | None, reached: bool, open: bool) -> Result:
+def _result(query: LookupQuery, row: LookupRow | None, reached: bool, open: bool) -> Result:
     """What a row means. `reached`: the row is as new as requested. `open`: an outcome is still to come."""
     if row is not None:
         kind, tenant, partition, offset, verdict = row

@@ -158,7 +158,7 @@ class _Causes(logging.Filter):
 async def stop(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
     """Stops a client within STOP_S. Without brokers, aiokafka's own stop can wait for ever.
 
-    aiokafka's stop may also raise the cancellation of one of its own tasks. A task of ours around it keeps that apart
+    aiokafka's stop may also raise the cancellation of one of its own tasks. A task around it keeps that apart
     from a cancellation of the caller.
     """
     stopping = asyncio.ensure_future(client.stop())

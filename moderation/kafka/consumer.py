@@ -1,11 +1,11 @@
-"""A consumer that reads whatever a foreign client has written, and that asks each partition for a share.
+"""A consumer that reads any batch that a foreign client has written, and that asks each partition for a share.
 
-aiokafka's own hands out what it has fetched partition by partition, so that two full ones leave nothing for the others,
-and one batch can stop or kill it (records.py). `Consumer` keeps its connections, groups, positions and fetches, and
-takes the place of its last step, from the bytes of a fetch to records:
+aiokafka's own consumer hands out what it has fetched partition by partition: two full partitions leave nothing for the
+others. One batch can stop or kill it (records.py). `Consumer` keeps its connections, groups, positions and fetches. It
+replaces the last step, from the bytes of a fetch to records:
 
 - A small batch (SMALL_BYTES, compressed and decompressed) goes through aiokafka's compiled reader.
-- Any other one, and one that the compiled reader refuses, goes through `LargeBatch`, on a thread.
+- A larger batch, and a batch that the compiled reader refuses, goes through `LargeBatch`, on a thread.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 from moderation.kafka import decompression
 from moderation.kafka.records import CODEC, HEADER, MAX_HEADERS, Chunk, LargeBatch, Record, without_value
 
-SMALL_BYTES = 1 << 20  # of a batch that is read at once, on the event loop
+SMALL_BYTES = 1 << 20  # largest batch that is read on the event loop
 MAGIC_AT, ATTRIBUTES_AT = 16, 21  # in a batch
 
 log = structlog.get_logger()
 
 
 class UnreadableError(Exception):
-    """A batch whose checksum or structure is wrong, twice in a row. Nothing behind it can be read."""
+    """A batch whose checksum or structure is wrong, twice in a row. Nothing behind that batch can be read."""
 
     def __init__(self, partition: TopicPartition, offset: int, after: int, cause: str) -> None:
         super().__init__(f"{partition.topic}/{partition.partition} cannot be read at offset {offset}: {cause}")
@@ -47,7 +47,7 @@ class UnreadableError(Exception):
 
 
 class RawBatches:
-    """The batches of a fetch as bytes; the last may be cut. In place of aiokafka's MemoryRecords."""
+    """The batches of a fetch as bytes. The last batch may be cut. Replaces aiokafka's MemoryRecords."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
@@ -57,11 +57,11 @@ class RawBatches:
         return len(self._data)
 
     def has_next(self) -> bool:
-        """Whether there is a whole one."""
+        """Whether there is a whole batch."""
         return len(self._data) - self._at >= 12 and self._end() <= len(self._data)
 
     def next_batch(self) -> memoryview:
-        """Raises CorruptRecordException if it is shorter than any batch."""
+        """Returns the next batch. Raises CorruptRecordException if it is shorter than any batch."""
         batch, self._at = self._data[self._at : self._end()], self._end()
         if len(batch) < 26 or (batch[MAGIC_AT] >= 2 and len(batch) < HEADER.size):
             raise CorruptRecordException("a batch is shorter than its header")
@@ -75,15 +75,13 @@ class RawBatches:
 class Reader(NamedTuple):
     """How a consumer reads."""
 
-    limit: int  # bytes of a record; a larger one is left out
-    submit: Callable[[Callable[[], Chunk]], Future[Chunk]]  # runs it on a thread
-    room: bytearray  # where small batches are decompressed
+    limit: int  # bytes of a record; the value of a larger record is left out
+    submit: Callable[[Callable[[], Chunk]], Future[Chunk]]  # runs a call on a thread
+    buffer: bytearray  # where small batches are decompressed
 
 
 class Fetched(fetcher.PartitionRecords):  # type: ignore[misc]
-    """What a fetch has brought of a partition. In place of aiokafka's PartitionRecords, whose rules on transactions it
-    keeps.
-    """
+    """The records of a partition in one fetch. Replaces aiokafka's PartitionRecords and keeps its transaction rules."""
 
     def __init__(self, reader: Reader, *arguments: Any) -> None:
         """arguments: those of PartitionRecords."""
@@ -95,26 +93,26 @@ class Fetched(fetcher.PartitionRecords):  # type: ignore[misc]
         self._error: CorruptRecordException | None = None
         super().__init__(*arguments)
 
-    def take(self, most: int, room: int, alone: bool) -> list[Record]:
-        """The next records: `most` of them, in `room` bytes; with `alone`, the first may be larger.
+    def take(self, max_records: int, max_bytes: int, alone: bool) -> list[Record]:
+        """Returns the next records. With `alone`, the first may be larger than max_bytes.
 
-        Gives fewer while a thread reads, and when it has `ended`. Raises CorruptRecordException where nothing is left
-        in front of what is broken.
+        Returns fewer while a thread reads, and when the fetch has `ended`. Raises CorruptRecordException when no record
+        is left before the broken batch.
         """
-        found: list[Record] = []
-        while len(found) < most and (record := self._peek()) is not None:
-            if record.size > room and (found or not alone):
+        records: list[Record] = []
+        while len(records) < max_records and (record := self._peek()) is not None:
+            if record.size > max_bytes and (records or not alone):
                 break
-            room -= record.size
-            found.append(record)
+            max_bytes -= record.size
+            records.append(record)
             self._next, self.next_fetch_offset = None, record.offset + 1
-        if self._error is not None and not found:
+        if self._error is not None and not records:
             raise self._error
-        return found
+        return records
 
     @property
     def first_size(self) -> int:
-        """Bytes of the record that comes next, 0 if it has not been read."""
+        """Bytes of the next record; 0 if that record has not been read."""
         return self._next.size if self._next is not None else 0
 
     def _peek(self) -> Record | None:
@@ -124,11 +122,11 @@ class Fetched(fetcher.PartitionRecords):  # type: ignore[misc]
             except StopIteration:
                 self.ended = self._error is None
             except CorruptRecordException as error:
-                self._error = error  # raised once what is before it has been taken
+                self._error = error  # raised once the records before it have been taken
         return self._next
 
     def _unpack_records(self) -> Iterator[Record | None]:
-        """None: a thread reads."""
+        """Yields records. None: a thread reads."""
         while self._records.has_next():
             raw = self._records.next_batch()
             magic = raw[MAGIC_AT]
@@ -143,7 +141,7 @@ class Fetched(fetcher.PartitionRecords):  # type: ignore[misc]
             self.next_fetch_offset = batch.next_offset  # compaction may have taken the last records
 
     def _is_skipped(self, batch: Any) -> bool:
-        """Whether nobody may see its records: they are marks of transactions, or their transaction was aborted."""
+        """Whether the records are not for consumers: marks of transactions, or of a transaction that was aborted."""
         if self._isolation_level == fetcher.READ_COMMITTED and batch.producer_id is not None:
             self._consume_aborted_up_to(batch.base_offset)
             if batch.is_control_batch and self._contains_abort_marker(batch):
@@ -153,7 +151,7 @@ class Fetched(fetcher.PartitionRecords):  # type: ignore[misc]
         return bool(batch.is_control_batch)
 
     def _read(self, batch: Any, raw: memoryview) -> Iterator[Record | None]:
-        if raw[MAGIC_AT] < 2:  # no broker of today takes these any more
+        if raw[MAGIC_AT] < 2:  # brokers of today no longer accept these
             yield from map(self._record, batch)
             return
         if not HEADER.unpack_from(raw)[-1]:
@@ -162,12 +160,12 @@ class Fetched(fetcher.PartitionRecords):  # type: ignore[misc]
             try:
                 for read in small:
                     if len(read.headers) > MAX_HEADERS:
-                        break  # the other reader leaves them out, on its thread
+                        break  # LargeBatch leaves them out, on its thread
                     yield self._record(read)
                 else:
                     return
             except (CorruptRecordException, UnicodeDecodeError):
-                pass  # the other reader decides, from where this one stands
+                pass  # LargeBatch goes on from here
         large = LargeBatch(self._tp, raw, self._reader.limit)
         while not large.ended:
             self.reading = self._reader.submit(large.read)
@@ -179,12 +177,12 @@ class Fetched(fetcher.PartitionRecords):  # type: ignore[misc]
                 raise chunk.error
 
     def _small(self, batch: Any, raw: memoryview) -> Any:
-        """What aiokafka's compiled reader may read; None: the batch is too large for that, or not readable so."""
+        """The batch for aiokafka's compiled reader. None: the batch is too large for that reader, or not readable."""
         if len(raw) > SMALL_BYTES:
             return None
         if not batch.compression_type:
             return batch
-        data = decompression.whole(batch.compression_type, bytes(raw[HEADER.size :]), self._reader.room)
+        data = decompression.whole(batch.compression_type, bytes(raw[HEADER.size :]), self._reader.buffer)
         if data is None:
             return None
         attributes = batch.attributes & ~CODEC
@@ -199,16 +197,16 @@ class Fetched(fetcher.PartitionRecords):  # type: ignore[misc]
 
 
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
-    """An AIOKafkaConsumer whose records are had by `ready` and `wait`, or `poll`; not by its own methods.
+    """An AIOKafkaConsumer that returns records by `ready` and `wait`, or by `poll`, and not by its own methods.
 
     Partitions are assigned, or topics subscribed, after the start.
     """
 
     def __init__(self, *, max_record_bytes: int, **options: Any) -> None:
-        """max_record_bytes: a larger record is left out, but for its key, its headers and the hash of its value."""
+        """max_record_bytes: of a larger record only key, headers and the hash of the value are kept."""
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="records")
         self._limit = max_record_bytes
-        self._failed: dict[TopicPartition, int] = {}  # offset at which it could not be read the last time
+        self._failed: dict[TopicPartition, int] = {}  # offset at which the partition could not be read the last time
         self._turn = 0
         super().__init__(**options)
 
@@ -217,7 +215,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
         await super().start()
         reader = Reader(self._limit, self._submit, bytearray(SMALL_BYTES))
         names = {"MemoryRecords": RawBatches, "PartitionRecords": partial(Fetched, reader)}
-        # aiokafka's own method, with two classes of ours in place of those that it names.
+        # aiokafka's own method, with two classes replaced.
         process = FunctionType(fetcher.Fetcher._proc_fetch_request.__code__, vars(fetcher) | names)
         self._fetcher._proc_fetch_request = MethodType(process, self._fetcher)
 
@@ -226,10 +224,12 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
         self._threads.shutdown(wait=False, cancel_futures=True)
         await super().stop()
 
-    def ready(self, partition: TopicPartition, most: int, room: int, *, alone: bool = False) -> list[Record]:
-        """The next records of a partition that are here: `most` of them, in `room` bytes.
+    def ready(
+        self, partition: TopicPartition, max_records: int, max_bytes: int, *, alone: bool = False
+    ) -> list[Record]:
+        """Returns the next records of a partition, as far as they have been fetched.
 
-        With `alone` the first one may be larger. Raises UnreadableError, and what aiokafka does.
+        With `alone`, the first may be larger than max_bytes. Raises UnreadableError, and what aiokafka raises.
         """
         with self._subscription.fetch_context():
             held = self._fetcher._records.get(partition)
@@ -243,7 +243,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
                 return []
             fetched: Fetched = held._partition_records
             try:
-                found = fetched.take(most, room, alone)
+                records = fetched.take(max_records, max_bytes, alone)
             except CorruptRecordException as error:
                 held._update_position()
                 self._drop(partition)
@@ -252,18 +252,19 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
             held._update_position()
             if fetched.ended:
                 self._drop(partition)
-            return found
+            return records
 
     def first_size(self, partition: TopicPartition) -> int:
-        """Bytes of a record that `ready` had no room for; 0 if there is none."""
+        """Bytes of a record that was too large for `ready`; 0 if there is none."""
         held = self._fetcher._records.get(partition)
         fetched: Fetched | None = getattr(held, "_partition_records", None)
         return fetched.first_size if fetched is not None else 0
 
     async def wait(self, partitions: Iterable[TopicPartition], timeout_s: float, *others: Future[Any]) -> None:
-        """Waits for records of these partitions, of which `ready` had no more, for one of `others`, or for the time.
+        """Waits for records of these partitions, for one of `others`, or until timeout_s.
 
-        In a rebalance it waits until that is over. Raises what aiokafka does.
+        Call it when `ready` has returned all records. In a rebalance, waits until the rebalance is over. Raises what
+        aiokafka raises.
         """
         self._coordinator.check_errors()
         with self._subscription.fetch_context():
@@ -277,7 +278,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
                     continue
                 fetched: Fetched | None = getattr(held, "_partition_records", None)
                 if fetched is None or not (fetched.reading or fetched.first_size):
-                    return  # it has come since
+                    return  # records have come since
                 if fetched.reading is not None:
                     readings.add(fetched.reading)
             arrival = self._fetcher._create_fetch_waiter()
@@ -287,31 +288,33 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
                     arrival.result()  # raises where the topic may not be read
             finally:
                 if not arrival.cancel() and not arrival.cancelled():
-                    arrival.exception()  # retrieved, also where we are cancelled
+                    arrival.exception()  # retrieved, also when this call is cancelled
 
     async def poll(
-        self, *partitions: TopicPartition, most: int, room: int, timeout_s: float
+        self, *partitions: TopicPartition, max_records: int, max_bytes: int, timeout_s: float
     ) -> dict[TopicPartition, list[Record]]:
-        """What is here of these partitions, or of all: `most` records in `room` bytes. A larger one goes alone.
+        """Returns fetched records of these partitions, or of all assigned ones. A record above max_bytes goes alone.
 
-        Each partition is the first in turn. Waits once for records. Raises UnreadableError, and what aiokafka does.
+        Each partition comes first in turn. Waits once for records. Raises UnreadableError, and what aiokafka raises.
         """
-        found = self._some(partitions, most, room)
-        if not found:
+        records = self._some(partitions, max_records, max_bytes)
+        if not records:
             await self.wait(partitions or self.assignment(), timeout_s)
-            found = self._some(partitions, most, room)
-        return found
+            records = self._some(partitions, max_records, max_bytes)
+        return records
 
-    def _some(self, partitions: Iterable[TopicPartition], most: int, room: int) -> dict[TopicPartition, list[Record]]:
-        found: dict[TopicPartition, list[Record]] = {}
+    def _some(
+        self, partitions: Iterable[TopicPartition], max_records: int, max_bytes: int
+    ) -> dict[TopicPartition, list[Record]]:
+        taken: dict[TopicPartition, list[Record]] = {}
         every = sorted(partitions or self.assignment())
         self._turn += 1
         for partition in (*every[self._turn % len(every) :], *every[: self._turn % len(every)]) if every else ():
-            if most > 0 and (records := self.ready(partition, most, room, alone=not found)):
-                found[partition] = records
-                most -= len(records)
-                room -= sum(record.size for record in records)
-        return found
+            if max_records > 0 and (records := self.ready(partition, max_records, max_bytes, alone=not taken)):
+                taken[partition] = records
+                max_records -= len(records)
+                max_bytes -= sum(record.size for record in records)
+        return taken
 
     def _submit(self, read: Callable[[], Chunk]) -> Future[Chunk]:
         return asyncio.get_running_loop().run_in_executor(self._threads, read)

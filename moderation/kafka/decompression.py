@@ -1,8 +1,8 @@
 """The records of a compressed batch, a piece at a time.
 
-A batch of 36 kB can hold a gigabyte of zeros, so its size is known only by reading it. aiokafka decompresses a batch as
-a whole. These streams give as many bytes as they are asked for, and hold little more: a window of the codec (zstd: up
-to 128 MiB, as brokers allow) or one block (lz4: up to 4 MiB).
+A batch of 36 kB can hold a gigabyte of zeros: only reading shows the size. aiokafka decompresses a batch as a whole.
+These streams return as many bytes as a caller asks for. They hold little more: a window of the codec (zstd: up to
+128 MiB, as brokers allow) or one block (lz4: up to 4 MiB).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ else:
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)  # the codecs, as a batch's attributes number them
 FAILURES = (cramjam.DecompressionError, zstd.ZstdError, zlib.error, struct.error, OSError, EOFError, ValueError)
 
-MOST_BLOCKS = 256  # of snappy in a small batch; Java writes 32 KiB each
+MAX_BLOCKS = 256  # of snappy in a small batch; Java writes 32 KiB each
 _PIECE = 1 << 20  # bytes of a snappy block that are decompressed at once
 _SNAPPY_WINDOW = 1 << 20  # that a copy may reach back; every known compressor stays within 64 KiB
 _XERIAL = b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01"  # before blocks with their lengths, as Java writes them
@@ -37,11 +37,11 @@ class Stream(Protocol):
     """Decompressed bytes, in order."""
 
     def read(self, size: int, /) -> bytes:
-        """The next bytes, `size` at the most; empty at the end. Raises one of FAILURES."""
+        """Returns at most `size` bytes; empty at the end. Raises one of FAILURES."""
 
 
 def stream(codec: int, data: bytes) -> Stream:
-    """What `data` holds. Raises ValueError if there is no such codec."""
+    """Returns a stream of what `data` holds. Raises ValueError if there is no such codec."""
     if codec == NONE:
         return io.BytesIO(data)
     if codec == GZIP:
@@ -55,19 +55,19 @@ def stream(codec: int, data: bytes) -> Stream:
     raise ValueError("no such codec")
 
 
-def whole(codec: int, data: bytes, room: bytearray) -> memoryview | None:
-    """All of it, decompressed into `room`. None: it does not fit, or cannot be decompressed (a stream tells which)."""
+def whole(codec: int, data: bytes, buffer: bytearray) -> memoryview | None:
+    """Decompresses all of `data` into `buffer`. None: it does not fit, or is broken. A stream shows which."""
     try:
         if codec == SNAPPY:
             at = 0
             for number, piece in enumerate(_snappy(memoryview(data), apart=False)):
-                if number >= MOST_BLOCKS or at + len(piece) > len(room):
+                if number >= MAX_BLOCKS or at + len(piece) > len(buffer):
                     return None
-                room[at : at + len(piece)] = piece
+                buffer[at : at + len(piece)] = piece
                 at += len(piece)
-            return memoryview(room)[:at]
+            return memoryview(buffer)[:at]
         into = {GZIP: cramjam.gzip, LZ4: cramjam.lz4, ZSTD: cramjam.zstd}[codec].decompress_into
-        return memoryview(room)[: into(data, room)]
+        return memoryview(buffer)[: into(data, buffer)]
     except (*FAILURES, LookupError):
         return None
 
@@ -90,7 +90,7 @@ class _Pieces:
 
 
 def _snappy(data: memoryview, *, apart: bool = True) -> Iterator[bytes]:
-    """apart: whether a block that becomes large is taken apart; else it raises ValueError."""
+    """apart: whether a large block is decompressed piece by piece. If not, a large block raises ValueError."""
     if data[:8] != _XERIAL[:8]:
         yield from _snappy_block(data, apart=apart)
         return
@@ -104,26 +104,26 @@ def _snappy(data: memoryview, *, apart: bool = True) -> Iterator[bytes]:
 
 
 def _snappy_block(block: memoryview, *, apart: bool) -> Iterator[bytes]:
-    """A block that becomes large is taken apart here: the library gives all of it or nothing."""
+    """Decompresses a large block piece by piece: the library returns all of a block or nothing."""
     if cramjam.snappy.decompress_raw_len(block) <= _PIECE:
         yield bytes(cramjam.snappy.decompress_raw(block))
         return
     if not apart:
         raise ValueError("a large block")
     at = next(index for index, byte in enumerate(block) if byte < 0x80) + 1  # the announced length ends there
-    found = bytearray()  # what copies may reach, and what is to be given
-    given = 0  # of it
+    output = bytearray()  # what copies may reach, and what is to be yielded
+    yielded = 0  # bytes of it
     while at < len(block):
-        at = _snappy_element(block, at, found)
-        if len(found) - given >= _PIECE:
-            yield bytes(memoryview(found)[given:])
-            del found[: max(0, len(found) - _SNAPPY_WINDOW)]
-            given = len(found)
-    yield bytes(memoryview(found)[given:])
+        at = _snappy_element(block, at, output)
+        if len(output) - yielded >= _PIECE:
+            yield bytes(memoryview(output)[yielded:])
+            del output[: max(0, len(output) - _SNAPPY_WINDOW)]
+            yielded = len(output)
+    yield bytes(memoryview(output)[yielded:])
 
 
-def _snappy_element(block: memoryview, at: int, found: bytearray) -> int:
-    """Adds what the element at `at` stands for, and returns where the next one begins."""
+def _snappy_element(block: memoryview, at: int, output: bytearray) -> int:
+    """Appends what the element at `at` stands for. Returns where the next element begins."""
     tag, at = block[at], at + 1
     kind, high = tag & 3, tag >> 2
     if kind == 0:
@@ -132,18 +132,18 @@ def _snappy_element(block: memoryview, at: int, found: bytearray) -> int:
         at += wide
         if length > len(block) - at:
             raise ValueError("a literal ends behind its block")
-        found += block[at : at + length]
+        output += block[at : at + length]
         return at + length
     if kind == 1:
         length, back, at = 4 + (high & 7), (tag >> 5 << 8) | block[at], at + 1
     else:
         wide = 2 if kind == 2 else 4
         length, back, at = 1 + high, int.from_bytes(block[at : at + wide], "little"), at + wide
-    if not 0 < back <= len(found):
+    if not 0 < back <= len(output):
         raise ValueError("a copy reaches behind what is kept")
-    start = len(found) - back
-    pattern = bytes(found[start : start + length])
-    found += (pattern * (length // len(pattern) + 1))[:length]  # a copy may overlap what it writes
+    start = len(output) - back
+    pattern = bytes(output[start : start + length])
+    output += (pattern * (length // len(pattern) + 1))[:length]  # a copy may overlap what it writes
     return at
 
 
@@ -169,6 +169,6 @@ def _lz4(data: memoryview) -> Iterator[bytes]:
         at += 4 + (4 if flags & 0x04 else 0)
 
 
-def _lz4_block(block: memoryview, most: int) -> bytes:
-    room = bytearray(most)  # the call that returns a buffer does not tell how much of it is filled
-    return bytes(memoryview(room)[: cramjam.lz4.decompress_block_into(block, room, output_len=most)])
+def _lz4_block(block: memoryview, max_bytes: int) -> bytes:
+    buffer = bytearray(max_bytes)  # the call that returns a buffer does not say how much of it is filled
+    return bytes(memoryview(buffer)[: cramjam.lz4.decompress_block_into(block, buffer, output_len=max_bytes)])

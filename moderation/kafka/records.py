@@ -1,11 +1,11 @@
 """The records of a batch that aiokafka cannot read, or would read into memory as a whole.
 
-aiokafka raises on a header whose name is not UTF-8, again and again, and decompresses a batch as a whole, however large
-it becomes. One such batch would stop, or kill, every worker. `LargeBatch` reads it piece by piece:
+aiokafka raises on a header whose name is not UTF-8, at every attempt. It decompresses a batch as a whole, of any size.
+One such batch would stop, or kill, every worker. `LargeBatch` reads a batch piece by piece:
 
 - A header's name that is not UTF-8 is escaped.
-- A record that is too large is left out, but for its key, its headers and the hash of its value.
-- Such a record says so. A batch whose structure is wrong raises CorruptRecordException.
+- Of a record that is too large, only key, headers and the hash of the value are kept.
+- Such records carry `problem` and `marks`. A batch whose structure is wrong raises CorruptRecordException.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from aiokafka.structs import TopicPartition
 from moderation.kafka import decompression
 from moderation.types import Reason
 
-CHUNK_BYTES = 1 << 20  # of records that are read ahead of a large batch; a larger record goes alone
-STEP_BYTES = 32 << 20  # that a thread reads before others have their turn
-PIECE_BYTES = 256 << 10  # that a stream is asked for
-RECORD_BYTES = 200  # that a record takes beside key, value and headers
-KEY_BYTES = 1 << 10  # of a key that is kept of a record that is left out
+CHUNK_BYTES = 1 << 20  # of records that are read ahead; a larger record goes alone
+STEP_BYTES = 32 << 20  # that a thread reads before other partitions have their turn
+PIECE_BYTES = 256 << 10  # of one read from a stream
+RECORD_BYTES = 200  # of memory for a record, without key, value and headers
+KEY_BYTES = 1 << 10  # largest key that is kept of a record that is too large
 HEADERS_BYTES = 1 << 20  # of the headers of a record, in all
 MAX_HEADERS = 10_000  # of a record
-HEADER_BYTES = 160  # that a header takes beside its name and value
-DELTA_BYTES = 64  # that a record takes in its batch beside key, value and headers
+HEADER_BYTES = 160  # of memory for a header, without name and value
+DELTA_BYTES = 64  # of a record in its batch, without key, value and headers
 
 HEADER = struct.Struct(">qiibIhiqqqhii")  # of a batch of format 2
 CODEC, LOG_APPEND_TIME = 0x07, 0x08  # in the attributes
@@ -40,45 +40,45 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 
 class Omitted(NamedTuple):
-    """A value that is not held."""
+    """Stands for a value that is not kept."""
 
     size: int  # bytes
     sha256: str  # in hex
 
 
 class Record(NamedTuple):
-    """One record of a topic. What cannot be judged as it is says why."""
+    """One record of a topic. A record that cannot be moderated as it is has a `problem`."""
 
     topic: str
     partition: int
     offset: int
-    timestamp: int  # milliseconds; its producer's word
+    timestamp: int  # milliseconds, as the producer set it
     key: bytes | None
     value: bytes | None
     headers: Headers
-    problem: Reason | None = None  # why it cannot be judged
-    omitted: Omitted | None = None  # in place of the value, which then is empty
-    marks: tuple[str, ...] = ()  # what is not as it came: headers.escaped, headers.omitted, key.omitted
+    problem: Reason | None = None  # why the record cannot be moderated
+    omitted: Omitted | None = None  # replaces the value, which then is empty
+    marks: tuple[str, ...] = ()  # what was changed: headers.escaped, headers.omitted, key.omitted
 
     @property
     def size(self) -> int:
-        """Bytes of memory that it takes."""
+        """Bytes of memory that the record takes."""
         size = RECORD_BYTES + len(self.key or b"") + len(self.value or b"")
         return size + sum(HEADER_BYTES + len(name) + len(value or b"") for name, value in self.headers)
 
 
 class Chunk(NamedTuple):
-    """Some records of a large batch, and what keeps the next ones from being read."""
+    """Some records of a large batch, and the error that prevents reading the next ones."""
 
     records: Sequence[Record]
     error: Exception | None = None
 
 
 class LargeBatch:
-    """A batch of format 2, decompressed and taken apart as its records are asked for. Not for two threads at once."""
+    """A batch of format 2. Records are decompressed and parsed as `read` asks for them. Not for two threads at once."""
 
     def __init__(self, partition: TopicPartition, raw: memoryview, limit: int) -> None:
-        """limit: bytes of a record; a larger one is left out."""
+        """limit: bytes of a record; the value of a larger record is left out."""
         self.ended = False
         self._partition = partition
         self._limit = limit
@@ -89,35 +89,35 @@ class LargeBatch:
         self._records = self._read(attributes & CODEC, bytes(raw[HEADER.size :]))
 
     def read(self) -> Chunk:
-        """The next records: some CHUNK_BYTES of them, or one; none where STEP_BYTES hold none."""
-        found: list[Record] = []
+        """Returns the next records: about CHUNK_BYTES of them, or one record; none where STEP_BYTES hold none."""
+        records: list[Record] = []
         held = 0
         try:
             for record in self._records:
                 if record is None:
-                    return Chunk(found)
-                found.append(record)
+                    return Chunk(records)
+                records.append(record)
                 held += record.size
                 if held >= CHUNK_BYTES:
-                    return Chunk(found)
+                    return Chunk(records)
         except CorruptRecordException as error:
             self.ended = True
-            return Chunk(found, error)
+            return Chunk(records, error)
         except (*decompression.FAILURES, IndexError) as error:
             self.ended = True
-            return Chunk(found, CorruptRecordException(f"a batch cannot be read ({type(error).__name__})"))
+            return Chunk(records, CorruptRecordException(f"a batch cannot be read ({type(error).__name__})"))
         self.ended = True
-        return Chunk(found)
+        return Chunk(records)
 
     def _read(self, codec: int, data: bytes) -> Iterator[Record | None]:
-        """None: STEP_BYTES have been read since the last time."""
+        """Yields records. None: STEP_BYTES have been read since the last record."""
         source = _Input(codec, data)
         for _ in range(self._count):
             length = source.varint()
             if length <= self._limit + DELTA_BYTES:
                 yield self._parsed(source.take(length))
             else:
-                yield from self._left_out(source, length)
+                yield from self._without_value(source, length)
             if source.pause():
                 yield None
         if not source.at_end():
@@ -134,8 +134,8 @@ class LargeBatch:
             raise CorruptRecordException("a record is not as long as it says")
         return self._record(since, offset, (key, value, headers), marks)
 
-    def _left_out(self, source: _Input, length: int) -> Iterator[Record | None]:
-        """A record that is too large to be held."""
+    def _without_value(self, source: _Input, length: int) -> Iterator[Record | None]:
+        """A record that is too large to be kept whole."""
         end = source.passed + length
         source.take(1)
         since, offset = source.varint(), source.varint()
@@ -171,10 +171,10 @@ class LargeBatch:
 
 
 class _Input:
-    """Decompressed bytes, as far as they are asked for. Raises CorruptRecordException where there are too few."""
+    """Decompressed bytes, read as needed. Raises CorruptRecordException where there are too few."""
 
     def __init__(self, codec: int, data: bytes) -> None:
-        self.passed = 0  # bytes that were taken or skipped
+        self.passed = 0  # bytes taken or skipped
         self._stream = decompression.stream(codec, data)
         self._held = bytearray()
         self._at = 0
@@ -199,19 +199,19 @@ class _Input:
         self.passed += size
         return taken
 
-    def skip(self, size: int, seen: Callable[[bytearray], object] = len) -> Iterator[None]:
-        """Goes on by `size` bytes, which `seen` gets; yields now and then."""
+    def skip(self, size: int, visit: Callable[[bytearray], object] = len) -> Iterator[None]:
+        """Skips `size` bytes, and passes each piece to `visit`. Yields after each STEP_BYTES."""
         if size < 0:
             raise CorruptRecordException("a length is negative")
         while size:
             piece = self.take(min(size, PIECE_BYTES))
-            seen(piece)
+            visit(piece)
             size -= len(piece)
             if self.pause():
                 yield None
 
     def pause(self) -> bool:
-        """Whether STEP_BYTES have passed since it last said so."""
+        """Whether STEP_BYTES have passed since this last returned True."""
         if self.passed - self._paused < STEP_BYTES:
             return False
         self._paused = self.passed
@@ -237,29 +237,29 @@ def _nullable(body: bytearray, at: int) -> tuple[bytes | None, int]:
 
 
 def _headers(body: bytearray, at: int) -> tuple[Headers, tuple[str, ...], int]:
-    """The headers, what of them is not as it came, and where they end."""
+    """The headers, their marks, and the position behind them."""
     count, at = decode_varint(body, at)
     if count < 0:
         raise CorruptRecordException("the number of headers is negative")
     if count > MAX_HEADERS or len(body) - at > HEADERS_BYTES:
         return (), ("headers.omitted",), len(body)
-    found: list[tuple[str, bytes | None]] = []
+    headers: list[tuple[str, bytes | None]] = []
     escaped = False
     for _ in range(count):
         name, at = _nullable(body, at)
         value, at = _nullable(body, at)
         try:
-            said = (name or b"").decode()
+            text = (name or b"").decode()
         except UnicodeDecodeError:
-            said = (name or b"").decode(errors="backslashreplace")
+            text = (name or b"").decode(errors="backslashreplace")
             escaped = True
-        found.append((said, value))
+        headers.append((text, value))
         escaped |= name is None
-    return tuple(found), ("headers.escaped",) if escaped else (), at
+    return tuple(headers), ("headers.escaped",) if escaped else (), at
 
 
 def without_value(record: Record, limit: int) -> Record:
-    """A record of more than `limit` bytes that has been read whole, as it is told of one that has not."""
+    """Returns a record of more than `limit` bytes as `LargeBatch` would: without its value."""
     value = record.value or b""
     kept = record._replace(problem=Reason.RECORD_TOO_LARGE)
     if record.value is not None:

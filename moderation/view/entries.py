@@ -1,7 +1,7 @@
-"""What a record of the verdicts topic says of its post: an entry of the view.
+"""Turns a record of the verdicts topic into an entry of the view.
 
-A record that is no verdict (something else writes to the topic, or a newer version does) does not stop the view: one
-foreign record would stop every API at once. It is logged, and its post is answered UNREADABLE instead of with an
+A record that is no verdict does not stop the view: one foreign record would stop every API at once. Such a record may
+come from another program, or from a newer version. The view logs it. Lookups of its post return UNREADABLE, and not an
 older verdict.
 """
 
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 def entry_of(record: Record, posts_topic: str) -> Entry | None:
-    """None: the record is about no post."""
+    """Returns the entry. None: the key of the record is no post id."""
     position = {"partition": record.partition, "offset": record.offset, "ms": record.timestamp}
     try:
         post_id = (record.key or b"").decode()
@@ -33,12 +33,12 @@ def entry_of(record: Record, posts_topic: str) -> Entry | None:
         kind, fields = Kind.ERASED, (*_source(wire.erased_source(record.headers), posts_topic), "", 0, "", 0, None)
     else:
         try:
-            found = _verdict(record)
-            if found.post_id == post_id:
-                source = (found.source.topic, found.source.partition, found.source.offset)
-                decided = found.decided_at.seconds * 1000 + found.decided_at.nanos // 1_000_000
-                what = (found.tenant, int(found.outcome), found.deciding_policy, decided)
-                kind, fields = Kind.VERDICT, (*_source(source, posts_topic), *what, found.SerializeToString())
+            verdict = _verdict(record)
+            if verdict.post_id == post_id:
+                source = (verdict.source.topic, verdict.source.partition, verdict.source.offset)
+                decided_ms = verdict.decided_at.seconds * 1000 + verdict.decided_at.nanos // 1_000_000
+                decision = (verdict.tenant, int(verdict.outcome), verdict.deciding_policy, decided_ms)
+                kind, fields = Kind.VERDICT, (*_source(source, posts_topic), *decision, verdict.SerializeToString())
             else:
                 log.error("verdict_unreadable", topic=record.topic, reason="its key is another post's id", **position)
         except ValueError as error:
@@ -46,15 +46,15 @@ def entry_of(record: Record, posts_topic: str) -> Entry | None:
     return Entry(post_id, kind, record.partition, record.offset, record.timestamp, *fields)
 
 
-def _source(of: tuple[str, int, int] | None, posts_topic: str) -> tuple[int, int]:
-    """Partition and offset on our posts topic."""
-    if of is None or of[0] != posts_topic:
+def _source(place: tuple[str, int, int] | None, posts_topic: str) -> tuple[int, int]:
+    """Partition and offset on our posts topic; -1 each if the place is on another topic or not known."""
+    if place is None or place[0] != posts_topic:
         return -1, -1
-    return of[1], of[2]
+    return place[1], place[2]
 
 
 def _verdict(record: Record) -> Verdict:
-    """Raises ValueError if it is none, or larger than a view takes."""
+    """The verdict of a record. Raises ValueError if the value is no verdict, or larger than a view takes."""
     value = record.value or b""
     if len(value) > LARGEST_VERDICT:
         raise ValueError(f"it is larger than {LARGEST_VERDICT} bytes")

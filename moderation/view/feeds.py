@@ -1,4 +1,4 @@
-"""How the view passes changes on: a feed for each watch, and a waiter for each call that waits for one post."""
+"""How the view passes changes on: a feed for each watch, a waiter for each call that waits for one post."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from moderation.view.stores import Entry
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one batch has changed, in order, and how far the view is after it."""
+    """What one batch has changed, in order, and how far the view is after that batch."""
 
-    entries: Sequence[Entry]  # an erasure's has the tenant, where it is known
+    entries: Sequence[Entry]  # the entry of an erasure has the tenant, if that is known
     positions: Mapping[int, int]  # by partition of the verdicts topic: the next offset
 
 
 class Feed:
-    """Changes as they are folded in, for one watch. Holds so many entries; then it is lost."""
+    """Changes as they are folded in, for one watch. With more than `max_entries` unread, the feed is lost."""
 
-    def __init__(self, most: int, positions: Mapping[int, int]) -> None:
-        self.positions = positions  # where it begins
+    def __init__(self, max_entries: int, positions: Mapping[int, int]) -> None:
+        self.positions = positions  # where the feed begins
         self.lost = False  # the reader is too slow: changes are missing
-        self.ended = False  # there will be no more
-        self._most = most
+        self.ended = False  # no more changes will come
+        self._max_entries = max_entries
         self._held: deque[Changes] = deque()
         self._count = 0
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def put(self, changes: Changes) -> None:
-        """Never waits: the view goes on, whatever its readers do."""
+        """Adds changes. Never waits: a slow reader does not delay the view."""
         self._count += len(changes.entries) + 1
-        if self._count > self._most:
+        if self._count > self._max_entries:
             self.lost = True
             self._held.clear()
         elif not self.lost:
             self._held.append(changes)
-        self._news.set()
+        self._changed.set()
 
     def end(self) -> None:
-        """No more."""
+        """Ends the feed."""
         self.ended = True
-        self._news.set()
+        self._changed.set()
 
     async def get(self) -> Changes:
-        """The next ones; none when it is lost or has ended."""
+        """Returns the next changes; empty ones when the feed is lost or has ended."""
         while not (self._held or self.lost or self.ended):
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
         if self.lost or self.ended:
             return Changes((), {})
         changes = self._held.popleft()
@@ -59,8 +59,8 @@ class Feed:
 
 @dataclass(eq=False, slots=True)
 class Waiter:
-    """Who waits for news of one post."""
+    """A call that waits for a change of one post."""
 
     post_id: str
-    posts: Mapping[int, int]  # or for these positions of the posts topic
+    posts: Mapping[int, int]  # the call also waits for these positions of the posts topic
     woken: asyncio.Event = field(default_factory=asyncio.Event)

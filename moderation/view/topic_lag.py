@@ -1,6 +1,6 @@
-"""How far the view is behind its topic, whether or not the view moves: the brokers are asked for the topic's ends.
+"""How far the view is behind its topic. The brokers are asked for the topic's ends, also while the view is stalled.
 
-A view that is stalled fetches nothing, and what its last fetch said of the ends is as old as the stall.
+A stalled view fetches nothing. What its last fetch reported of the ends is as old as the stall.
 """
 
 from __future__ import annotations
@@ -13,62 +13,62 @@ import structlog
 
 from moderation.observability import metrics
 
-ASK_S = 1.0  # between two questions for the ends
-ANSWER_S = 5.0  # for an answer
-UNKNOWN_S = 10.0  # without an answer, after which the lag is not known
+ASK_S = 1.0  # between two requests for the ends
+RESPONSE_S = 5.0  # for the brokers to respond
+UNKNOWN_S = 10.0  # without a response, after which the lag is not known
 CATCHING_UP_S = 30.0  # between two log lines of a view that has not caught up yet
 
 log = structlog.get_logger()
 
 
 class ViewLag:
-    """What the topic has and the view has not. Its clock is the monotonic one."""
+    """What the topic has and the view has not. `clock` is a monotonic one."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._ends: dict[int, int] = {}  # by partition: the offset behind the last record that can be read
         self._next: dict[int, int] = {}  # by partition: the first offset that is not folded in
         self._oldest: dict[int, float] = {}  # by partition that is behind: about when that record was written
-        self._answered = clock()
+        self._responded = clock()
 
     @property
     def records(self) -> int | None:
-        """Records that are not folded in; None while the brokers do not say where the topic ends."""
+        """Records that are not folded in; None while the brokers do not report where the topic ends."""
         if not (self._ends and self._next) or self.unknown_s > UNKNOWN_S:
             return None
         return sum(max(0, end - self._next.get(number, 0)) for number, end in self._ends.items())
 
     @property
     def unknown_s(self) -> float:
-        """Seconds since the brokers have last said where the topic ends."""
-        return self._clock() - self._answered
+        """Seconds since the brokers have last reported where the topic ends."""
+        return self._clock() - self._responded
 
     @property
     def age_s(self) -> float:
-        """Age of the oldest record that is not folded in, as far as it is known; 0: there is none."""
+        """Age of the oldest record that is not folded in, in seconds, as far as known. 0: all are folded in."""
         return max(0.0, time.time() - min(self._oldest.values())) if self._oldest else 0.0
 
     def read(self, first_ms: Mapping[int, int]) -> None:
-        """Records are about to be folded in: by partition, the timestamp of the first."""
+        """Notes records that are about to be folded in: by partition, the timestamp of the first."""
         self._oldest |= {number: ms / 1000 for number, ms in first_ms.items() if ms > 0}
 
     def folded(self, last_ms: Mapping[int, int]) -> None:
-        """They are folded in: by partition, the timestamp of the last. What comes next is not older."""
+        """Notes records that are folded in: by partition, the timestamp of the last. The next one is not older."""
         self._oldest |= {number: ms / 1000 for number, ms in last_ms.items() if ms > 0}
         self._set_gauges()
 
     def moved(self, positions: Mapping[int, int]) -> None:
-        """By partition: the offset of the next record to fold in."""
+        """Notes the positions: by partition, the offset of the next record to fold in."""
         self._next = dict(positions)
 
     async def follow(self, ask: Callable[[], Awaitable[Mapping[int, int]]], caught_up: asyncio.Event) -> None:
-        """Asks for the ends until cancelled."""
+        """Asks for the ends until cancelled. `ask` returns them by partition."""
         logged, known = self._clock(), True
         while True:
             try:
-                async with asyncio.timeout(ANSWER_S):
+                async with asyncio.timeout(RESPONSE_S):
                     ends = dict(await ask())
-            except Exception as error:  # noqa: BLE001  aiokafka raises what it likes
+            except Exception as error:  # noqa: BLE001  aiokafka does not say what it raises
                 if known and self.unknown_s > UNKNOWN_S:
                     known = False
                     log.warning("topic_ends_unknown", error=type(error).__name__, seconds=round(self.unknown_s))
@@ -76,7 +76,7 @@ class ViewLag:
                 if not known:
                     known = True
                     log.info("topic_ends_known", seconds=round(self.unknown_s))
-                self._answered, self._ends = self._clock(), ends
+                self._responded, self._ends = self._clock(), ends
             self._set_gauges()
             if not caught_up.is_set() and self._clock() - logged > CATCHING_UP_S:
                 logged = self._clock()

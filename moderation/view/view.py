@@ -1,7 +1,7 @@
 """The materialised view of the verdicts topic: what the newest record about each post says, for lookups.
 
-The topic is the truth, the store (stores/) can always be rebuilt from it. What is read is folded in batch by batch, and
-then told to those who wait for a post and to those who watch.
+The topic is the source of truth. The store (stores/) can always be rebuilt from the topic. The view folds records in,
+batch by batch, and then passes the changes on to calls that wait for a post and to watches.
 """
 
 from __future__ import annotations
@@ -27,16 +27,15 @@ from moderation.view.entries import entry_of
 from moderation.view.feeds import Changes, Feed, Waiter
 from moderation.view.freshness import Freshness, Stall
 from moderation.view.recent import Encode, Recent
-from moderation.view.stores import Entry, Kind, Log, Progress, Row, Store, StoreBehindError, StoreUnavailableError
+from moderation.view.stores import Entry, Kind, Log, LookupRow, Progress, Store, StoreBehindError, StoreUnavailableError
 from moderation.view.topic_lag import ViewLag
 
 BATCH = 500  # records in one transaction
-BATCH_BYTES = 32 << 20  # of them; a larger record goes alone
+BATCH_BYTES = 32 << 20  # of these records; a larger record goes alone
 RETRY_S = 1.0  # before a store that could not be written is tried again
-RENEW_S = 10.0  # between two times that the store hears that the view is followed
-PRUNE_S = 10.0  # between two looks at what has to be forgotten
-WARM_BYTES = 4_000  # of memory for each verdict that is remembered at the start
-EVER_MS = 1 << 62
+RENEW_S = 10.0  # between two notes in the store that the view is up to date
+PRUNE_S = 10.0  # between two searches for what is too old
+WARM_BYTES = 4_000  # of memory for each verdict that is read at the start
 
 log = structlog.get_logger()
 
@@ -48,7 +47,7 @@ class View:
         self.caught_up = asyncio.Event()  # set once all that was on the topic at the start is folded in
         self.store = store
         self.lag = ViewLag()
-        self.judged: dict[int, int] = {}  # by partition of the posts topic: highest offset whose outcome is known
+        self.decided: dict[int, int] = {}  # by partition of the posts topic: highest offset whose outcome is known
         self._settings = settings
         self._consumer = consumer
         self._topic = settings.kafka.verdicts_topic
@@ -70,28 +69,28 @@ class View:
         """By partition of the verdicts topic: the next offset."""
         return {number: at.next for number, at in self._progress.items()}
 
-    async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
-        """What is known of each post; those of which nothing is are left out."""
-        found = {post_id: row for post_id in post_ids if (row := self._recent.find(post_id)) is not None}
-        if len(found) < len(post_ids) and (missing := [post_id for post_id in post_ids if post_id not in found]):
-            found |= await self.store.find(missing)
-        return found
+    async def find(self, post_ids: Sequence[str]) -> dict[str, LookupRow]:
+        """Returns what is known, by post id. Posts of which nothing is known are left out."""
+        rows = {post_id: row for post_id in post_ids if (row := self._recent.find(post_id)) is not None}
+        if len(rows) < len(post_ids) and (missing := [post_id for post_id in post_ids if post_id not in rows]):
+            rows |= await self.store.find(missing)
+        return rows
 
-    def answers(self, post_ids: Sequence[str], tenant: str | None) -> list[bytes | None]:
-        """For each post its part of the answer to a batch, where its verdict is in memory."""
-        return self._recent.answers(post_ids, tenant)
+    def results(self, post_ids: Sequence[str], tenant: str | None) -> list[bytes | None]:
+        """Returns each post's result in the response to a batch. None: the verdict is not in memory."""
+        return self._recent.results(post_ids, tenant)
 
     def reached(self, posts: Mapping[int, int]) -> bool:
-        """Whether the outcomes of the posts topic's records up to these are folded in."""
-        return all(self.judged.get(number, -1) >= offset for number, offset in posts.items())
+        """Whether the outcomes of the posts topic's records up to these offsets are folded in."""
+        return all(self.decided.get(number, -1) >= offset for number, offset in posts.items())
 
-    def tell_judged(self, listener: Callable[[Mapping[int, int]], None]) -> None:
-        """Calls it with what is judged from now on, after every fold."""
+    def on_decided(self, listener: Callable[[Mapping[int, int]], None]) -> None:
+        """Calls `listener` after every fold with `decided`."""
         self._listeners.append(listener)
 
     @contextmanager
     def waiting(self, post_id: str, posts: Mapping[int, int]) -> Iterator[asyncio.Event]:
-        """The event is set whenever there is news of the post, or the positions are reached."""
+        """Yields an event that is set at each change of the post, and when the positions are reached."""
         waiter = Waiter(post_id, posts)
         self._waiters.add(waiter)
         try:
@@ -100,9 +99,9 @@ class View:
             self._waiters.discard(waiter)
 
     @contextmanager
-    def feed(self, most: int) -> Iterator[Feed]:
-        """What is folded in from now on."""
-        feed = Feed(most, self.positions)
+    def feed(self, max_entries: int) -> Iterator[Feed]:
+        """Yields a feed of what is folded in from now on."""
+        feed = Feed(max_entries, self.positions)
         self._feeds.add(feed)
         try:
             yield feed
@@ -110,21 +109,21 @@ class View:
             self._feeds.discard(feed)
 
     def end_feeds(self) -> None:
-        """Whoever watches is to go."""
+        """Ends all feeds."""
         for feed in self._feeds:
             feed.end()
 
     async def replay(self, start: Mapping[int, int], end: Mapping[int, int]) -> AsyncIterator[Changes]:
-        """What the view keeps of the topic between these positions: the newest of each post."""
-        at = {number: start.get(number, 0) for number in end}
+        """Yields what the view keeps of the topic between these positions: the newest record of each post."""
+        positions = {number: start.get(number, 0) for number in end}
         for number, limit in end.items():
-            while at[number] < limit:
-                entries = await self.store.since(number, at[number], limit, BATCH)
-                at[number] = entries[-1].offset + 1 if len(entries) == BATCH else limit
-                yield Changes(entries, dict(at))
+            while positions[number] < limit:
+                entries = await self.store.since(number, positions[number], limit, BATCH)
+                positions[number] = entries[-1].offset + 1 if len(entries) == BATCH else limit
+                yield Changes(entries, dict(positions))
 
     async def follow(self) -> None:
-        """Folds the topic in until cancelled. Raises DeliveryError when it cannot be read any more."""
+        """Folds the topic in until cancelled. Raises DeliveryError when the topic cannot be read any more."""
         tasks = [
             asyncio.create_task(self._follow()),
             asyncio.create_task(self.lag.follow(self._ask_ends, self.caught_up)),
@@ -143,9 +142,9 @@ class View:
             await asyncio.wait(tasks)
 
     async def _ask_ends(self) -> dict[int, int]:
-        """Where the partitions end, as the brokers say now."""
-        found = await self._consumer.end_offsets([self._partition(number) for number in self._partitions])
-        return {partition.partition: end for partition, end in found.items()}
+        """Where the partitions end, as the brokers report now."""
+        ends = await self._consumer.end_offsets([self._partition(number) for number in self._partitions])
+        return {partition.partition: end for partition, end in ends.items()}
 
     async def _follow(self) -> None:
         started = time.monotonic()
@@ -153,7 +152,7 @@ class View:
         self._assign()
         while True:
             await self._take_new_partitions()
-            batches = await self._consumer.poll(most=BATCH, room=BATCH_BYTES, timeout_s=0.2)
+            batches = await self._consumer.poll(max_records=BATCH, max_bytes=BATCH_BYTES, timeout_s=0.2)
             if self.caught_up.is_set():
                 self._freshness.check(batches)
             try:
@@ -171,12 +170,12 @@ class View:
                 await self._prune()
 
     async def _open(self) -> None:
-        """Opens the store. Tries again while it is unavailable. Raises ConfigError after view_start_s."""
+        """Opens the store. Tries again while the store is unavailable. Raises ConfigError after view_start_s."""
         deadline = time.monotonic() + self._settings.api.view_start_s
         while True:
             try:
                 self._take(await self._stall.watch("open", self.store.open(self._ask)))
-                await self._remember()
+                await self._warm_up()
             except StoreUnavailableError as error:
                 if time.monotonic() >= deadline:
                     raise ConfigError(
@@ -189,7 +188,7 @@ class View:
                 return
 
     async def _ask(self) -> Log:
-        """What the log is now."""
+        """What the topic is now."""
         partitions = [self._partition(number) for number in self._partitions]
         begins, ends = await self._consumer.beginning_offsets(partitions), await self._consumer.end_offsets(partitions)
         self._ends = {partition.partition: end for partition, end in ends.items()}
@@ -197,9 +196,9 @@ class View:
         return Log(self._cluster_id, self._topic, begin, dict(self._ends))
 
     async def _is_complete(self) -> bool:
-        """Whether all that was on the topic at the start is folded in, and the store may serve it."""
-        at = self.positions
-        if any(at[number] < end for number, end in self._ends.items()):
+        """Whether all that was on the topic at the start is folded in, and the store may serve lookups."""
+        positions = self.positions
+        if any(positions[number] < end for number, end in self._ends.items()):
             return False
         try:
             stored = await self._stall.watch("serve", self.store.serve())
@@ -209,12 +208,12 @@ class View:
         self._stall.end("serve")
         if stored is None:
             return False
-        level = {number: one for number, one in stored.items() if number in at and one.next == at[number]}
+        level = {number: at for number, at in stored.items() if at.next == positions.get(number)}
         self._take(self._progress | level)
         return True
 
     async def _renew(self) -> None:
-        """Tells the store that the view is followed: regularly, with verdicts or without."""
+        """Notes in the store that the view is up to date: regularly, with verdicts or without."""
         if time.monotonic() < self._renew_at:
             return
         age_s = self._freshness.age_s({self._partition(number): at for number, at in self.positions.items()})
@@ -230,7 +229,7 @@ class View:
             self._stall.end("follow")
 
     def _rewind(self, stored: Mapping[int, Progress]) -> None:
-        """The store has lost what it had: reads it again. What lookups and watches know stays."""
+        """Reads again what the store has lost. What lookups and watches know stays."""
         back = {number: at._replace(next=min(at.next, stored[number].next)) for number, at in self._progress.items()}
         records = sum(at.next - back[number].next for number, at in self._progress.items())
         log.warning("view_rewound", topic=self._topic, records=records)
@@ -239,52 +238,52 @@ class View:
         self._assign()
 
     async def _check_posts(self) -> None:
-        """A posts topic that was made anew begins at 0 again, and what was judged of the old one says nothing of it."""
+        """Forgets what was decided of a posts topic that was deleted and created again: its offsets begin at 0."""
         topic = self._settings.kafka.posts_topic
         if topic not in await self._consumer.topics():
-            return  # whoever puts posts has checked that it is there
+            return  # a role that submits posts has checked that the topic is there
         posts = [TopicPartition(topic, number) for number in self._partitions]
         for partition, end in (await self._consumer.end_offsets(posts)).items():
             at = self._progress[partition.partition]
-            if at.judged >= end:
-                log.warning("posts_topic_recreated", partition=partition.partition, judged=at.judged, end=end)
-                self._take(self._progress | {partition.partition: at._replace(judged=-1)})
+            if at.decided >= end:
+                log.warning("posts_topic_recreated", partition=partition.partition, decided=at.decided, end=end)
+                self._take(self._progress | {partition.partition: at._replace(decided=-1)})
 
-    async def _remember(self) -> None:
-        """What the partitions end with, as after a fold."""
+    async def _warm_up(self) -> None:
+        """Fills `recent` with the last records of each partition."""
         for number, at in self._progress.items():
             start = max(0, at.next - self._settings.api.recent_bytes // WARM_BYTES // len(self._progress))
             async for changes in self.replay({number: start}, {number: at.next}):
                 self._recent.put(changes.entries)
 
     async def _fold(self, batches: Mapping[TopicPartition, Sequence[Record]]) -> None:
-        """Also without records: transaction markers move a position, too."""
+        """Folds batches in. Empty batches may move a position, too: past transaction markers."""
         records = [record for batch in batches.values() for record in batch]
         topic = self._settings.kafka.posts_topic
-        entries = [one for record in records if (one := entry_of(record, topic))]
+        entries = [entry for record in records if (entry := entry_of(record, topic))]
         self.lag.read({each.partition: batch[0].timestamp for each, batch in batches.items() if batch})
         before, after = dict(self._progress), {}
-        judged = {number: at.judged for number, at in before.items()}
+        decided = {number: at.decided for number, at in before.items()}
         for entry in entries:
-            if entry.source_partition in judged:
-                judged[entry.source_partition] = max(judged[entry.source_partition], entry.source_offset)
+            if entry.source_partition in decided:
+                decided[entry.source_partition] = max(decided[entry.source_partition], entry.source_offset)
         for number, at in before.items():
-            there = Progress(await self._consumer.position(self._partition(number)), judged[number])
-            if there.next < at.next:
-                raise DeliveryError(f"topic {self._topic} is another one now, or was cut short: start again")
-            if there != at:
-                after[number] = there
+            reached = Progress(await self._consumer.position(self._partition(number)), decided[number])
+            if reached.next < at.next:
+                raise DeliveryError(f"topic {self._topic} was created again, or was cut short: restart the API")
+            if reached != at:
+                after[number] = reached
         if after:
             tenants = await self._written(entries, before, after)
             self._take(before | after)
-            self._tell(entries, tenants)
+            self._publish(entries, tenants)
         metrics.FOLDED.inc(len(records))
         self.lag.folded({each.partition: batch[-1].timestamp for each, batch in batches.items() if batch})
 
     async def _written(
         self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
     ) -> dict[str, str]:
-        """Tries until it is: what we have read is not to be had again without a restart."""
+        """Tries until the store has written: only a restart would read these records again."""
         while True:
             try:
                 tenants = await self._stall.watch("fold", self.store.fold(entries, before, after))
@@ -297,12 +296,12 @@ class View:
 
     def _take(self, progress: Mapping[int, Progress]) -> None:
         self._progress = dict(progress)
-        self.judged = {number: at.judged for number, at in progress.items()}
+        self.decided = {number: at.decided for number, at in progress.items()}
         self.lag.moved(self.positions)
         for listener in self._listeners:
-            listener(self.judged)
+            listener(self.decided)
 
-    def _tell(self, entries: Sequence[Entry], tenants: Mapping[str, str]) -> None:
+    def _publish(self, entries: Sequence[Entry], tenants: Mapping[str, str]) -> None:
         if tenants:
             entries = [
                 entry._replace(tenant=tenants.get(entry.post_id, "")) if entry.kind == Kind.ERASED else entry
@@ -321,13 +320,13 @@ class View:
         return TopicPartition(self._topic, number)
 
     def _assign(self) -> None:
-        """All partitions, from where the store is."""
+        """Assigns all partitions, each from the store's position."""
         self._consumer.assign([self._partition(number) for number in self._progress])
         for number, at in self._progress.items():
             self._consumer.seek(self._partition(number), at.next)
 
     async def _take_new_partitions(self) -> None:
-        """An operator may add partitions; the client's metadata tells within five minutes."""
+        """Follows partitions that an operator has added. The client's metadata has them within five minutes."""
         known = frozenset(self._consumer.partitions_for_topic(self._topic) or ())
         if not known > self._partitions:
             return
@@ -337,33 +336,34 @@ class View:
             await self._stall.watch("add", self.store.add(added))
         except StoreUnavailableError as error:
             self._stall.begin("add", error)
-            return  # and is tried again before the next records
+            return  # tried again before the next records
         self._stall.end("add")
         self._partitions = known
         self._take(self._progress | {number: Progress(begin, -1) for number, begin in added.items()})
         self._assign()
 
     async def _prune(self) -> None:
-        """Forgets some of what is too old; then folds go on."""
+        """Deletes some of what is too old. Folds go on between two calls."""
         settings, now = self._settings.api, int(time.time() * 1000)
-        before = now - int(settings.retention_days * 86_400_000) if settings.retention_days else -EVER_MS
+        before = now - int(settings.retention_days * 86_400_000) if settings.retention_days else -stores.EVER_MS
         try:
-            gone = await self._stall.watch("prune", self.store.prune(before, now - stores.ERASED_KEPT_S * 1000, BATCH))
+            erased_before = now - stores.ERASED_KEPT_S * 1000
+            pruned = await self._stall.watch("prune", self.store.prune(before, erased_before, BATCH))
             size = await self._stall.watch("prune", self.store.size())
         except StoreUnavailableError as error:
             self._stall.begin("prune", error)
-            gone = 0
+            pruned = 0
         else:
             self._stall.end("prune")
             metrics.VIEW_BYTES.set(size)
-            metrics.PRUNED.inc(gone)
+            metrics.PRUNED.inc(pruned)
             self._recent.forget(before)
-        self._prune_at = time.monotonic() + (0 if gone else PRUNE_S)
+        self._prune_at = time.monotonic() + (0 if pruned else PRUNE_S)
 
 
 @asynccontextmanager
 async def open_view(settings: Settings, topics: Topics, encode: Encode) -> AsyncIterator[View]:
-    """A view that has connected and does not follow yet. `encode` makes the parts of answers that it keeps ready."""
+    """Yields a view that has connected and does not follow yet. `encode` makes the results that the view keeps."""
     async with AsyncExitStack() as stack:
         consumer = clients.consumer(settings.kafka)
         stack.push_async_callback(clients.stop, consumer)

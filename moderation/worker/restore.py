@@ -82,7 +82,7 @@ async def _between(consumer: Consumer, partition: TopicPartition, offsets: range
     held = 0
     consumer.seek(partition, offsets.start)
     while await consumer.position(partition) < offsets.stop:
-        polled = await consumer.poll(partition, most=len(offsets), room=STEP_BYTES, timeout_s=1.0)
+        polled = await consumer.poll(partition, max_records=len(offsets), max_bytes=STEP_BYTES, timeout_s=1.0)
         for record in polled.get(partition, ()):
             if record.offset in offsets and (record.value is None or _digest(record)):
                 records.append(record)

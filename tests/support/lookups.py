@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from grpc_status import rpc_status
 
 from moderation import wire
 from moderation.api import cursors, role
+from moderation.dev.ports import free_ports
 from moderation.settings import ApiSettings, AuthSettings, KafkaSettings, MediaSettings, Settings
 from moderation.types import Source, Verdict
 from moderation.v1 import moderation_service_pb2 as pb
@@ -31,9 +31,7 @@ SERVICE = "moderation.v1.ModerationService"
 
 
 def a_free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    return f"127.0.0.1:{free_ports(1)[0]}"
 
 
 class Api:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL: the system's where it has one, else the one that comes as a wheel. Stops with this process."""
+"""A real PostgreSQL: the system's, or the one that comes as a wheel. Stops with this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 START_S = 30.0
-PASSWORD = "known-to-all"  # noqa: S105  it is told to whoever asks
+PASSWORD = "known-to-all"  # noqa: S105  the URL shows it
 
 
 def binaries() -> Path:
@@ -32,7 +32,7 @@ def binaries() -> Path:
 
 @contextmanager
 def running() -> Iterator[str]:
-    """The URL of a server without databases of note, which no other process knows."""
+    """The URL of a server without databases, for this process alone."""
     folder = Path(tempfile.mkdtemp(prefix="moderation-postgres-"))
     options: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     if os.getuid() == 0:  # as which PostgreSQL will not run
@@ -62,7 +62,7 @@ def running() -> Iterator[str]:
         while subprocess.run(ready, check=False).returncode:
             assert server.poll() is None, "PostgreSQL has ended"
             assert time.monotonic() < deadline, "PostgreSQL does not answer"
-            time.sleep(0.05)  # nothing tells when a server takes connections
+            time.sleep(0.05)  # no event says that a server takes connections
         yield f"postgresql://moderation:{PASSWORD}@127.0.0.1:{port}"
     finally:
         server.terminate()

@@ -1,4 +1,4 @@
-"""Many API processes on one database, verdicts that flow, and callers who remember what they were told."""
+"""Many API processes on one database, a flow of verdicts, and callers that remember what they got."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Flow:
     """Posts and their verdicts at a steady rate: each verdict names where its post is."""
 
     def __init__(self, replicas: Replicas, each_second: float) -> None:
-        self.written: dict[str, bytes] = {}  # by post id: the token of its post
+        self.written: dict[str, bytes] = {}  # by post id: the consistency token of its post
         self._replicas = replicas
         self._pause = 1 / each_second
 
@@ -87,22 +87,22 @@ class Flow:
 
     async def put(self, producer: AIOKafkaProducer, post_id: str, **fields: Any) -> None:
         """One post and its verdict."""
-        there = await producer.send_and_wait(self._replicas.posts, b"{}", key=post_id.encode())
-        verdict = a_verdict(post_id, source=Source(self._replicas.posts, there.partition, there.offset, 0), **fields)
+        sent = await producer.send_and_wait(self._replicas.posts, b"{}", key=post_id.encode())
+        verdict = a_verdict(post_id, source=Source(self._replicas.posts, sent.partition, sent.offset, 0), **fields)
         value, headers = wire.verdict_record(verdict, "protobuf")
         await producer.send_and_wait(
-            self._replicas.verdicts, value, key=post_id.encode(), partition=there.partition, headers=headers
+            self._replicas.verdicts, value, key=post_id.encode(), partition=sent.partition, headers=headers
         )
-        self.written[post_id] = cursors.of_record(there.partition, there.offset)
+        self.written[post_id] = cursors.of_record(sent.partition, sent.offset)
 
     async def put_unreadable(self, post_id: str) -> None:
-        """A record of the verdicts topic that is no verdict."""
+        """Puts a record on the verdicts topic that is no verdict."""
         async with AIOKafkaProducer(bootstrap_servers=self._replicas.kafka) as producer:
             await producer.send_and_wait(self._replicas.verdicts, b"?", key=post_id.encode())
 
 
 class Caller:
-    """Asks one replica again for what it was told before, and counts what is taken back."""
+    """Asks one replica again for what it had returned, and counts what is missing."""
 
     def __init__(self, channel: grpc.aio.Channel, flow: Flow) -> None:
         self.found: set[str] = set()
@@ -149,12 +149,12 @@ class Caller:
 
 
 class Watcher:
-    """Watches one replica after the other: each stream goes on from the token of the one before."""
+    """Watches one replica after the other: each stream continues from the token of the stream before."""
 
     def __init__(self, *channels: grpc.aio.Channel) -> None:
-        self.told: set[str] = set()
+        self.seen: set[str] = set()
         self.streams = 0
-        self.stands = asyncio.Event()  # the first stream has begun
+        self.begun = asyncio.Event()  # the first stream has begun
         self._stubs = [service(channel) for channel in channels]
 
     async def run(self) -> None:
@@ -170,8 +170,8 @@ class Watcher:
                     if message is grpc.aio.EOF:
                         break
                     token = message.consistency_token
-                    self.told |= {change.post_id for change in message.changes}
-                    self.stands.set()  # the first message says where the stream begins
+                    self.seen |= {change.post_id for change in message.changes}
+                    self.begun.set()  # the first message has the position where the stream begins
             except grpc.aio.AioRpcError:
                 await asyncio.sleep(0.1)
             finally:
@@ -179,7 +179,7 @@ class Watcher:
 
 
 class TwoReplicas:
-    """Two replicas that serve, posts that flow, and who asks and watches."""
+    """Two replicas that serve, a flow of posts, callers and a watcher."""
 
     def __init__(self, roles: Sequence[Role], channels: Sequence[grpc.aio.Channel], flow: Flow) -> None:
         self.flow = flow
@@ -188,36 +188,40 @@ class TwoReplicas:
         self._roles = roles
 
     def check(self) -> None:
-        """Nobody has been told less than before, and nobody has gone."""
+        """No caller has got less than before, and no process has ended."""
         assert [role.process.poll() for role in self._roles] == [None] * len(self._roles)
         assert [caller.wrong for caller in self.callers] == [{}] * len(self.callers)
 
     async def complete(self) -> None:
-        """Returns once everybody knows of all that was written."""
+        """Returns once callers and watcher have got all that was written."""
         async with asyncio.timeout(60):
-            while not all(set(self.flow.written) <= told for told in self._told()):  # noqa: ASYNC110
+            while not all(set(self.flow.written) <= seen for seen in self._seen()):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
-    def _told(self) -> list[set[str]]:
-        return [*(caller.found for caller in self.callers), self.watcher.told]
+    def _seen(self) -> list[set[str]]:
+        return [*(caller.found for caller in self.callers), self.watcher.seen]
 
 
 @asynccontextmanager
 async def two_replicas(replicas: Replicas, each_second: float) -> AsyncIterator[TwoReplicas]:
-    """Goes on until the end of the block; then all is checked."""
+    """Runs until the end of the block, and then checks all."""
     flow = Flow(replicas, each_second)
-    async with replicas.serving() as (one, first), replicas.serving() as (two, second), asyncio.TaskGroup() as tasks:
-        made = TwoReplicas((one, two), (first, second), flow)
-        running = [tasks.create_task(made.watcher.run()), *(tasks.create_task(each.run()) for each in made.callers)]
-        await asyncio.wait_for(made.watcher.stands.wait(), 30)
+    async with (
+        replicas.serving() as (role, channel),
+        replicas.serving() as (role_2, channel_2),
+        asyncio.TaskGroup() as tasks,
+    ):
+        pair = TwoReplicas((role, role_2), (channel, channel_2), flow)
+        running = [tasks.create_task(pair.watcher.run()), *(tasks.create_task(each.run()) for each in pair.callers)]
+        await asyncio.wait_for(pair.watcher.begun.wait(), 30)
         writing = tasks.create_task(flow.run())
         try:
-            yield made
+            yield pair
             writing.cancel()
             await asyncio.wait([writing])
-            await made.complete()
-            made.check()
-            assert made.watcher.streams > 1
+            await pair.complete()
+            pair.check()
+            assert pair.watcher.streams > 1
         finally:
             for task in (writing, *running):
                 task.cancel()
@@ -225,7 +229,7 @@ async def two_replicas(replicas: Replicas, each_second: float) -> AsyncIterator[
 
 @asynccontextmanager
 async def delayed(url: str, round_trip_s: float) -> AsyncIterator[str]:
-    """The URL of a database that is as far away as that."""
+    """Yields the URL of a database behind a network with this round trip."""
     parts = urlsplit(url)
     running: set[asyncio.Task[None]] = set()
 
@@ -252,8 +256,10 @@ async def delayed(url: str, round_trip_s: float) -> AsyncIterator[str]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            there, back = await asyncio.open_connection(parts.hostname, parts.port)
-            await asyncio.gather(pass_on(reader, back), pass_on(there, writer), return_exceptions=True)
+            database_reader, database_writer = await asyncio.open_connection(parts.hostname, parts.port)
+            await asyncio.gather(
+                pass_on(reader, database_writer), pass_on(database_reader, writer), return_exceptions=True
+            )
         finally:
             writer.close()
 

@@ -1,7 +1,7 @@
-"""Where the view of the verdicts topic is kept: one small contract, SQLite and PostgreSQL behind it.
+"""Where the view of the verdicts topic is kept: one small contract, implemented by SQLite and PostgreSQL.
 
-A store holds, for each post, what the newest record about it says, and how far each partition is folded in: both in one
-transaction. It can always be rebuilt from the topic, and decides by itself, when it is opened, whether it must be.
+A store holds what the newest record about each post says, and how far each partition is folded in. Both change in one
+transaction. A store can always be rebuilt from the topic. When it is opened, it decides whether that is necessary.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ STORES = {
     "postgresql": "moderation.view.stores.postgres:open_store",
 }
 
-SCHEMA = 3
+SCHEMA = 4
 MAX_AWAY_S = 12 * 3600  # half of Kafka's default delete.retention.ms: a view that was away longer may miss erasures
-ERASED_KEPT_S = 24 * 3600  # how long an erasure is told to watches that go on from a position; so long Kafka keeps it
-SCANNED = 20_000  # rows looked at for one page
+ERASED_KEPT_S = 24 * 3600  # how long watches from an old position get an erasure; Kafka keeps tombstones as long
+SCANNED = 20_000  # rows read for one page, at most
+EVER_MS = 1 << 62  # later than every record; its negative is earlier
 LARGEST_VERDICT = 1 << 20  # bytes; with some thousand findings a verdict is smaller
 
 
 class StoreUnavailableError(ModerationError):
-    """The store cannot be used at the moment (its disk is full, its server away); that may pass."""
+    """The store cannot be used now, for a reason that may pass: its disk is full, its server is away."""
 
 
 class StoreBehindError(ModerationError):
-    """The store has lost what it had (its server failed over): go on from its positions."""
+    """The store has lost what it had, as a server that failed over: continue from `progress`."""
 
     def __init__(self, progress: Mapping[int, Progress]) -> None:
         super().__init__("the view's store is behind what was folded in")
@@ -40,15 +41,15 @@ class StoreBehindError(ModerationError):
 
 
 class Kind(IntEnum):
-    """What the newest record about a post is."""
+    """What kind of record the newest one about a post is."""
 
     VERDICT = 1
-    UNREADABLE = 2  # no verdict that this version can read
+    UNREADABLE = 2  # not a verdict that this version can read
     ERASED = 3  # a tombstone
 
 
 class Entry(NamedTuple):
-    """What one record of the verdicts topic says of its post: a row of the store, as the drivers take it."""
+    """What one record of the verdicts topic says about its post: a row of the store, with the drivers' types."""
 
     post_id: str
     kind: int
@@ -57,27 +58,30 @@ class Entry(NamedTuple):
     ms: int  # the record's timestamp
     source_partition: int  # on the posts topic; -1: not known
     source_offset: int
-    tenant: str  # of an erasure: what the store knew of the post
+    tenant: str  # of an erasure: the tenant that the post had in the store
     outcome: int
-    policy: str  # that decided
+    policy: str  # the deciding one
     decided_ms: int
-    verdict: bytes | None  # its Protobuf
+    verdict: bytes | None  # as Protobuf
 
 
-# What a lookup needs of it: kind, tenant, source partition, source offset, verdict.
-Row = tuple[int, str, int, int, bytes | None]
+# What a lookup needs of an entry: kind, tenant, source partition, source offset, verdict.
+LookupRow = tuple[int, str, int, int, bytes | None]
 
 
 class Progress(NamedTuple):
     """How far a partition is folded in."""
 
     next: int  # offset to read next
-    judged: int  # highest offset on the posts topic whose outcome is known; -1: none
+    decided: int  # highest offset on the posts topic whose outcome is known; -1: none
+
+
+NO_PROGRESS = Progress(0, -1)
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """The log that a view is of."""
+    """The verdicts topic that a view is built from."""
 
     cluster_id: str
     topic: str
@@ -91,85 +95,85 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which verdicts, latest decision first."""
+    """What a listing asks for: verdicts, latest decision first."""
 
     tenant: str | None  # None: any
     outcomes: tuple[int, ...]  # empty: any
     policies: tuple[str, ...]  # empty: any
     from_ms: int
     before_ms: int
-    after: tuple[int, str]  # decided_ms and post_id of the last one seen
-    most: int
+    after: tuple[int, str]  # decided_ms and post_id of the last verdict on the page before
+    limit: int  # verdicts
 
     @property
     def filters(self) -> bool:
-        """Whether rows may be looked at that are not part of the answer."""
+        """Whether the store may read rows that are not part of the page."""
         return bool(self.outcomes or self.policies)
 
 
 class Page(NamedTuple):
-    """Verdicts, and where to go on after them; None: there are no more."""
+    """Verdicts, and `Query.after` of the next page. None: this is the last page."""
 
     verdicts: list[bytes]
     after: tuple[int, str] | None
 
 
 class Store(Protocol):
-    """One view. Every method raises StoreUnavailableError for what may pass, and what ends the process otherwise."""
+    """One view. Every method raises StoreUnavailableError for what may pass. All other errors end the process."""
 
     async def open(self, ask: Callable[[], Awaitable[Log]]) -> Mapping[int, Progress]:
-        """Where to go on from, for every partition of the log. A store that cannot be gone on with is built again.
+        """Returns where to continue, for every partition of the log. Builds the store again if it cannot be continued.
 
-        `ask` says what the log is, and is called after the store's positions were read: others who write to the store
-        are further than an end that was asked for earlier. May be called again after StoreUnavailableError.
+        `ask` returns the log. It is called after the store's positions were read: other writers of the store may be
+        beyond an end that was asked for before. `open` may be called again after StoreUnavailableError.
         """
 
     async def serve(self) -> Mapping[int, Progress] | None:
-        """The view has read all of its log: lookups may be answered from it, and what it was built beside goes.
+        """Lets lookups read this view, which has read all of its log. The view that served before is removed.
 
-        Returns where the store is then. None: it is not as far as what others serve from; ask again after a fold.
+        Returns the store's positions. None: the view that serves is further; call again after a fold.
         """
 
     async def followed(self, age_s: float) -> None:
-        """The view had read all of its log `age_s` seconds ago.
+        """Notes that the view had read all of its log `age_s` seconds ago.
 
-        To be called regularly, with verdicts or without: a view that was away for MAX_AWAY_S is built again, since it
-        may have missed erasures.
+        Call it regularly, with verdicts or without. A view that was away for MAX_AWAY_S is built again, because it may
+        have missed erasures.
         """
 
     async def add(self, begins: Mapping[int, int]) -> None:
-        """Partitions that the log has now, too."""
+        """Adds partitions that the log has now. `begins`: their first offsets."""
 
     async def fold(
         self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
     ) -> dict[str, str]:
-        """Applies them all or none, each if it is newer than what is there, and goes from `before` to `after`.
+        """Applies all entries or none, each if it is newer than the row of its post. Moves from `before` to `after`.
 
-        What is folded in already, by another process on the same store, is left out. Returns the tenants of the posts
-        that are erased, where they are known. Raises StoreBehindError when the store is not as far as `before`.
+        Entries that another process on the same store has already folded in are left out. Returns the tenants of
+        erased posts, by post id, where they are known. Raises StoreBehindError when the store is behind `before`.
         """
 
-    async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
-        """By post id. What is not there is left out."""
+    async def find(self, post_ids: Sequence[str]) -> dict[str, LookupRow]:
+        """Returns rows by post id. Posts without a row are left out."""
 
     async def page(self, query: Query) -> Page:
-        """The next verdicts of a listing: after a bounded amount of work, so it may be short of the last."""
+        """Returns the next verdicts of a listing. The work is bounded, so the page may hold fewer than `limit`."""
 
-    async def since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
-        """What the partition's offsets from `start` up to `end` say that still holds, in their order."""
+    async def since(self, partition: int, start: int, end: int, limit: int) -> list[Entry]:
+        """Returns entries that still hold, of a partition's offsets from `start` up to `end`, in order."""
 
-    async def prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
-        """Forgets posts whose record is older, and erasures: about `most` at once. Returns how many."""
+    async def prune(self, before_ms: int, erased_before_ms: int, limit: int) -> int:
+        """Deletes posts whose record is older, and erasures: about `limit` in a call. Returns how many."""
 
     async def size(self) -> int:
-        """Bytes of its files; 0 where the store's server has to bound them."""
+        """Returns the bytes of the store's files; 0 where a server has to bound them."""
 
     async def close(self) -> None:
-        """Lets go of it."""
+        """Closes files and connections."""
 
 
 def open_store(settings: ApiSettings) -> Store:
-    """The store that the settings name. Connects to nothing yet. Raises ConfigError."""
+    """Returns the store that the settings name, not connected yet. Raises ConfigError."""
     url = settings.view_database.get_secret_value()
     kind = "postgresql" if url else "sqlite"
     module, _, name = STORES[kind].partition(":")

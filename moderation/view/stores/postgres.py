@@ -1,10 +1,10 @@
-"""The view in a PostgreSQL database, for many API replicas that need not each hold the set.
+"""The view in a PostgreSQL database, shared by many API replicas.
 
-Every replica follows the topic, and takes its turn to write: a transaction under one lock. The replica that comes
-second finds its records folded in already and writes nothing. So the database does the work once, and any replica may
-stop.
-A replica that finds the view unusable builds a new generation beside it (generations.py). Every fold goes into both
-generations, so the new one stays level with the old one once it has caught up.
+Every replica follows the topic and takes its turn to write: a transaction under one lock. A replica whose records are
+already folded in writes nothing. So the database does the work once, and any replica may stop.
+
+A replica that finds the view unusable builds a new generation (postgres_generations.py). Every fold goes into both
+generations. So the new generation stays level with the old one once it has caught up.
 """
 
 from __future__ import annotations
@@ -24,33 +24,36 @@ from moderation.errors import ConfigError, DeliveryError
 from moderation.settings import ApiSettings
 from moderation.view.stores import (
     MAX_AWAY_S,
+    NO_PROGRESS,
     Entry,
     Kind,
     Log,
+    LookupRow,
     Page,
     Progress,
     Query,
-    Row,
     StoreBehindError,
     StoreUnavailableError,
-    generations,
-    rows,
 )
-from moderation.view.stores.generations import NAME, Generation, table
+from moderation.view.stores import (
+    postgres_generations as generations,
+)
+from moderation.view.stores import (
+    postgres_rows as rows,
+)
+from moderation.view.stores.postgres_generations import NAME, Generation, table
 
-CONNECTIONS = 8  # of them one for folds: whatever lookups wait for, the view goes on
-LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError)  # what the driver says of a connection that is gone
+CONNECTIONS = 8  # one of these for folds: lookups that wait do not delay folds
+LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError)  # what the driver raises for a lost connection
 COMMAND_S = 10.0  # no statement takes longer
-READ_S = 2.0  # nor does a lookup wait longer for a connection: who asks again later waits better than who waits here
-TURN_S = 5.0  # a process that stands still in its turn for so long loses it
-LOCK_S = 9.0  # the longest wait for a turn: longer than the above, so that the others only wait
-# What passes: the server goes, comes back, is full, busy, or refuses us until somebody puts that right. Classes of
-# SQLSTATE, and single ones: read-only, a turn that was too long, no right.
+READ_S = 2.0  # the longest wait of a lookup for a connection: callers had better try again
+TURN_S = 5.0  # a process that hangs in its turn for so long loses the turn
+LOCK_S = 9.0  # the longest wait for a turn: longer than TURN_S, so that no wait fails because of one hanging process
+# Errors that may pass: the server stops, starts, is full or busy, or refuses us until an operator repairs that. Classes
+# of SQLSTATE, and single ones: read-only, a turn that was too long, missing rights.
 PASSES = ("08", "28", "3D", "40", "53", "55", "57", "58", "25006", "25P03", "25P04", "42501")
-# Other programs may use the same database and its locks: 64 bits of our name are ours.
+# Other programs may use the same database and its locks: hence 64 bits of a hash of our name.
 LOCK = int.from_bytes(hashlib.sha256(NAME.encode()).digest()[:8], "big", signed=True)
-
-_NOWHERE = Progress(0, -1)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,11 +62,11 @@ log = structlog.get_logger()
 
 
 class _TableGoneError(Exception):
-    """A table that a statement names is not there."""
+    """A table that a statement names does not exist."""
 
 
 def open_store(settings: ApiSettings) -> Postgres:
-    """The database that the settings name; not connected yet."""
+    """Returns the store in the database that the settings name, not connected yet."""
     return Postgres(settings.view_database.get_secret_value())
 
 
@@ -72,46 +75,46 @@ class Postgres:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._pool: Any = None  # the readers'
+        self._pool: Any = None  # of readers
         self._writer: Any = None  # one connection
-        self._number = 0  # of the generation that we follow and read
-        self._log = 0  # whose offsets it counts by
-        self._building = False  # it does not serve yet
-        self._served = False  # it is as far as it has to be to serve
-        self._copied: Mapping[int, int] | None = None  # by partition: up to where its erasures have their tenants
+        self._number = 0  # of the generation that this process follows and reads
+        self._log = 0  # of that generation: its offsets belong to this log
+        self._building = False  # that generation does not serve yet
+        self._served = False  # that generation was made the serving one
+        self._copied: Mapping[int, int] | None = None  # by partition: up to where erasures have their tenants
 
     async def open(self, ask: Callable[[], Awaitable[Log]]) -> Mapping[int, Progress]:
         await self._connect()
         async with self._turn() as db:
             await generations.prepare(db)
             before = {generation.number: generation for generation in await generations.live(db)}
-        log_ = await ask()  # outside of a turn: nobody waits while Kafka answers
+        log_ = await ask()  # outside of a turn: no other replica waits for Kafka
         async with self._turn() as db:
             await _check_log(db, log_)
             number, reason = await generations.choose(db, log_, before)
             await generations.add(db, number, log_.begins)
-            mine = next(one for one in await generations.live(db) if one.number == number)
-        self._number, self._log, self._building, self._served = mine.number, mine.log, not mine.serving, False
+            chosen = next(each for each in await generations.live(db) if each.number == number)
+        self._number, self._log, self._building, self._served = number, chosen.log, not chosen.serving, False
         self._copied = None
         if reason:
             log.warning("view_rebuilt", database=NAME, generation=number, reason=reason)
-        resumed = any(at.next > log_.begins.get(partition, 0) for partition, at in mine.progress.items())
+        resumed = any(at.next > log_.begins.get(partition, 0) for partition, at in chosen.progress.items())
         log.info("view_opened", database=NAME, generation=number, topic=log_.topic, resumed=resumed)
-        return mine.progress
+        return chosen.progress
 
     async def serve(self) -> Mapping[int, Progress] | None:
         if self._building and self._copied is None:
             self._copied = await self._copy_tenants()
         async with self._turn() as db:
-            mine = self._adopted(await generations.live(db))
-            if not await generations.switch(db, mine.number, self._copied or {}):
+            followed = self._adopted(await generations.live(db))
+            if not await generations.switch(db, followed.number, self._copied or {}):
                 return None
-            progress = next(one for one in await generations.live(db) if one.serving).progress
+            progress = next(each for each in await generations.live(db) if each.serving).progress
         self._building, self._served = False, True
         return progress
 
     async def _copy_tenants(self) -> Mapping[int, int]:
-        """Copies what only the generation that serves knows of erasures. Returns up to where, by partition."""
+        """Copies tenants of erased posts that only the serving generation knows. Returns how far, by partition."""
         async with self._turn() as db:
             progress = self._adopted(await generations.live(db)).progress
             await db.execute(_WRITTEN, self._number)
@@ -125,9 +128,9 @@ class Postgres:
 
     async def followed(self, age_s: float) -> None:
         async with self._turn() as db:
-            mine = self._adopted(await generations.live(db))
-            await generations.renew(db, mine.number, age_s)
-            lost = self._served and not mine.serving  # the switch, by a server that failed over
+            followed = self._adopted(await generations.live(db))
+            await generations.renew(db, followed.number, age_s)
+            lost = self._served and not followed.serving  # the switch, by a server that failed over
             removable = await generations.removable(db)
         if lost:
             self._copied = None
@@ -137,7 +140,7 @@ class Postgres:
                 async with self._turn() as db:
                     await generations.remove(db, number)
         except StoreUnavailableError:
-            return  # somebody still reads the table: the next call tries again
+            return  # a reader still uses the table: the next call tries again
 
     async def add(self, begins: Mapping[int, int]) -> None:
         async with self._turn() as db:
@@ -149,13 +152,15 @@ class Postgres:
     ) -> dict[str, str]:
         async with self._turn() as db:
             live = await generations.live(db)
-            mine = self._adopted(live)
-            stored = {number: mine.progress.get(number, _NOWHERE) for number in before}
+            followed = self._adopted(live)
+            stored = {number: followed.progress.get(number, NO_PROGRESS) for number in before}
             if all(stored[number].next >= at.next for number, at in before.items()):
                 return await self._fold(db, live, entries, before, after)
-            await generations.add(db, mine.number, dict.fromkeys(before, 0))
-        if mine.away_s > MAX_AWAY_S:
-            raise DeliveryError("the view in the database went back too far, and may have missed erasures: start again")
+            await generations.add(db, followed.number, dict.fromkeys(before, 0))
+        if followed.away_s > MAX_AWAY_S:
+            raise DeliveryError(
+                "the view in the database went back too far and may have missed erasures: restart the API"
+            )
         raise StoreBehindError(stored)
 
     async def _fold(
@@ -176,24 +181,24 @@ class Postgres:
             return {}
         return await rows.tenants(db, table(self._number), erased)
 
-    async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
+    async def find(self, post_ids: Sequence[str]) -> dict[str, LookupRow]:
         return await self._ask(rows.find, post_ids)
 
     async def page(self, query: Query) -> Page:
         return await self._ask(rows.page, query)
 
-    async def since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
-        return await self._ask(rows.since, partition, (start, end), most)
+    async def since(self, partition: int, start: int, end: int, limit: int) -> list[Entry]:
+        return await self._ask(rows.since, partition, (start, end), limit)
 
-    async def prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
+    async def prune(self, before_ms: int, erased_before_ms: int, limit: int) -> int:
         async with self._turn() as db:
-            mine = self._adopted(await generations.live(db))
-            gone = await rows.prune_erased(db, table(mine.number), erased_before_ms, most)
-        for partition in mine.progress:  # a turn for each: folds go between
+            followed = self._adopted(await generations.live(db))
+            pruned = await rows.prune_erased(db, table(followed.number), erased_before_ms, limit)
+        for partition in followed.progress:  # a turn for each: folds go on between two
             async with self._turn() as db:
                 number = self._adopted(await generations.live(db)).number
-                gone += await rows.prune(db, table(number), partition, before_ms, most)
-        return gone
+                pruned += await rows.prune(db, table(number), partition, before_ms, limit)
+        return pruned
 
     async def size(self) -> int:
         return 0
@@ -220,7 +225,7 @@ class Postgres:
                     "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and the user may create a schema there"
                 ) from None
 
-    async def _connected(self, most: int) -> Any:
+    async def _connected(self, connections: int) -> Any:
         limits = {
             "statement_timeout": COMMAND_S,
             "lock_timeout": LOCK_S,
@@ -229,7 +234,7 @@ class Postgres:
         return await asyncpg.create_pool(
             self._url,
             min_size=1,
-            max_size=most,
+            max_size=connections,
             timeout=COMMAND_S,
             command_timeout=COMMAND_S,
             server_settings={name: f"{round(seconds * 1000)}" for name, seconds in limits.items()}
@@ -237,7 +242,7 @@ class Postgres:
         )
 
     async def _ask(self, work: Callable[Concatenate[Any, str, P], Awaitable[T]], *args: P.args, **named: P.kwargs) -> T:
-        """What `work` reads of our generation; once more when that was replaced and dropped meanwhile."""
+        """Returns what `work` reads from our generation. Reads again if that was replaced and dropped meanwhile."""
         number = self._number
         try:
             async with self._read() as db:
@@ -251,30 +256,30 @@ class Postgres:
                 return await work(db, table(self._number), *args, **named)
 
     def _adopted(self, live: Sequence[Generation]) -> Generation:
-        """Our generation, or the one that has taken its place: of the same log, and as far or further.
+        """Our generation, or the one that has replaced it: of the same log, and as far or further.
 
-        Raises DeliveryError when there is none that we can go on with where we are.
+        Raises DeliveryError when this process can continue with neither.
         """
         for generation in live:
             if generation.number == self._number:
                 self._building = not generation.serving
                 return generation
-        taken = next((generation for generation in live if generation.serving), None)
-        if taken is None or self._building or taken.log != self._log:
-            raise DeliveryError("the view in the database was replaced by one of another log: we have to start again")
-        log.info("view_generation_adopted", database=NAME, generation=taken.number, before=self._number)
-        self._number = taken.number
-        return taken
+        serving = next((generation for generation in live if generation.serving), None)
+        if serving is None or self._building or serving.log != self._log:
+            raise DeliveryError("the view in the database was replaced by the view of another log: restart the API")
+        log.info("view_generation_adopted", database=NAME, generation=serving.number, before=self._number)
+        self._number = serving.number
+        return serving
 
     @asynccontextmanager
     async def _read(self) -> AsyncIterator[Any]:
-        """A connection to read with, once one is free."""
+        """Yields a connection to read with, once one is free."""
         async with self._explained(), self._pool.acquire(timeout=READ_S) as db:
             yield db
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[Any]:
-        """A transaction that no other process's overlaps. A process that stands still in it loses it after TURN_S."""
+        """Yields a transaction that overlaps no other process's. A process that hangs in it loses it after TURN_S."""
         try:
             async with self._explained(), self._writer.acquire(timeout=COMMAND_S) as db, db.transaction():
                 await db.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
@@ -284,23 +289,23 @@ class Postgres:
 
     @asynccontextmanager
     async def _explained(self) -> AsyncIterator[None]:
-        """The driver's errors become ours. Their texts may hold secrets; their names and SQLSTATEs do not."""
+        """Turns the driver's errors into ours, by name and SQLSTATE: their texts may hold secrets."""
         try:
             yield
         except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
             raise _TableGoneError from None
         except asyncpg.PostgresError as error:
             state = str(error.sqlstate or "")
-            what = f"{type(error).__name__} {state}".strip()
+            name = f"{type(error).__name__} {state}".strip()
             if state.startswith(PASSES) or isinstance(error, PostgresConnectionError):
-                raise StoreUnavailableError(f"the view's database: {what}") from None
-            raise _refused(what) from None
+                raise StoreUnavailableError(f"the view's database: {name}") from None
+            raise _refused(name) from None
         except (*LOST, OSError, TimeoutError) as error:
             raise StoreUnavailableError(f"the view's database: {type(error).__name__}") from None
 
 
-def _refused(what: str) -> DeliveryError:
-    return DeliveryError(f"the view's database refused a statement: {what}")
+def _refused(error: str) -> DeliveryError:
+    return DeliveryError(f"the view's database refused a statement: {error}")
 
 
 async def _check_log(db: Any, log: Log) -> None:
@@ -320,7 +325,7 @@ async def _apply(
     before: Mapping[int, Progress],
     after: Mapping[int, Progress],
 ) -> None:
-    """Into one generation, of the partitions that it has read up to here; what it has of them already is left out."""
+    """Folds entries into a generation that has read up to `before`, without those that it has already."""
     stored = generation.progress
     ahead = {
         number: at
@@ -337,6 +342,6 @@ async def _apply(
         await db.executemany(_MOVE, [(generation.number, number, *at) for number, at in ahead.items()])
 
 
-_MOVE = f"UPDATE {NAME}.partitions SET next = $3, judged = $4 WHERE generation = $1 AND number = $2"
+_MOVE = f"UPDATE {NAME}.partitions SET next = $3, decided = $4 WHERE generation = $1 AND number = $2"
 _WRITTEN = f"UPDATE {NAME}.generations SET written = now() WHERE number = $1"
 _VERSION = f"UPDATE {NAME}.generations SET version = $2 WHERE number = $1"

@@ -1,11 +1,11 @@
-"""The view in one SQLite file: the default, for an API that keeps all verdicts beside itself.
+"""The view in one SQLite file: the default, for an API that keeps all verdicts on its own disk.
 
-A killed process goes on where its file is. One thread writes; another reads what is asked for in bulk. One verdict is
-read on the event loop: that is a walk down one tree in the page cache, and takes a fraction of what the way to a thread
-and back does. While a write takes long the disk may be dead: then the event loop leaves the file to the threads.
+A process that was killed continues where its file is. One thread writes, and another reads in bulk. The event loop
+itself reads a single verdict: that is a walk down one tree in the page cache, and takes a fraction of the way to a
+thread and back. If a write takes long, the disk may be dead: then the event loop leaves the file to the threads.
 
-The files take no more than their bound at any moment, while the view is built and afterwards (sqlite_budget.py). When
-there is no room, the posts with the oldest records are deleted, and records that are older than these are not written.
+The files never take more than their bound, while the view is built and afterwards (sqlite_budget.py). If there is no
+room, the posts with the oldest records are deleted. Records that are older than these are not written.
 """
 
 from __future__ import annotations
@@ -27,29 +27,30 @@ from moderation.errors import DeliveryError
 from moderation.observability import metrics
 from moderation.settings import ApiSettings
 from moderation.view.stores import (
-    SCANNED,
+    EVER_MS,
     Entry,
     Kind,
     Log,
+    LookupRow,
     Page,
     Progress,
     Query,
-    Row,
     StoreUnavailableError,
     sqlite_budget,
     sqlite_facts,
+    statements,
 )
 from moderation.view.stores import sqlite_statements as sql
 from moderation.view.stores.sqlite_facts import progress, remember, seen
 from moderation.view.stores.sqlite_files import Files, unwritable
+from moderation.view.stores.statements import SQLITE
 
 PASSES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR)  # errors after which we try again
 SLOW_S = 0.05  # of a write, after which the event loop does not read the file itself
-LOCKED_S = 5.0  # that a thread waits for a file that a stranger has locked; the event loop never does
-READ_S = 10.0  # for an answer of the reading thread
+LOCKED_S = 5.0  # that a thread waits for a file that another program has locked; the event loop never waits
+READ_S = 10.0  # for the reading thread to respond
 CLOSE_S = 5.0  # for each thread to end
-LONG_BYTES = sqlite_budget.PAGE // 2  # of a verdict; shorter ones are in what any record costs
-EVER_MS = 1 << 62
+LONG_BYTES = sqlite_budget.PAGE // 2  # of a verdict; shorter ones are part of the cost of any record
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,7 +60,7 @@ log = structlog.get_logger()
 
 
 def open_store(settings: ApiSettings) -> Sqlite:
-    """The file that the settings name; not opened yet. Raises ConfigError."""
+    """Returns the store in the file that the settings name, not opened yet. Raises ConfigError."""
     sqlite_budget.check(settings.view_max_bytes)
     return Sqlite(settings)
 
@@ -73,7 +74,7 @@ class Sqlite:
         self._bound = settings.view_max_bytes
         self._retention_ms = int(settings.retention_days * 86_400_000)
         self._budget = sqlite_budget.divided(0, self._files.aside)
-        self._horizon_ms = -EVER_MS  # up to there the oldest records were deleted for want of room
+        self._horizon_ms = -EVER_MS  # up to here the oldest records were deleted to make room
         self._written: sqlite3.Connection | None = None  # the writer's
         self._bulk: sqlite3.Connection | None = None  # the reader's
         self._single: sqlite3.Connection | None = None  # the event loop's
@@ -82,13 +83,13 @@ class Sqlite:
         self._writing = 0.0  # since when, by the monotonic clock; 0: nothing is being written
 
     async def open(self, ask: Callable[[], Awaitable[Log]]) -> dict[int, Progress]:
-        await self._write(self._files.own)  # from here on nobody moves the file's positions
-        found = await self._write(self._open, await ask())
-        _close(self._single)  # an attempt before this one may have opened both
+        await self._write(self._files.own)  # from here on no other process moves the file's positions
+        stored = await self._write(self._open, await ask())
+        _close(self._single)  # an earlier attempt may have opened both
         self._single = self._explained(self._connect, 0.0)
         await self._read(lambda: _close(self._bulk))
         self._bulk = await self._read(self._connect)
-        return found
+        return stored
 
     async def serve(self) -> dict[int, Progress]:
         return await self._write(lambda: progress(_opened(self._written)))
@@ -104,7 +105,7 @@ class Sqlite:
     ) -> dict[str, str]:
         return await self._write(self._fold, entries, before, after)
 
-    async def find(self, post_ids: Sequence[str]) -> dict[str, Row]:
+    async def find(self, post_ids: Sequence[str]) -> dict[str, LookupRow]:
         slow = self._writing and time.monotonic() - self._writing > SLOW_S
         if len(post_ids) == 1 and not slow:
             return self._explained(self._find_one, post_ids[0])
@@ -113,23 +114,23 @@ class Sqlite:
     async def page(self, query: Query) -> Page:
         return await self._read(self._page, query)
 
-    async def since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
-        return await self._read(self._since, partition, start, end, most)
+    async def since(self, partition: int, start: int, end: int, limit: int) -> list[Entry]:
+        return await self._read(self._since, partition, start, end, limit)
 
-    async def prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
-        return await self._write(self._prune, before_ms, erased_before_ms, most)
+    async def prune(self, before_ms: int, erased_before_ms: int, limit: int) -> int:
+        return await self._write(self._prune, before_ms, erased_before_ms, limit)
 
     async def size(self) -> int:
         return await self._write(self._files.size)
 
     async def close(self) -> None:
-        """A thread that hangs on a dead disk is left behind: the process ends without it."""
+        """Closes the file. Does not wait for a thread that hangs on a dead disk."""
         if self._single is not None:
             self._single.close()
         for thread, work in ((self._reader, lambda: _close(self._bulk)), (self._writer, self._close)):
             try:
                 await self._in(thread, CLOSE_S, work)
-            except StoreUnavailableError as error:  # nothing is lost: the next start reads on from its positions
+            except StoreUnavailableError as error:  # nothing is lost: the next start continues at the positions
                 log.warning("view_close_failed", reason=str(error))
             finally:
                 thread.shutdown(wait=False)
@@ -137,7 +138,7 @@ class Sqlite:
     # The writer's
 
     def _open(self, log_: Log) -> dict[int, Progress]:
-        _close(self._written)  # of an attempt before this one
+        _close(self._written)  # of an earlier attempt
         self._budget = sqlite_budget.divided(self._bound, self._files.aside)
         reason = self._unusable(log_)
         if reason:
@@ -145,7 +146,7 @@ class Sqlite:
             self._budget = sqlite_budget.divided(self._bound, self._files.aside)
         written = self._written = self._connect()
         written.execute(f"PRAGMA page_size={sqlite_budget.PAGE}")
-        written.execute("PRAGMA journal_mode=WAL")  # stays with the file: we read while we write
+        written.execute("PRAGMA journal_mode=WAL")  # is kept in the file: reads and writes go on at the same time
         written.execute("PRAGMA wal_autocheckpoint=0")  # the log is emptied when its room is needed
         written.execute(f"PRAGMA max_page_count={self._budget.pages}")
         with _transaction(written):
@@ -171,13 +172,13 @@ class Sqlite:
     def _fold(
         self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
     ) -> dict[str, str]:
-        """In as many transactions as the write-ahead log needs. The last one moves the positions.
+        """Writes in as many transactions as the write-ahead log needs. The last one moves the positions.
 
-        A crash between two of them leaves entries that are written again: that changes nothing.
+        After a crash between two of them, entries are written again. That changes nothing.
         """
         tenants: dict[str, str] = {}
-        costed = list(zip(entries, self._costs(entries), strict=True))
-        pieces = list(sqlite_budget.pieces(costed, lambda one: one[1], self._budget.transaction_bytes)) or [[]]
+        costs = list(zip(entries, self._costs(entries), strict=True))
+        pieces = list(sqlite_budget.pieces(costs, lambda pair: pair[1], self._budget.transaction_bytes)) or [[]]
         for piece in pieces:
             part = [entry for entry, _ in piece]
             needed = sqlite_budget.pages(part)
@@ -194,7 +195,7 @@ class Sqlite:
         return tenants
 
     def _costs(self, entries: Sequence[Entry]) -> list[int]:
-        """Bytes of the write-ahead log for each, with what it frees of the record before it."""
+        """Bytes of the write-ahead log for each entry, with what it frees of the post's record before."""
         ids = json.dumps([entry.post_id for entry in entries])
         before = dict(_opened(self._written).execute(sql.LENGTHS, (ids, LONG_BYTES)))
         costs = []
@@ -213,29 +214,29 @@ class Sqlite:
         with _transaction(_opened(self._written)) as written:
             stored = progress(written)
             if any(stored[number].next != at.next for number, at in before.items()):
-                raise DeliveryError(f"the view {self._path} was changed by somebody else")
-            # A record of a clock that is ahead would otherwise outlast those that come after it.
-            written.executemany(sql.UPSERT, (one if one.ms <= now else one._replace(ms=now) for one in kept))
-            if len(kept) < len(entries):  # the others would be deleted at once: what they supersede goes
+                raise DeliveryError(f"the view {self._path} was changed by another process")
+            # A record of a clock that is ahead would otherwise outlast later records.
+            written.executemany(sql.UPSERT, (entry if entry.ms <= now else entry._replace(ms=now) for entry in kept))
+            if len(kept) < len(entries):  # the others would be deleted at once: delete what they supersede
                 old = (entry for entry in entries if entry.ms < oldest and entry.kind != Kind.ERASED)
                 written.executemany(sql.SUPERSEDE, (entry._asdict() for entry in old))
-            rows = [(at.next, at.judged, number) for number, at in after.items()]
-            written.executemany("UPDATE partitions SET next = ?, judged = ? WHERE number = ?", rows)
-            erased = [(entry.post_id,) for entry in kept if entry.kind == Kind.ERASED]
-            found = (written.execute("SELECT post_id, tenant FROM verdicts WHERE post_id = ?", one) for one in erased)
-            return dict(row for rows in found for row in rows)
+            rows = [(at.next, at.decided, number) for number, at in after.items()]
+            written.executemany("UPDATE partitions SET next = ?, decided = ? WHERE number = ?", rows)
+            read = "SELECT post_id, tenant FROM verdicts WHERE post_id = ?"
+            erased = [entry.post_id for entry in kept if entry.kind == Kind.ERASED]
+            return dict(written.execute(read, (post_id,)).fetchone() for post_id in erased)
 
-    def _prune(self, before_ms: int, erased_before_ms: int, most: int) -> int:
-        left = most
-        for statement, limit in ((sql.OLDEST, before_ms), (sql.ERASED, erased_before_ms)):
-            while left and (gone := self._delete(statement, limit, left)):
+    def _prune(self, before_ms: int, erased_before_ms: int, limit: int) -> int:
+        left = limit
+        for statement, before in ((sql.OLDEST, before_ms), (sql.OLDEST_ERASED, erased_before_ms)):
+            while left and (gone := self._delete(statement, before, left)):
                 left -= len(gone)
-        return most - left
+        return limit - left
 
     def _make_room(self, pages: int) -> int:
-        """Deletes the oldest until the file has so many free pages, or is empty. Returns how many it has deleted.
+        """Deletes the oldest posts until the file has so many free pages, or is empty. Returns how many.
 
-        Erasures go last: a watch that goes on from a token of yesterday has to hear of them.
+        Erasures go last: a watch from an old position has to get them.
         """
         deleted = 0
         while self._free_pages() < pages and (gone := self._delete_oldest()):
@@ -247,14 +248,14 @@ class Sqlite:
         return deleted
 
     def _delete_oldest(self) -> Oldest:
-        most = self._budget.records
-        return self._delete(sql.OLDEST, EVER_MS, most) or self._delete(sql.ERASED, EVER_MS, most)
+        limit = self._budget.records
+        return self._delete(sql.OLDEST, EVER_MS, limit) or self._delete(sql.OLDEST_ERASED, EVER_MS, limit)
 
-    def _delete(self, statement: str, before_ms: int, most: int) -> Oldest:
-        """Deletes the oldest of those that the statement finds, as many as one transaction may. Returns them."""
-        found: Oldest = _opened(self._written).execute(statement, (before_ms, most)).fetchall()
+    def _delete(self, statement: str, before_ms: int, limit: int) -> Oldest:
+        """Deletes the oldest rows that the statement reads, as many as one transaction may. Returns them."""
+        oldest: Oldest = _opened(self._written).execute(statement, (before_ms, limit)).fetchall()
         pieces = sqlite_budget.pieces(
-            found, lambda row: sqlite_budget.log_bytes(row[2]), self._budget.transaction_bytes
+            oldest, lambda row: sqlite_budget.log_bytes(row[2]), self._budget.transaction_bytes
         )
         rows = next(pieces, [])
         self._empty_log(sum(sqlite_budget.log_bytes(length) for _, _, length in rows))
@@ -263,7 +264,7 @@ class Sqlite:
         return rows
 
     def _empty_log(self, needed: int) -> None:
-        """Makes room in the write-ahead log. Raises StoreUnavailableError while somebody reads an older state."""
+        """Makes room in the write-ahead log. Raises StoreUnavailableError while a reader holds an old state."""
         if self._files.log_bytes + needed <= self._budget.log_bytes:
             return
         _opened(self._written).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -283,40 +284,27 @@ class Sqlite:
 
     # The readers'
 
-    def _find_one(self, post_id: str) -> dict[str, Row]:
+    def _find_one(self, post_id: str) -> dict[str, LookupRow]:
         row = _opened(self._single).execute(sql.FIND_ONE, (post_id,)).fetchone()
         return {post_id: row} if row else {}
 
-    def _find(self, post_ids: Sequence[str]) -> dict[str, Row]:
+    def _find(self, post_ids: Sequence[str]) -> dict[str, LookupRow]:
         return {row[0]: row[1:] for row in _opened(self._bulk).execute(sql.FIND, (json.dumps(post_ids),))}
 
     def _page(self, query: Query) -> Page:
         db = _opened(self._bulk)
-        scope, values = sql.scope(query)
-        end: tuple[int, str] | None = None
-        if query.filters:
-            end = db.execute(sql.EDGE.format(scope=scope, scanned=SCANNED), values).fetchone()
-            if end:
-                scope += " AND (decided_ms, post_id) >= (:end_ms, :end_id)"
-                values |= {"end_ms": end[0], "end_id": end[1]}
-            if query.outcomes:
-                scope += " AND outcome IN (SELECT value FROM json_each(:outcomes))"
-                values["outcomes"] = json.dumps(query.outcomes)
-            if query.policies:
-                scope += " AND policy IN (SELECT value FROM json_each(:policies))"
-                values["policies"] = json.dumps(query.policies)
-        rows = db.execute(sql.PAGE.format(scope=scope), values).fetchall()
-        after = (rows[-1][0], rows[-1][1]) if len(rows) == query.most else end
-        return Page([verdict for _, _, verdict in rows], after)
+        listing = statements.Listing(SQLITE, "verdicts", query)
+        edge = db.execute(*listing.edge()).fetchone() if query.filters else None
+        return listing.result(db.execute(*listing.page(edge)).fetchall(), edge)
 
-    def _since(self, partition: int, start: int, end: int, most: int) -> list[Entry]:
-        return [Entry(*row) for row in _opened(self._bulk).execute(sql.SINCE, (partition, start, end, most))]
+    def _since(self, partition: int, start: int, end: int, limit: int) -> list[Entry]:
+        return [Entry(*row) for row in _opened(self._bulk).execute(sql.SINCE, (partition, start, end, limit))]
 
     # The file
 
     def _connect(self, timeout_s: float = LOCKED_S) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout_s, isolation_level=None)
-        db.execute("PRAGMA synchronous=NORMAL")  # after a power cut the last transactions are gone: read again
+        db.execute("PRAGMA synchronous=NORMAL")  # a power cut loses the last transactions: these records are read again
         db.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten, not only unlinked
         db.execute("PRAGMA temp_store=MEMORY")  # nothing is written that the bound does not know of
         return db
@@ -343,16 +331,16 @@ class Sqlite:
     async def _in(
         self, thread: ThreadPoolExecutor, seconds: float | None, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """What `work` returns on the thread. Raises StoreUnavailableError when that takes longer."""
+        """Returns what `work` returns on the thread. Raises StoreUnavailableError after that time."""
         call = functools.partial(self._explained, work, *args, **kwargs)
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.get_running_loop().run_in_executor(thread, call)
         except TimeoutError:
-            raise StoreUnavailableError(f"{self._path}: no answer within {seconds} s") from None
+            raise StoreUnavailableError(f"{self._path}: no response within {seconds} s") from None
 
     def _explained(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `work` returns. SQLite's errors become ours: broken, the file is rebuilt at the next start."""
+        """Returns what `work` returns. Turns SQLite's errors into ours. A broken file is rebuilt at the next start."""
         try:
             return work(*args, **kwargs)
         except sqlite3.Error as error:

@@ -1,8 +1,9 @@
-"""What the view's files may take on the disk, and how that is divided between them.
+"""What the view's files may take on the disk, and how that bound is divided between them.
 
-SQLite bounds its database file (max_page_count) and not its write-ahead log: that holds every page that a transaction
-changes, and is emptied only while nobody reads an older state. So each transaction is small enough for what is left of
-the log, by an upper bound on the pages that it can change, and the log is emptied before one that would not fit.
+SQLite bounds its database file (max_page_count) and not its write-ahead log. The log holds every page that a
+transaction changes. It can be emptied only while no connection reads an older state. So each transaction is kept small
+enough for what is left of the log, by an upper bound on the pages that it can change. The log is emptied before a
+transaction that would not fit.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from moderation.view.stores import LARGEST_VERDICT, Entry
 
 PAGE = 4096
 SMALLEST = 32 << 20  # bound in bytes: with less, the log has no room for the largest verdict in place of another
-LARGEST_LOG = 128 << 20  # of 500 records at once, and no more is gained
-RECORD_PAGES = 24  # that a record changes at most, beside its verdict: a leaf in each of six trees, twice, and splits
+LARGEST_LOG = 128 << 20  # 500 records at once; more would gain nothing
+RECORD_PAGES = 24  # that a record changes at most, without its verdict: a leaf in each of six trees, twice, and splits
 FRAME = PAGE + 24  # of the log, for each page
 INDEX_FRAMES = 4096  # of the log, to each INDEX_BYTES of the -shm file
 INDEX_BYTES = 32 << 10
@@ -37,17 +38,17 @@ class Budget:
 
     @property
     def transaction_bytes(self) -> int:
-        """Of the log, for one transaction: half, so that a log is emptied when it is half full and not each time."""
+        """Of the log, for one transaction: half, so that not every transaction has to empty the log."""
         return self.log_bytes // 2
 
     @property
     def records(self) -> int:
-        """Records that fit one transaction, when their verdicts are short."""
+        """Records that fit one transaction, if their verdicts are short."""
         return max(1, self.transaction_bytes // log_bytes(0))
 
 
 def check(bound: int) -> None:
-    """Raises ConfigError for a bound that is too small; 0 is none."""
+    """Raises ConfigError for a bound that is too small. 0: no bound."""
     if 0 < bound < SMALLEST:
         raise ConfigError(
             f"MODERATION_API__VIEW_MAX_BYTES: {bound} is too small for a view with its write-ahead log: at least "
@@ -56,14 +57,14 @@ def check(bound: int) -> None:
 
 
 def divided(bound: int, aside: Path) -> Budget:
-    """The parts of a bound on all files, of which one that was set aside takes some. Raises ConfigError."""
+    """Divides a bound on all files. A file that was set aside takes its part first. Raises ConfigError."""
     if not bound:
         return Budget(EVERY_PAGE, LARGEST_LOG)
     taken = size(aside)
     if bound - taken < SMALLEST:
         raise ConfigError(
             f"MODERATION_API__VIEW: {aside} was set aside and takes {taken} of the {bound} bytes that "
-            "MODERATION_API__VIEW_MAX_BYTES allows: move it elsewhere, or delete it if nobody needs it"
+            "MODERATION_API__VIEW_MAX_BYTES allows: move it elsewhere, or delete it if it is not needed"
         )
     left = bound - taken
     log = min(left // 4, LARGEST_LOG)
@@ -72,7 +73,7 @@ def divided(bound: int, aside: Path) -> Budget:
 
 
 def size(path: Path) -> int:
-    """Bytes of a file; 0 if there is none."""
+    """Returns the bytes of a file; 0 if there is none."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -80,25 +81,25 @@ def size(path: Path) -> int:
 
 
 def log_bytes(verdict_bytes: int) -> int:
-    """Of the log, at most, for a record that writes or frees so many bytes of verdicts."""
+    """Returns an upper bound on the bytes of the log for a record that writes or frees so many bytes of verdicts."""
     return (RECORD_PAGES + verdict_bytes // PAGE) * FRAME
 
 
 def pages(entries: Iterable[Entry]) -> int:
-    """Of the database file, that these records take at most, as long as splits of its trees even out."""
+    """Returns a bound on the pages of the database file for these records, if splits of its trees even out."""
     return RECORD_PAGES + sum(2 + (len(entry.verdict or b"") + 4 * len(entry.post_id)) // PAGE for entry in entries)
 
 
-def pieces(things: Iterable[T], cost: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """Splits them, in their order, into runs whose cost is at most that; what alone costs more comes alone."""
+def pieces(items: Iterable[T], cost: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Splits items, in order, into runs whose cost is at most `limit`. An item that costs more comes alone."""
     piece: list[T] = []
     total = 0
-    for thing in things:
-        if piece and total + cost(thing) > most:
+    for item in items:
+        if piece and total + cost(item) > limit:
             yield piece
             piece, total = [], 0
-        piece.append(thing)
-        total += cost(thing)
+        piece.append(item)
+        total += cost(item)
     if piece:
         yield piece
 

@@ -1,4 +1,4 @@
-"""What a view's file says of itself: of which log it is, how far it is, and whether it can be gone on with."""
+"""What a view's file says about itself: its log, its positions, and whether it can be continued."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from moderation.errors import ConfigError
 from moderation.view.stores import MAX_AWAY_S, Log, Progress
 from moderation.view.stores.sqlite_budget import PAGE
 from moderation.view.stores.sqlite_statements import APPLICATION_ID, FORMAT
+from moderation.view.stores.statements import IS_UNREADABLE
 
-CLOCK_S = 60.0  # by which a clock may be set back
+CLOCK_S = 60.0  # that a clock may be set back
 
 
-def unusable(db: sqlite3.Connection, log: Log, most_pages: int) -> str:
-    """Why the file cannot be gone on with, or the empty string. Raises ConfigError if it is not ours at all."""
+def unusable(db: sqlite3.Connection, log: Log, max_pages: int) -> str:
+    """Returns why the file cannot be continued, or the empty string. Raises ConfigError for another program's file."""
     if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         return "new"
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
@@ -29,33 +30,33 @@ def unusable(db: sqlite3.Connection, log: Log, most_pages: int) -> str:
         if facts.get(name) != value:
             return f"another {name}"
     if any(at.next > log.ends.get(number, 0) for number, at in progress(db).items()):
-        return "the log ends before our position"  # the topic was made anew. A longer one passes for the old one
-    # A view that has read all there is has missed nothing. A time to come was told by a clock that was wrong.
+        return "the log ends before our position"  # a topic that was created again and is longer passes
+    # A view that has read the whole log has missed nothing. A time in the future comes from a clock that was wrong.
     away_s = time.time() - float(facts.get("seen", 0))
     if not -CLOCK_S <= away_s <= MAX_AWAY_S and log.has_unread(progress(db)):
         return "erasures may have been missed"
-    unreadable = db.execute("SELECT count(*) FROM verdicts WHERE kind = 2").fetchone()[0]
+    unreadable = db.execute(f"SELECT count(*) FROM verdicts WHERE {IS_UNREADABLE}").fetchone()[0]
     if unreadable and facts["engine_version"] != moderation.__version__:
         return "this version may read what the last one could not"
     pages, size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
-    if pages * size > most_pages * PAGE:
+    if pages * size > max_pages * PAGE:
         return "the file is larger than its bound"
     return ""
 
 
 def progress(db: sqlite3.Connection) -> dict[int, Progress]:
-    """By partition."""
-    found = db.execute("SELECT number, next, judged FROM partitions")
-    return {number: Progress(next, judged) for number, next, judged in found}
+    """Returns the positions by partition."""
+    rows = db.execute("SELECT number, next, decided FROM partitions")
+    return {number: Progress(next, decided) for number, next, decided in rows}
 
 
 def remember(db: sqlite3.Connection, facts: Mapping[str, str]) -> None:
-    """Writes facts, by their names."""
+    """Writes facts. They replace those of the same name."""
     db.executemany(
         "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", facts.items()
     )
 
 
 def seen(age_s: float = 0.0) -> dict[str, str]:
-    """When the view had read all of its log."""
+    """Returns the fact that the view had read all of its log `age_s` seconds ago."""
     return {"seen": str(time.time() - age_s)}

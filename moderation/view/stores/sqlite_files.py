@@ -1,4 +1,4 @@
-"""The files of the view in SQLite: whose they are, and what they take on the disk."""
+"""The files of the view in SQLite: which process owns them, and what they take on the disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from moderation.view.stores.sqlite_statements import APPLICATION_ID
 
 MAGIC = b"SQLite format 3\0"
 APPLICATION_AT = 68  # in the header
-MARK = b"moderation\n"  # in the lock file, once the view beside it has been opened
+MARK = b"moderation\n"  # in the lock file, once its view has been opened
 
 log = structlog.get_logger()
 
@@ -31,21 +31,21 @@ class Files:
 
     @property
     def log_bytes(self) -> int:
-        """Of the write-ahead log."""
+        """Bytes of the write-ahead log."""
         return size(self._log)
 
     def size(self) -> int:
-        """Bytes of all of them."""
+        """Returns the bytes of all files."""
         return sum(map(size, (*self._database(), self.aside)))
 
     def own(self) -> None:
-        """Takes them for this process: two on one file would take each other's positions back. Raises ConfigError."""
+        """Locks the files: two processes would overwrite each other's positions. Raises ConfigError."""
         if self._lock is not None:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self._path.with_name(self._path.name + ".lock"))
-            if _is_view(self.aside):  # an earlier version kept its own: the topic has all of it
+            if _is_view(self.aside):  # an earlier version set its own view aside: the topic has all of it
                 self.aside.unlink()
         except BlockingIOError:
             raise ConfigError(
@@ -55,13 +55,13 @@ class Files:
             raise unwritable(self._path, error.strerror or type(error).__name__) from None
 
     def mark(self) -> None:
-        """The database is ours, and stays so when its header breaks."""
+        """Marks the database as a view, also if its header breaks later."""
         if self._lock is not None and not self._marked():
             self._lock.write(MARK)
             self._lock.flush()
 
     def remove(self, reason: str) -> None:
-        """Deletes the database. A broken one that may be another program's is set aside: one at most."""
+        """Deletes the database. A broken file that may be another program's is set aside, at most one."""
         if reason != "new":
             log.warning("view_rebuilt", path=str(self._path), reason=reason)
         if reason == "corrupt" and self._path.exists() and not (_is_view(self._path) or self._marked()):
@@ -70,7 +70,7 @@ class Files:
             path.unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Lets another process have them."""
+        """Unlocks the files."""
         if self._lock is not None:
             self._lock.close()
 
@@ -85,7 +85,7 @@ class Files:
 
 
 def unwritable(path: Path, why: str) -> ConfigError:
-    """What an operator has to look at."""
+    """Returns the error for a file that cannot be used."""
     return ConfigError(f"MODERATION_API__VIEW: cannot use {path}: {why}")
 
 

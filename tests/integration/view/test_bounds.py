@@ -19,26 +19,18 @@ from moderation import wire
 from moderation.errors import ConfigError
 from moderation.settings import ApiSettings
 from moderation.view import stores
-from moderation.view.stores import Kind, Log, StoreUnavailableError, sqlite_budget
+from moderation.view.stores import EVER_MS, Kind, Log, StoreUnavailableError, sqlite_budget
 from moderation.view.stores.sqlite import Sqlite
 from moderation.view.stores.sqlite_statements import APPLICATION_ID
-from tests.conftest import make_topics
-from tests.integration.view.test_stores import EVER, Folding, entry, opened, query, told, verdict
-from tests.integration.view.test_view import FOUND, NOT_FOUND, UNREADABLE, Topic, events, states
 from tests.support import volumes
 from tests.support.builders import a_finding, a_verdict
+from tests.support.logged import events
+from tests.support.view_stores import Folding, an_entry, answering, opened, query, verdict
+from tests.support.view_topic import FOUND, NOT_FOUND, PARTITIONS, UNREADABLE, Topic, states
 from tests.support.volumes import Sizes
 
 MIB = 1 << 20
 LOG = Log("cluster", "verdicts", {0: 0, 1: 0}, {0: 1 << 40, 1: 1 << 40})
-PARTITIONS = 3
-
-
-@pytest.fixture
-async def topic(kafka: str, names: Callable[[str], str], tmp_path: Path) -> Topic:
-    name = names("verdicts")
-    await make_topics(kafka, name, partitions=PARTITIONS, cleanup_policy="compact")
-    return Topic(kafka, name, tmp_path)
 
 
 async def fill(topic: Topic, mib: int) -> list[str]:
@@ -92,7 +84,7 @@ async def test_while_it_serves_slow_readers_do_not_make_it_larger(topic: Topic, 
         while True:
             async for _ in view.replay(dict.fromkeys(view.positions, 0), view.positions):
                 await asyncio.sleep(0.01)
-                await view.store.page(query(outcomes=(3,), most=1000))
+                await view.store.page(query(outcomes=(3,), limit=1000))
                 reads += 1
 
     with Sizes(folder) as sizes:
@@ -101,18 +93,18 @@ async def test_while_it_serves_slow_readers_do_not_make_it_larger(topic: Topic, 
             posts = await fill(topic, 40)
             end = (len(posts) * 2) // PARTITIONS
             while min(view.positions.values()) < end:
-                assert not any(one.done() for one in watching)
+                assert not any(task.done() for task in watching)
                 await asyncio.sleep(0.05)
             assert await states(view, *posts[-100:]) == [FOUND] * 100
-            for one in watching:
-                one.cancel()
+            for task in watching:
+                task.cancel()
             await asyncio.wait(watching)
     assert reads > 10
     assert 20 * MIB < sizes.most <= 32 * MIB
 
 
 def long_ids(draw: random.Random) -> Iterator[dict[str, Any]]:
-    """Ids of 512 bytes and many tenants, in no order, a third of them anew: what its indexes like least."""
+    """Ids of 512 bytes and many tenants, in no order, a third of them updates: the worst case of the indexes."""
     while True:
         post_id = hashlib.sha512(str(draw.randrange(4_000)).encode()).hexdigest() * 4
         verdict = draw.randbytes(draw.choice([300, 300, 3_000]))
@@ -139,7 +131,7 @@ def hashes(draw: random.Random) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("kind", "count"), [(long_ids, 12_000), (large_verdicts, 1_000), (hashes, 35_000)])
-async def test_the_bound_holds_at_every_step_whatever_is_folded_in(
+async def test_the_bound_holds_at_every_step_for_any_entries(
     kind: Callable[[random.Random], Iterator[dict[str, Any]]], count: int, tmp_path: Path
 ) -> None:
     seed = random.randrange(1 << 32)
@@ -152,10 +144,10 @@ async def test_the_bound_holds_at_every_step_whatever_is_folded_in(
         async with opened(ApiSettings(view=tmp_path / "view.sqlite", view_max_bytes=32 * MIB), LOG) as store:
             fold = Folding(store)
             for start in range(0, count, 500):
-                entries = [entry(offset=n, ms=begin_ms + n, **next(rows)) for n in range(start, start + 500)]
+                entries = [an_entry(offset=n, ms=begin_ms + n, **next(rows)) for n in range(start, start + 500)]
                 await fold(*entries)
                 sizes.look()
-                newest = {one.post_id: one.verdict or b"" for one in entries[-20:]}
+                newest = {entry.post_id: entry.verdict or b"" for entry in entries[-20:]}
             assert {id: row[-1] for id, row in (await store.find([*newest, "none"])).items()} == newest
             assert await store.size() == size_of(tmp_path)
     assert 20 * MIB < sizes.most <= 32 * MIB
@@ -177,7 +169,7 @@ async def test_a_reader_of_an_old_state_stalls_the_view_before_the_log_outgrows_
             async def more(times: int) -> None:
                 for _ in range(times):
                     offsets = range(start := fold.at[0].next, start + 100)
-                    await fold(*(entry(f"p{n}", n, ms=begin_ms + n, verdict=b"x" * 4_000) for n in offsets))
+                    await fold(*(an_entry(f"p{n}", n, ms=begin_ms + n, verdict=b"x" * 4_000) for n in offsets))
 
             await more(1)
             with closing(sqlite3.connect(tmp_path / "view.sqlite", isolation_level=None)) as shell:
@@ -218,14 +210,16 @@ async def test_a_view_comes_down_to_a_bound_that_is_lowered(tmp_path: Path) -> N
     async with opened(settings, LOG) as store:
         fold = Folding(store)
         for start in range(0, 10_000, 500):
-            await fold(*(entry(f"p{n}", n, ms=begin_ms + n, verdict=b"x" * 4_000) for n in range(start, start + 500)))
+            await fold(
+                *(an_entry(f"p{n}", n, ms=begin_ms + n, verdict=b"x" * 4_000) for n in range(start, start + 500))
+            )
     assert size_of(tmp_path) > 32 * MIB
     with Sizes(tmp_path) as sizes, capture_logs() as logged:
         async with opened(settings.model_copy(update={"view_max_bytes": 32 * MIB}), LOG) as store:
             assert await store.find(["p9999", "p0"]) == {}  # it is read again from the topic
             sizes.most = 0
-            await Folding(store)(*(entry(f"p{n}", n, ms=begin_ms + n, verdict=b"x" * 4_000) for n in range(500)))
-    assert [one["reason"] for one in events(logged, "view_rebuilt")] == ["the file is larger than its bound"]
+            await Folding(store)(*(an_entry(f"p{n}", n, ms=begin_ms + n, verdict=b"x" * 4_000) for n in range(500)))
+    assert [event["reason"] for event in events(logged, "view_rebuilt")] == ["the file is larger than its bound"]
     assert sizes.most <= 32 * MIB
 
 
@@ -234,7 +228,7 @@ async def test_a_broken_view_is_deleted_and_only_what_may_be_anothers_is_kept(tm
     aside = tmp_path / "view.sqlite.corrupt"
     settings = ApiSettings(view=file, view_max_bytes=32 * MIB)
     async with opened(settings, LOG) as store:
-        await Folding(store)(*(entry(f"p{n}", n, verdict=b"x" * 1_000) for n in range(2_000)))
+        await Folding(store)(*(an_entry(f"p{n}", n, verdict=b"x" * 1_000) for n in range(2_000)))
     for begin in (4096, 0):  # its header says that it is ours; then only what we have written beside it does
         size = file.stat().st_size
         assert size > 2 * MIB or not begin
@@ -244,7 +238,7 @@ async def test_a_broken_view_is_deleted_and_only_what_may_be_anothers_is_kept(tm
         with capture_logs() as logged:
             async with opened(settings, LOG) as store:
                 assert await store.find(["p1", "p2"]) == {}
-        assert [one["reason"] for one in events(logged, "view_rebuilt")] == ["corrupt"]
+        assert [event["reason"] for event in events(logged, "view_rebuilt")] == ["corrupt"]
         assert not aside.exists()
     with closing(sqlite3.connect(aside)) as kept:  # as an earlier version kept its own
         kept.execute(f"PRAGMA application_id={APPLICATION_ID}")
@@ -253,7 +247,7 @@ async def test_a_broken_view_is_deleted_and_only_what_may_be_anothers_is_kept(tm
         assert not aside.exists()
 
 
-async def test_of_two_partitions_the_newest_stay_whichever_is_read_first(tmp_path: Path) -> None:
+async def test_of_two_partitions_the_newest_stay_in_any_order_of_reading(tmp_path: Path) -> None:
     begin_ms = int(time.time() * 1000) - 100_000
     async with opened(ApiSettings(view=tmp_path / "view.sqlite", view_max_bytes=32 * MIB), LOG) as store:
         fold = Folding(store)
@@ -261,7 +255,7 @@ async def test_of_two_partitions_the_newest_stay_whichever_is_read_first(tmp_pat
             for start in range(0, 12_000, 500):
                 numbers = range(start, start + 500)
                 ids = ((f"p{partition}-{n}", n, begin_ms + since + n) for n in numbers)
-                await fold(*(entry(id, n, partition, ms=ms, verdict=b"x" * 4_000) for id, n, ms in ids))
+                await fold(*(an_entry(id, n, partition, ms=ms, verdict=b"x" * 4_000) for id, n, ms in ids))
         assert len(await store.find([f"p0-{n}" for n in range(8_000, 12_000)])) == 4_000
         assert await store.find([f"p1-{n}" for n in range(12_000)]) == {}
 
@@ -274,15 +268,15 @@ async def test_erasures_outlast_what_makes_room_until_nothing_else_is_left(tmp_p
         async def put(numbers: range, **fields: Any) -> None:
             for start in numbers[::500]:
                 ids = ((f"p{n}-{'x' * 400}", n, begin_ms + n) for n in range(start, min(start + 500, numbers.stop)))
-                await fold(*(entry(id, n, ms=ms, **fields) for id, n, ms in ids))
+                await fold(*(an_entry(id, n, ms=ms, **fields) for id, n, ms in ids))
 
         await put(range(1_000), erased=True)
         await put(range(1_000, 13_000), verdict=b"x" * 4_000)
-        kinds = [one.kind for one in await store.since(0, 0, 13_000, 2_000)]
+        kinds = [entry.kind for entry in await store.since(0, 0, 13_000, 2_000)]
         assert kinds[:1_000] == [Kind.ERASED] * 1_000
         assert await store.find([f"p1000-{'x' * 400}"]) == {}, "the file was full"
         await put(range(13_000, 63_000), erased=True)
-        left = [one.offset for one in await store.since(0, 0, 63_000, 100_000)]
+        left = [entry.offset for entry in await store.since(0, 0, 63_000, 100_000)]
         assert left == list(range(left[0], 63_000))
         assert left[0] > 13_000, "the file was full of them"
 
@@ -299,7 +293,7 @@ async def test_a_store_that_is_opened_again_closes_what_it_had_and_its_event_loo
             with pytest.raises(sqlite3.ProgrammingError, match="closed"):
                 db.execute("SELECT 1")
 
-        await store.open(told(LOG))
+        await store.open(answering(LOG))
         check_closed(single)
         await asyncio.get_running_loop().run_in_executor(store._reader, check_closed, bulk)
         assert store._single
@@ -319,7 +313,7 @@ async def test_a_file_that_was_set_aside_counts(tmp_path: Path) -> None:
         async with opened(settings.model_copy(update={"view_max_bytes": 56 * MIB}), LOG) as store:
             fold = Folding(store)
             for start in range(0, 20_000, 500):
-                rows = (entry(f"p{n}", n, ms=begin_ms + n, verdict=b"x" * 4_000) for n in range(start, start + 500))
+                rows = (an_entry(f"p{n}", n, ms=begin_ms + n, verdict=b"x" * 4_000) for n in range(start, start + 500))
                 await fold(*rows)
     assert 40 * MIB < sizes.most <= 56 * MIB
 
@@ -337,11 +331,11 @@ async def test_what_is_older_than_the_retention_is_not_written_and_supersedes_al
     old = now - 3 * 86_400_000
     async with opened(ApiSettings(view=tmp_path / "view.sqlite", retention_days=2.0), LOG) as store:
         fold = Folding(store)
-        await fold(entry("old", 1, ms=old), entry("new", 2, ms=now), entry("edited", 3, ms=now, tenant="t"))
+        await fold(an_entry("old", 1, ms=old), an_entry("new", 2, ms=now), an_entry("edited", 3, ms=now, tenant="t"))
         assert (await store.find(["old", "new", "edited"])).keys() == {"new", "edited"}
-        await fold(entry("edited", 4, ms=old))  # of a clock that is behind: what it takes the place of must not stand
+        await fold(an_entry("edited", 4, ms=old))  # of a clock that is behind: the row that it replaces must go
         assert await store.find(["old", "edited"]) == {}
-        await fold(entry("new", 5, ms=old, erased=True))
+        await fold(an_entry("new", 5, ms=old, erased=True))
         assert (await store.find(["new", "x"]))["new"][0] == Kind.ERASED
 
 
@@ -349,9 +343,9 @@ async def test_a_record_of_a_clock_that_is_ahead_does_not_outlast_those_after_it
     now = int(time.time() * 1000)
     async with opened(ApiSettings(view=tmp_path / "view.sqlite"), LOG) as store:
         fold = Folding(store)
-        await fold(entry("ahead", 1, ms=now + 86_400_000))
-        await fold(*(entry(f"p{n}", n, ms=now + 60_000 + n) for n in range(2, 50)))
-        assert await store.prune(EVER, 0, 1) == 1
+        await fold(an_entry("ahead", 1, ms=now + 86_400_000))
+        await fold(*(an_entry(f"p{n}", n, ms=now + 60_000 + n) for n in range(2, 50)))
+        assert await store.prune(EVER_MS, 0, 1) == 1
         assert await store.find(["ahead", "p49"]) == {"p49": (Kind.VERDICT, "", 0, 49, b"p49@49")}
 
 
@@ -365,7 +359,7 @@ async def test_a_verdict_that_is_too_large_for_a_view_is_unreadable(topic: Topic
             await producer.send_and_wait(topic.name, value, key=post_id.encode(), headers=headers)
     with capture_logs() as logged:
         assert await topic.states("fits", "larger") == [FOUND, UNREADABLE]
-    assert [one["reason"] for one in events(logged, "verdict_unreadable")] == ["it is larger than 1048576 bytes"]
+    assert [event["reason"] for event in events(logged, "verdict_unreadable")] == ["it is larger than 1048576 bytes"]
 
 
 async def test_a_full_file_makes_room_where_an_estimate_was_too_low(
@@ -377,6 +371,8 @@ async def test_a_full_file_makes_room_where_an_estimate_was_too_low(
         assert isinstance(store, Sqlite)
         fold = Folding(store)
         for start in range(0, 20_000, 500):
-            await fold(*(entry(f"p{n}", n, ms=begin_ms + n, verdict=b"x" * 4_000) for n in range(start, start + 500)))
+            await fold(
+                *(an_entry(f"p{n}", n, ms=begin_ms + n, verdict=b"x" * 4_000) for n in range(start, start + 500))
+            )
         assert await verdict(store, "p19999") == b"x" * 4_000
         assert await verdict(store, "p0") is None

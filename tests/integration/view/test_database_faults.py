@@ -18,12 +18,12 @@ from structlog.testing import capture_logs
 
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.view.stores import postgres as store
-from moderation.view.stores.generations import NAME
+from moderation.view.stores.postgres_generations import NAME
 from tests.support.builders import a_verdict
 from tests.support.lookups import Api, refused, service
 from tests.support.replicas import Replicas
 
-SECRET = "a-password-that-nobody-is-shown"  # noqa: S105
+SECRET = "a-password-that-is-never-shown"  # noqa: S105
 
 
 class Database:
@@ -156,7 +156,7 @@ FAULTS: list[tuple[Fault, str, bool]] = [
 
 async def until(true: Callable[[], Any]) -> None:
     async with asyncio.timeout(60):
-        while not true():  # noqa: ASYNC110  a log tells nobody
+        while not true():  # noqa: ASYNC110  a log line wakes no task
             await asyncio.sleep(0.02)
 
 

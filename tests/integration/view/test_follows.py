@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -23,20 +22,14 @@ from moderation.types import Outcome
 from moderation.v1 import verdict_pb2
 from moderation.view import freshness
 from moderation.view.stores import Kind
-from moderation.view.stores.generations import NAME
+from moderation.view.stores.postgres_generations import NAME
 from moderation.view.view import open_view
 from tests.conftest import make_topics
-from tests.integration.view.test_view import FOUND, NOT_FOUND, Topic, events, states, until_answered
 from tests.support.builders import a_verdict
+from tests.support.logged import events
+from tests.support.view_topic import FOUND, NOT_FOUND, Topic, states, until_answered
 
 HOUR_S = 3600
-
-
-@pytest.fixture
-async def topic(kafka: str, names: Callable[[str], str], tmp_path: Path) -> Topic:
-    name = names("verdicts")
-    await make_topics(kafka, name, partitions=3, cleanup_policy="compact")
-    return Topic(kafka, name, tmp_path)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -58,7 +51,7 @@ async def following(topic: Topic) -> AsyncIterator[asyncio.Task[None]]:
 
 
 async def seen(topic: Topic, set_to_ago_s: float | None = None) -> float:
-    """How long ago the store was last told that it is followed; set before, if that is given."""
+    """How many seconds ago the view was last up to date, as the store has it. Set before, if that is given."""
     if url := topic.settings.api.view_database.get_secret_value():
         admin = await asyncpg.connect(url, server_settings={"search_path": NAME})
         try:
@@ -110,7 +103,7 @@ async def test_a_view_that_was_away_is_kept_as_long_as_it_has_missed_no_erasure(
     )
 
 
-async def test_a_file_that_was_told_a_time_to_come_is_not_trusted(topic: Topic) -> None:
+async def test_a_file_with_a_time_in_the_future_is_not_trusted(topic: Topic) -> None:
     """The clock was ahead and was set back: how long the view was away cannot be known."""
     await topic.put(a_verdict("a"))
     await topic.states("a")
@@ -155,7 +148,7 @@ async def test_a_topic_that_is_made_again_ends_the_view_and_is_read_from_its_sta
 
     async with following(stored) as task:
         await made_again(stored)
-        with pytest.raises(DeliveryError, match="another one now"):
+        with pytest.raises(DeliveryError, match="was created again"):
             await asyncio.wait_for(task, 60)
     await stored.put(a_verdict("new"))
     with capture_logs() as logged:
@@ -176,16 +169,16 @@ async def test_a_database_that_lost_the_last_folds_is_filled_again(topic: Topic,
         await admin.execute("DELETE FROM verdicts_1")
         await admin.close()
         with capture_logs() as logged, view.feed(1_000) as feed:
-            judged = dict(view.judged)
+            decided = dict(view.decided)
             await topic.put(*(a_verdict(f"later-{number}") for number in range(20)))  # to each partition
             async with asyncio.timeout(60):
                 while (await states(view, *posts)) != [FOUND] * len(posts):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
                 while await states(view, "later-19", "gone") != [FOUND, NOT_FOUND]:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-            found = (await view.find(["post-3"]))["post-3"]
-            assert verdict_pb2.Verdict.FromString(found[-1] or b"").outcome == verdict_pb2.OUTCOME_REMOVE
-            assert all(view.judged[number] >= offset for number, offset in judged.items())
+            row = (await view.find(["post-3"]))["post-3"]
+            assert verdict_pb2.Verdict.FromString(row[-1] or b"").outcome == verdict_pb2.OUTCOME_REMOVE
+            assert all(view.decided[number] >= offset for number, offset in decided.items())
             assert not feed.lost
         assert (await view.find(["gone"]))["gone"][0] == Kind.ERASED
     assert events(logged, "view_rewound")

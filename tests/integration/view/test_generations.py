@@ -17,10 +17,11 @@ import moderation
 from moderation.errors import DeliveryError
 from moderation.settings import ApiSettings
 from moderation.view import stores
-from moderation.view.stores import Kind, Log, Progress, Store, StoreBehindError, generations
+from moderation.view.stores import Kind, Log, Progress, Store, StoreBehindError
 from moderation.view.stores import postgres as postgres_store
-from moderation.view.stores.generations import NAME
-from tests.integration.view.test_stores import LOG, Folding, entry, told, verdict
+from moderation.view.stores import postgres_generations as generations
+from moderation.view.stores.postgres_generations import NAME
+from tests.support.view_stores import LOG, Folding, an_entry, answering, verdict
 
 ANOTHER = Log("cluster", "verdicts", {0: 0, 1: 0}, {0: 1, 1: 1})  # a topic that was made again
 AWAY = "UPDATE generations SET seen = now() - interval '13 hours'"
@@ -38,7 +39,7 @@ class Shared:
         """An open one, and what folds into it from where it is."""
         store = stores.open_store(self.settings)
         self._stack.push_async_callback(store.close)
-        return store, Folding(store, dict(await store.open(told(log))))
+        return store, Folding(store, dict(await store.open(answering(log))))
 
     async def do(self, statement: str) -> None:
         await self._admin.execute(statement)
@@ -71,43 +72,43 @@ async def test_a_generation_is_built_beside_and_takes_its_place_once_it_is_as_fa
 ) -> None:
     monkeypatch.setattr(generations, "REPLACED_S", 0.0)
     serving, first = await shared.store()
-    await first(entry("a", 1), entry("b", 2, tenant="t"), entry("old", 3))
+    await first(an_entry("a", 1), an_entry("b", 2, tenant="t"), an_entry("old", 3))
     await shared.do(AWAY)
     async with rebuilt("erasures may have been missed"):
         building, second = await shared.store()
     assert second.at == {0: Progress(0, -1), 1: Progress(0, -1)}
     assert await verdict(serving, "a") == b"a@1"
-    await first(entry("c", 4))
+    await first(an_entry("c", 4))
     assert await building.serve() is None
-    await second(entry("a", 1), entry("b", 2))  # "old" was erased, and is not on the topic any more
+    await second(an_entry("a", 1), an_entry("b", 2))  # "old" was erased, and is not on the topic any more
     assert await building.serve() is None
     assert await verdict(building, "old") is None
     assert await verdict(serving, "old") == b"old@3"
-    await second(entry("c", 4))
-    await first(entry("b", 5, erased=True))  # from now on every fold goes into both
-    await first(entry("d", 6))
+    await second(an_entry("c", 4))
+    await first(an_entry("b", 5, erased=True))  # from now on every fold goes into both
+    await first(an_entry("d", 6))
     assert await verdict(building, "d") == b"d@6"
     assert await building.serve() == {0: Progress(7, 6), 1: Progress(0, -1)}
     assert await verdict(serving, "a") == b"a@1"
-    await second(entry("b", 5, erased=True), entry("d", 6))
-    await second(entry("e", 7))
+    await second(an_entry("b", 5, erased=True), an_entry("d", 6))
+    await second(an_entry("e", 7))
     await building.followed(0.0)
     assert await shared.tables() == ["verdicts_2"]
     assert await verdict(serving, "d") == b"d@6"  # its table is gone, and it has taken the new one
-    assert await first(entry("e", 7), entry("b", 8, erased=True)) == {"b": "t"}
+    assert await first(an_entry("e", 7), an_entry("b", 8, erased=True)) == {"b": "t"}
     assert await serving.find(["old"]) == {}
-    assert [one.post_id for one in await serving.since(0, 0, 100, 10)] == ["a", "c", "d", "e", "b"]
+    assert [entry.post_id for entry in await serving.since(0, 0, 100, 10)] == ["a", "c", "d", "e", "b"]
 
 
-async def test_all_who_find_the_need_build_one_generation(shared: Shared) -> None:
+async def test_replicas_that_need_a_new_generation_build_one(shared: Shared) -> None:
     _, first = await shared.store()
-    await first(entry("a", 1))
+    await first(an_entry("a", 1))
     await shared.do(AWAY)
     with capture_logs() as logged:
         builders = await asyncio.gather(*(shared.store() for _ in range(4)))
     assert len([event for event in logged if event["event"] == "view_rebuilt"]) == 1
     assert await shared.tables() == ["verdicts_1", "verdicts_2"]
-    await asyncio.gather(*(fold(entry("a", 1)) for _, fold in builders))
+    await asyncio.gather(*(fold(an_entry("a", 1)) for _, fold in builders))
     served = await asyncio.gather(*(store.serve() for store, _ in builders))
     assert served == [{0: Progress(2, 1), 1: Progress(0, -1)}] * 4
     assert await shared.value("SELECT number FROM generations WHERE serving") == 2
@@ -117,10 +118,10 @@ async def test_a_builder_that_dies_leaves_its_work_to_the_next_or_to_be_removed(
     shared: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serving, first = await shared.store()
-    await first(entry("a", 1), entry("b", 2))
+    await first(an_entry("a", 1), an_entry("b", 2))
     await shared.do(AWAY)
     died, second = await shared.store()
-    await second(entry("a", 1))
+    await second(an_entry("a", 1))
     await died.close()
     _, third = await shared.store()
     assert third.at[0] == Progress(2, 1)
@@ -130,8 +131,8 @@ async def test_a_builder_that_dies_leaves_its_work_to_the_next_or_to_be_removed(
     await serving.followed(0.0)
     assert await shared.tables() == ["verdicts_1"]
     assert await verdict(serving, "b") == b"b@2"
-    with pytest.raises(DeliveryError, match="start again"):
-        await third(entry("b", 2))
+    with pytest.raises(DeliveryError, match="restart the API"):
+        await third(an_entry("b", 2))
 
 
 async def test_a_table_that_somebody_still_reads_is_removed_later(
@@ -139,10 +140,10 @@ async def test_a_table_that_somebody_still_reads_is_removed_later(
 ) -> None:
     monkeypatch.setattr(generations, "REPLACED_S", 0.0)
     _, first = await shared.store()
-    await first(entry("a", 1))
+    await first(an_entry("a", 1))
     await shared.do(AWAY)
     building, second = await shared.store()
-    await second(entry("a", 1))
+    await second(an_entry("a", 1))
     reader = await asyncpg.connect(database)
     transaction = reader.transaction()
     await transaction.start()
@@ -160,24 +161,24 @@ async def test_a_builder_that_comes_back_between_the_look_and_the_removal_keeps_
     shared: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serving, first = await shared.store()
-    await first(entry("a", 1))
+    await first(an_entry("a", 1))
     await shared.do(AWAY)
     building, second = await shared.store()
-    await second(entry("a", 1))
+    await second(an_entry("a", 1))
     await shared.do("UPDATE generations SET written = now() - interval '2 hours'")
     switching: list[asyncio.Task[Any]] = []
     real = generations.removable
 
     async def removable(db: Any) -> list[int]:
         """The builder takes the next turn."""
-        found = await real(db)
+        numbers = await real(db)
         if not switching:
-            assert found == [2]
+            assert numbers == [2]
             switching.append(asyncio.create_task(building.serve()))
             async with asyncio.timeout(4):
                 while not await shared.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
                     pass
-        return found
+        return numbers
 
     monkeypatch.setattr(generations, "removable", removable)
     await serving.followed(0.0)
@@ -187,15 +188,15 @@ async def test_a_builder_that_comes_back_between_the_look_and_the_removal_keeps_
 
 
 async def test_what_only_the_old_generation_knows_goes_into_the_new_one(shared: Shared) -> None:
-    """Whose an erased post was, and how far posts are judged by records that the topic has no more."""
+    """The tenant of an erased post, and how far posts are decided by records that the topic no longer has."""
     _, first = await shared.store()
-    await first(entry("a", 1, tenant="t"), entry("b", 2, tenant="u"))
-    await first(entry("a", 3, source_offset=9, erased=True))
+    await first(an_entry("a", 1, tenant="t"), an_entry("b", 2, tenant="u"))
+    await first(an_entry("a", 3, source_offset=9, erased=True))
     await shared.do(AWAY)
     building, second = await shared.store()
-    await second(entry("a", 3, source_offset=-1, erased=True))  # what is left of it on the topic
+    await second(an_entry("a", 3, source_offset=-1, erased=True))  # what is left of it on the topic
     assert await building.serve() == {0: Progress(4, 9), 1: Progress(0, -1)}
-    assert [one.tenant for one in await building.since(0, 0, 9, 9)] == ["t"]
+    assert [entry.tenant for entry in await building.since(0, 0, 9, 9)] == ["t"]
 
 
 async def test_what_only_the_old_generation_knows_of_many_erasures_is_copied_a_part_at_a_time(
@@ -204,7 +205,7 @@ async def test_what_only_the_old_generation_knows_of_many_erasures_is_copied_a_p
     """As after a mass erasure: all at once would take longer than a statement may."""
     monkeypatch.setattr(postgres_store, "COMMAND_S", 1.0)
     _, first = await shared.store()
-    await first(entry("late", 1, tenant="mine"))
+    await first(an_entry("late", 1, tenant="mine"))
     await shared.do(AWAY)
     building, second = await shared.store()
     insert = (
@@ -214,10 +215,10 @@ async def test_what_only_the_old_generation_knows_of_many_erasures_is_copied_a_p
     await shared.do(insert.format(1, "'t' || n % 7"))
     await shared.do(insert.format(2, "''"))
     await shared.do("UPDATE partitions SET next = 1000000 WHERE number = 1")
-    await second(entry("late", 0))
+    await second(an_entry("late", 0))
     assert await building.serve() is None  # the other is further, and has heard of this when the next one comes
-    await first(entry("late", 2, erased=True, ms=0))
-    await second(entry("late", 1), entry("late", 2, erased=True, ms=0))
+    await first(an_entry("late", 2, erased=True, ms=0))
+    await second(an_entry("late", 1), an_entry("late", 2, erased=True, ms=0))
     assert await building.serve()
     assert not await shared.value(
         "SELECT count(*) FROM verdicts_2 WHERE at_partition = 1 AND tenant <> 't' || at_offset % 7"
@@ -225,15 +226,15 @@ async def test_what_only_the_old_generation_knows_of_many_erasures_is_copied_a_p
     assert await shared.value("SELECT tenant FROM verdicts_2 WHERE post_id = 'late'") == "mine"
 
 
-async def test_a_topic_that_was_made_again_is_told_from_one_that_others_are_further_on(shared: Shared) -> None:
+async def test_a_topic_that_was_created_again_is_no_topic_that_other_replicas_have_read_further(shared: Shared) -> None:
     serving, first = await shared.store()
-    await first(entry("a", 7))
-    ask = told(LOG)
+    await first(an_entry("a", 7))
+    ask = answering(LOG)
 
     async def late() -> Log:
-        """The end is as it is told now; meanwhile others fold further than that."""
+        """The end as it is now. Meanwhile other replicas fold beyond it."""
         log = await ask()
-        await first(entry("b", 1_500))
+        await first(an_entry("b", 1_500))
         return log
 
     store = stores.open_store(shared.settings)
@@ -243,13 +244,13 @@ async def test_a_topic_that_was_made_again_is_told_from_one_that_others_are_furt
     assert not [event for event in logged if event["event"] == "view_rebuilt"]
     async with rebuilt("the log ends before our position"):
         building, second = await shared.store(ANOTHER)
-    await second(entry("new", 0))
-    await first(entry("c", 1_501), entry("c", 0, 1))  # of the old log: it does not go into the view of the new one
+    await second(an_entry("new", 0))
+    await first(an_entry("c", 1_501), an_entry("c", 0, 1))  # of the old log: it stays out of the view of the new one
     assert await verdict(serving, "a") == b"a@7"
     assert await building.serve() == {0: Progress(1, 0), 1: Progress(0, -1)}
     assert await building.find(["a", "b", "c"]) == {}
     with pytest.raises(DeliveryError, match="another log"):
-        await first(entry("d", 1_502))
+        await first(an_entry("d", 1_502))
 
 
 async def test_a_version_that_reads_more_builds_again_and_an_older_one_does_not(
@@ -257,20 +258,20 @@ async def test_a_version_that_reads_more_builds_again_and_an_older_one_does_not(
 ) -> None:
     monkeypatch.setattr(moderation, "__version__", "1.9.0")
     _, first = await shared.store()
-    await first(entry("a", 1))
+    await first(an_entry("a", 1))
     monkeypatch.setattr(moderation, "__version__", "1.10.0")
     assert (await shared.store())[1].at[0].next == 2  # nothing is unreadable
     monkeypatch.setattr(moderation, "__version__", "1.9.0")
-    await first(entry("odd", 2, kind=Kind.UNREADABLE, verdict=None))
+    await first(an_entry("odd", 2, kind=Kind.UNREADABLE, verdict=None))
     assert (await shared.store())[1].at[0].next == 3
     monkeypatch.setattr(moderation, "__version__", "1.10.0")
     async with rebuilt("this version may read what the last one could not"):
         building, second = await shared.store()
-    await second(entry("a", 1), entry("odd", 2))
+    await second(an_entry("a", 1), an_entry("odd", 2))
     assert await building.serve()
     monkeypatch.setattr(moderation, "__version__", "1.9.0")
     assert (await shared.store())[1].at[0].next == 3
-    await first(entry("odder", 3, kind=Kind.UNREADABLE, verdict=None))  # of a rollout's old half, into the new view
+    await first(an_entry("odder", 3, kind=Kind.UNREADABLE, verdict=None))  # of a rollout's old half, into the new view
     monkeypatch.setattr(moderation, "__version__", "1.10.0")
     async with rebuilt("this version may read what the last one could not"):
         await shared.store()
@@ -278,7 +279,7 @@ async def test_a_version_that_reads_more_builds_again_and_an_older_one_does_not(
 
 async def test_a_view_that_has_read_everything_was_never_away(shared: Shared) -> None:
     store, fold = await shared.store()
-    await fold(entry("a", 999), entry("b", 999, 1))
+    await fold(an_entry("a", 999), an_entry("b", 999, 1))
     await shared.do(AWAY)
     assert (await shared.store())[1].at[0] == Progress(1_000, 999)  # where the log ends
     further = Log("cluster", "verdicts", {0: 0, 1: 0}, {0: 1_001, 1: 1_000})
@@ -293,38 +294,38 @@ async def test_a_view_that_has_read_everything_was_never_away(shared: Shared) ->
 
 async def test_a_server_that_lost_the_last_folds_says_how_far_it_is(shared: Shared) -> None:
     _, fold = await shared.store()
-    await fold(entry("a", 7))
+    await fold(an_entry("a", 7))
     await shared.do("UPDATE partitions SET next = 3 WHERE number = 0")
     await shared.do("DELETE FROM partitions WHERE number = 1")
     with pytest.raises(StoreBehindError) as caught:
-        await fold(entry("b", 8))
+        await fold(an_entry("b", 8))
     assert caught.value.progress == {0: Progress(3, 7), 1: Progress(0, -1)}
     fold.at[0] = Progress(3, 7)
-    await fold(entry("a", 7), entry("b", 8), entry("c", 1, 1))
+    await fold(an_entry("a", 7), an_entry("b", 8), an_entry("c", 1, 1))
 
 
 async def test_a_server_that_lost_a_switch_gets_it_again(shared: Shared) -> None:
     serving, first = await shared.store()
-    await first(entry("a", 1))
+    await first(an_entry("a", 1))
     await shared.do(AWAY)
     building, second = await shared.store()
-    await second(entry("a", 1))
+    await second(an_entry("a", 1))
     await building.followed(0.0)
-    assert await shared.value("SELECT number FROM generations WHERE serving") == 1  # nobody has said that it may
+    assert await shared.value("SELECT number FROM generations WHERE serving") == 1  # no replica has switched yet
     assert await building.serve()
     await shared.do("UPDATE generations SET serving = false, replaced = NULL")
     await shared.do("UPDATE generations SET serving = true WHERE number = 1")
     assert await verdict(serving, "a") == await verdict(building, "a") == b"a@1"
     await building.followed(0.0)
     assert await shared.value("SELECT number FROM generations WHERE serving") == 2
-    await first(entry("b", 2))
+    await first(an_entry("b", 2))
     assert await verdict(building, "b") == b"b@2"
 
 
 async def test_replicas_that_prune_at_once_forget_each_post_once(shared: Shared) -> None:
-    found = [await shared.store() for _ in range(4)]
-    await found[0][1](*(entry(f"post-{number}", number) for number in range(200)))
-    gone = await asyncio.gather(*(store.prune(1_150, 0, 50) for store, _ in found))
+    replicas = [await shared.store() for _ in range(4)]
+    await replicas[0][1](*(an_entry(f"post-{number}", number) for number in range(200)))
+    gone = await asyncio.gather(*(store.prune(1_150, 0, 50) for store, _ in replicas))
     assert sorted(gone) == [0, 50, 50, 50]
     assert await shared.value("SELECT count(*) FROM verdicts_1") == 50
 
@@ -346,7 +347,7 @@ async def test_a_process_that_stands_still_in_its_turn_loses_it(
     shared: Shared, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, fold = await shared.store()
-    await fold(entry("a", 1))
+    await fold(an_entry("a", 1))
     environment = {"MODERATION_API__VIEW_DATABASE": database}
     stopped = await asyncio.create_subprocess_exec(sys.executable, "-c", PROGRAM, env=environment)
     try:
@@ -354,7 +355,7 @@ async def test_a_process_that_stands_still_in_its_turn_loses_it(
             while not await shared.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"):
                 pass
 
-        await asyncio.wait_for(fold(entry("b", 2)), 30)  # it waits, and need not try again
+        await asyncio.wait_for(fold(an_entry("b", 2)), 30)  # it waits, and need not try again
         assert await verdict(store, "b") == b"b@2"
     finally:
         stopped.kill()

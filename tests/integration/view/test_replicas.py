@@ -8,7 +8,7 @@ from collections.abc import Callable
 import asyncpg
 import pytest
 
-from moderation.view.stores.generations import NAME
+from moderation.view.stores.postgres_generations import NAME
 from tests.conftest import make_topics
 from tests.support.replicas import Replicas, delayed, two_replicas
 

@@ -26,12 +26,12 @@ from moderation.v1 import moderation_service_pb2 as pb
 from moderation.view import freshness, stores, topic_lag
 from moderation.view.stores import StoreUnavailableError, sqlite
 from moderation.view.stores.sqlite import CLOSE_S, Sqlite
-from tests.integration.observability.test_observe import Port
-from tests.integration.view.test_stores import LOG, Folding, entry, told, verdict
-from tests.integration.view.test_view import events
 from tests.support import volumes
 from tests.support.builders import a_verdict
+from tests.support.logged import events
 from tests.support.lookups import NOT_SERVING, SERVING, Api, a_free_address, service, watch_health
+from tests.support.operations_port import Port
+from tests.support.view_stores import LOG, Folding, an_entry, answering, verdict
 
 FOUND, NOT_FOUND = pb.LOOKUP_STATE_FOUND, pb.LOOKUP_STATE_NOT_FOUND
 LAG, AGE, ENDS_AGE = (f"moderation_view_{name}" for name in ("lag_records", "lag_seconds", "ends_age_seconds"))
@@ -67,11 +67,11 @@ class Observed:
                 value, headers = wire.verdict_record(a_verdict(f"p{number}"), "json")
                 await producer.send(topic, value, key=f"p{number}".encode(), headers=headers)
 
-    async def found(self, post_id: str) -> None:
+    async def finds(self, post_id: str) -> None:
         """Returns once it is, and nothing is behind."""
         asked = pb.WaitVerdictRequest(post_id=post_id)
         assert (await service(self.channel).WaitVerdict(asked, timeout=60)).state == FOUND
-        await self.port.until(lambda found: found == 0, LAG)
+        await self.port.until(lambda value: value == 0, LAG)
 
     async def lags_by(self, records: int) -> None:
         """The metric says so within SOON_S, and goes on saying so."""
@@ -88,35 +88,35 @@ async def observed(api: Api, **settings: Any) -> AsyncIterator[Observed]:
     port.settings = api.settings.ops
     api.set(max_lag=100, **settings)
     async with api.running() as channel:
-        one = Observed(api, channel, port)
-        await one.becomes(SERVING)
-        yield one
+        observer = Observed(api, channel, port)
+        await observer.becomes(SERVING)
+        yield observer
 
 
 async def test_with_its_volume_full_the_lag_is_true_and_the_api_leaves_service_until_there_is_room(
     running_api: Api, tmp_path: Path
 ) -> None:
     with volumes.small(tmp_path / "volume", 32) as volume, capture_logs() as logged:
-        async with observed(running_api, view=volume / "verdicts.sqlite", recent_bytes=0) as one:
-            await one.verdicts(0, 10)
-            await one.found("p9")
+        async with observed(running_api, view=volume / "verdicts.sqlite", recent_bytes=0) as observer:
+            await observer.verdicts(0, 10)
+            await observer.finds("p9")
             with volumes.filled(volume):
-                await one.verdicts(10, 60)
-                await one.lags_by(50)
-                await one.verdicts(60, 20_000)
-                await one.lags_by(19_990)
-                await one.becomes(NOT_SERVING)
-                before, at = await one.port.value(AGE), time.monotonic()
-                await one.verdicts(20_000, 20_500)
-                await one.lags_by(20_490)
-                grown = await one.port.until(lambda found: found > before + 1, AGE)
+                await observer.verdicts(10, 60)
+                await observer.lags_by(50)
+                await observer.verdicts(60, 20_000)
+                await observer.lags_by(19_990)
+                await observer.becomes(NOT_SERVING)
+                before, at = await observer.port.value(AGE), time.monotonic()
+                await observer.verdicts(20_000, 20_500)
+                await observer.lags_by(20_490)
+                grown = await observer.port.until(lambda value: value > before + 1, AGE)
                 assert grown - before < time.monotonic() - at + SOON_S
-                assert await one.port.value("moderation_view_stalled") == 1
-                assert await one.state("p5") == FOUND  # lookups go on, with what there was
-                assert await one.state("p500") == NOT_FOUND
-            await one.becomes(SERVING)
-            await one.found("p20499")
-            assert await one.port.value(AGE) == await one.port.value("moderation_view_stalled") == 0
+                assert await observer.port.value("moderation_view_stalled") == 1
+                assert await observer.state("p5") == FOUND  # lookups go on, with what there was
+                assert await observer.state("p500") == NOT_FOUND
+            await observer.becomes(SERVING)
+            await observer.finds("p20499")
+            assert await observer.port.value(AGE) == await observer.port.value("moderation_view_stalled") == 0
     assert len(events(logged, "view_recovered")) == 1
     assert any("SQLITE_FULL" in event["reason"] for event in events(logged, "view_stalled"))
 
@@ -132,43 +132,43 @@ async def test_at_a_real_end_of_what_the_file_may_hold_it_is_the_same(running_ap
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sqlite, "__init__", kept)
-        async with observed(running_api, view=tmp_path / "verdicts.sqlite") as one:
+        async with observed(running_api, view=tmp_path / "verdicts.sqlite") as observer:
             (store,) = made
 
             def limit(pages: int) -> None:
                 store._writer.submit(lambda: store._written.execute(f"PRAGMA max_page_count={pages}")).result()  # type: ignore[union-attr]
 
             limit(1)
-            await one.verdicts(0, 5_000)
-            await one.lags_by(5_000)
-            await one.becomes(NOT_SERVING)
-            await one.verdicts(5_000, 5_100)
-            await one.lags_by(5_100)
+            await observer.verdicts(0, 5_000)
+            await observer.lags_by(5_000)
+            await observer.becomes(NOT_SERVING)
+            await observer.verdicts(5_000, 5_100)
+            await observer.lags_by(5_100)
             limit(1 << 29)
-            await one.becomes(SERVING)
-            await one.found("p5099")
+            await observer.becomes(SERVING)
+            await observer.finds("p5099")
 
 
-async def hangs(one: Observed) -> None:
+async def hangs(observer: Observed) -> None:
     """What must be true while no write to the view ends."""
-    await one.verdicts(10, 5_000)
-    await one.lags_by(4_990)
-    await one.becomes(NOT_SERVING)
-    await one.port.until(lambda found: found == 1, "moderation_view_stalled")
+    await observer.verdicts(10, 5_000)
+    await observer.lags_by(4_990)
+    await observer.becomes(NOT_SERVING)
+    await observer.port.until(lambda value: value == 1, "moderation_view_stalled")
     worst = 0.0
     for _ in range(100):  # the event loop is there, and answers from what it has
         begun = time.monotonic()
-        assert await one.state("p5") == FOUND
+        assert await observer.state("p5") == FOUND
         await asyncio.sleep(0.01)
         worst = max(worst, time.monotonic() - begun)
     assert worst < 1.0
-    await one.verdicts(5_000, 5_500)
-    await one.lags_by(5_490)
+    await observer.verdicts(5_000, 5_500)
+    await observer.lags_by(5_490)
 
 
-async def ends(one: Observed) -> None:
-    await one.becomes(SERVING)
-    await one.found("p5499")
+async def ends(observer: Observed) -> None:
+    await observer.becomes(SERVING)
+    await observer.finds("p5499")
 
 
 async def test_a_disk_that_hangs_leaves_the_event_loop_alone_and_the_api_leaves_service(
@@ -176,20 +176,20 @@ async def test_a_disk_that_hangs_leaves_the_event_loop_alone_and_the_api_leaves_
 ) -> None:
     monkeypatch.setattr(freshness, "STALL_S", 1.0)
     with volumes.disk(tmp_path / "disk", 64) as disk, capture_logs() as logged:
-        async with observed(running_api, view=disk / "verdicts.sqlite") as one:
-            await one.verdicts(0, 10)
-            await one.found("p9")
+        async with observed(running_api, view=disk / "verdicts.sqlite") as observer:
+            await observer.verdicts(0, 10)
+            await observer.finds("p9")
             monkeypatch.setattr(sqlite, "READ_S", 1.0)
             with volumes.frozen(disk):
-                await hangs(one)
+                await hangs(observer)
                 begun = time.monotonic()
                 try:  # what is not in memory is answered or refused, in time
-                    assert await one.state("nobody") == NOT_FOUND
+                    assert await observer.state("nobody") == NOT_FOUND
                 except grpc.aio.AioRpcError as error:
                     assert error.code() == grpc.StatusCode.UNAVAILABLE, error.details()
                 assert time.monotonic() - begun < 3.0
-            await ends(one)
-    assert [one["reason"] for one in events(logged, "view_stalled")] == ["the store has not answered within 1 s"]
+            await ends(observer)
+    assert [event["reason"] for event in events(logged, "view_stalled")] == ["the store has not responded within 1 s"]
 
 
 @contextmanager
@@ -215,17 +215,17 @@ async def test_a_thread_that_hangs_is_the_same(
         made.append(self)
 
     monkeypatch.setattr(Sqlite, "__init__", kept)
-    async with observed(running_api, view=tmp_path / "verdicts.sqlite") as one:
-        await one.verdicts(0, 10)
-        await one.found("p9")
+    async with observed(running_api, view=tmp_path / "verdicts.sqlite") as observer:
+        await observer.verdicts(0, 10)
+        await observer.finds("p9")
         with held(made[0]):
-            await hangs(one)
-        await ends(one)
+            await hangs(observer)
+        await ends(observer)
         with held(made[0]), capture_logs() as logged:
-            await one.verdicts(6_000, 6_500)
-            await one.lags_by(500)
+            await observer.verdicts(6_000, 6_500)
+            await observer.lags_by(500)
             begun = time.monotonic()
-            one.api.stop.set()
+            observer.api.stop.set()
             async with asyncio.timeout(30):
                 while not events(logged, "view_close_failed"):  # noqa: ASYNC110  it stops all the same
                     await asyncio.sleep(0.05)
@@ -240,9 +240,9 @@ async def test_a_store_that_could_not_be_opened_for_want_of_room_opens_when_ther
             with volumes.filled(volume):
                 for _ in range(2):
                     with pytest.raises(StoreUnavailableError, match=r"SQLITE_|No space"):
-                        await store.open(told(LOG))
-            assert (await store.open(told(LOG))).keys() == {0, 1}
-            await Folding(store)(entry("a", 1))
+                        await store.open(answering(LOG))
+            assert (await store.open(answering(LOG))).keys() == {0, 1}
+            await Folding(store)(an_entry("a", 1))
             assert await verdict(store, "a") == b"a@1"
         finally:
             await store.close()
@@ -257,22 +257,22 @@ async def test_without_brokers_the_lag_is_not_known_and_after_a_while_the_api_le
     with capture_logs() as logged:
         async with LocalKafka() as local:
             await local.create_topics("posts", "verdicts")
-            async with observed(Api(local.bootstrap, "posts", "verdicts", tmp_path), max_lag_unknown_s=8.0) as one:
-                await one.verdicts(0, 10)
-                await one.found("p9")
+            async with observed(Api(local.bootstrap, "posts", "verdicts", tmp_path), max_lag_unknown_s=8.0) as observer:
+                await observer.verdicts(0, 10)
+                await observer.finds("p9")
                 local.kill(1)
                 killed = time.monotonic()
-                await one.port.until(math.isnan, LAG)
-                assert (await one.port.get("/readyz"))[0] == 200  # all replicas would go at once, and lack nothing
-                assert await one.state("p5") == FOUND
-                await one.becomes(NOT_SERVING)
+                await observer.port.until(math.isnan, LAG)
+                assert (await observer.port.get("/readyz"))[0] == 200  # all replicas would go at once, and lack nothing
+                assert await observer.state("p5") == FOUND
+                await observer.becomes(NOT_SERVING)
                 assert 7.0 < time.monotonic() - killed < 20.0
-                assert await one.port.value(ENDS_AGE) >= 8.0
+                assert await observer.port.value(ENDS_AGE) >= 8.0
                 await local.revive(1)
-                await one.verdicts(10, 20)
-                await one.becomes(SERVING)
-                await one.found("p19")
-                assert await one.port.value(ENDS_AGE) < SOON_S
+                await observer.verdicts(10, 20)
+                await observer.becomes(SERVING)
+                await observer.finds("p19")
+                assert await observer.port.value(ENDS_AGE) < SOON_S
     assert len(events(logged, "topic_ends_unknown")) == len(events(logged, "topic_ends_known")) == 1
 
 
@@ -293,18 +293,18 @@ async def test_a_partition_without_a_leader_makes_the_lag_unknown(
             async with AIOKafkaConsumer(bootstrap_servers=broker) as consumer, asyncio.timeout(30):
                 while not {"posts", "verdicts"} <= await consumer.topics():
                     pass
-        async with observed(Api(local.bootstrap, "posts", "verdicts", tmp_path), max_lag_unknown_s=6.0) as one:
-            await one.verdicts(0, 10)
-            await one.found("p9")
+        async with observed(Api(local.bootstrap, "posts", "verdicts", tmp_path), max_lag_unknown_s=6.0) as observer:
+            await observer.verdicts(0, 10)
+            await observer.finds("p9")
             local.kill(3)
-            await one.port.until(math.isnan, LAG)
-            await one.becomes(NOT_SERVING)
-            assert await one.port.value("moderation_view_stalled") == 0
-            assert await one.state("p5") == FOUND
+            await observer.port.until(math.isnan, LAG)
+            await observer.becomes(NOT_SERVING)
+            assert await observer.port.value("moderation_view_stalled") == 0
+            assert await observer.state("p5") == FOUND
             await local.revive(3)
-            await one.verdicts(10, 20)
-            await one.becomes(SERVING)
-            await one.found("p19")
+            await observer.verdicts(10, 20)
+            await observer.becomes(SERVING)
+            await observer.finds("p19")
 
 
 async def test_a_view_that_does_not_catch_up_says_how_far_it_is(
@@ -323,8 +323,8 @@ async def test_a_view_that_does_not_catch_up_says_how_far_it_is(
         running_api.set(view=volume / "verdicts.sqlite")
         serving = asyncio.create_task(role.serve(running_api.settings, running_api.stop))
         try:
-            lag = await port.until(lambda found: found > 0, LAG)
-            await port.until(lambda found: found == 1, "moderation_view_stalled")
+            lag = await port.until(lambda value: value > 0, LAG)
+            await port.until(lambda value: value == 1, "moderation_view_stalled")
             async with asyncio.timeout(30):
                 while not events(logged, "view_catching_up"):
                     assert (await port.get("/readyz"))[0] == 503

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,11 @@ from pydantic import SecretStr
 from moderation.errors import ConfigError, DeliveryError
 from moderation.settings import ApiSettings
 from moderation.view import stores
-from moderation.view.stores import Entry, Kind, Log, Progress, Query, Store, StoreUnavailableError
+from moderation.view.stores import EVER_MS, Kind, Log, Progress, StoreUnavailableError
 from moderation.view.stores import postgres as postgres_store
-from moderation.view.stores.generations import table
 from moderation.view.stores.postgres import CONNECTIONS
-
-LOG = Log("cluster", "verdicts", {0: 0, 1: 0}, {0: 1_000, 1: 1_000})
-EVER = 1 << 62
+from moderation.view.stores.postgres_generations import table
+from tests.support.view_stores import LOG, Folding, an_entry, answering, opened, query, verdict
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -32,90 +28,31 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> ApiSettings:
     return ApiSettings(view_database=SecretStr(request.getfixturevalue("database")))
 
 
-def told(log: Log) -> Callable[[], Awaitable[Log]]:
-    """What a view is told of its log when it asks."""
-
-    async def ask() -> Log:
-        return log
-
-    return ask
-
-
-@asynccontextmanager
-async def opened(settings: ApiSettings, log: Log = LOG) -> AsyncIterator[Store]:
-    store = stores.open_store(settings)
-    try:
-        await store.open(told(log))
-        yield store
-    finally:
-        await store.close()
-
-
-def entry(post_id: str, offset: int = 0, partition: int = 0, **fields: Any) -> Entry:
-    verdict = {"kind": Kind.VERDICT, "verdict": f"{post_id}@{offset}".encode()}
-    erased = {"kind": Kind.ERASED, "verdict": None, "outcome": 0, "policy": "", "tenant": "", "decided_ms": 0}
-    defaults: dict[str, Any] = {
-        "ms": 1_000 + offset,
-        "source_partition": partition,
-        "source_offset": offset,
-        "tenant": "",
-        "outcome": 1,
-        "policy": "",
-        "decided_ms": 1_000 + offset,
-    }
-    known = defaults | (erased if fields.pop("erased", False) else verdict) | fields
-    return Entry(post_id=post_id, partition=partition, offset=offset, **known)
-
-
-class Folding:
-    """Folds as a view does: from where it is to behind its records."""
-
-    def __init__(self, store: Store, at: dict[int, Progress] | None = None) -> None:
-        self.store = store
-        self.at = at or {0: Progress(0, -1), 1: Progress(0, -1)}
-
-    async def __call__(self, *entries: Entry) -> dict[str, str]:
-        after = {one.partition: Progress(one.offset + 1, one.source_offset) for one in entries}
-        tenants = await self.store.fold(entries, self.at, after)
-        self.at |= after
-        return tenants
-
-
-async def verdict(store: Store, post_id: str) -> bytes | None:
-    found = await store.find([post_id])
-    return found[post_id][-1] if post_id in found else None
-
-
-def query(**fields: Any) -> Query:
-    defaults: dict[str, Any] = {"tenant": None, "outcomes": (), "policies": (), "from_ms": -EVER, "before_ms": EVER}
-    return Query(**defaults | {"after": (EVER, ""), "most": 10} | fields)
-
-
-async def test_the_newest_record_of_a_post_stands_whatever_comes_again(settings: ApiSettings) -> None:
+async def test_the_newest_record_of_a_post_stands_when_records_come_again(settings: ApiSettings) -> None:
     async with opened(settings) as store:
         fold = Folding(store)
-        await fold(entry("a", 3), entry("a", 5), entry("b", 6))
+        await fold(an_entry("a", 3), an_entry("a", 5), an_entry("b", 6))
         assert await verdict(store, "a") == b"a@5"
         assert await store.find(["b", "missing", "a"]) == {
             "a": (Kind.VERDICT, "", 0, 5, b"a@5"),
             "b": (Kind.VERDICT, "", 0, 6, b"b@6"),
         }
         fold.at = {0: Progress(7, 6), 1: Progress(0, -1)}
-        await fold(entry("a", 1, 1, ms=1))  # in another partition, after one was added, and older
+        await fold(an_entry("a", 1, 1, ms=1))  # in another partition, after one was added, and older
         assert await verdict(store, "a") == b"a@5"
-        await fold(entry("a", 2, 1, ms=9_999))
+        await fold(an_entry("a", 2, 1, ms=9_999))
         assert await verdict(store, "a") == b"a@2"
 
 
 async def test_positions_are_kept_with_what_they_stand_for(settings: ApiSettings) -> None:
     async with opened(settings) as store:
         fold = Folding(store)
-        await fold(entry("a", 7), entry("b", 3, 1))
+        await fold(an_entry("a", 7), an_entry("b", 3, 1))
         with pytest.raises(Exception, match=r".*"):  # all or none: the second entry is no row
-            await store.fold([entry("c", 8), entry("d", 9, outcome=None)], fold.at, {0: Progress(10, 9)})
+            await store.fold([an_entry("c", 8), an_entry("d", 9, outcome=None)], fold.at, {0: Progress(10, 9)})
     store = stores.open_store(settings)
     try:
-        assert await store.open(told(LOG)) == {0: Progress(8, 7), 1: Progress(4, 3)}
+        assert await store.open(answering(LOG)) == {0: Progress(8, 7), 1: Progress(4, 3)}
         assert await store.find(["c", "d"]) == {}
         assert await verdict(store, "a") == b"a@7"
     finally:
@@ -125,17 +62,17 @@ async def test_positions_are_kept_with_what_they_stand_for(settings: ApiSettings
 async def test_an_erasure_leaves_nothing_but_that_it_happened(settings: ApiSettings) -> None:
     async with opened(settings) as store:
         fold = Folding(store)
-        await fold(entry("a", 1, tenant="t", outcome=3, policy="p"), entry("b", 2))
-        assert await fold(entry("a", 3, erased=True), entry("never", 4, erased=True)) == {"a": "t", "never": ""}
+        await fold(an_entry("a", 1, tenant="t", outcome=3, policy="p"), an_entry("b", 2))
+        assert await fold(an_entry("a", 3, erased=True), an_entry("never", 4, erased=True)) == {"a": "t", "never": ""}
         assert await store.find(["a"]) == {"a": (Kind.ERASED, "t", 0, 3, None)}
         assert (await store.page(query())).verdicts == [b"b@2"]
-        assert [(one.post_id, one.kind, one.tenant) for one in await store.since(0, 3, 9, 10)] == [
+        assert [(entry.post_id, entry.kind, entry.tenant) for entry in await store.since(0, 3, 9, 10)] == [
             ("a", Kind.ERASED, "t"),
             ("never", Kind.ERASED, ""),
         ]
-        await fold(entry("a", 5))  # posted anew
+        await fold(an_entry("a", 5))  # posted again
         assert await verdict(store, "a") == b"a@5"
-        assert await store.prune(-EVER, 2_000, 100) == 1  # the other erasure has been told long enough
+        assert await store.prune(-EVER_MS, 2_000, 100) == 1  # the other erasure is old enough
         assert await store.find(["never"]) == {}
 
 
@@ -145,10 +82,9 @@ async def test_pages_hold_what_is_asked_for_once_and_in_order(
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     draw = random.Random(seed)
-    for module in ("sqlite", "rows"):
-        monkeypatch.setattr(f"moderation.view.stores.{module}.SCANNED", 7)
+    monkeypatch.setattr("moderation.view.stores.statements.SCANNED", 7)
     entries = [
-        entry(
+        an_entry(
             f"post-{number:03}",
             number,
             outcome=draw.choice([1, 2, 3]),
@@ -170,31 +106,31 @@ async def test_pages_hold_what_is_asked_for_once_and_in_order(
         ):
             asked = query(**fields)
             wanted = [
-                one
-                for one in sorted(entries, key=lambda one: (one.decided_ms, one.post_id), reverse=True)
-                if asked.tenant in (None, one.tenant)
-                and (not asked.outcomes or one.outcome in asked.outcomes)
-                and (not asked.policies or one.policy in asked.policies)
-                and asked.from_ms <= one.decided_ms < asked.before_ms
+                entry
+                for entry in sorted(entries, key=lambda entry: (entry.decided_ms, entry.post_id), reverse=True)
+                if asked.tenant in (None, entry.tenant)
+                and (not asked.outcomes or entry.outcome in asked.outcomes)
+                and (not asked.policies or entry.policy in asked.policies)
+                and asked.from_ms <= entry.decided_ms < asked.before_ms
             ]
-            found: list[bytes] = []
-            after: tuple[int, str] | None = (EVER, "")
+            listed: list[bytes] = []
+            after: tuple[int, str] | None = (EVER_MS, "")
             while after is not None:
-                page = await store.page(query(**fields, after=after, most=5))
+                page = await store.page(query(**fields, after=after, limit=5))
                 assert len(page.verdicts) <= 5
-                found += page.verdicts
+                listed += page.verdicts
                 after = page.after
-            assert found == [one.verdict for one in wanted], fields
+            assert listed == [entry.verdict for entry in wanted], fields
 
 
 async def test_age_and_room_take_the_oldest_first(settings: ApiSettings) -> None:
     async with opened(settings) as store:
-        await Folding(store)(*(entry(f"post-{number}", number) for number in range(20)))
+        await Folding(store)(*(an_entry(f"post-{number}", number) for number in range(20)))
         assert await store.prune(1_005, 0, 3) == 3
         assert await store.prune(1_005, 0, 100) == 2
         assert await store.prune(1_005, 0, 100) == 0
         assert sorted(await store.find([f"post-{n}" for n in range(20)])) == sorted(f"post-{n}" for n in range(5, 20))
-        assert await store.prune(EVER, 0, 4) == 4  # no room: whatever their age
+        assert await store.prune(EVER_MS, 0, 4) == 4  # no room: of any age
         assert await store.find(["post-8"]) == {}
 
 
@@ -203,12 +139,12 @@ async def test_age_and_room_take_the_oldest_first(settings: ApiSettings) -> None
     [
         (LOG, True),
         (Log("cluster", "verdicts", {0: 0, 1: 0, 2: 0}, {0: 1_000, 1: 1_000, 2: 5}), True),  # a partition was added
-        (Log("cluster", "verdicts", {0: 0, 1: 0}, {0: 1, 1: 1}), False),  # the topic was made anew
+        (Log("cluster", "verdicts", {0: 0, 1: 0}, {0: 1, 1: 1}), False),  # the topic was created again
     ],
 )
-async def test_what_is_of_another_log_is_built_anew(settings: ApiSettings, log: Log, kept: bool) -> None:
+async def test_what_is_of_another_log_is_built_again(settings: ApiSettings, log: Log, kept: bool) -> None:
     async with opened(settings) as store:
-        await Folding(store)(entry("a", 7))
+        await Folding(store)(an_entry("a", 7))
     async with opened(settings, log) as store:
         assert (await verdict(store, "a") is not None) == kept
 
@@ -217,16 +153,16 @@ async def test_two_processes_share_a_database_and_the_work(database: str) -> Non
     settings = ApiSettings(view_database=SecretStr(database))
     async with opened(settings) as one, opened(settings) as two:
         first, second = Folding(one), Folding(two)
-        await first(entry("a", 1), entry("b", 2))
-        await first(entry("a", 3, erased=True))
-        await second(entry("a", 1))  # it is behind: what it has read is folded in already, and the erasure stands
+        await first(an_entry("a", 1), an_entry("b", 2))
+        await first(an_entry("a", 3, erased=True))
+        await second(an_entry("a", 1))  # it is behind: what it has read is folded in already, and the erasure stands
         assert await two.find(["a"]) == {"a": (Kind.ERASED, "", 0, 3, None)}
-        assert await second(entry("b", 2), entry("a", 3, erased=True), entry("c", 4)) == {"a": ""}
+        assert await second(an_entry("b", 2), an_entry("a", 3, erased=True), an_entry("c", 4)) == {"a": ""}
         assert await verdict(one, "c") == b"c@4"
 
         async def follow(fold: Folding) -> None:
             for number in range(5, 25):
-                await fold(entry(f"x{number}", number))
+                await fold(an_entry(f"x{number}", number))
 
         await asyncio.gather(follow(first), follow(second))
         assert len(await one.find([f"x{number}" for number in range(5, 25)])) == 20
@@ -235,7 +171,7 @@ async def test_two_processes_share_a_database_and_the_work(database: str) -> Non
 async def test_a_database_of_another_topic_is_left_alone(database: str) -> None:
     settings = ApiSettings(view_database=SecretStr(database))
     async with opened(settings) as store:
-        await Folding(store)(entry("a", 1))
+        await Folding(store)(an_entry("a", 1))
     with pytest.raises(ConfigError, match="another topic"):
         async with opened(settings, Log("cluster", "elsewhere", {0: 0}, {0: 9})):
             pass
@@ -246,7 +182,7 @@ async def test_a_database_of_another_topic_is_left_alone(database: str) -> None:
 async def test_a_database_that_goes_away_is_unavailable_and_comes_back(database: str) -> None:
     async with opened(ApiSettings(view_database=SecretStr(database))) as store:
         fold = Folding(store)
-        await fold(entry("a", 1))
+        await fold(an_entry("a", 1))
         admin = await asyncpg.connect(database)
         await admin.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -256,7 +192,7 @@ async def test_a_database_that_goes_away_is_unavailable_and_comes_back(database:
         async with asyncio.timeout(30):
             while True:
                 try:
-                    await fold(entry("b", 2))
+                    await fold(an_entry("b", 2))
                     break
                 except StoreUnavailableError:
                     refused += 1
@@ -275,7 +211,7 @@ async def test_lookups_that_a_database_does_not_answer_end_and_hold_no_fold_up(
     waiting = 200
     async with opened(ApiSettings(view_database=SecretStr(database))) as store:
         fold = Folding(store)
-        await fold(entry("a", 1))
+        await fold(an_entry("a", 1))
         admin = await asyncpg.connect(database)
         locked = admin.transaction()
         await locked.start()
@@ -285,9 +221,9 @@ async def test_lookups_that_a_database_does_not_answer_end_and_hold_no_fold_up(
             while await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < CONNECTIONS - 1:
                 pass
             assert await store.fold([], fold.at, {0: Progress(3, 2)}) == {}  # of records without a verdict
-            assert not all(one.done() for one in asked)
+            assert not all(task.done() for task in asked)
             answers = await asyncio.gather(*asked, return_exceptions=True)
-        assert {type(one) for one in answers} == {StoreUnavailableError}
+        assert {type(error) for error in answers} == {StoreUnavailableError}
         await locked.rollback()
         await admin.close()
         assert await verdict(store, "a") == b"a@1"
@@ -320,7 +256,7 @@ async def test_a_database_that_takes_no_tls_is_unavailable(database: str) -> Non
 async def test_a_full_disk_is_said_and_lookups_go_on(tmp_path: Path) -> None:
     async with opened(ApiSettings(view=tmp_path / "view.sqlite")) as store:
         fold = Folding(store)
-        await fold(entry("a", 1))
+        await fold(an_entry("a", 1))
         file: Any = store
 
         def limit(pages: int) -> None:
@@ -329,9 +265,9 @@ async def test_a_full_disk_is_said_and_lookups_go_on(tmp_path: Path) -> None:
 
         limit(1)
         with pytest.raises(StoreUnavailableError, match="SQLITE_FULL"):
-            await fold(*(entry(f"x{n}", n, verdict=b"x" * 500) for n in range(2, 100)))
+            await fold(*(an_entry(f"x{n}", n, verdict=b"x" * 500) for n in range(2, 100)))
         assert await verdict(store, "a") == b"a@1"
         limit(1_000_000)
-        await fold(*(entry(f"x{n}", n, verdict=b"x" * 500) for n in range(2, 100)))
+        await fold(*(an_entry(f"x{n}", n, verdict=b"x" * 500) for n in range(2, 100)))
         assert len(await store.find([f"x{n}" for n in range(2, 100)])) == 98
         assert await store.size() > 98 * 500

@@ -1,4 +1,4 @@
-"""What an operator is told when the brokers cannot be reached, through a real socket that nobody listens on."""
+"""What an operator reads when the brokers cannot be reached, through a real socket without a listener."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from moderation.settings import KafkaSettings
 
 
 @pytest.fixture
-def nobody() -> Iterator[str]:
-    """host:port that is ours, and that nothing accepts on."""
+def closed_port() -> Iterator[str]:
+    """host:port of a socket that accepts no connection."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{held.getsockname()[1]}"
 
 
-async def test_unreachable_broker_is_tried_again_until_the_deadline(nobody: str) -> None:
-    settings = KafkaSettings(bootstrap=nobody, connect_timeout_s=1.0)
+async def test_unreachable_broker_is_tried_again_until_the_deadline(closed_port: str) -> None:
+    settings = KafkaSettings(bootstrap=closed_port, connect_timeout_s=1.0)
     started = time.monotonic()
     with capture_logs() as events, pytest.raises(ConfigError) as caught:
         await check_topics(settings, ["posts", "verdicts"])
     assert 0.9 < time.monotonic() - started < 3.0
-    assert nobody in str(caught.value)
+    assert closed_port in str(caught.value)
     assert "MODERATION_KAFKA__BOOTSTRAP" in str(caught.value)
     assert len(events) > 1
-    assert {(one["event"], one["bootstrap"], one["cause"]) for one in events} == {
-        ("broker_unreachable", nobody, "ConnectionRefusedError")
+    assert {(event["event"], event["bootstrap"], event["cause"]) for event in events} == {
+        ("broker_unreachable", closed_port, "ConnectionRefusedError")
     }
 
 
@@ -55,8 +55,8 @@ async def test_a_broker_that_does_not_answer_is_given_up_at_the_deadline() -> No
         assert time.monotonic() - started < 3.0
 
 
-async def test_stop_of_clients_that_never_started(nobody: str) -> None:
-    settings = KafkaSettings(bootstrap=nobody)
+async def test_stop_of_clients_that_never_started(closed_port: str) -> None:
+    settings = KafkaSettings(bootstrap=closed_port)
     await clients.stop(clients.consumer(settings, group_id="g"))
     await clients.stop(clients.producer(settings, transactional_id="t"))
 
@@ -79,7 +79,7 @@ async def test_a_connection_lost_while_a_client_starts_is_no_refusal() -> None:
     with capture_logs() as events:
         await clients.connected(start, KafkaSettings())
     assert len(attempts) == 2
-    assert [one["cause"] for one in events] == ["KafkaConnectionError"]
+    assert [event["cause"] for event in events] == ["KafkaConnectionError"]
 
 
 async def test_a_refusal_inside_another_error_is_still_one() -> None:
@@ -91,7 +91,7 @@ async def test_a_refusal_inside_another_error_is_still_one() -> None:
 
 
 class Unwell:
-    """Its stop ends as a consumer's does that is told to while it waits to fetch again."""
+    """Its stop ends as that of a consumer that waits to fetch again."""
 
     async def stop(self) -> None:
         raise asyncio.CancelledError
@@ -100,7 +100,7 @@ class Unwell:
 async def test_a_stop_does_not_pass_on_a_cancellation_that_was_not_ours() -> None:
     with capture_logs() as events:
         await clients.stop(Unwell())
-    assert [one["event"] for one in events] == ["kafka_client_abandoned"]
+    assert [event["event"] for event in events] == ["kafka_client_abandoned"]
 
 
 async def test_a_stop_that_is_cancelled_is() -> None:

@@ -1,4 +1,4 @@
-"""Records out of the bytes of a fetch, whoever wrote them."""
+"""Records out of the bytes of a fetch, of any client."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def fetched(*batches: bytes, start: int = 0, limit: int = LIMIT) -> Fetched:
 
 
 def all_of(some: Fetched) -> list[Record]:
-    found: list[Record] = []
+    records: list[Record] = []
     while not some.ended:
-        found += some.take(10, LIMIT, alone=True)
-    return found
+        records += some.take(10, LIMIT, alone=True)
+    return records
 
 
 def as_aiokafka_reads(*batches: bytes) -> list[tuple[object, ...]]:
     data = MemoryRecords(b"".join(batches))
     read = PartitionRecords(PARTITION, data, None, 0, None, None, True, READ_COMMITTED)
-    return [(one.offset, one.timestamp, one.key, one.value, tuple(one.headers)) for one in read]
+    return [(record.offset, record.timestamp, record.key, record.value, tuple(record.headers)) for record in read]
 
 
-def plain(found: list[Record]) -> list[tuple[object, ...]]:
-    assert not any(one.problem or one.omitted or one.marks for one in found)
-    return [(one.offset, one.timestamp, one.key, one.value, tuple(one.headers)) for one in found]
+def plain(records: list[Record]) -> list[tuple[object, ...]]:
+    assert not any(record.problem or record.omitted or record.marks for record in records)
+    return [(record.offset, record.timestamp, record.key, record.value, tuple(record.headers)) for record in records]
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -64,14 +64,14 @@ async def test_records_are_those_that_aiokafka_reads(codec: str, size: int) -> N
         *(a_record(2 + number, b"v" * size, b"k" * number) for number in range(9)),
     ]
     batches = a_batch(b"".join(parts), 11, codec, base=100), a_batch(a_record(0, b"last"), 1, base=200)
-    found = all_of(fetched(*batches))
-    assert plain(found) == as_aiokafka_reads(*batches)
-    assert len(found) == 12
+    records = all_of(fetched(*batches))
+    assert plain(records) == as_aiokafka_reads(*batches)
+    assert len(records) == 12
     large = LargeBatch(PARTITION, memoryview(batches[0]), LIMIT)  # the other way to read them says the same
     read: list[Record] = []
     while not large.ended:
         read += large.read().records
-    assert plain(read) == plain(found[:-1])
+    assert plain(read) == plain(records[:-1])
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -150,9 +150,9 @@ async def test_millions_of_headers_are_not_held() -> None:
 async def test_any_timestamp(first_ms: int) -> None:
     """Large ones do not leave 64 bits: a view keeps them in columns."""
     parts = a_record(0, b"x", since_ms=1 << 40, headers=FOREIGN) + a_record(1, b"y", since_ms=-(1 << 40))
-    found = all_of(fetched(a_batch(parts, 2, first_ms=first_ms)))
-    assert all(-(1 << 63) <= record.timestamp < 1 << 63 for record in found)
-    assert [record.value for record in found] == [b"x", b"y"]
+    records = all_of(fetched(a_batch(parts, 2, first_ms=first_ms)))
+    assert all(-(1 << 63) <= record.timestamp < 1 << 63 for record in records)
+    assert [record.value for record in records] == [b"x", b"y"]
 
 
 async def test_batches_without_records_are_passed() -> None:
@@ -226,9 +226,9 @@ def test_the_parts_of_aiokafka_that_are_replaced_are_where_they_were() -> None:
 async def test_a_small_batch_of_very_many_headers_is_counted_as_what_it_takes(codec: str) -> None:
     """An empty header is two bytes, or next to none compressed, and becomes an object of a hundred."""
     many = a_record(0, b"x", headers=[(b"", b"")] * 300_000)
-    (found, behind) = all_of(fetched(a_batch(many + a_record(1, b"y"), 2, codec)))
-    assert "headers.omitted" in found.marks
-    assert found.problem is Reason.NOT_DECODABLE
+    (first, behind) = all_of(fetched(a_batch(many + a_record(1, b"y"), 2, codec)))
+    assert "headers.omitted" in first.marks
+    assert first.problem is Reason.NOT_DECODABLE
     assert (behind.value, behind.problem) == (b"y", None)
     few = Record("posts", 0, 0, 0, None, b"", (("", b""),) * 100)
     assert few.size > 100 * 100
@@ -247,6 +247,6 @@ async def test_a_chunk_of_records_with_many_headers_has_a_bound() -> None:
 
 async def test_a_null_that_is_left_out_stays_a_null() -> None:
     part = a_record(0, None, b"key", [(b"name", b"v" * (3 << 20))])
-    (found,) = all_of(fetched(a_batch(part, 1, "none"), limit=1 << 20))
-    assert found.value is None
-    assert found.omitted is None
+    (record,) = all_of(fetched(a_batch(part, 1, "none"), limit=1 << 20))
+    assert record.value is None
+    assert record.omitted is None

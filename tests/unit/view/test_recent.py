@@ -23,9 +23,9 @@ def test_says_what_was_folded_in_last() -> None:
     assert recent.find("b") == (Kind.VERDICT, "t", 0, 3, BYTES)
     assert recent.find("c") is None
     result = found_result("b", BYTES)
-    assert recent.answers(["a", "b", "c"], None) == [None, result, None]
-    assert recent.answers(["b"], "t") == [result]
-    assert recent.answers(["b"], "another") == [None]
+    assert recent.results(["a", "b", "c"], None) == [None, result, None]
+    assert recent.results(["b"], "t") == [result]
+    assert recent.results(["b"], "another") == [None]
 
 
 def test_takes_an_older_record_of_another_partition_for_older() -> None:

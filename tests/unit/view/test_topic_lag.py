@@ -86,7 +86,7 @@ async def test_the_age_is_that_of_the_oldest_record_which_is_not_folded_in(
     lag.moved({0: 5, 1: 0})
     broker.ends = {0: 7, 1: 0}
     await broker.answers()
-    assert lag.age_s == 0  # nobody has read it: its age counts from now on
+    assert lag.age_s == 0  # not read yet: its age counts from now on
     wall += 30
     broker.ends = {0: 9, 1: 0}
     await broker.answers()
@@ -131,7 +131,7 @@ async def test_without_an_answer_the_lag_is_not_known_and_that_is_said_once(
     following.cancel()
     await asyncio.wait([following])
     assert (lag.records, lag.unknown_s) == (2, 0)
-    assert [one["event"] for one in logged] == ["topic_ends_unknown", "topic_ends_known"]
+    assert [event["event"] for event in logged] == ["topic_ends_unknown", "topic_ends_known"]
     assert "wrote" not in str(logged)
 
 
@@ -148,5 +148,5 @@ async def test_a_store_that_hangs_stalls_the_view_and_then_gives_its_answer(monk
         stall.begin("fold", StoreUnavailableError("full"))
         stall.begin("fold", StoreUnavailableError("full"))
         stall.end("fold")
-    assert [one["event"] for one in logged] == ["view_stalled", "view_recovered"] * 2
+    assert [event["event"] for event in logged] == ["view_stalled", "view_recovered"] * 2
     assert gauge("stalled") == 0

@@ -1,30 +1,31 @@
-"""Generations of the view in PostgreSQL: the one that lookups are answered from, and the one that is built beside it.
+"""Generations of the view in PostgreSQL: one serves lookups, and another may be built at the same time.
 
-Nothing that others serve from is ever emptied. A view that has to be rebuilt becomes a new generation: a table of its
-own, and positions of its own. It is filled while the old one serves, and then takes its place in one transaction. The
-old table is dropped once no replica can still read it. At most one generation is built at a time, so a database holds
-two views at the most, and those that were replaced within the last minute.
+A table that serves is never emptied. A view that has to be rebuilt becomes a new generation, with its own table and its
+own positions. The new generation is filled while the old one serves, and then replaces it in one transaction. The old
+table is dropped once no replica can still read it. At most one generation is built at a time. So a database holds at
+most two views, and those that were replaced within the last minute.
 
-Every function runs in a transaction of its caller's. Those that write need the turn (see stores/postgres.py).
+Every function runs in a transaction of the caller. Functions that write need the turn (see postgres.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
 import moderation
-from moderation.view.stores import MAX_AWAY_S, SCHEMA, Log, Progress
+from moderation.view.stores import EVER_MS, MAX_AWAY_S, NO_PROGRESS, SCHEMA, Log, Progress
+from moderation.view.stores.statements import INDEXES, IS_ERASED, IS_UNREADABLE, POSTGRES, create_table
 
-NAME = f"moderation_view_{SCHEMA}"  # of the schema: a rollout of two versions may have both
-REPLACED_S = 60.0  # a table is kept for so long after it was replaced: replicas take the new one within seconds
-ABANDONED_S = 3600.0  # a generation that is built and was not written for so long has no builder left
-COPIED = 5_000  # tenants at a time: folds of others go on between, and no statement takes long
-FIRST = (-(1 << 62), "")  # before every erasure
+NAME = f"moderation_view_{SCHEMA}"  # of the schema: during a rollout two versions may each have one
+REPLACED_S = 60.0  # that a replaced table is kept: replicas use the new table within seconds
+ABANDONED_S = 3600.0  # without a write, after which a generation that is built has no builder left
+COPIED = 5_000  # tenants at a time: folds go on between two, and no statement takes long
+FIRST = (-EVER_MS, "")  # before every erasure
 ANOTHER_LOG = "the log ends before our position"
 
 log = structlog.get_logger()
@@ -32,44 +33,44 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One table of verdicts, and how far it is."""
+    """One table of verdicts, and its positions."""
 
     number: int
-    log: int  # generations with the same number here are of the same log, and share its offsets
-    serving: bool  # else it is being built
-    version: str  # the oldest of ours that may have left a record unreadable
-    away_s: float  # since a replica has read all of the log, by the database's clock
+    log: int  # generations with the same number here are of the same log: their offsets can be compared
+    serving: bool  # False: it is being built
+    version: str  # the oldest version of this program that may have left a record unreadable
+    away_s: float  # seconds since a replica has read all of the log, by the database's clock
     progress: Mapping[int, Progress]  # by partition
 
 
 def table(number: int) -> str:
-    """The name of a generation's verdicts."""
+    """Returns the name of a generation's table."""
     return f"{NAME}.verdicts_{number}"
 
 
 async def prepare(db: Any) -> None:
-    """Makes the schema. Asks for no rights to do so where it is there."""
+    """Creates the schema. Needs no right to do so where the schema exists."""
     if await db.fetchval("SELECT to_regclass($1)", f"{NAME}.generations") is None:
         for statement in _CREATE:
             await db.execute(statement)
 
 
 async def live(db: Any) -> list[Generation]:
-    """The generation that serves, first, and the one that is built; either may be missing."""
-    found: dict[int, Generation] = {}
+    """Returns the generation that serves, first, and the one that is built. Either may be missing."""
+    by_number: dict[int, Generation] = {}
     for row in await db.fetch(_LIVE):
         number, log_number, serving, version, away_s, partition, *at = row
-        known = found.get(number) or Generation(number, log_number, serving, version, away_s, {})
+        known = by_number.get(number) or Generation(number, log_number, serving, version, away_s, {})
         progress = {partition: Progress(*at)} if partition is not None else {}
-        found[number] = replace(known, progress={**known.progress, **progress})
-    return list(found.values())
+        by_number[number] = replace(known, progress={**known.progress, **progress})
+    return list(by_number.values())
 
 
 async def choose(db: Any, log_: Log, before: Mapping[int, Generation]) -> tuple[int, str]:
-    """The generation to follow, and the reason why it was begun just now. The reason is empty for an existing one.
+    """Returns the number of the generation to follow, and why it was created just now. Empty: it existed before.
 
     `before`: the generations by number, as they were before the ends of the log were asked for. Positions that are read
-    later may be beyond these ends, which says nothing. A generation that is not in `before` was begun since then, by a
+    later may be beyond these ends, without a fault. A generation that is not in `before` was created since then, by a
     replica that had a reason.
     """
     reason, log_number = "", 1
@@ -91,17 +92,17 @@ async def choose(db: Any, log_: Log, before: Mapping[int, Generation]) -> tuple[
 
 
 async def add(db: Any, number: int, begins: Mapping[int, int]) -> None:
-    """Partitions that are not there yet."""
+    """Adds partitions that the generation does not have yet. `begins`: their first offsets."""
     await db.executemany(_ADD, [(number, partition, begin) for partition, begin in begins.items()])
 
 
 async def copy_tenants(db: Any, number: int, after: tuple[int, str]) -> tuple[int, str] | None:
-    """Copies whose the next COPIED erased posts were from the generation that serves. Returns where to go on.
+    """Copies the tenants of the next COPIED erased posts from the generation that serves. Returns the next `after`.
 
-    `after`: timestamp in ms and post id of the last one; FIRST at the start. None: that was all.
+    `after`: timestamp in ms and post id of the last erased post; FIRST at the start. None: all are copied.
     """
     known = {generation.number: generation for generation in await live(db)}
-    new, old = known[number], next((one for one in known.values() if one.serving), None)
+    new, old = known[number], _serving(known.values())
     if old is None or old is new or old.log != new.log:
         return None
     last = await db.fetchrow(_COPY_TENANTS.format(new=table(number), old=table(old.number)), *after, COPIED)
@@ -109,18 +110,18 @@ async def copy_tenants(db: Any, number: int, after: tuple[int, str]) -> tuple[in
 
 
 async def switch(db: Any, number: int, copied: Mapping[int, int]) -> bool:
-    """Makes a generation the one that serves. False: the one that serves is further; nothing is changed.
+    """Makes a generation the one that serves. False: the serving generation is further, and nothing was changed.
 
     `copied`: by partition, the offset up to which erasures have their tenants (copy_tenants).
     """
     known = {generation.number: generation for generation in await live(db)}
-    new, old = known[number], next((one for one in known.values() if one.serving), None)
+    new, old = known[number], _serving(known.values())
     if new.serving:
         return True
     if old is not None and old.log == new.log:
-        if any(at.next > new.progress.get(partition, Progress(0, -1)).next for partition, at in old.progress.items()):
+        if any(at.next > new.progress.get(partition, NO_PROGRESS).next for partition, at in old.progress.items()):
             return False
-        await db.execute(_COPY_JUDGED, number, old.number)
+        await db.execute(_COPY_DECIDED, number, old.number)
         rest = _COPY_REST.format(new=table(number), old=table(old.number))
         await db.executemany(rest, [(partition, copied.get(partition, 0)) for partition in new.progress])
     await db.execute(_RETIRE)
@@ -130,25 +131,29 @@ async def switch(db: Any, number: int, copied: Mapping[int, int]) -> bool:
 
 
 async def renew(db: Any, number: int, age_s: float) -> None:
-    """A replica had read all of the log `age_s` seconds ago."""
+    """Notes that a replica had read all of the log `age_s` seconds ago."""
     await db.execute(_RENEW, number, age_s)
 
 
 async def removable(db: Any) -> list[int]:
-    """Numbers of generations that no replica reads: replaced more than REPLACED_S ago, or left half built."""
+    """Returns the numbers of generations that no replica reads: replaced REPLACED_S ago, or left half built."""
     return [row[0] for row in await db.fetch(_REMOVABLE, REPLACED_S, ABANDONED_S)]
 
 
 async def remove(db: Any, number: int) -> None:
-    """Drops a generation that is still removable: since the last look it may have got its builder back, and serve.
+    """Drops a generation if it is still removable: its builder may have come back, and the generation may serve.
 
-    Does not wait for readers: a table that is still read makes this fail. Try again later.
+    Does not wait for readers: fails on a table that is still read. Try again later.
     """
     if number not in await removable(db):
         return
     await db.execute("SET LOCAL lock_timeout = '100ms'")
     await _drop(db, number)
     log.info("view_generation_removed", database=NAME, generation=number)
+
+
+def _serving(generations: Iterable[Generation]) -> Generation | None:
+    return next((generation for generation in generations if generation.serving), None)
 
 
 async def _drop(db: Any, number: int) -> None:
@@ -158,20 +163,20 @@ async def _drop(db: Any, number: int) -> None:
 
 
 async def _unusable(db: Any, generation: Generation, log: Log) -> str:
-    """Why a generation cannot be gone on with, or the empty string."""
+    """Why a generation cannot be continued, or the empty string."""
     if any(at.next > log.ends.get(partition, 0) for partition, at in generation.progress.items()):
         return ANOTHER_LOG
-    # A view that has read all there is has missed nothing, for however long nobody looked.
+    # A view that has read the whole log has missed nothing, for however long it was away.
     if generation.away_s > MAX_AWAY_S and log.has_unread(generation.progress):
         return "erasures may have been missed"
-    unreadable = f"SELECT EXISTS (SELECT 1 FROM {table(generation.number)} WHERE kind = 2)"
+    unreadable = f"SELECT EXISTS (SELECT 1 FROM {table(generation.number)} WHERE {IS_UNREADABLE})"
     if is_older(generation.version, moderation.__version__) and await db.fetchval(unreadable):
         return "this version may read what the last one could not"
     return ""
 
 
 def is_older(version: str, other: str) -> bool:
-    """Whether a version of ours came before another: by its numbers, of the first three."""
+    """Whether one version of this program came before another, by the first three numbers."""
     return _numbers(version) < _numbers(other)
 
 
@@ -188,24 +193,17 @@ _CREATE = (
         replaced timestamptz)""",
     f"CREATE UNIQUE INDEX ON {NAME}.generations (serving) WHERE serving",
     f"""CREATE TABLE {NAME}.partitions (
-        generation int NOT NULL, number int NOT NULL, next bigint NOT NULL, judged bigint NOT NULL,
+        generation int NOT NULL, number int NOT NULL, next bigint NOT NULL, decided bigint NOT NULL,
         PRIMARY KEY (generation, number))""",
 )
 _CREATE_TABLE = (
-    """CREATE TABLE {table} (
-        post_id text COLLATE "C" PRIMARY KEY, kind smallint NOT NULL,
-        at_partition int NOT NULL, at_offset bigint NOT NULL, at_ms bigint NOT NULL,
-        source_partition int NOT NULL, source_offset bigint NOT NULL,
-        tenant text NOT NULL, outcome smallint NOT NULL, policy text NOT NULL, decided_ms bigint NOT NULL,
-        verdict bytea)""",
-    "CREATE INDEX ON {table} (at_partition, at_offset)",
-    "CREATE INDEX ON {table} (decided_ms, post_id) WHERE kind = 1",
-    "CREATE INDEX ON {table} (tenant, decided_ms, post_id) WHERE kind = 1",
-    "CREATE INDEX ON {table} (at_ms) WHERE kind = 3",
-    "CREATE INDEX ON {table} (at_partition) WHERE kind = 2",
+    create_table(POSTGRES, "{table}"),
+    *(f"CREATE INDEX ON {{table}} {columns}" for columns in INDEXES.values()),
+    f"CREATE INDEX ON {{table}} (at_partition) WHERE {IS_UNREADABLE}",
 )
 _LIVE = f"""
-    SELECT g.number, g.log, g.serving, g.version, extract(epoch FROM now() - g.seen)::float8, p.number, p.next, p.judged
+    SELECT g.number, g.log, g.serving, g.version, extract(epoch FROM now() - g.seen)::float8,
+           p.number, p.next, p.decided
     FROM {NAME}.generations g LEFT JOIN {NAME}.partitions p ON p.generation = g.number
     WHERE g.replaced IS NULL ORDER BY g.serving DESC, g.number, p.number"""
 _BEGIN = f"INSERT INTO {NAME}.generations (log, serving, version) VALUES ($1, $2, $3) RETURNING number"
@@ -213,21 +211,21 @@ _ADD = f"INSERT INTO {NAME}.partitions VALUES ($1, $2, $3, -1) ON CONFLICT DO NO
 _RENEW = f"""
     UPDATE {NAME}.generations
     SET seen = greatest(seen, now() - $2::float8 * interval '1 second'), written = now() WHERE number = $1"""
-_COPY_JUDGED = f"""
-    UPDATE {NAME}.partitions new SET judged = greatest(new.judged, old.judged) FROM {NAME}.partitions old
+_COPY_DECIDED = f"""
+    UPDATE {NAME}.partitions new SET decided = greatest(new.decided, old.decided) FROM {NAME}.partitions old
     WHERE new.generation = $1 AND old.generation = $2 AND new.number = old.number"""
-# The topic no longer has the verdicts that were erased, so only the old generation knows whose they were.
-_COPY_TENANTS = """
+# The topic no longer has the erased verdicts: only the old generation knows their tenants.
+_COPY_TENANTS = f"""
     WITH erased AS (
-        SELECT post_id, at_ms FROM {new} WHERE kind = 3 AND (at_ms, post_id) > ($1, $2)
+        SELECT post_id, at_ms FROM {{new}} WHERE {IS_ERASED} AND (at_ms, post_id) > ($1, $2)
         ORDER BY at_ms, post_id LIMIT $3),
     copied AS (
-        UPDATE {new} new SET tenant = old.tenant FROM erased JOIN {old} old USING (post_id)
+        UPDATE {{new}} new SET tenant = old.tenant FROM erased JOIN {{old}} old USING (post_id)
         WHERE new.post_id = erased.post_id AND new.tenant = '' AND old.tenant <> '')
     SELECT at_ms, post_id FROM erased ORDER BY at_ms DESC, post_id DESC LIMIT 1"""
-_COPY_REST = """
-    UPDATE {new} new SET tenant = old.tenant FROM {old} old
-    WHERE new.at_partition = $1 AND new.at_offset >= $2 AND new.kind = 3 AND new.tenant = ''
+_COPY_REST = f"""
+    UPDATE {{new}} new SET tenant = old.tenant FROM {{old}} old
+    WHERE new.at_partition = $1 AND new.at_offset >= $2 AND new.{IS_ERASED} AND new.tenant = ''
     AND old.post_id = new.post_id AND old.tenant <> ''"""
 _RETIRE = f"UPDATE {NAME}.generations SET serving = false, replaced = now() WHERE serving"
 _SERVE = f"UPDATE {NAME}.generations SET serving = true WHERE number = $1"
