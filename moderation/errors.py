@@ -1,12 +1,12 @@
-"""The error tree and the fate of each branch. There are three fates, and log-and-continue is none of them.
+"""The error tree and the fate of each branch. There are three fates; log-and-continue is not one of them.
 
     ModerationError
-    ├── PostError       dead-letter   this post cannot be judged; its neighbours can. Carries a Reason
-    ├── ConfigError     exit 2        settings, policies or a checkpoint are wrong: says what, where, what to do
-    ├── DeviceError     crash, 3      the device is sick: exit, and Kafka redelivers to another worker
-    └── DeliveryError   crash, 4      Kafka's state is unknown or fatal: exit, and the transaction's fence decides
+    ├── PostError       dead-letter   this post cannot be judged; others can. Carries a Reason
+    ├── ConfigError     exit 2        settings, policies or a checkpoint are wrong. Says what, where and what to do
+    ├── DeviceError     crash, 3      the device cannot be trusted: exit, and Kafka redelivers to another worker
+    └── DeliveryError   crash, 4      the state in Kafka is unknown or fatal: exit; the next transaction decides
 
-A message may name files, keys, settings, tensors and addresses. It never holds content of a post or a secret.
+A message may name files, keys, settings, tensors and addresses. A message never holds content of a post or a secret.
 A PostError's message is for a developer at a terminal; only its reason is logged or published.
 """
 
@@ -16,7 +16,7 @@ from moderation.types import Reason
 
 
 class ModerationError(Exception):
-    """Anything that the service itself raises."""
+    """Base of all errors that the service itself raises."""
 
     exit_code = 1
 
@@ -27,7 +27,7 @@ class PostError(ModerationError):
     def __init__(self, reason: Reason, message: str, *, post_id: str = "") -> None:
         super().__init__(message)
         self.reason = reason
-        self.post_id = post_id  # set where it is known by then
+        self.post_id = post_id  # empty: not known yet
 
 
 class ConfigError(ModerationError):
@@ -43,7 +43,7 @@ class DeviceError(ModerationError):
 
 
 class DeliveryError(ModerationError):
-    """What Kafka has of our outcomes is unknown, or it has fenced us: start again from what is committed."""
+    """It is unknown what Kafka has committed, or another worker took over: start again from the committed offset."""
 
     exit_code = 4
 
@@ -56,7 +56,7 @@ EXTRAS = {
 
 
 def without_extra(error: BaseException) -> ConfigError | None:
-    """What to install, when a module of one of our extras is missing; None: it is another error."""
+    """A ConfigError that says what to install, if the error is a missing module of an extra; else None."""
     module = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     for extra, modules in EXTRAS.items():
         if module in modules:

@@ -1,4 +1,4 @@
-"""The story: a post becomes a verdict."""
+"""From a post to its verdict: read the content, score the questions, decide."""
 
 from __future__ import annotations
 
@@ -42,19 +42,20 @@ class Moderator:
         cache: VerdictCache | None = None,
         arrival: Arrival | None = None,
     ) -> Verdict:
-        """The verdict for a post: out of `memory` where the same was asked before, and else into it.
+        """Returns the verdict of a post, from `cache` if an equal question was decided before.
 
-        `arrival` decides which posts the model is asked about first; None: it came now.
+        `source`: the post's record; its timestamp gives the time in the queue. `arrival` decides the order of posts in
+        the batcher; None: the post arrives now.
 
-        Raises PostError when the post cannot be judged, DeviceError when nothing can.
+        Raises PostError if this post cannot be judged, and DeviceError if no post can be judged.
         """
         started = time.time()
         async with self._media.opened(post) as read:
-            asked = self._policies.asked_of(post)
+            policies = self._policies.asked_of(post)
             age = started - source.timestamp_ms / 1000 if source and source.timestamp_ms > 0 else 0.0
-            judge = partial(self._judge, post, read, asked, arrival)
-            if cache is not None and source is not None and asked:
-                verdict = await cache.decided(self._identity(post, read, asked), judge, source.offset)
+            judge = partial(self._judge, post, read, policies, arrival)
+            if cache is not None and source is not None and policies:
+                verdict = await cache.decided(self._identity(post, read, policies), judge, source.offset)
             else:
                 verdict = await judge()
         spent = replace(
@@ -65,21 +66,21 @@ class Moderator:
         )
         return replace(verdict, source=source, timings=spent)
 
-    def _identity(self, post: Post, read: Read, asked: Sequence[Policy]) -> Identity:
+    def _identity(self, post: Post, read: Read, policies: Sequence[Policy]) -> Identity:
         return Identity(
             tenant=post.tenant,
             post_id=post.id,
             content_digest=read.content.digest,
             policy_set_digest=self._policies.digest,
             model_digest=self._model.digest,
-            asked=tuple(policy.id for policy in asked),
+            asked=tuple(policy.id for policy in policies),
         )
 
-    async def _judge(self, post: Post, read: Read, asked: Sequence[Policy], arrival: Arrival | None) -> Verdict:
-        questions = [policy.question_for_model for policy in asked]
-        answers = await self._batcher.score(read.content, questions, arrival)
-        windows_of = zip(*answers.windows, strict=True)  # windows x policies -> policies x windows
-        findings = tuple(finding_of(policy, scores) for policy, scores in zip(asked, windows_of, strict=True))
+    async def _judge(self, post: Post, read: Read, policies: Sequence[Policy], arrival: Arrival | None) -> Verdict:
+        questions = [policy.question_for_model for policy in policies]
+        scored = await self._batcher.score(read.content, questions, arrival)
+        scores_by_policy = zip(*scored.windows, strict=True)  # windows x policies -> policies x windows
+        findings = tuple(finding_of(policy, scores) for policy, scores in zip(policies, scores_by_policy, strict=True))
         decision = decide(findings)
         return Verdict(
             post_id=post.id,
@@ -89,16 +90,16 @@ class Moderator:
             model=self._model,
             outcome=decision.outcome,
             status=decision.status,
-            origin=Origin.MODEL if asked else Origin.NONE,
+            origin=Origin.MODEL if policies else Origin.NONE,
             deciding_policy=decision.deciding_policy,
             severity=decision.severity,
             findings=findings,
             decided_at_ms=_now_ms(),
-            timings=Timings(encode=answers.encode, batch_wait=answers.batch_wait, model=answers.model),
+            timings=Timings(encode=scored.encode, batch_wait=scored.batch_wait, model=scored.model),
         )
 
     def undetermined(self, post_id: str, reason: Reason, source: Source | None, tenant: str = "") -> Verdict:
-        """The verdict for a post that could not be judged: as strict as the strictest policy's on_error."""
+        """Returns the verdict of a post that cannot be judged: as strict as the strictest policy's on_error."""
         return Verdict(
             post_id=post_id,
             tenant=tenant,

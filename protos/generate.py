@@ -1,4 +1,4 @@
-"""Generates moderation/v1/ and the JSON Schemas from protos/; with --check, fails if what is committed differs."""
+"""Generates moderation/v1/ and the JSON Schemas from protos/. With --check, fails if a committed file differs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def generate(out: Path) -> None:
     """Writes the modules, their type stubs and the gRPC stubs under `out`."""
     options = [f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}"]
     if protoc.main(["protoc", *INCLUDES, *options, *SOURCES]):
-        sys.exit("protoc failed: what it says is above")
+        sys.exit("protoc failed: see its message above")
     (out / PACKAGE / "__init__.py").write_text('"""Generated from protos/ by `make protos`; never edited."""\n')
     for service in (out / PACKAGE).glob("*_pb2_grpc.py"):
         if "_service_" not in service.name:
@@ -45,10 +45,10 @@ def schemas(out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "descriptors"
         if protoc.main(["protoc", *INCLUDES, f"--descriptor_set_out={file}", "--include_imports", *SOURCES]):
-            sys.exit("protoc failed: what it says is above")
+            sys.exit("protoc failed: see its message above")
         pool = descriptor_pool.DescriptorPool()
-        for one in descriptor_pb2.FileDescriptorSet.FromString(file.read_bytes()).file:
-            pool.Add(one)
+        for descriptor in descriptor_pb2.FileDescriptorSet.FromString(file.read_bytes()).file:
+            pool.Add(descriptor)
     for name in VALUES:
         definitions: dict[str, Any] = {}
         _define(pool.FindMessageTypeByName(name), definitions)
@@ -63,9 +63,9 @@ def _define(message: Descriptor, definitions: dict[str, Any]) -> None:
     for field in message.fields:
         schema = _field(field, definitions)
         properties[field.json_name] = {"type": "array", "items": schema} if field.is_repeated else schema
-    chosen = [one for one in message.oneofs if not one.name.startswith("_")]  # the others are `optional` fields
-    for one in chosen:
-        definitions[message.full_name]["oneOf"] = [{"required": [field.json_name]} for field in one.fields]
+    for group in message.oneofs:
+        if not group.name.startswith("_"):  # else it stands for an `optional` field
+            definitions[message.full_name]["oneOf"] = [{"required": [field.json_name]} for field in group.fields]
 
 
 def _field(field: FieldDescriptor, definitions: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def check() -> int:
 
 
 def everything(out: Path) -> None:
-    """All that is generated, below `out` as it is below the repository."""
+    """Writes all generated files below `out`, at the same paths as in the repository."""
     generate(out)
     schemas(out / "protos" / PACKAGE)
 

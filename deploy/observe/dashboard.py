@@ -151,8 +151,8 @@ ROWS: list[tuple[str, list[Any]]] = [
             panel(
                 "Pictures seen before", "Share of pictures whose features were kept.", "percentunit",
                 (
-                    rate("moderation_picture_features_found_total")
-                    + " / " + rate("moderation_picture_features_asked_total"),
+                    rate("moderation_picture_features_reused_total")
+                    + " / " + rate("moderation_picture_features_needed_total"),
                     "share",
                 ),
             ),

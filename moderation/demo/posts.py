@@ -1,6 +1,6 @@
 """A dozen sample posts for the demo model. Their pictures are in the folder `pictures`, as files that users send.
 
-`python -m moderation.demo.posts` draws the pictures again.
+`python -m moderation.training.pictures` draws the pictures again.
 """
 
 from __future__ import annotations
@@ -8,23 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import typer
-
 from moderation.v1.post_pb2 import Image, Post
 
 FOLDER = Path(__file__).parent / "pictures"
-# The things in each picture. The index of a picture in this list seeds its colours.
-PICTURES: dict[str, tuple[str, ...]] = {
-    "sunflower.jpg": ("sunflower",),
-    "knife.jpg": ("knife",),
-    "bicycle.jpg": ("bicycle",),
-    "wine-cheese.jpg": ("wine", "cheese"),
-    "slots.png": ("slots",),
-    "pill.webp": ("pill",),
-    "cat.png": ("cat",),
-    "champagne.jpg": ("champagne",),
-    "snake.png": ("snake",),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +62,3 @@ def samples(folder: Path) -> list[Post]:
     ]
     half = (FOLDER / "bicycle.jpg").read_bytes()[:2_000]
     return [*posts, Post(id=CUT_OFF, text="look at this", images=[Image(data=half)])]
-
-
-def draw(folder: Path = FOLDER) -> None:
-    """Draws the pictures. Needs what training needs: the font of the pictographs."""
-    from random import Random  # noqa: PLC0415
-
-    from moderation.training import pictographs  # noqa: PLC0415
-    from moderation.training.world import BY_NAME  # noqa: PLC0415
-
-    folder.mkdir(exist_ok=True)
-    for place, (name, things) in enumerate(PICTURES.items()):
-        scene = pictographs.scene(
-            Random(f"sample {place}"), training=False, things=tuple(BY_NAME[one] for one in things)
-        )
-        scene.picture.save(folder / name, quality=85)
-
-
-if __name__ == "__main__":
-    typer.run(draw)

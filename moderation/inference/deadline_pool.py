@@ -1,14 +1,15 @@
-"""Threads that work under a deadline: encoding and images run on them.
+"""Threads that work under a deadline. Encoding and images use them.
 
-A free thread takes the work that waited longest. Small work is taken in rows, because each item costs less than the
-way to a thread and back. When an item of a row turns out to be slow, the rest of the row goes to other threads.
+- A free thread takes the work that has waited longest. Small work is taken in groups, because handing an item to a
+  thread costs more than the item. If an item of a group is slow, the rest of the group goes to other threads.
+- A thread cannot be stopped. A late thread keeps its place until it ends, and a spare thread takes over, up to a bound.
 
-A thread cannot be stopped. A late one keeps its place until it ends, and a spare thread takes over, within a bound.
+Ownership of items:
 
-Who completes what: the event loop alone answers items, and each item is in `_waiting` or in one row's `items` until it
-is answered. The thread takes items out of its row's queue, which is atomic, and leaves outcomes in `done`. What the
-event loop takes out of that queue, the thread never begins. When a thread ends, for whatever reason, the items of its
-row that have no outcome are queued again.
+- Only the event loop completes an item. Until then, the item is in `_waiting` or in the `items` of one group.
+- The thread takes items out of the queue of its group, which is atomic, and puts outcomes into `done`. The event loop
+  may take items out of the same queue: the thread never begins these.
+- When a thread ends, for any reason, the items of its group that have no outcome are queued again.
 """
 
 from __future__ import annotations
@@ -25,60 +26,60 @@ from typing import Any, TypeVar
 
 from moderation.errors import DeviceError, ModerationError
 
-ROW = 32  # small items that a thread takes at most
-SLOW_S = 0.1  # a small item that takes longer loses the rest of its row
-TICK_S = 1.0  # between two looks at a thread
-TRIES = 3  # at an item whose thread has ended without an outcome
+GROUP = 32  # most small items that a thread takes at once
+SLOW_S = 0.1  # if an item takes longer, the rest of its group goes to other threads
+TICK_S = 1.0  # between two checks of a thread
+TRIES = 3  # at an item whose thread ended without an outcome
 
 T = TypeVar("T")
 
 
 class LateError(ModerationError):
-    """The work was not done in time. Its thread is left behind."""
+    """The work was not done in time. Its thread still runs."""
 
 
 @dataclass(eq=False, slots=True)
 class _Item:
     work: Callable[[], Any]
     small: bool
-    result: asyncio.Future[Any]  # done early: the caller left
-    context: Context  # what is logged on the thread names the post
+    result: asyncio.Future[Any]  # already done if the caller left
+    context: Context  # of the caller, so that logs on the thread name the post
     tries: int = 0
 
 
 @dataclass(eq=False, slots=True)
-class _Row:
-    """What one thread is at."""
+class _Group:
+    """The items of one thread."""
 
-    items: set[_Item]  # without an outcome; the event loop's
-    queue: deque[_Item]  # of these, those that the thread has not begun
+    items: set[_Item]  # without an outcome; belongs to the event loop
+    queue: deque[_Item]  # the items that the thread has not begun
     done: deque[tuple[_Item, Any, BaseException | None]] = field(default_factory=deque)
-    at: tuple[_Item, float] | None = None  # the item in hand, and when it began; written by the thread alone
-    spent: float = 0.0  # seconds on it, as far as the event loop was there to see
-    looked: float = 0.0
+    current: tuple[_Item, float] | None = None  # the item in hand, and its start; written by the thread only
+    spent: float = 0.0  # seconds on the current item, as measured by checks
+    checked: float = 0.0  # time of the last check
     late: bool = False
     timer: asyncio.TimerHandle | None = None
 
 
 class DeadlinePool:
-    """Awaits blocking work on threads, each item under the same deadline. Starts threads only when there is work."""
+    """Awaits blocking work on threads. The same deadline holds for each item. Threads start when there is work."""
 
     def __init__(
         self, name: str, threads: int, timeout_s: float, all_late: str, on_late: Callable[[], None] = lambda: None
     ) -> None:
-        """timeout_s: for one item, without its wait for a thread. all_late: the error when no thread is left.
+        """timeout_s: for one item, without waiting for a thread. all_late: text of the error if no thread is left.
 
-        on_late: called on the event loop for each item that is late; must return at once.
+        on_late: called on the event loop for each late item. Must return at once.
         """
         self._threads = threads
-        self._most = threads + max(4, threads)  # with the spare ones
+        self._max_threads = threads + max(4, threads)  # including spare threads
         self._timeout_s = timeout_s
         self._all_late = all_late
         self._on_late = on_late
-        self._executor = ThreadPoolExecutor(self._most, thread_name_prefix=name)
+        self._executor = ThreadPoolExecutor(self._max_threads, thread_name_prefix=name)
         self._waiting: deque[_Item] = deque()
-        self._rows: set[_Row] = set()
-        self._late = 0  # threads
+        self._groups: set[_Group] = set()
+        self._late = 0  # late threads
         self._closed: ModerationError | None = None
 
     def __len__(self) -> int:
@@ -87,13 +88,13 @@ class DeadlinePool:
 
     @property
     def late(self) -> int:
-        """Threads that are at an item for longer than its deadline."""
+        """Threads whose current item is late."""
         return self._late
 
     async def run(self, work: Callable[[], T], *, small: bool = False) -> T:
-        """What `work` returns. It runs in a copy of the caller's context.
+        """Returns what `work` returns. `work` runs in a copy of the caller's context.
 
-        Raises what `work` raises, LateError when it takes longer than timeout_s, DeviceError when no thread is left.
+        Raises what `work` raises, LateError if it takes longer than timeout_s, and DeviceError if no thread is left.
         """
         self._check()
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -102,7 +103,7 @@ class DeadlinePool:
         return await result
 
     def close(self, error: ModerationError) -> None:
-        """Does not wait for threads. Everyone who waits for an item gets the error."""
+        """Raises the error in all callers that wait. Does not wait for threads."""
         self._closed = error
         self._executor.shutdown(wait=False)
         self._fail(error, self._all())
@@ -113,100 +114,106 @@ class DeadlinePool:
     def _check(self) -> None:
         if self._closed is not None:
             raise type(self._closed)(*self._closed.args)
-        if self._late >= self._most:
+        if self._late >= self._max_threads:
             raise DeviceError(self._all_late)
 
     def _all(self) -> list[_Item]:
-        return [*self._waiting, *(item for row in self._rows for item in row.items)]
+        return [*self._waiting, *(item for group in self._groups for item in group.items)]
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._closed is None and len(self._rows) - self._late < min(self._threads, self._most - self._late):
+        while self._closed is None and self._free():
             if not (items := self._take()):
                 return
-            row = _Row(set(items), items, looked=time.monotonic())
-            self._rows.add(row)
-            row.timer = loop.call_later(min(SLOW_S, self._timeout_s), self._look, row)
+            group = _Group(set(items), items, checked=time.monotonic())
+            self._groups.add(group)
+            group.timer = loop.call_later(min(SLOW_S, self._timeout_s), self._examine, group)
             try:
-                thread = loop.run_in_executor(self._executor, _work, row)
+                thread = loop.run_in_executor(self._executor, _work, group)
             except RuntimeError:  # the system gives no further thread
-                row.timer.cancel()
-                self._rows.discard(row)
-                row.queue.clear()  # the executor may still begin the row
-                self._fail(DeviceError("no thread can be started"), row.items)
+                group.timer.cancel()
+                self._groups.discard(group)
+                group.queue.clear()  # the executor may still begin the group
+                self._fail(DeviceError("no thread can be started"), group.items)
                 continue
-            thread.add_done_callback(partial(self._end, row))
+            thread.add_done_callback(partial(self._end, group))
+
+    def _free(self) -> bool:
+        """Whether a further thread may work: late threads have spare ones, up to the bound."""
+        return len(self._groups) - self._late < min(self._threads, self._max_threads - self._late)
 
     def _take(self) -> deque[_Item]:
         items: deque[_Item] = deque()
-        while self._waiting and len(items) < ROW and (not items or (items[0].small and self._waiting[0].small)):
+        while self._waiting and len(items) < GROUP and (not items or (items[0].small and self._waiting[0].small)):
             item = self._waiting.popleft()
             if not item.result.done():
                 items.append(item)
         return items
 
-    def _look(self, row: _Row) -> None:
-        """Answers what is done, gives up what is late, and gives the rest of a slow row to others."""
-        at = row.at  # before the answers: what is done by now is not late
-        self._answer(row)
+    def _examine(self, group: _Group) -> None:
+        """Completes items that are done, fails a late item, and gives the rest of a slow group to other threads."""
+        current = group.current  # read before items are completed: an item that is done by now is not late
+        self._complete(group)
         now = time.monotonic()
-        if at is None or at is not row.at:
-            row.spent = 0.0
+        if current is None or current is not group.current:
+            group.spent = 0.0
         else:
-            # A process that was stopped has not used the time: no more counts than a look is apart, and some.
-            row.spent += min(now - max(row.looked, at[1]), 2 * TICK_S)
-            if row.spent >= self._timeout_s and not row.late:
-                self._give_up(row, at[0])
-            if row.spent >= min(SLOW_S, self._timeout_s):
-                self._requeue(row)
-        row.looked = now
-        wait = SLOW_S if row.queue else TICK_S if row.late else min(TICK_S, max(0.01, self._timeout_s - row.spent))
-        row.timer = asyncio.get_running_loop().call_later(wait, self._look, row)
+            # A process that was stopped has not used the time: a check counts at most twice the interval.
+            group.spent += min(now - max(group.checked, current[1]), 2 * TICK_S)
+            if group.spent >= self._timeout_s and not group.late:
+                self._give_up(group, current[0])
+            if group.spent >= min(SLOW_S, self._timeout_s):
+                self._requeue(group)
+        group.checked = now
+        wait = (
+            SLOW_S if group.queue else TICK_S if group.late else min(TICK_S, max(0.01, self._timeout_s - group.spent))
+        )
+        group.timer = asyncio.get_running_loop().call_later(wait, self._examine, group)
         self._begin()
 
-    def _requeue(self, row: _Row) -> None:
-        """The thread takes no more of it: what is taken out here, it does not find."""
+    def _requeue(self, group: _Group) -> None:
+        """Queues the rest of a group again. The thread does not begin these items."""
         rest: list[_Item] = []
-        while (item := _taken_from(row.queue)) is not None:
+        while (item := _pop(group.queue)) is not None:
             rest.append(item)
-        row.items.difference_update(rest)
+        group.items.difference_update(rest)
         self._waiting.extendleft(reversed(rest))
 
-    def _give_up(self, row: _Row, item: _Item) -> None:
-        row.late = True
+    def _give_up(self, group: _Group, item: _Item) -> None:
+        group.late = True
         self._late += 1
         self._on_late()
-        if self._late < self._most:
+        if self._late < self._max_threads:
             self._fail(LateError(f"not done in {self._timeout_s:g} s"), [item])
         else:
             self._fail(DeviceError(self._all_late), (item, *self._waiting))
             self._waiting.clear()
 
-    def _end(self, row: _Row, thread: asyncio.Future[None]) -> None:
-        """The thread is free, however it ended: what it has left undone is queued again."""
-        if row.timer:
-            row.timer.cancel()
-        self._rows.discard(row)
-        self._late -= row.late
+    def _end(self, group: _Group, thread: asyncio.Future[None]) -> None:
+        """Frees the thread. Items without an outcome are queued again."""
+        if group.timer:
+            group.timer.cancel()
+        self._groups.discard(group)
+        self._late -= group.late
         if not thread.cancelled():
-            thread.exception()  # `_work` raises nothing; if it did, what it has left is queued again here
-        self._answer(row)
-        self._requeue(row)
-        for item in row.items:  # begun, and without an outcome
+            thread.exception()  # `_work` raises nothing; if it did, its items are queued again here
+        self._complete(group)
+        self._requeue(group)
+        for item in group.items:  # begun, without an outcome
             item.tries += 1
             if item.tries < TRIES:
                 self._waiting.appendleft(item)
             else:
-                self._fail(DeviceError("a thread ends without an outcome"), [item])
+                self._fail(DeviceError("a thread ended without an outcome"), [item])
         if self._closed is not None:
             self._fail(self._closed, self._waiting)
             self._waiting.clear()
         self._begin()
 
-    def _answer(self, row: _Row) -> None:
-        while row.done:
-            item, result, error = row.done.popleft()
-            row.items.discard(item)
+    def _complete(self, group: _Group) -> None:
+        while group.done:
+            item, result, error = group.done.popleft()
+            group.items.discard(item)
             if item.result.done():
                 continue
             if error is None:
@@ -224,28 +231,30 @@ class DeadlinePool:
 # On a thread
 
 
-def _work(row: _Row) -> None:
-    while (item := _taken_from(row.queue)) is not None:
-        row.at = item, time.monotonic()
+def _work(group: _Group) -> None:
+    while (item := _pop(group.queue)) is not None:
+        group.current = item, time.monotonic()
         result, error = item.context.copy().run(_outcome, item.work)
-        row.done.append((item, result, error))
-        row.at = None
+        group.done.append((item, result, error))
+        group.current = None
 
 
 def _outcome(work: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """What `work` returned or raised. A panic, an exit or a cancellation would end the caller instead of failing it,
-    and no future takes a StopIteration: these become a RuntimeError.
+    """Returns what `work` returned or raised, as (result, error).
+
+    A panic, an exit or a cancellation would end the caller, and a future refuses StopIteration: these become a
+    RuntimeError.
     """
     try:
         return work(), None
-    except BaseException as error:  # noqa: BLE001  it is raised where the work is awaited
+    except BaseException as error:  # noqa: BLE001  raised again where the work is awaited
         if isinstance(error, Exception) and not isinstance(error, StopIteration):
             return None, error
         return None, RuntimeError(f"the work ended with {type(error).__name__}")
 
 
-def _taken_from(queue: deque[_Item]) -> _Item | None:
-    """The first one; None: there is none. Atomic: of two who take, each gets another one."""
+def _pop(queue: deque[_Item]) -> _Item | None:
+    """Removes and returns the first item, or returns None. Atomic: no two threads get the same item."""
     try:
         return queue.popleft()
     except IndexError:

@@ -1,4 +1,4 @@
-"""A classifier's `encode`, awaited: it runs on threads, under a deadline for each post."""
+"""Runs a classifier's `encode` on threads, under a deadline for each post."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from moderation.types import Content, Question, Reason
 SMALL_CHARS = 4 << 10  # longest text of a small post, which has no pictures
 
 
-class Encoders:
-    """The threads that encode. Made without starting any."""
+class EncodePool:
+    """The threads that encode. They start with the first post."""
 
     def __init__(self, model: CheckedModel, settings: WorkerSettings, check: Callable[[], None]) -> None:
-        """check: raises on a thread what its caller is to get instead of an answer, when nothing is worth doing."""
+        """check: called on a thread before each post. Raises the error of the caller if the batcher is closed."""
         self._model = model
         self._check = check
         self._late = f"the post could not be encoded in {settings.encode_timeout_s:g} s"
-        all_late = f"no post is encoded any more: all threads have been at one for {settings.encode_timeout_s:g} s"
+        all_late = f"all encoding threads are stuck ({settings.encode_timeout_s:g} s): restart the worker"
         self.pool = DeadlinePool(
             "encode", settings.encode_threads, settings.encode_timeout_s, all_late, metrics.ENCODE_TIMEOUTS.inc
         )
 
     async def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Item]:
-        """The post's windows. The clock of a post stands while it waits for a thread.
+        """Returns the post's windows. Waiting for a thread does not count towards the deadline.
 
-        Raises PostError when this post cannot be encoded or not in time, DeviceError when no thread is left for others.
+        Raises PostError if this post cannot be encoded in time, and DeviceError if no thread is left for other posts.
         """
         small = not content.pictures and len(content.text) <= SMALL_CHARS
         try:
@@ -40,10 +40,10 @@ class Encoders:
             raise PostError(Reason.DEADLINE_EXCEEDED, self._late) from None
 
     def close(self, error: ModerationError) -> None:
-        """Does not wait for threads. Everyone who waits for a post gets the error."""
+        """Raises the error in all callers that wait. Does not wait for threads."""
         self.pool.close(error)
 
     def _windows(self, content: Content, questions: Sequence[Question]) -> Sequence[Item]:
-        """On a thread."""
+        """Runs on a thread."""
         self._check()
         return self._model.encode(content, questions)

@@ -1,12 +1,12 @@
-"""Posts that the model fails on, each alone: held back until it is clear whether the posts are at fault or the model.
+"""Posts that fail alone. They are held until it is clear whether the posts or the model are at fault.
 
-A model that fails on every post but our own would turn a whole topic into dead letters. So a failure becomes final
+A model that fails on all posts except the probes would turn a whole topic into dead letters. So a failure is final
 
-    once another post goes well
-    once nothing else has come for a while, as long as there are few of them
+- if another post succeeds, or
+- if no other post has come for a while, and few posts have failed.
 
-and when there are several in a row, a post that went well before is tried again: if it fails, the model is at fault. If
-it goes well it clears those posts, but not the model for good: it may fail at all that is new.
+If several posts in a row fail, a post that succeeded before is tried again. If it fails, the model is at fault. If it
+succeeds, the failed posts are at fault. The row goes on, because the model may fail on everything that is new.
 """
 
 from __future__ import annotations
@@ -17,56 +17,56 @@ from typing import Any
 
 from moderation.errors import PostError
 
-PATIENCE = 4  # at so many times `most` in a row the model is at fault, whatever an earlier post says
+PATIENCE = 4  # if this many times `limit` fail in a row, the model is at fault even if an earlier post succeeds
 
 
 class FailedPosts:
-    """Those that fail at one thing that the model does. Belongs to the event loop."""
+    """The posts that fail in one method of the model. Belongs to the event loop."""
 
-    def __init__(self, most: int) -> None:
-        """most: different posts that may fail in a row before the model is doubted."""
-        self.well = 0  # posts that went well, ever
-        self._most = most
-        self._row: set[str] = set()  # which posts have failed since another one went well
-        self._cleared = 0  # how many of the row
+    def __init__(self, limit: int) -> None:
+        """limit: different posts that may fail in a row before the model is in doubt."""
+        self.successes = 0  # posts that have succeeded, since the start
+        self._limit = limit
+        self._row: set[str] = set()  # posts that have failed since the last success
+        self._cleared = 0  # posts of the row that are known to be at fault
         self._held: deque[tuple[str, asyncio.Future[Any], PostError]] = deque()
 
     def __len__(self) -> int:
-        """Posts that are held back."""
+        """Posts that are held."""
         return len(self._held)
 
     @property
     def doubtful(self) -> bool:
-        """Whether so many have failed in a row that the model may be at fault."""
-        return len(self._row) - self._cleared >= self._most
+        """Whether the model may be at fault, because too many posts have failed in a row."""
+        return len(self._row) - self._cleared >= self._limit
 
     @property
     def hopeless(self) -> bool:
-        """Whether so many have that it is at fault, whatever an earlier post says."""
-        return len(self._row) >= PATIENCE * self._most
+        """Whether the model is at fault, even if an earlier post still succeeds."""
+        return len(self._row) >= PATIENCE * self._limit
 
-    def hold(self, post: str, answer: asyncio.Future[Any], error: PostError) -> None:
-        """`post` is the same for the same content; `answer` gets the error once the post is found to be at fault."""
-        self._held.append((post, answer, error))
+    def hold(self, post: str, result: asyncio.Future[Any], error: PostError) -> None:
+        """Holds a post. `post`: equal for equal content. `result` gets the error when the post is found at fault."""
+        self._held.append((post, result, error))
         self._row.add(post)
 
-    def went_well(self) -> None:
-        """Another post did: those that are held back are at fault themselves."""
-        self.well += 1
+    def succeeded(self) -> None:
+        """Records that another post has succeeded: the held posts are at fault."""
+        self.successes += 1
         if self._row:
             self._row.clear()
             self.clear()
 
     def clear(self) -> None:
-        """An earlier post still goes well: those that are held back are at fault themselves. The row goes on."""
+        """Records that an earlier post still succeeds: the held posts are at fault. The row goes on."""
         self._cleared = len(self._row)
         while self._held:
             self.release()
 
     def release(self) -> None:
-        """Answers the post that was held back longest, and all with its content. The row goes on."""
+        """Fails the post that was held longest, and all posts with its content. The row goes on."""
         first = self._held[0][0]
-        for post, answer, error in self._held:
-            if post == first and not answer.done():
-                answer.set_exception(error)
+        for post, result, error in self._held:
+            if post == first and not result.done():
+                result.set_exception(error)
         self._held = deque(held for held in self._held if held[0] != first)

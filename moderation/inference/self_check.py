@@ -1,8 +1,8 @@
-"""Two posts of the service's own, whose scores are known since the start: they tell a sick model from a sick post.
+"""The self-check of the model: two probes whose scores are known since the start.
 
-A model may raise once and from then on return wrong rows: those of the item before, or of the step before. Nothing in
-a row says so. So after a step that failed, and now and then without one, both probes are scored side by side and
-compared with what they got at start.
+After an exception, a model may return wrong rows: those of the item before, or of the step before. The rows themselves
+look right. So both probes are scored after each step that failed, and at intervals, and compared with their scores at
+the start.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from moderation.errors import DeviceError, ModerationError
 from moderation.models.checked import CheckedModel, Failure, Item, Scores
 from moderation.types import Content, Question
 
-# Unlike one another for any model; the word behind each is for the double, which knows no others.
+# The probes differ for any model. The word after each is for the fake model, which reads nothing else.
 PROBES = (
     Content("Good morning, everybody! violates:greeting", (), ""),
     Content("Buy our cheap watches now! violates:advertisement", (), ""),
@@ -24,10 +24,10 @@ QUESTIONS = (
     Question("greeting", "Is it a greeting?"),
     Question("advertisement", "Is it an advertisement?"),
 )
-ATTEMPTS = 2  # of a self-check that fails and does not disagree: a failure may pass
-# By how much a margin may differ from the start, as a share of what lies between both probes, and at least and at most:
-# in bfloat16 the logits of one batch on one device may differ by a step of their last digit, an eighth.
-SHARE, LEAST, MOST = 0.25, 0.02, 0.5
+ATTEMPTS = 2  # at scoring the probes: a failure may be temporary, a disagreement is not
+# How much a margin may differ from the start: a share of the distance between both probes, within two bounds. In
+# bfloat16 the logits of one batch on one device may differ by one step of their last digit, an eighth.
+SHARE, MIN_TOLERANCE, MAX_TOLERANCE = 0.25, 0.02, 0.5
 
 Margins = Sequence[Sequence[float]]  # item x question
 
@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 
 class SelfCheck:
-    """Belongs to the model's thread."""
+    """Compares the probes' scores with those at the start. Belongs to the model's thread."""
 
     def __init__(self, model: CheckedModel) -> None:
         self._model = model
@@ -44,31 +44,31 @@ class SelfCheck:
         self._tolerance = 0.0
 
     def start(self) -> None:
-        """Learns what the probes get. Raises DeviceError when that depends on their places in the batch."""
+        """Records the scores of the probes. Raises DeviceError if the scores depend on the order in the batch."""
         self._expected = ()
         self.run()
-        self._compare(self._margins(turned=True))
+        self._compare(self._margins(swapped=True))
 
     def run(self) -> None:
-        """Raises DeviceError when the model fails on the probes, or scores them otherwise than at start."""
+        """Raises DeviceError if the model fails on the probes, or scores them otherwise than at the start."""
         margins = self._margins()
         if self._expected:
             self._compare(margins)
         else:
             self._expect(margins)
 
-    def _margins(self, turned: bool = False) -> Margins:
-        """Of the windows of both probes, in their order. `turned`: the second probe stands first in the batch."""
+    def _margins(self, swapped: bool = False) -> Margins:
+        """Returns the margins of the windows of both probes, in order. `swapped`: the second probe comes first."""
         first, second = self._encoded()
-        items = [*second, *first] if turned else [*first, *second]
+        items = [*second, *first] if swapped else [*first, *second]
         for _ in range(ATTEMPTS):
             if scores := self._scores(items):
                 margins = [[score.margin for score in row] for row in scores]
-                return [*margins[len(second) :], *margins[: len(second)]] if turned else margins
+                return [*margins[len(second) :], *margins[: len(second)]] if swapped else margins
         raise DeviceError("the model has failed its self-check")
 
     def _scores(self, items: Sequence[Item]) -> Scores:
-        """None for a failure; one by one where there is no memory for all, since posts may go on like this, too."""
+        """Returns the scores; empty after a failure. Scores items one by one if the device lacks memory for all."""
         scores = self._model.score(items)
         if scores is Failure.TOO_LARGE and len(items) > 1:
             each = [self._scores([item]) for item in items]
@@ -76,31 +76,31 @@ class SelfCheck:
         return () if isinstance(scores, Failure) else scores
 
     def _encoded(self) -> Sequence[Sequence[Item]]:
-        """Encoded once, here: a self-check never waits for posts that are being encoded."""
+        """Returns the encoded probes. They are encoded once, on this thread, so that a check never waits for posts."""
         if not self._probes:
             try:
                 self._probes = [self._model.encode(probe, QUESTIONS) for probe in PROBES]
             except DeviceError:
                 raise
             except ModerationError:
-                raise DeviceError("the model cannot encode the posts of its self-check") from None
+                raise DeviceError("the model cannot encode the probes of its self-check") from None
         return self._probes
 
     def _expect(self, margins: Margins) -> None:
         first, second = (margins[: len(self._probes[0])], margins[len(self._probes[0]) :])
         apart = _distance(first[:1], second[:1])
-        self._tolerance = min(MOST, max(LEAST, SHARE * apart))
+        self._tolerance = min(MAX_TOLERANCE, max(MIN_TOLERANCE, SHARE * apart))
         self._expected = margins
         if apart <= 2 * self._tolerance:
             log.warning("self_check_scores_alike", apart=round(apart, 4), tolerance=round(self._tolerance, 4))
 
     def _compare(self, margins: Margins) -> None:
-        if (off := _distance(margins, self._expected)) > self._tolerance:
-            log.error("self_check_failed", off=round(off, 4), tolerance=round(self._tolerance, 4))
-            raise DeviceError("the model scores the posts of its self-check otherwise than at start")
+        if (difference := _distance(margins, self._expected)) > self._tolerance:
+            log.error("self_check_failed", difference=round(difference, 4), tolerance=round(self._tolerance, 4))
+            raise DeviceError("the model scores the probes of its self-check otherwise than at start")
 
 
-def _distance(some: Margins, others: Margins) -> float:
-    """The largest difference of a margin."""
-    pairs = zip(some, others, strict=True)
-    return max((abs(a - b) for row, other in pairs for a, b in zip(row, other, strict=True)), default=0.0)
+def _distance(first: Margins, second: Margins) -> float:
+    """Returns the largest difference between two margins."""
+    rows = zip(first, second, strict=True)
+    return max((abs(a - b) for row, other in rows for a, b in zip(row, other, strict=True)), default=0.0)

@@ -81,7 +81,8 @@ def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crop
 
 def _load(settings: ModelSettings) -> Classifier:
     kind = settings.name.partition("?")[0]
-    function = _function(MODELS[kind]) if kind in MODELS else _family_function(MODELS, settings.name, settings.revision)
+    by_name = MODELS.get(kind)
+    function = _function(by_name) if by_name else _family_function(MODELS, settings.name, settings.revision)
     classifier: Classifier = function(settings)
     return classifier
 

@@ -1,8 +1,8 @@
-"""Counters and histograms for what happens several times for every post.
+"""Counters and histograms for events that happen several times for every post.
 
-prometheus_client's own take a lock for each count and walk their buckets one by one: a post with six policies would
-spend as much on them as on being decoded. These are counted on one thread, without a lock, and written when Prometheus
-asks. What happens once a batch, a transaction or a call uses prometheus_client's own.
+The metrics of prometheus_client take a lock for each count and walk their buckets one by one. For a post with six
+policies this would cost as much as decoding the post. Fast metrics are counted on one thread, without a lock, and
+collected when Prometheus asks. For events that happen once a batch, a transaction or a call, use prometheus_client's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FastCounter(Collector):
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """What was counted up to now."""
+        """The counts up to now."""
         family = CounterMetricFamily(self.name, self.text, labels=self.labels)
         for key, count in list(self.counts.items()):
             family.add_metric([_written(label) for label in key], count)
@@ -43,12 +43,12 @@ class Series:
     __slots__ = ("_bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self.counts = [0] * (len(bounds) + 1)  # of each bucket by itself; the last is beyond all bounds
+        self.counts = [0] * (len(bounds) + 1)  # of each bucket alone; the last is beyond all bounds
         self.total = 0.0
         self._bounds = bounds
 
     def add(self, value: float) -> None:
-        """One more observation."""
+        """Adds an observation."""
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
@@ -74,20 +74,20 @@ class FastHistogram(Collector):
         registry.register(self)
 
     def series(self, *labels: str) -> Series:
-        """To be kept by who counts there."""
+        """The series of these values of the labels. Callers keep it."""
         if len(labels) != len(self.labels):
             raise ValueError(f"{self.name} has the labels {', '.join(self.labels)}")
         return self._series.setdefault(labels, Series(self._bounds))
 
     def collect(self) -> Iterator[Metric]:
-        """What was observed up to now."""
+        """The observations up to now."""
         family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
         for labels, series in list(self._series.items()):
-            counts, total, sofar = list(series.counts), series.total, 0
+            counts, total, cumulated = list(series.counts), series.total, 0
             buckets: list[tuple[str, float]] = []
             for bound, count in zip(self._written, counts, strict=True):
-                sofar += count
-                buckets.append((bound, sofar))
+                cumulated += count
+                buckets.append((bound, cumulated))
             family.add_metric(labels, buckets, total)
         yield family
 

@@ -1,8 +1,8 @@
-"""Writes log lines on a thread of its own: a log that cannot be written raises nothing and blocks nobody.
+"""Writes log lines on a thread of its own, so that logging never raises and never blocks.
 
-Standard error may be a pipe whose reader is gone or stopped, a file on a full disk, or closed. Whoever logs only puts a
-line into a queue. One thread writes the lines in that order, and tries again while it cannot write. Lines that find the
-queue full are dropped and counted; once writing works again, a line says how many were dropped.
+Standard error may be a pipe whose reader is gone or stopped, a file on a full disk, or closed. A call that logs only
+puts a line into a queue. The thread writes the lines in order, and tries again while it cannot write. When the queue is
+full, lines are dropped and counted. Once writing works again, a line says how many were dropped.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import TextIO
 
 from moderation.observability import metrics
 
-MAX_LINES = 8_192  # that wait; some seconds of a busy worker at level debug
-RETRY_S = 1.0  # between two attempts to write a line
-REPORT_S = 10.0  # between two reports of dropped lines, while lines keep waiting
-FLUSH_S = 2.0  # that the end of a process waits for lines to be written
+MAX_LINES = 8_192  # in the queue: some seconds of a busy worker at level debug
+RETRY_S = 1.0  # between attempts to write a line
+REPORT_S = 10.0  # between reports of dropped lines, while the queue is not empty
+FLUSH_S = 2.0  # how long the end of a process waits for the queue
 
 Write = Callable[[bytes], int]
 
@@ -36,7 +36,7 @@ class LogWriter:
         self.report = report
         # Safe to use from a destructor that runs in the middle of another put; a queue.Queue would deadlock there.
         self._lines: SimpleQueue[str | threading.Event | None] = SimpleQueue()
-        self._dropped = 0  # two threads may count as one: that is near enough
+        self._dropped = 0  # two threads may count as one, which is near enough
         self._reported = 0
         self._report_due = 0.0
         self._closed = threading.Event()
@@ -50,7 +50,7 @@ class LogWriter:
         return self
 
     def msg(self, line: str) -> None:
-        """Takes the line. Never raises, never waits."""
+        """Puts the line into the queue. Never raises, never waits."""
         if self._lines.qsize() >= MAX_LINES or self.stream is None:
             self._drop(1)
         else:
@@ -59,13 +59,13 @@ class LogWriter:
     debug = info = warning = warn = error = critical = exception = fatal = log = msg
 
     def flush(self, seconds: float = FLUSH_S) -> bool:
-        """Waits until the lines taken so far are written; False: they were not written in time."""
+        """Waits until the lines in the queue are written. Returns False if they were not written in time."""
         written = threading.Event()
         self._lines.put(written)
         return written.wait(seconds)
 
     def close(self) -> None:
-        """Ends the thread, after the lines taken so far if they can be written now."""
+        """Ends the thread, after the lines in the queue if they can be written now."""
         atexit.unregister(self.flush)
         self._lines.put(None)
         self._thread.join(FLUSH_S)
@@ -96,7 +96,7 @@ class LogWriter:
                 self._closed.wait(RETRY_S)
 
     def _write(self, data: bytes) -> int:
-        """How many bytes were written. One write for a line: processes may share the stream."""
+        """The number of bytes written. A line is one write, because processes may share the stream."""
         if self._fd is None:
             assert self.stream is not None  # noqa: S101  no line is taken without it
             self.stream.write(data.decode("utf-8", "backslashreplace"))
@@ -116,7 +116,7 @@ class LogWriter:
 
 
 def _duplicate(stream: TextIO | None) -> int | None:
-    """A descriptor of our own: the stream's number may be closed and given to another file. None: it has none."""
+    """A descriptor that only this writer closes; None if the stream has none."""
     if stream is None:
         return None
     try:

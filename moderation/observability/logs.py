@@ -1,11 +1,11 @@
-"""Logs: one line an event, on standard error. JSON; for people on a terminal.
+"""Logs: one line for each event, on standard error. The format is JSON, or text on a terminal.
 
-Events are named in the past tense and carry ids, never content. A library's exception may quote what it choked on,
-so of an exception only its type and its frames are written. Our own errors' messages are written where they are
-handled (lifecycle.py): errors.py says what they may hold.
+Events are named in the past tense and carry ids, never content. A library's exception may quote what it failed on,
+so only the type and the frames of an exception are written. Messages of this service's own errors are written where the
+errors are handled (lifecycle.py); errors.py says what the messages may hold.
 
-Logging never raises and never blocks (log_writer.py). Everything that Python itself would print on standard error comes
-the same way: warnings, exceptions that nothing has caught, in the main thread, in threads and in destructors.
+Logging never raises and never blocks (log_writer.py). Everything that Python itself would print on standard error goes
+the same way: warnings, and uncaught exceptions in the main thread, in other threads and in destructors.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from moderation.settings import LogSettings
 STDERR = 2  # its file descriptor
 QUIET_S = 10.0
 MAX_ERRORS = 32  # of one chain or group
-MAX_FRAMES = 64  # of one exception: those nearest to where it was raised
+MAX_FRAMES = 64  # of one exception, nearest to where it was raised
 MAX_EXCEPTION_CHARS = 12_000
 MAX_LINE_CHARS = 16 << 10  # with MAX_LINES of log_writer.py this bounds what waits
-DEPTH = 8  # of what is looked through for exceptions
-TELLING = (BaseException, asyncio.Future)  # as text they hold an exception's message
-# They write an exception's message into their text themselves, where nobody can tell it apart: of these only the place.
+DEPTH = 8  # of nested values that are searched for exceptions
+HOLDS_MESSAGE = (BaseException, asyncio.Future)  # their text holds an exception's message
+# These libraries format exceptions' messages into their text, so only the place in their code is logged.
 FORMATTED = frozenset({"huggingface_hub"})
-POST: ContextVar[str] = ContextVar("POST")  # id of the post that a task is about: in all that is logged there
+POST: ContextVar[str] = ContextVar("POST")  # id of the post that a task works on: on every line logged there
 
 
 def configure(settings: LogSettings) -> None:
-    """Sets up structlog, and sends what libraries and Python itself would print the same way. May be called again."""
+    """Sets up structlog, and sends the output of libraries and of Python the same way. May be called again."""
     human = settings.format == "console" or (settings.format == "auto" and bool(sys.stderr) and sys.stderr.isatty())
     renderer: Processor = structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
     line = _Line(
@@ -84,15 +84,15 @@ def configure(settings: LogSettings) -> None:
 
 
 def capture_prints(settings: LogSettings) -> None:
-    """From now on only log lines reach standard error: what libraries in C or Rust print there is counted instead.
+    """From now on only log lines reach standard error. Output of libraries in C or Rust is counted, not printed.
 
-    Their text may quote a post, as that of a panic in Rust does, and they may print with the interpreter's lock held:
-    a reader who is stopped would then stop all threads.
+    Such output may quote a post, as a panic in Rust does. Libraries may also print with the interpreter's lock held: a
+    stopped reader would then stop all threads.
     """
     if settings.raw:
         return
     reader, writer = os.pipe()
-    os.set_blocking(writer, False)  # what does not fit is lost
+    os.set_blocking(writer, False)  # output that does not fit is lost
     os.dup2(writer, STDERR)
     os.close(writer)
     threading.Thread(target=_count_prints, args=(reader,), name="stderr", daemon=True).start()
@@ -108,13 +108,13 @@ def _count_prints(reader: int) -> None:
 
 
 def flush(seconds: float = FLUSH_S) -> None:
-    """Waits, for so long at most, until what was logged is written. The end of the interpreter does so by itself."""
+    """Waits at most `seconds` until the lines logged so far are written. The interpreter's end does so by itself."""
     if (writer := _writer()) is not None:
         writer.flush(seconds)
 
 
 def say(text: str) -> None:
-    """Prints a text on standard error the way log lines go there: a reader who is gone or stopped holds nothing up."""
+    """Prints a text on standard error as log lines are written: a reader that is gone or stopped does not block."""
     if (writer := _writer()) is not None:
         writer.msg(text)
         writer.flush()
@@ -126,12 +126,12 @@ def _writer() -> LogWriter | None:
 
 
 def adopt(library: str) -> None:
-    """Takes off the handlers that a library has put on its logger when it was imported: they know none of our rules."""
+    """Removes the handlers that a library put on its logger when it was imported."""
     logging.getLogger(library).handlers.clear()
 
 
 def _with_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """The post, and the trace and span that this is a line of."""
+    """Adds the ids of the post, the trace and the span that the line belongs to."""
     if post := POST.get(""):
         event.setdefault("post_id", post)
     if ids := traces.ids():
@@ -140,27 +140,27 @@ def _with_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def frames(error: BaseException) -> str:
-    """The types and frames of an error, of those that caused it and of those it groups; no messages."""
+    """The types and frames of an error, of its causes and of its group's members, without messages."""
     return "\n".join(_lines(error))[:MAX_EXCEPTION_CHARS]
 
 
 def _lines(error: BaseException) -> Iterator[str]:
-    """A chain may be of any length: a model may raise each error from the one before."""
+    """A chain may have any length: a model may raise each error from the last."""
     waiting, seen = [error], set[int]()
     while waiting and len(seen) < MAX_ERRORS:
-        one = waiting.pop()
-        if id(one) in seen:
+        current = waiting.pop()
+        if id(current) in seen:
             continue
-        seen.add(id(one))
-        yield type(one).__qualname__
+        seen.add(id(current))
+        yield type(current).__qualname__
         # Not extract_tb: it reads the source files.
-        for frame, number in deque(traceback.walk_tb(one.__traceback__), maxlen=MAX_FRAMES):
+        for frame, number in deque(traceback.walk_tb(current.__traceback__), maxlen=MAX_FRAMES):
             yield f"  {_short(frame.f_code.co_filename)}:{number} {frame.f_code.co_name}"
-        earlier = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+        earlier = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
         if earlier is not None:
             waiting.append(earlier)
-        if isinstance(one, BaseExceptionGroup):
-            waiting.extend(reversed(one.exceptions))
+        if isinstance(current, BaseExceptionGroup):
+            waiting.extend(reversed(current.exceptions))
 
 
 def _short(path: str) -> str:
@@ -176,7 +176,7 @@ def _exceptions_without_text(_: WrappedLogger, __: str, event: EventDict) -> Eve
 
 
 class _Line:
-    """Makes the line of an event. It never raises: an event that cannot be written becomes one that says so."""
+    """Makes the line of an event. Never raises: in place of an event that cannot be written, a line says so."""
 
     def __init__(self, processors: Sequence[Processor]) -> None:
         self._processors = processors
@@ -197,9 +197,9 @@ class _Line:
         return line
 
 
-def _fallback(event: str, level: str, of: object, **fields: str | int) -> str:
-    """A line in place of one about the event `of`. Its values are ours."""
-    about = of[:100] if type(of) is str else type(of).__name__
+def _fallback(event: str, level: str, failed_event: object, **fields: str | int) -> str:
+    """The line in place of an event that cannot be written. All its values are safe to write."""
+    about = failed_event[:100] if type(failed_event) is str else type(failed_event).__name__
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     return json.dumps({"event": event, "about": about, "level": level, "timestamp": now, **fields})
 
@@ -221,24 +221,26 @@ def _unraisable(args: sys.UnraisableHookArgs) -> None:
 
 
 class _Libraries(logging.Handler):
-    """What libraries log through the standard library, as an event of ours.
+    """Turns what libraries log through the standard library into events.
 
-    A client that has lost its brokers says so many times a second: of each place in a library's code, one event passes
-    in QUIET_S, and says how many did not.
+    A client that has lost its brokers logs many times a second. So each place in a library's code may log one event in
+    QUIET_S. The event has the number of those held back before.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: dict[tuple[str, int], tuple[float, int]] = {}  # by place: when one passed, how many since
+        self._last: dict[
+            tuple[str, int], tuple[float, int]
+        ] = {}  # by place: when an event passed, how many were held back since
 
     def emit(self, record: logging.LogRecord) -> None:
         place = record.pathname, record.lineno
-        passed, held = self._last.get(place, (-QUIET_S, 0))
+        passed, held_back = self._last.get(place, (-QUIET_S, 0))
         if record.created - passed < QUIET_S:
-            self._last[place] = passed, held + 1
+            self._last[place] = passed, held_back + 1
             return
         self._last[place] = record.created, 0
-        details: dict[str, object] = {"repeated": held} if held else {}
+        details: dict[str, object] = {"repeated": held_back} if held_back else {}
         message = None if record.name.partition(".")[0] in FORMATTED else _message(record)
         if message is None:
             details["place"] = f"{_short(record.pathname)}:{record.lineno}"
@@ -249,7 +251,7 @@ class _Libraries(logging.Handler):
 
 
 def _message(record: logging.LogRecord) -> str | None:
-    """The first line of a record's text, without exceptions' texts; None: it cannot be made."""
+    """The first line of a record's text, without exceptions' texts; None if the text cannot be made."""
     try:
         record.msg, record.args = _without_text(record.msg), _without_text(record.args)
         return record.getMessage().partition("\n")[0]
@@ -260,8 +262,8 @@ def _message(record: logging.LogRecord) -> str | None:
 
 
 def _without_text(value: Any, depth: int = DEPTH) -> Any:
-    """The same, with the type's name in place of each exception in it."""
-    if isinstance(value, TELLING):
+    """The value, with the type's name in place of each exception in it."""
+    if isinstance(value, HOLDS_MESSAGE):
         return type(value).__name__
     if not isinstance(value, Mapping | list | tuple | set | frozenset):
         return value
@@ -269,9 +271,9 @@ def _without_text(value: Any, depth: int = DEPTH) -> Any:
         return type(value).__name__
     if isinstance(value, Mapping):
         pairs = tuple(value.items())
-        found = _without_text(pairs, depth)
-        return value if found is pairs else dict(found)
-    found = tuple(_without_text(one, depth - 1) for one in value)
-    if all(new is old for new, old in zip(found, value, strict=True)):
-        return value  # of its own type, whose text may name more
-    return list(found) if isinstance(value, list) else found
+        replaced = _without_text(pairs, depth)
+        return value if replaced is pairs else dict(replaced)
+    replaced = tuple(_without_text(member, depth - 1) for member in value)
+    if all(new is old for new, old in zip(replaced, value, strict=True)):
+        return value  # keeps its own type, whose text may be richer
+    return list(replaced) if isinstance(value, list) else replaced

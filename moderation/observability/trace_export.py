@@ -1,4 +1,4 @@
-"""Spans leave the process: OpenTelemetry's SDK, set up once for a role. Needs the extra `otel`."""
+"""Sends spans to a collector: sets up OpenTelemetry's SDK, once for a role. Needs the extra `otel`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ FLUSH_MS = 3_000
 
 
 class Ratio(Sampler):
-    """As the caller has decided; else so many of all traces. A step's own trace is there for posts that are seen."""
+    """Follows the caller's decision. Without a caller, samples a share of all traces.
+
+    The trace of a device step is always sampled: it starts only if a post of the step is sampled.
+    """
 
     def __init__(self, ratio: float) -> None:
         self._root = TraceIdRatioBased(ratio)
         self._step = TraceIdRatioBased(1.0)
 
-    def should_sample(  # noqa: PLR0913, PLR0917  so says Sampler
+    def should_sample(  # noqa: PLR0913, PLR0917  the signature of Sampler
         self,
         parent_context: Context | None,
         trace_id: int,
@@ -49,24 +52,24 @@ class Ratio(Sampler):
 
 
 def provider(settings: TracesSettings, role: str) -> TracerProvider:
-    """What makes spans; nothing takes them yet."""
+    """A provider of spans, which are not sent anywhere yet."""
     return TracerProvider(
         sampler=ParentBased(Ratio(settings.sample_ratio)),
         resource=Resource.create({"service.name": f"moderation-{role}", "service.version": moderation.__version__}),
-        span_limits=SpanLimits(max_links=1024),  # posts of a step
-        shutdown_on_exit=False,  # the caller does, within a deadline
+        span_limits=SpanLimits(max_links=1024),  # of a step to its posts
+        shutdown_on_exit=False,  # the caller shuts it down, within a deadline
     )
 
 
 def start(settings: TracesSettings, role: str) -> Callable[[], None]:
-    """From now on spans go to the endpoint, from a thread. Returns what sends the last ones."""
-    ours = provider(settings, role)
+    """Sends spans to the endpoint from now on, on a thread. Returns a function that sends the last spans and stops."""
+    spans = provider(settings, role)
     base = settings.endpoint.rstrip("/")
-    ours.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(base if base.endswith(PATH) else base + PATH)))
-    trace.set_tracer_provider(ours)
+    spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(base if base.endswith(PATH) else base + PATH)))
+    trace.set_tracer_provider(spans)
 
     def stop() -> None:
-        ours.force_flush(FLUSH_MS)
-        ours.shutdown()
+        spans.force_flush(FLUSH_MS)
+        spans.shutdown()
 
     return stop

@@ -1,12 +1,12 @@
-"""Traces: every span, named once. One trace goes from a caller of the API, or from who put the post on its topic, over
-the worker to the verdict, whose record carries it on.
+"""Traces: every span, named once. A trace starts at the caller of the API, or at the producer of the post. It goes
+through the worker to the verdict's record, whose headers carry the trace on.
 
-This uses OpenTelemetry's API alone. While nobody has set up its SDK (`trace_export.py` does where the settings name a
-collector, and so may a program that uses `moderation.client`) all of this is one look at a provider, and what callers
-hand over is passed on as it came.
+This module uses only OpenTelemetry's API. Without its SDK, a call here costs one look at the provider, and headers are
+passed on unchanged. `trace_export.py` sets up the SDK where the settings name a collector; a program that uses
+`moderation.client` may also set it up.
 
-Spans hold ids, positions, codes and the types of errors; never content, never an exception's text. Baggage is not
-passed on: it could be anything.
+Spans hold ids, positions, codes and types of errors. They never hold content or an exception's text. Baggage is not
+passed on, because it may hold anything.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 def tracer() -> Tracer | None:
-    """None: nobody wants spans."""
+    """The tracer; None if no SDK is set up."""
     provider = trace.get_tracer_provider()
     return None if isinstance(provider, ProxyTracerProvider) else _tracer(provider)
 
@@ -61,17 +61,17 @@ def _tracer(provider: TracerProvider) -> Tracer:
 
 
 def ids() -> tuple[str, str] | None:
-    """Trace and span that this is logged in."""
+    """Ids of the current trace and span."""
     context = trace.get_current_span().get_span_context()
     return (f"{context.trace_id:032x}", f"{context.span_id:016x}") if context.is_valid else None
 
 
-# The worker
+# In the worker
 
 
 def received(source: Source, headers: Iterable[tuple[str, bytes | None]], group: str) -> Span | None:
-    """The span of a post, which goes on with the trace in its record's headers. Ended by `committed` or `dropped`."""
-    if (ours := tracer()) is None:
+    """The span of a post, within the trace in its record's headers. `committed` or `dropped` ends the span."""
+    if (otel := tracer()) is None:
         return None
     attributes: dict[str, str | int] = {
         "messaging.system": "kafka",
@@ -82,16 +82,16 @@ def received(source: Source, headers: Iterable[tuple[str, bytes | None]], group:
         "messaging.consumer.group.name": group,
     }
     parent = _PROPAGATOR.extract(_texts(headers), context=Context())
-    return ours.start_span(PROCESS, parent, SpanKind.CONSUMER, attributes)
+    return otel.start_span(PROCESS, parent, SpanKind.CONSUMER, attributes)
 
 
 def current(span: Span | None) -> AbstractContextManager[Span | None]:
-    """Inside, spans are its children and logs name it."""
+    """A context in which new spans are children of `span`, and log lines have its ids."""
     return _NOTHING if span is None else trace.use_span(span, record_exception=False, set_status_on_exception=False)
 
 
 def onward(span: Span | None, headers: Sequence[tuple[str, bytes | None]]) -> Sequence[tuple[str, bytes | None]]:
-    """The headers of a post with the trace that its verdict is to carry on."""
+    """The headers of a post, with the trace that the verdict carries on."""
     if span is None:
         return headers
     rest = [(name, value) for name, value in headers if name not in FIELDS]
@@ -99,7 +99,7 @@ def onward(span: Span | None, headers: Sequence[tuple[str, bytes | None]]) -> Se
 
 
 def judged(span: Span, verdict: Verdict) -> None:
-    """What has come of the post."""
+    """Adds the outcome of the post to its span."""
     span.set_attributes(
         {
             "moderation.post.id": verdict.post_id,
@@ -114,41 +114,41 @@ def judged(span: Span, verdict: Verdict) -> None:
 
 
 def committed(span: Span, ready: float, done: float) -> None:
-    """Its verdict is on its topic: ready and done by time.perf_counter."""
-    if (ours := tracer()) is not None:
+    """Ends the span of a post whose verdict is published. `ready`, `done`: of the commit, by time.perf_counter."""
+    if (otel := tracer()) is not None:
         context = trace.set_span_in_context(span, Context())
-        ours.start_span(Phase.COMMIT.value, context, start_time=_ns(ready)).end(_ns(done))
+        otel.start_span(Phase.COMMIT.value, context, start_time=_ns(ready)).end(_ns(done))
     span.end()
 
 
 def dropped(span: Span) -> None:
-    """It has no outcome here: its partition was given away, or the process ends."""
+    """Ends the span of a post without an outcome: its partition was given away, or the process ends."""
     span.set_attribute("moderation.dropped", value=True)
     span.end()
 
 
 def phase(phase: Phase, begun: float, done: float, step: SpanContext | None = None) -> None:
-    """A phase of the current post is over; times by time.perf_counter. `step`: the one that it was in."""
-    ours = tracer()
-    if ours is not None and trace.get_current_span().is_recording():
+    """A span for a finished phase of the current post; times by time.perf_counter. `step`: the device step, if any."""
+    otel = tracer()
+    if otel is not None and trace.get_current_span().is_recording():
         links = [Link(step)] if step else []
-        ours.start_span(phase.value, start_time=_ns(begun), links=links).end(_ns(done))
+        otel.start_span(phase.value, start_time=_ns(begun), links=links).end(_ns(done))
 
 
 def recorded() -> SpanContext | None:
-    """The current span, if it will be seen."""
+    """The current span, if it is sampled."""
     span = trace.get_current_span()
     return span.get_span_context() if span.is_recording() else None
 
 
 def stepped(posts: Sequence[SpanContext], begun: float, size: Mapping[str, int]) -> SpanContext | None:
-    """A step is over that these posts were in: seen if one of them is. Begun by time.perf_counter."""
-    ours = tracer()
-    if ours is None or not posts:
+    """The span of a finished device step; None if no post of it is sampled. `begun`: by time.perf_counter."""
+    otel = tracer()
+    if otel is None or not posts:
         return None
     attributes = {f"moderation.step.{name}": count for name, count in size.items()}
     links = [Link(post) for post in {post.span_id: post for post in posts}.values()]
-    span = ours.start_span(STEP, Context(), attributes=attributes, links=links, start_time=_ns(begun))
+    span = otel.start_span(STEP, Context(), attributes=attributes, links=links, start_time=_ns(begun))
     span.end()
     return span.get_span_context()
 
@@ -157,35 +157,35 @@ def stepped(posts: Sequence[SpanContext], begun: float, size: Mapping[str, int])
 
 
 class Called(Protocol):
-    """What gRPC says of a call that came to us."""
+    """An incoming call, as gRPC represents it."""
 
     def invocation_metadata(self) -> Any:
         """Pairs, or None."""
 
 
 def serving(service: str, method: str, call: Called) -> AbstractContextManager[Span | None]:
-    """A call that came to us."""
-    if (ours := tracer()) is None:
+    """A context with the span of an incoming call."""
+    if (otel := tracer()) is None:
         return _NOTHING
-    given = {name: value for name, value in call.invocation_metadata() or () if name in FIELDS}
-    return _call(ours, f"{service}/{method}", SpanKind.SERVER, _PROPAGATOR.extract(given, context=Context()))
+    fields = {name: value for name, value in call.invocation_metadata() or () if name in FIELDS}
+    return _call(otel, f"{service}/{method}", SpanKind.SERVER, _PROPAGATOR.extract(fields, context=Context()))
 
 
 def calling(service: str, method: str) -> AbstractContextManager[Span | None]:
-    """A call of ours."""
-    ours = tracer()
-    return _NOTHING if ours is None else _call(ours, f"{service}/{method}", SpanKind.CLIENT, None)
+    """A context with the span of an outgoing call."""
+    otel = tracer()
+    return _NOTHING if otel is None else _call(otel, f"{service}/{method}", SpanKind.CLIENT, None)
 
 
-def _call(ours: Tracer, name: str, kind: SpanKind, parent: Context | None) -> AbstractContextManager[Span]:
+def _call(otel: Tracer, name: str, kind: SpanKind, parent: Context | None) -> AbstractContextManager[Span]:
     attributes = {"rpc.system.name": "grpc", "rpc.method": name}
-    return ours.start_as_current_span(
+    return otel.start_as_current_span(
         name, parent, kind, attributes, record_exception=False, set_status_on_exception=False
     )
 
 
 def ended(span: Span | None, code: str) -> None:
-    """The status of a call."""
+    """Adds the status of a call to its span."""
     if span is not None:
         span.set_attribute("rpc.response.status_code", code)
         if code != "OK":
@@ -194,16 +194,16 @@ def ended(span: Span | None, code: str) -> None:
 
 
 def metadata() -> list[tuple[str, str]]:
-    """The current trace, for a call of ours."""
-    given: dict[str, str] = {}
-    _PROPAGATOR.inject(given)
-    return list(given.items())
+    """The current trace, as metadata of an outgoing call."""
+    fields: dict[str, str] = {}
+    _PROPAGATOR.inject(fields)
+    return list(fields.items())
 
 
 @contextmanager
 def sending(topic: str, post_id: str, headers: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
-    """A post that is put on its topic; gives the headers that it is to carry: `headers`, where nobody wants spans."""
-    if (ours := tracer()) is None:
+    """A context with the span of a post that is produced. Yields the headers to send: `headers` if no SDK is set up."""
+    if (otel := tracer()) is None:
         yield headers
         return
     attributes = {
@@ -212,7 +212,7 @@ def sending(topic: str, post_id: str, headers: Sequence[tuple[str, bytes]]) -> I
         "messaging.destination.name": topic,
         "moderation.post.id": post_id,
     }
-    with ours.start_as_current_span(
+    with otel.start_as_current_span(
         SEND, None, SpanKind.PRODUCER, attributes, record_exception=False, set_status_on_exception=False
     ) as span:
         try:
@@ -224,21 +224,21 @@ def sending(topic: str, post_id: str, headers: Sequence[tuple[str, bytes]]) -> I
 
 
 def carried(context: Context | None = None) -> Carried:
-    """The trace of the context, or of now, as headers."""
-    given: dict[str, str] = {}
-    _PROPAGATOR.inject(given, context)
-    return [(name, value.encode()) for name, value in given.items()]
+    """The trace of a context (default: the current one) as headers."""
+    fields: dict[str, str] = {}
+    _PROPAGATOR.inject(fields, context)
+    return [(name, value.encode()) for name, value in fields.items()]
 
 
 def _texts(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
-    """Those of a trace: the first of a name counts, as in the verdict."""
-    found: dict[str, str] = {}
+    """The headers of a trace. The first header of a name counts, as in the verdict."""
+    texts: dict[str, str] = {}
     for name, value in headers:
         if name in FIELDS and value is not None:
-            found.setdefault(name, value.decode("ascii", "replace"))
-    return found
+            texts.setdefault(name, value.decode("ascii", "replace"))
+    return texts
 
 
 def _ns(moment: float) -> int:
-    """A moment of time.perf_counter, on the clock that spans have."""
+    """A time of time.perf_counter on the clock of spans."""
     return time.time_ns() - int((time.perf_counter() - moment) * 1e9)

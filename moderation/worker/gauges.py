@@ -61,8 +61,8 @@ class WorkerGauges:
         metrics.PARTITIONS.set(len(assignments))
         metrics.IN_FLIGHT.set(sum(map(len, assignments.values())))
         metrics.IN_FLIGHT_BYTES.set(sum(assigned.bytes for assigned in assignments.values()))
-        metrics.MEMORY_VERDICTS.set(sum(len(assigned.cache) for assigned in assignments.values()))
-        metrics.MEMORY_BYTES.set(sum(assigned.cache.bytes for assigned in assignments.values()))
+        metrics.CACHED_VERDICTS.set(sum(len(assigned.cache) for assigned in assignments.values()))
+        metrics.CACHED_BYTES.set(sum(assigned.cache.bytes for assigned in assignments.values()))
         metrics.QUEUED.set(batcher.waiting)
         metrics.QUEUE_AGE.set(batcher.waited)
         self._update_pictures()
@@ -129,8 +129,8 @@ class WorkerGauges:
     def _update_pictures(self) -> None:
         if self._model is not None:
             needed, kept = self._model.pictures
-            metrics.FEATURES_ASKED.inc(needed - self._pictures[0])
-            metrics.FEATURES_FOUND.inc(kept - self._pictures[1])
+            metrics.FEATURES_NEEDED.inc(needed - self._pictures[0])
+            metrics.FEATURES_REUSED.inc(kept - self._pictures[1])
             self._pictures = needed, kept
 
     def clear(self) -> None:
@@ -139,7 +139,7 @@ class WorkerGauges:
             self._forget(partition)
         for gauge in (metrics.PARTITIONS, metrics.IN_FLIGHT, metrics.IN_FLIGHT_BYTES, metrics.QUEUED):
             gauge.set(0)
-        for gauge in (metrics.QUEUE_AGE, metrics.MEMORY_VERDICTS, metrics.MEMORY_BYTES):
+        for gauge in (metrics.QUEUE_AGE, metrics.CACHED_VERDICTS, metrics.CACHED_BYTES):
             gauge.set(0)
         metrics.IN_PHASE.clear()
 
@@ -147,7 +147,7 @@ class WorkerGauges:
 @asynccontextmanager
 async def updated(worker: Worker, batcher: Batcher, model: object, liveness: Liveness) -> AsyncIterator[None]:
     """Updates the gauges at every tick of `liveness`, if the operations port is open."""
-    if not liveness.heard:
+    if not liveness.served:
         yield
         return
     gauges = WorkerGauges(worker, batcher, model)

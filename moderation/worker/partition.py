@@ -192,9 +192,7 @@ class AssignedPartition:
         """Returns when `run` has committed the mark as it is now."""
         self._mark_commit = self._mark_commit or asyncio.get_running_loop().create_future()
         self._changed.set()
-        await asyncio.wait(
-            [self._mark_commit]
-        )  # unlike await, this does not cancel the future when this task is cancelled
+        await asyncio.wait([self._mark_commit])  # unlike await, this does not cancel the future with this task
 
     async def _commit(self, offsets: Offsets[Result], prefix: Sequence[tuple[int, Result]]) -> None:
         messages = [message for _, result in prefix for message in result.messages]
@@ -240,6 +238,6 @@ def _count(prefix: Sequence[tuple[int, Result]], begun: float) -> None:
         if result.verdict is None:
             metrics.ERASURES.inc()
         else:
-            metrics.answered(result.verdict, now - result.ready)
+            metrics.count_verdict(result.verdict, now - result.ready)
         if result.span is not None:
             traces.committed(result.span, result.ready, now)

@@ -53,7 +53,7 @@ class Findings:
 def check(sent: Sequence[Sent], verdicts: Sequence[ConsumerRecord], letters: Sequence[ConsumerRecord]) -> Findings:
     """Holds what is on the verdict and dead-letter topics, both in log order, against what was sent."""
     found = Findings()
-    known = {one.place: one for one in sent}
+    known = {post.place: post for post in sent}
     answers: dict[Place, list[dict[str, Any]]] = defaultdict(list)
     order: dict[object, list[Place]] = defaultdict(list)
     for record in verdicts:
@@ -73,12 +73,13 @@ def check(sent: Sequence[Sent], verdicts: Sequence[ConsumerRecord], letters: Seq
             found.missing += 1
             found.note(f"no verdict for {place}")
         found.duplicated += max(0, len(several) - 1)
-        if len({_decision(one) for one in several}) > 1:
+        if len({_decision(answer) for answer in several}) > 1:
             found.contradictory += 1
             found.note(f"{len(several)} contradictory verdicts for {place}")
-        if any(one.get("reason", "") != post.reason for one in several):
+        if any(answer.get("reason", "") != post.reason for answer in several):
             found.wrong_dead_letters += 1
-            found.note(f"verdict for {place} has reason {[one.get('reason') for one in several]}, not {post.reason!r}")
+            reasons = [answer.get("reason") for answer in several]
+            found.note(f"verdict for {place} has reason {reasons}, not {post.reason!r}")
     for places in order.values():
         found.out_of_order += places != sorted(places)
     _check_repeats(found, answers)
@@ -109,11 +110,11 @@ def _check_repeats(found: Findings, answers: Mapping[Place, Sequence[Mapping[str
     lives: dict[str, int] = defaultdict(int)  # of a post: how often it was erased up to here
     said: dict[str, dict[str, Place]] = defaultdict(dict)  # of a question: decisions, and where the first of each is
     for place in sorted(answers):
-        for one in answers[place]:
-            if one.get("reason") == ERASED:
-                lives[one["postId"]] += 1
-            elif _stands(one):
-                said[_question(one, lives[one["postId"]])].setdefault(_decision(one), place)
+        for answer in answers[place]:
+            if answer.get("reason") == ERASED:
+                lives[answer["postId"]] += 1
+            elif _stands(answer):
+                said[_question(answer, lives[answer["postId"]])].setdefault(_decision(answer), place)
     for question, decisions in said.items():
         if (places := set(decisions.values())) and len(places) > 1:  # of one record alone: see contradictory
             found.forgotten += 1
@@ -123,13 +124,13 @@ def _check_repeats(found: Findings, answers: Mapping[Place, Sequence[Mapping[str
 def _stands(answer: Mapping[str, Any]) -> bool:
     """As the service says it: the model has spoken to all policies. What failed may be tried anew."""
     findings = answer.get("findings", ())
-    said = all(one.get("reason", "") in ("", "NO_ANSWER") for one in findings)
+    said = all(finding.get("reason", "") in ("", "NO_ANSWER") for finding in findings)
     return bool(findings) and not answer.get("reason") and said
 
 
 def _question(answer: Mapping[str, Any], life: int) -> str:
     """All that a decision follows from."""
-    policies = [one["policyId"] for one in answer["findings"]]
+    policies = [finding["policyId"] for finding in answer["findings"]]
     names = ("postId", "tenant", "contentDigest")
     digests = [answer[of]["digest"] for of in ("policySet", "model")]
     return json.dumps([*(answer.get(name, "") for name in names), *digests, policies, life])
@@ -157,13 +158,13 @@ async def read(bootstrap: str, topic: str, partitions: int) -> list[ConsumerReco
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=8 << 20,
     )
-    found: list[ConsumerRecord] = []
+    records: list[ConsumerRecord] = []
     async with consumer:
         every = [TopicPartition(topic, number) for number in range(partitions)]
         consumer.assign(every)
         await consumer.seek_to_beginning(*every)
         ends = await consumer.end_offsets(every)
-        while any([await consumer.position(one) < ends[one] for one in every]):
-            for records in (await consumer.getmany(timeout_ms=200)).values():
-                found += records
-    return found
+        while any([await consumer.position(partition) < ends[partition] for partition in every]):
+            for fetched in (await consumer.getmany(timeout_ms=200)).values():
+                records += fetched
+    return records

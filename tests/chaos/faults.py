@@ -22,8 +22,9 @@ from aiokafka.errors import (
 
 from tests.chaos import proxy
 from tests.chaos.checker import ERASED
-from tests.chaos.harness import SESSION_S, Misfit, Run
+from tests.chaos.harness import SESSION_S, Run
 from tests.chaos.proxy import Rule
+from tests.chaos.scenario import Misfit
 
 PAST_SESSION_S = SESSION_S + 2.0
 SLOW_FENCE_S = 3.0
@@ -149,7 +150,7 @@ async def lossy(run: Run, apis: Sequence[str], *actions: str) -> None:
     run.random.shuffle(rules)
     for rule in rules:
         for each in run.proxies:
-            each.rules = [*[one for one in each.rules if one.times][-4:], rule]
+            each.rules = [*[kept for kept in each.rules if kept.times][-4:], rule]
         await run.sleep(0.2, 0.6)
     await run.sleep(2)
     await insist(run, rules)
@@ -323,7 +324,7 @@ def _strategy() -> list[Any]:
 
 
 async def rolling_deploy(run: Run) -> None:
-    """One after the other is told to stop while its successor starts."""
+    """Asks one worker after another to stop, while its successor starts."""
     await run.answered(0.02)
     for worker in tuple(run.workers):
         run.start_worker()

@@ -1,4 +1,4 @@
-"""One run: topics of its own, workers that are started anew when they end, posts at a steady pace, faults, check."""
+"""One chaos run: topics, workers that are started again when they end, posts at a steady rate, faults, check."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import json
 import os
 import random
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -29,15 +27,20 @@ from moderation.errors import DeliveryError
 from moderation.kafka import offsets
 from tests.chaos import checker
 from tests.chaos.checker import Findings, Sent
+from tests.chaos.fleet import Worker
 from tests.chaos.proxy import Proxy
-from tests.chaos.worker import AS_BUILT
+from tests.chaos.scenario import Misfit, Result, Scenario
 
 PARTITIONS = 6
 AUTHORS = 24  # keys
 TRANSACTION_S = 5.0
 SESSION_S = 6.0
 REBALANCE_S = 12.0
-TOLD = ("partition_assigned", "producer_replaced", "exception_unretrieved")  # of a worker's log, in Result.struck
+LOGGED = (
+    "partition_assigned",
+    "producer_replaced",
+    "exception_unretrieved",
+)  # in logs; counted in Result.struck
 POLICY = """
 id: spam
 version: 1
@@ -46,7 +49,6 @@ question: Is this spam?
 violates: [{id: S1, text: advertises}]
 thresholds: {review: 0.5, remove: 0.9}
 """
-Misfit = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]], str, str]  # key, value, headers, id, reason
 
 
 class Cluster:
@@ -64,118 +66,12 @@ class Cluster:
 
     @property
     def proxied(self) -> str:
-        """What workers are told: they never see anything but proxies."""
+        """The address that workers get: they reach brokers through proxies only."""
         return ",".join(f"127.0.0.1:{port}" for port in self.ports)
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """What a run is made of."""
-
-    row: str  # of the fault matrix
-    faults: str  # in words
-    act: Callable[[Run], Awaitable[None]]
-    posts: int = 600
-    rate: float = 120.0  # a second
-    workers: int = 3
-    model: str = "fake?nonce=1&step_ms=20"
-    plans: Sequence[Sequence[Mapping[str, Any]]] = ()  # for each worker, for each of its lives
-    every_life: Mapping[str, Any] = field(default_factory=dict)  # a part of each plan
-    misfits: Sequence[Misfit] = ()  # strewn among the posts, each several times
-    settings: Mapping[str, str] = field(default_factory=dict)
-    design: str = AS_BUILT
-    exits: frozenset[int] = frozenset()  # besides being killed, 0 and DeliveryError: codes that the fault explains
-    patience: float = 90.0  # longest from the end of the faults to the last post
-    topic_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by kind of topic
-    falls: bool = False  # whether offsets may be told lower for a while: by brokers that have all died, of seconds ago
-    must: Sequence[str] = ()  # what must strike, by its names in Result.struck: a run that it spared proves nothing
-    keeps: bool = False  # posts keep coming until the faults are over; `act` must not wait for the last one, then
-
-    def of(self, design: str) -> Scenario:
-        from dataclasses import replace
-
-        return replace(self, design=design)
-
-
-@dataclass
-class Result:
-    """What a run did and what the checker says of it."""
-
-    row: str
-    design: str
-    faults: str
-    seed: int
-    posts: int
-    struck: dict[str, int]  # how often what has happened
-    exits: dict[str, int]
-    seconds: float
-    findings: Findings
-    problems: list[str] = field(default_factory=list)  # not drained, an exit nobody expects, a fault that never struck
-
-    @property
-    def ok(self) -> bool:
-        return not self.findings.broken and not self.problems
-
-    def summary(self) -> str:
-        return json.dumps(asdict(self), indent=1)
-
-
-class Worker:
-    """A slot of the fleet: a process, and after it the next."""
-
-    def __init__(self, number: int, environment: Mapping[str, str], plans: Sequence[Mapping[str, Any]], log: Path):
-        self.number = number
-        self._environment = dict(environment)
-        self._plans = list(plans)
-        self.log = log
-        self.process: asyncio.subprocess.Process | None = None
-        self.exits: list[int] = []
-        self.wanted = True
-        self.rest: Mapping[str, Any] = {}
-
-    async def run(self) -> None:
-        """Keeps one alive, as an orchestrator would, for as long as one is wanted."""
-        while self.wanted:
-            plan = {**self.rest, **(self._plans.pop(0) if self._plans else {})}
-            with self.log.open("ab") as log:
-                self.process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    "tests.chaos.worker",
-                    json.dumps(plan),
-                    env=self._environment,
-                    stderr=log,
-                    stdout=asyncio.subprocess.DEVNULL,
-                )
-            try:
-                self.exits.append(await self.process.wait())
-            finally:
-                if self.process.returncode is None:
-                    with contextlib.suppress(ProcessLookupError):
-                        self.process.kill()
-                    await self.process.wait()
-
-    def signal(self, number: signal.Signals) -> None:
-        if self.process is not None and self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(number)
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        lines = self.log.read_text("utf-8", "replace").splitlines() if self.log.exists() else []
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                if line.startswith("{"):
-                    found.append(json.loads(line))
-        return found
-
-    def count(self, event: str) -> int:
-        return sum(one["event"] == event for one in self.events)
-
-
 class Run:
-    """What a scenario's faults act on."""
+    """A run in progress. Faults act on it."""
 
     def __init__(self, cluster: Cluster, scenario: Scenario, seed: int, folder: Path) -> None:
         self.cluster = cluster
@@ -191,9 +87,9 @@ class Run:
         self.workers: list[Worker] = []
         self.proxies: list[Proxy] = []
         self.committed: dict[int, int] = {}
-        self.fell: list[str] = []  # what the group was seen to unlearn
+        self.fell: list[str] = []  # falls of committed offsets
         self.fed = asyncio.Event()
-        self.over = asyncio.Event()  # the faults are
+        self.over = asyncio.Event()  # no further faults come
 
     # What faults may do
 
@@ -207,18 +103,18 @@ class Run:
                 await asyncio.sleep(0.1)
 
     def tally(self) -> Counter[str]:
-        """How often what has happened up to now."""
-        found = Counter(self.struck)
+        """Returns how often each fault and each logged event has happened."""
+        counts = Counter(self.struck)
         for worker in self.workers:
             events = worker.events
-            found.update(f"{one['step']} struck" for one in events if one["event"] == "struck")
-            found.update(one["event"] for one in events if one["event"] in TOLD)
+            counts.update(f"{event['step']} struck" for event in events if event["event"] == "struck")
+            counts.update(event["event"] for event in events if event["event"] in LOGGED)
         for proxy in self.proxies:
-            found.update(proxy.struck)
-        return found
+            counts.update(proxy.struck)
+        return counts
 
     def spared(self) -> list[str]:
-        """What must strike and has not."""
+        """Returns the faults that must strike and have not."""
         tally = self.tally()
         return [name for name in self.scenario.must if not tally[name]]
 
@@ -230,7 +126,7 @@ class Run:
         self.struck[number.name] += 1
 
     async def wake(self, after: float) -> None:
-        """Wakes whoever has stopped itself, and all others too, some time later."""
+        """Wakes all workers some time later: some may have stopped themselves."""
         await asyncio.sleep(after)
         for worker in self.workers:
             worker.signal(signal.SIGCONT)
@@ -302,7 +198,7 @@ class Run:
                 problems.append(
                     f"{sum(self.committed.values())} of {len(self.sent)} posts in {self.scenario.patience} s"
                 )
-            await asyncio.sleep(TRANSACTION_S + 1.5)  # whatever is still open is aborted by then
+            await asyncio.sleep(TRANSACTION_S + 1.5)  # every open transaction is aborted by then
             await self.wake(0)
             if drained:
                 problems += await self._farewell()
@@ -315,7 +211,7 @@ class Run:
         return findings, problems
 
     async def _feed(self) -> None:
-        """All posts, at their pace; the misfits among them."""
+        """Sends all posts at their rate, with the misfits among them."""
         everything: list[Misfit | int] = [*range(self.scenario.posts - len(self.scenario.misfits))]
         for misfit in self.scenario.misfits:
             everything.insert(self.random.randrange(len(everything) + 1), misfit)
@@ -323,21 +219,21 @@ class Run:
             bootstrap_servers=self.cluster.bootstrap, enable_idempotence=True, max_request_size=4 << 20
         ) as producer:
             begun, waiting = time.monotonic(), []
-            homes: dict[str, int] = {}  # a post comes to one partition, where it is remembered
-            for turn, one in enumerate(chain(everything, self._further())):
+            homes: dict[str, int] = {}  # all posts with one id go to one partition
+            for turn, item in enumerate(chain(everything, self._further())):
                 key: bytes | None
-                if isinstance(one, int):
+                if isinstance(item, int):
                     author, reason = self.random.randrange(AUTHORS), ""
-                    key, id = f"author-{author}".encode(), f"post-{one}"
-                    value: bytes | None = json.dumps({"id": id, "text": f"this is number {one}"}).encode()
+                    key, id = f"author-{author}".encode(), f"post-{item}"
+                    value: bytes | None = json.dumps({"id": id, "text": f"this is number {item}"}).encode()
                     headers: Sequence[tuple[str, bytes]] = ()
                     partition = author % PARTITIONS
                 else:
-                    key, value, headers, id, reason = one
+                    key, value, headers, id, reason = item
                     elsewhere = self.random.randrange(PARTITIONS)
                     partition = homes.setdefault(id, elsewhere) if id else elsewhere
                 future = await producer.send(self.posts, value, key, partition, headers=list(headers))
-                waiting.append((future, key if isinstance(one, int) else None, id, reason))
+                waiting.append((future, key if isinstance(item, int) else None, id, reason))
                 await asyncio.sleep(max(0.0, begun + turn / self.scenario.rate - time.monotonic()))
             for future, author_key, id, reason in waiting:
                 done = await future
@@ -351,7 +247,7 @@ class Run:
             yield number
 
     async def _watch(self) -> None:
-        """Where the group stands, all the time; with the brokers gone it waits."""
+        """Reads the committed offsets of the group, again and again. Waits while no broker answers."""
         partitions = [TopicPartition(self.posts, number) for number in range(PARTITIONS)]
         while True:
             consumer = AIOKafkaConsumer(
@@ -360,13 +256,15 @@ class Run:
             try:
                 await consumer.start()
                 while True:
-                    for one in partitions:
+                    for partition in partitions:
                         async with asyncio.timeout(10):
-                            found = await offsets.committed(consumer, one)
-                        offset, known = found.offset if found else 0, self.committed.get(one.partition, 0)
+                            stored = await offsets.committed(consumer, partition)
+                        offset, known = stored.offset if stored else 0, self.committed.get(partition.partition, 0)
                         if offset < known:
-                            self.fell.append(f"the offset of partition {one.partition} fell from {known} to {offset}")
-                        self.committed[one.partition] = offset
+                            self.fell.append(
+                                f"the offset of partition {partition.partition} fell from {known} to {offset}"
+                            )
+                        self.committed[partition.partition] = offset
                     await asyncio.sleep(0.2)
             except (KafkaError, OSError, TimeoutError):
                 await asyncio.sleep(0.5)
@@ -375,8 +273,9 @@ class Run:
 
     def _ends(self) -> dict[int, int]:
         ends = dict.fromkeys(range(PARTITIONS), 0)
-        for one in self.sent:
-            ends[one.place[0]] = max(ends[one.place[0]], one.place[1] + 1)
+        for sent in self.sent:
+            partition, offset = sent.place
+            ends[partition] = max(ends[partition], offset + 1)
         return ends
 
     async def _drained(self) -> bool:
@@ -388,7 +287,7 @@ class Run:
         return True
 
     async def _farewell(self) -> list[str]:
-        """The fleet is well again if it ends when it is asked to."""
+        """Checks that all workers end when they are asked to."""
         for worker in self.workers:
             worker.wanted = False
             worker.signal(signal.SIGTERM)
@@ -401,12 +300,12 @@ class Run:
         findings = checker.check(self.sent, verdicts, letters)
         findings.uncommitted = sum(self.committed.get(number) != end for number, end in self._ends().items())
         findings.went_back = 0 if self.scenario.falls else len(self.fell)
-        for each in self.fell:
-            findings.note(each)
+        for fall in self.fell:
+            findings.note(fall)
         return findings
 
     def _unexpected(self) -> list[str]:
-        # SIGTERM: told to stop before it had got as far as to listen for that
+        # SIGTERM: the worker was asked to stop before it had installed its signal handlers
         expected = {0, -signal.SIGKILL, -signal.SIGTERM, DeliveryError.exit_code} | self.scenario.exits
         return [
             f"worker {worker.number} exited with {code}; the end of its log: {worker.log.read_text()[-1500:]}"
@@ -416,7 +315,7 @@ class Run:
 
 
 async def play(cluster: Cluster, scenario: Scenario, seed: int, keep: Path | None = None) -> Result:
-    """One run from nothing to its result. `keep`: a folder that gets the logs of a run that has failed."""
+    """Plays one run and returns its result. `keep`: a folder for the logs of a failed run."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         run = Run(cluster, scenario, seed, Path(folder))

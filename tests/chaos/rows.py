@@ -37,7 +37,8 @@ from tests.chaos.faults import (
     wake_before_the_fence,
     wake_zombies,
 )
-from tests.chaos.harness import REBALANCE_S, Scenario
+from tests.chaos.harness import REBALANCE_S
+from tests.chaos.scenario import Scenario
 from tests.chaos.worker import AFTER_MODEL, COMMIT_STEPS, IN_MODEL
 
 LARGE = {"posts": {"max.message.bytes": str(4 << 20)}, "letters": {"max.message.bytes": str(256 << 10)}}
@@ -140,7 +141,7 @@ ROWS: dict[str, Scenario] = {
             posts=600,
             model=POISON + "&oom_above=3",
             plans=[[{"sick": 10}, {"sick": 5}], [{"sick": 15}], []],
-            misfits=[one for one in misfits(4) if one[4] == "MODEL_FAILED"],
+            misfits=[misfit for misfit in misfits(4) if misfit[4] == "MODEL_FAILED"],
             exits=frozenset({DeviceError.exit_code}),
             must=[f"{IN_MODEL} struck"],
         ),
@@ -213,7 +214,7 @@ ROWS: dict[str, Scenario] = {
     )
 }
 
-UNREACHED = frozenset({2})  # a worker that starts while no broker answers takes it for a wrong address
+UNREACHED = frozenset({2})  # a worker that starts while no broker answers reports a wrong address
 
 BROKERS: dict[str, Scenario] = {
     scenario.row: scenario

@@ -1,7 +1,7 @@
-"""Exactly once under fire, the short set: one run of most rows of the matrix. `make chaos` is the long one.
+"""Exactly once under faults, the short set: one run of most rows of the matrix. `make chaos` plays the long set.
 
-A failure prints its seed, and `python -m tests.chaos --rows ROW --seed SEED` plays it again. MODERATION_TEST_SEED sets
-the seed; faults meet posts where the machine's own timing puts them, so a seed brings back the faults and not the race.
+A failure prints its seed. `python -m tests.chaos --rows ROW --seed SEED` plays the run again. MODERATION_TEST_SEED sets
+the seed. A seed repeats the faults, but not the moments at which they meet posts: these depend on the machine.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import Cluster, Result, Scenario, play
+from tests.chaos.harness import Cluster, play
 from tests.chaos.rows import BROKERS, ROWS
+from tests.chaos.scenario import Result, Scenario
 from tests.chaos.worker import NO_RECALL, NO_RESEEK, PRODUCER_PER_WORKER
 from tests.conftest import run_apart
 
@@ -80,7 +81,7 @@ async def test_the_checker_catches_a_worker_that_lacks_a_safeguard(
     The mutation has a window of seconds to do wrong in, and the machine may be slower than that now and then.
     """
     for attempt in range(ATTEMPTS):
-        mutant = await played(one_broker, ROWS[row].of(design), tmp_path, SEED + attempt)
+        mutant = await played(one_broker, ROWS[row].with_design(design), tmp_path, SEED + attempt)
         if caught := any(getattr(mutant.findings, wrong) for wrong in wrongs):
             break
     assert caught, mutant.summary()

@@ -1,14 +1,14 @@
-"""A real worker with a plan for its own misfortune: `python -m tests.chaos.worker '{"kill": "after_send", "pass": 3}'`.
+"""A real worker with a plan of faults: `python -m tests.chaos.worker '{"kill": "after_send", "pass": 3}'`.
 
 kill, stop, stall    at this step, SIGKILL or SIGSTOP itself, or block the event loop for `seconds`
-pass                 the how manieth time it comes by that step; after_model waits for SIGUSR1 instead
-sick                 the model's how manieth step raises DeviceError
+pass                 the number of the visit to that step; after_model waits for SIGUSR1 instead
+sick                 the number of the model's step that raises DeviceError
 clock                seconds by which its clock jumps at `pass` of `step`, and jumps back at three times `pass`
 slow_fence           seconds between an assignment and its fence
 max_poll_interval_ms of the consumer
 design               a mutation; the checker must catch it
 
-What is done to the real worker is done here, by wrapping; no production module knows of it.
+All changes to the real worker are made here, by wrapping. No production module knows of them.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ DESIGNS = (AS_BUILT, NO_RESEEK, PRODUCER_PER_WORKER, NO_RECALL)
 
 
 class Plan:
-    """Counts how often each step is passed and strikes where it was told to."""
+    """Counts how often each step is passed and strikes where the plan says."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
         self.passes: Counter[str] = Counter()
         self.clock = 0.0
         self.open = 0  # transactions under way
-        self.told = False
+        self.asked = False
 
     def at(self, step: str) -> None:
         self.passes[step] += 1
@@ -79,11 +79,11 @@ class Plan:
             time.sleep(plan["seconds"])  # the event loop is what stands still
 
     def after_model(self) -> None:
-        """Strikes once it was told to (SIGUSR1), and between transactions: one that is cut short would fence its
+        """Strikes after SIGUSR1, and between transactions: one that is cut short would fence its
         producer, and hide what it wakes to."""
-        if self.plan.get("stop") != AFTER_MODEL or not self.told:
+        if self.plan.get("stop") != AFTER_MODEL or not self.asked:
             return
-        self.told, quiet = False, time.monotonic()
+        self.asked, quiet = False, time.monotonic()
         while time.monotonic() - quiet < QUIET_S:
             time.sleep(QUIET_S / 30)
             quiet = time.monotonic() if self.open else quiet
@@ -182,14 +182,14 @@ def mutate(design: str) -> None:
         producer, mine = clients.producer, f"-{os.getpid()}-{time.time_ns()}"
 
         def of_this_worker(some: Any, **options: Any) -> Any:
-            """Nobody fences a predecessor: its id is another. (One id for all lanes would fence the worker itself.)"""
+            """Fences no predecessor, because ids differ. (One id for all partitions would fence the worker itself.)"""
             return producer(some, **options | {"transactional_id": options["transactional_id"] + mine})
 
         setattr(clients, "producer", of_this_worker)  # noqa: B010
     if design == NO_RECALL:
 
         async def nothing(*_: Any) -> None:
-            """Whoever gets a partition knows nothing of what was decided there."""
+            """The new owner of a partition knows no earlier verdict."""
 
         setattr(restore, "recall", nothing)  # noqa: B010
 
@@ -198,7 +198,7 @@ def main() -> int:
     os.nice(10)  # the harness strikes in time, whatever the workers do
     given = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
     plan = Plan(given)
-    signal.signal(signal.SIGUSR1, lambda *_: setattr(plan, "told", True))
+    signal.signal(signal.SIGUSR1, lambda *_: setattr(plan, "asked", True))
     arm(plan)
     mutate(given.get("design", AS_BUILT))
     if given.get("clock"):

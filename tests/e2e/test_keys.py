@@ -16,7 +16,7 @@ from tests.support.commands import Role, Service
 from tests.support.key_server import a_key, a_set, a_token, answer, faults, key_server, sending
 from tests.support.lookups import a_free_address
 from tests.support.lookups import service as stub_of
-from tests.unit.observability.test_probes import ask
+from tests.support.operations_port import ask
 
 OLD, NEW = a_key(), a_key()
 GOOD = a_set(old=OLD)

@@ -13,7 +13,7 @@ from moderation import models
 from moderation.settings import KafkaSettings, MediaSettings, ModelSettings, Settings, WorkerSettings
 from tests.conftest import make_topics
 from tests.support import postgres
-from tests.support.harness import PARTITIONS, POLICY, Fickle, Field
+from tests.support.harness import PARTITIONS, POLICY, Fickle, Harness
 from tests.support.lookups import Api
 
 
@@ -44,7 +44,7 @@ async def running_api(kafka: str, names: Callable[[str], str], tmp_path: Path) -
 
 
 @pytest.fixture
-async def field(kafka: str, names: Callable[[str], str], tmp_path: Path) -> Field:
+async def harness(kafka: str, names: Callable[[str], str], tmp_path: Path) -> Harness:
     folder = tmp_path / "policies"
     folder.mkdir()
     (folder / "spam.yaml").write_text(POLICY)
@@ -63,9 +63,9 @@ async def field(kafka: str, names: Callable[[str], str], tmp_path: Path) -> Fiel
         media=MediaSettings(max_bytes=4 << 20),
         worker=WorkerSettings(encode_threads=1),
     )
-    field = Field(kafka, settings)
-    await make_topics(kafka, *field.topics, partitions=PARTITIONS, max_message_bytes=str(4 << 20))
-    return field
+    made = Harness(kafka, settings)
+    await make_topics(kafka, *made.topics, partitions=PARTITIONS, max_message_bytes=str(4 << 20))
+    return made
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from tests.integration.conftest import field
+from tests.integration.conftest import harness
 
-__all__ = ["field"]
+__all__ = ["harness"]

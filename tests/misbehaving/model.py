@@ -121,8 +121,8 @@ ENCODE: dict[str, Callable[[Sequence[FakeEncoded]], Any]] = {
 
 def asked(text: str, method: str) -> str:
     """The kind of fault that a text asks of this method; empty: none."""
-    found = [word for word in text.split() if word.startswith(f"fault:{method}:")]
-    return found[0].split(":")[2] if found else ""
+    words = [word for word in text.split() if word.startswith(f"fault:{method}:")]
+    return words[0].split(":")[2] if words else ""
 
 
 class Misbehaving(Fake):
@@ -143,8 +143,8 @@ class Misbehaving(Fake):
         kind = asked(content.text, "encode")
         if kind in STRIKES:
             STRIKES[kind]()
-        found: Sequence[FakeEncoded] = ENCODE[kind](windows) if kind else windows
-        return found
+        encoded: Sequence[FakeEncoded] = ENCODE[kind](windows) if kind else windows
+        return encoded
 
     def look_ahead(self, items: Sequence[Encoded]) -> None:
         for item in items:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from tests.misbehaving.harness import Row
 from tests.misbehaving.model import ENCODE, SCORE
-from tests.misbehaving.storey import Row
 
 PASSES = ("raise", "memory", "panic", "cancelled", "interrupt", "exit", "stop")  # that a step may raise and be well
 SMALL_STEPS = {"MODERATION_WORKER__BATCH_TOKENS": "60"}

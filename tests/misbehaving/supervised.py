@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 from aiokafka import ConsumerRecord
 
-from tests.misbehaving.storey import MODULE, faulty, good
+from tests.misbehaving.harness import MODULE, faulty, good
 from tests.support.commands import Role
-from tests.support.harness import PARTITIONS, Field
+from tests.support.harness import PARTITIONS, Harness
 
 QUIET = 4  # partitions that get a post a second; the first gets the one that kills
 KILLER = 0  # number of that post
@@ -86,15 +86,15 @@ class Run:
 
     @property
     def deaths(self) -> list[Life]:
-        return [life for one in self.supervisors for life in one.lives if not life.killed]
+        return [life for supervisor in self.supervisors for life in supervisor.lives if not life.killed]
 
     @property
     def stops(self) -> list[Life]:
-        return [life for one in self.supervisors for life in one.lives if life.killed]
+        return [life for supervisor in self.supervisors for life in supervisor.lives if life.killed]
 
     @property
     def logs(self) -> list[str]:
-        return [life.log for one in self.supervisors for life in one.lives]
+        return [life.log for supervisor in self.supervisors for life in supervisor.lives]
 
     def events(self, name: str) -> list[dict[str, object]]:
         lines = (line for log in self.logs for line in log.splitlines() if line.startswith("{"))
@@ -112,7 +112,7 @@ class Run:
 
 @contextlib.asynccontextmanager
 async def supervised(supervisors: list[Supervisor]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(one.run()) for one in supervisors]
+    tasks = [asyncio.create_task(supervisor.run()) for supervisor in supervisors]
     try:
         yield
     finally:
@@ -121,7 +121,7 @@ async def supervised(supervisors: list[Supervisor]) -> AsyncIterator[None]:
         await asyncio.wait(tasks)
 
 
-async def _post(field: Field, sent: dict[str, float], seconds: int) -> None:
+async def _post(harness: Harness, sent: dict[str, float], seconds: int) -> None:
     """A good post a second in each partition; `sent` is filled."""
     number = KILLER + 1
     for _ in range(seconds):
@@ -129,14 +129,16 @@ async def _post(field: Field, sent: dict[str, float], seconds: int) -> None:
         values = [(number + at, good(number + at)) for at in range(QUIET)]
         number += QUIET
         sent |= {f"post-{n}": time.time() for n, _ in values}
-        await field.produce(*((at, b"key", value, ()) for at, (_, value) in enumerate(values)))
+        await harness.produce(*((at, b"key", value, ()) for at, (_, value) in enumerate(values)))
         await asyncio.sleep(due - time.monotonic())
 
 
-async def play(field: Field, word: str, *, seconds: int, pause: Pause, timeout: float = 120, **settings: str) -> Run:
+async def play(
+    harness: Harness, word: str, *, seconds: int, pause: Pause, timeout: float = 120, **settings: str
+) -> Run:
     """Two workers, a post a second in each of four partitions, and one that asks for `word` in the first of them."""
     chance = random.Random(20)
-    environment = field.environment | {
+    environment = harness.environment | {
         "MODERATION_MODEL__NAME": "misbehaving?step_ms=5",
         "MODERATION_LOG__FORMAT": "json",
         **settings,
@@ -144,17 +146,17 @@ async def play(field: Field, word: str, *, seconds: int, pause: Pause, timeout: 
     supervisors = [Supervisor(environment, pause, random.Random(chance.random())) for _ in range(2)]
     sent: dict[str, float] = {}
     async with supervised(supervisors):
-        await field.produce(*((at, b"key", good(WARM + at), ()) for at in range(PARTITIONS)))
-        await field.verdicts(PARTITIONS, 60)
+        await harness.produce(*((at, b"key", good(WARM + at), ()) for at in range(PARTITIONS)))
+        await harness.verdicts(PARTITIONS, 60)
         begun = time.time()
         sent[f"post-{KILLER}"] = begun
-        await field.produce((0, b"key", faulty(KILLER, word), ()))
-        await _post(field, sent, seconds)
+        await harness.produce((0, b"key", faulty(KILLER, word), ()))
+        await _post(harness, sent, seconds)
         total = PARTITIONS + len(sent)
         with contextlib.suppress(TimeoutError):  # then the figures say what there is
-            await field.read(field.topics[1], total, timeout)
+            await harness.read(harness.topics[1], total, timeout)
     sent |= {f"post-{WARM + at}": begun for at in range(PARTITIONS)}
-    verdicts = await field.read(field.topics[1], 0)
-    letters = await field.read(field.topics[2], 0)
+    verdicts = await harness.read(harness.topics[1], 0)
+    letters = await harness.read(harness.topics[2], 0)
     last = max(record.timestamp for record in verdicts) / 1000
     return Run(sent, verdicts, letters, supervisors, last - begun)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.misbehaving.harness import play
 from tests.misbehaving.rows import FULL, ROWS
-from tests.misbehaving.storey import play
-from tests.support.harness import Field
+from tests.support.harness import Harness
 
 PLAYED = FULL if os.environ.get("MODERATION_TEST_FULL") else ROWS
 
 
 @pytest.mark.parametrize("row", PLAYED)
-async def test_each_post_has_its_verdict_whatever_the_model_does(row: str, field: Field, tmp_path: Path) -> None:
-    await play(field, PLAYED[row], tmp_path)
+async def test_each_post_has_its_verdict_when_the_model_misbehaves(row: str, harness: Harness, tmp_path: Path) -> None:
+    await play(harness, PLAYED[row], tmp_path)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.misbehaving.model import SECRET
 from tests.misbehaving.supervised import KILLER, QUIET, Pause, Run, play
-from tests.support.harness import Field
+from tests.support.harness import Harness
 
 FULL = bool(os.environ.get("MODERATION_TEST_FULL"))
 PAUSE = Pause(2, 10) if FULL else Pause(0.5, 1)
@@ -29,16 +29,18 @@ MOST_DEATHS = 3  # one that makes it a suspect, and two while it is alone
 
 @pytest.mark.parametrize("word", KINDS if FULL else QUICK)
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"] if FULL else ["exactly_once"])
-async def test_a_post_that_ends_the_process_ends_few(word: str, delivery: str, field: Field, tmp_path: Path) -> None:
+async def test_a_post_that_ends_the_process_ends_few_processes(
+    word: str, delivery: str, harness: Harness, tmp_path: Path
+) -> None:
     run = await play(
-        field.on(delivery=delivery),
+        harness.with_kafka(delivery=delivery),
         word,
         seconds=SECONDS,
         pause=PAUSE,
         MODERATION_WORKER__STEP_TIMEOUT_S="5",
         MODERATION_WORKER__ENCODE_TIMEOUT_S="5",
     )
-    told(word, delivery, run)
+    print_figures(word, delivery, run)
     keep(run, tmp_path)
     once(run)
     dead = [record for record in run.verdicts if json.loads(record.value)["status"] == "STATUS_UNDETERMINED"]
@@ -64,7 +66,7 @@ def once(run: Run) -> None:
         assert offsets == sorted(offsets)
 
 
-def told(word: str, delivery: str, run: Run) -> None:
+def print_figures(word: str, delivery: str, run: Run) -> None:
     """The figures, for a report."""
     begun = min(run.sent.values())
     ended = sorted(round(life.ended - begun, 1) for life in run.deaths)

@@ -1,4 +1,4 @@
-"""What a worker's test stands on: topics of its own, posts in, verdicts out, and workers in this process."""
+"""The harness of worker tests: topics of one test, posts, verdicts, and workers in this process."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ from moderation.types import Score
 from moderation.worker import role
 
 PARTITIONS = 6
+WORKER = """
+from moderation import lifecycle, settings
+from moderation.worker import role
+
+values = settings.load()
+raise SystemExit(lifecycle.run(lambda stop: role.run(values, stop)))
+"""  # a program for `python -c`
 POLICY = """
 id: spam
 version: 1
@@ -31,19 +38,19 @@ thresholds: {review: 0.5, remove: 0.9}
 
 
 @dataclass(frozen=True)
-class Field:
+class Harness:
     """The topics of one test and the settings of the workers on them."""
 
     kafka: str
     settings: Settings
 
-    def with_(self, model: str = "", **worker_settings: Any) -> Field:
+    def with_(self, model: str = "", **worker_settings: Any) -> Harness:
         changed: dict[str, Any] = {"worker": self.settings.worker.model_copy(update=worker_settings)}
         if model:
             changed["model"] = ModelSettings(name=model)
         return replace(self, settings=self.settings.model_copy(update=changed))
 
-    def on(self, **kafka_settings: Any) -> Field:
+    def with_kafka(self, **kafka_settings: Any) -> Harness:
         changed = self.settings.kafka.model_copy(update=kafka_settings)
         return replace(self, settings=self.settings.model_copy(update={"kafka": changed}))
 
@@ -81,7 +88,7 @@ class Field:
         )
 
     async def read(self, topic: str, count: int, timeout: float = 60) -> list[ConsumerRecord]:
-        """All committed records of the topic once there are `count`: those too that are there beyond them."""
+        """Returns all committed records of the topic, once there are `count` or more."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.kafka,
             isolation_level="read_committed",
@@ -89,20 +96,20 @@ class Field:
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=8 << 20,
         )
-        found: list[ConsumerRecord] = []
+        records: list[ConsumerRecord] = []
         async with consumer:
             partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
             consumer.assign(partitions)
             await consumer.seek_to_beginning(*partitions)
             async with asyncio.timeout(timeout):
-                while len(found) < count:
-                    for records in (await consumer.getmany(timeout_ms=200)).values():
-                        found += records
+                while len(records) < count:
+                    for fetched in (await consumer.getmany(timeout_ms=200)).values():
+                        records += fetched
             ends = await consumer.end_offsets(partitions)
-            while any([await consumer.position(one) < ends[one] for one in partitions]):
-                for records in (await consumer.getmany(timeout_ms=200)).values():
-                    found += records
-        return found
+            while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
+                for fetched in (await consumer.getmany(timeout_ms=200)).values():
+                    records += fetched
+        return records
 
     async def verdicts(self, count: int, timeout: float = 60) -> list[dict[str, Any]]:
         return [json.loads(record.value) for record in await self.read(self.topics[1], count, timeout)]
@@ -111,18 +118,18 @@ class Field:
         return await self.read(self.topics[2], count)
 
     async def expect_exactly(self, count: int, timeout: float = 60) -> list[dict[str, Any]]:
-        """One verdict for each of the posts 0..count, in the order of each input partition. Returns them."""
-        found = await self.verdicts(count, timeout)
-        twice = [id for id, times in Counter(one["postId"] for one in found).items() if times > 1]
+        """Checks for one verdict for each post 0..count, in the order of each partition. Returns the verdicts."""
+        verdicts = await self.verdicts(count, timeout)
+        twice = [id for id, times in Counter(verdict["postId"] for verdict in verdicts).items() if times > 1]
         assert not twice
-        assert {one["postId"] for one in found} == {f"post-{number}" for number in range(count)}
+        assert {verdict["postId"] for verdict in verdicts} == {f"post-{number}" for number in range(count)}
         last: dict[int, int] = {}
-        for one in found:
-            source = one["source"]
+        for verdict in verdicts:
+            source = verdict["source"]
             partition, offset = source.get("partition", 0), int(source.get("offset", 0))
             assert offset > last.get(partition, -1)
             last[partition] = offset
-        return found
+        return verdicts
 
 
 def a_value(number: int | str, **fields: Any) -> bytes:
@@ -130,31 +137,31 @@ def a_value(number: int | str, **fields: Any) -> bytes:
 
 
 class Fickle(Fake):
-    """Never says the same twice: whatever it is asked again is a contradiction."""
+    """Never gives equal scores twice: if it is asked again, the verdicts contradict each other."""
 
     def __init__(self) -> None:
         super().__init__(step_ms=20)
         self.asked: list[str] = []
 
     def score(self, batch: Any) -> Any:
-        ours = {probe.text for probe in PROBES}
-        self.asked += [item.text for item in batch if item.text not in ours]
+        probes = {probe.text for probe in PROBES}
+        self.asked += [item.text for item in batch if item.text not in probes]
         base = len(self.asked)
         return [
-            row if item.text in ours else [another(one, 1 / (2 + base + number)) for one in row]
+            row if item.text in probes else [with_probability(score, 1 / (2 + base + number)) for score in row]
             for number, (item, row) in enumerate(zip(batch, super().score(batch), strict=True))
         ]
 
 
-def another(score: Score, probability: float) -> Score:
+def with_probability(score: Score, probability: float) -> Score:
     return replace(score, probability=probability, margin=math.log(probability / (1 - probability)))
 
 
 @asynccontextmanager
-async def running(field: Field) -> AsyncIterator[asyncio.Task[None]]:
-    """A worker in this process; drained at the end, unless it has ended by itself."""
+async def running(harness: Harness) -> AsyncIterator[asyncio.Task[None]]:
+    """Runs a worker in this process. Drains it at the end, unless it has already ended."""
     stop = asyncio.Event()
-    task = asyncio.create_task(role.run(field.settings, stop))
+    task = asyncio.create_task(role.run(harness.settings, stop))
     try:
         yield task
     finally:

@@ -1,30 +1,18 @@
-"""The story, with the real policies, media and batcher, and the double of the classifier."""
+"""From a post to its verdict, with real policies, media and batcher, and the fake model."""
 
 from __future__ import annotations
-
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from moderation.errors import PostError
-from moderation.inference.batcher import Batcher
-from moderation.media.reader import Media, digest
+from moderation.media.reader import digest
 from moderation.models.fake import Fake
-from moderation.moderator import Moderator
-from moderation.policies import Policy, PolicySet
-from moderation.settings import MediaSettings, WorkerSettings
+from moderation.policies import PolicySet
 from moderation.types import Image, Outcome, Reason, Severity, Source, Status
 from tests.support.builders import a_policy, a_post, inline
+from tests.support.moderators import a_moderator
 
 SOURCE = Source("posts", 3, 42, 1_700_000_000_000)
-
-
-@asynccontextmanager
-async def a_moderator(*policies: Policy) -> AsyncIterator[Moderator]:
-    model = Fake()
-    async with Batcher(model, WorkerSettings()) as batcher:
-        yield Moderator(PolicySet.of(policies), Media(MediaSettings()), batcher, model.info)
 
 
 async def test_a_verdict_says_who_judged_what_by_which_rules() -> None:

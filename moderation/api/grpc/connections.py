@@ -73,7 +73,7 @@ class Connections:
         """A call of this peer was refused as a stranger's. Too many close its connection: then it is True."""
         self._refused += 1
         self._address = address_of(peer)
-        metrics.STRANGERS_REFUSED.inc()
+        metrics.UNAUTHENTICATED_REFUSED.inc()
         return self._spend(peer, 1.0)
 
     def _spend(self, peer: str, cost: float) -> bool:

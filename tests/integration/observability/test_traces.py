@@ -19,7 +19,7 @@ from moderation.observability import trace_export
 from moderation.settings import TracesSettings
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.post_pb2 import Image, Post
-from tests.support.harness import Field, a_value, running
+from tests.support.harness import Harness, a_value, running
 from tests.support.lookups import Api
 
 CALL = "moderation.v1.ModerationService/ModeratePost"
@@ -28,7 +28,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 class Spans:
-    """Those that have ended."""
+    """The spans that have ended."""
 
     def __init__(self, exporter: InMemorySpanExporter) -> None:
         self._exporter = exporter
@@ -38,15 +38,17 @@ class Spans:
 
     def of(self, name: str, kind: SpanKind | None = None) -> ReadableSpan:
         """The only one of this name."""
-        (span,) = [one for one in self if one.name == name and kind in (None, one.kind)]
-        return span
+        (match,) = [span for span in self if span.name == name and kind in (None, span.kind)]
+        return match
 
     def below(self, parent: ReadableSpan) -> list[ReadableSpan]:
-        return [one for one in self if one.parent and parent.context and one.parent.span_id == parent.context.span_id]
+        return [
+            span for span in self if span.parent and parent.context and span.parent.span_id == parent.context.span_id
+        ]
 
 
 def set_up(monkeypatch: pytest.MonkeyPatch, ratio: float) -> Spans:
-    """As `exporter.start` does, but for where spans go."""
+    """Sets up the SDK as `trace_export.start` does, with an exporter that keeps the spans."""
     kept = InMemorySpanExporter()
     provider = trace_export.provider(TracesSettings(sample_ratio=ratio), "test")
     provider.add_span_processor(SimpleSpanProcessor(kept))
@@ -56,7 +58,7 @@ def set_up(monkeypatch: pytest.MonkeyPatch, ratio: float) -> Spans:
 
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
-    """All of them: also those without a caller's decision."""
+    """All spans, also those without a caller's decision."""
     return set_up(monkeypatch, 1.0)
 
 
@@ -70,29 +72,29 @@ def id_of(span: ReadableSpan) -> str:
     return f"{span.context.span_id:016x}"
 
 
-async def test_one_trace_from_the_client_to_the_verdict(field: Field, tmp_path: Path, spans: Spans) -> None:
-    api = Api(field.kafka, *field.topics[:2], tmp_path)
-    async with running(field), api.running(), Client(api.address) as client:
+async def test_one_trace_from_the_client_to_the_verdict(harness: Harness, tmp_path: Path, spans: Spans) -> None:
+    api = Api(harness.kafka, *harness.topics[:2], tmp_path)
+    async with running(harness), api.running(), Client(api.address) as client:
         with trace.get_tracer("caller").start_as_current_span("caller"):
             answer = await client.moderate(Post(id="post-1", text=UNSAID), timeout=60)
         assert answer.state == pb.LOOKUP_STATE_FOUND
-        (record,) = await field.read(field.topics[1], 1)
+        (record,) = await harness.read(harness.topics[1], 1)
     caller, process = spans.of("caller"), spans.of("process posts")
     chain = [caller, spans.of(CALL, SpanKind.CLIENT), spans.of(CALL, SpanKind.SERVER), spans.of("send posts"), process]
     for parent, child in itertools.pairwise(chain):
         assert child in spans.below(parent), f"{child.name} is not below {parent.name}"
-    assert [one.kind for one in chain[3:]] == [SpanKind.PRODUCER, SpanKind.CONSUMER]
+    assert [span.kind for span in chain[3:]] == [SpanKind.PRODUCER, SpanKind.CONSUMER]
 
-    phases = {one.name: one for one in spans.below(process)}
+    phases = {span.name: span for span in spans.below(process)}
     assert sorted(phases) == ["batch_wait", "commit", "encode", "model"]
     assert process.start_time
     assert process.end_time
-    for one in phases.values():
-        assert one.start_time
-        assert one.end_time
-        assert process.start_time <= one.start_time <= one.end_time <= process.end_time
+    for span in phases.values():
+        assert span.start_time
+        assert span.end_time
+        assert process.start_time <= span.start_time <= span.end_time <= process.end_time
 
-    (step,) = [one for one in spans if one.name == "model step"]
+    (step,) = [span for span in spans if span.name == "model step"]
     assert [link.context for link in step.links] == [process.context]
     assert [link.context for link in phases["model"].links] == [step.context]
     assert step.parent is None
@@ -102,13 +104,13 @@ async def test_one_trace_from_the_client_to_the_verdict(field: Field, tmp_path: 
     assert int(flags, 16) & 1  # sampled
     assert json.loads(record.value)["traceId"] == answer.verdict.trace_id == trace_of(caller)
     assert (process.attributes or {})["moderation.outcome"] == "ALLOW"
-    assert {trace_of(one) for one in spans} == {trace_of(caller), trace_of(step)}
-    assert UNSAID not in "".join(one.to_json() for one in spans)
+    assert {trace_of(span) for span in spans} == {trace_of(caller), trace_of(step)}
+    assert UNSAID not in "".join(span.to_json() for span in spans)
 
 
-async def test_what_goes_wrong_is_a_code_and_never_a_text(field: Field, tmp_path: Path, spans: Spans) -> None:
-    api = Api(field.kafka, *field.topics[:2], tmp_path)
-    async with running(field), api.running(), Client(api.address) as client:
+async def test_an_error_is_traced_as_a_code_and_never_as_a_text(harness: Harness, tmp_path: Path, spans: Spans) -> None:
+    api = Api(harness.kafka, *harness.topics[:2], tmp_path)
+    async with running(harness), api.running(), Client(api.address) as client:
         bad = Post(id="post-1", text=UNSAID, images=[Image(uri="http://secret.example.com/a.png")])
         await client.moderate(bad, timeout=60)
         with pytest.raises(CallError):
@@ -116,38 +118,40 @@ async def test_what_goes_wrong_is_a_code_and_never_a_text(field: Field, tmp_path
     process = spans.of("process posts")
     assert process.status.status_code is StatusCode.ERROR
     assert (process.attributes or {})["error.type"] == "IMAGE_FORBIDDEN"
-    failed = [one for one in spans if one.name == CALL and one.status.status_code is StatusCode.ERROR]
-    assert [one.kind for one in failed] == [SpanKind.SERVER, SpanKind.CLIENT]
-    assert {(one.attributes or {})["rpc.response.status_code"] for one in failed} == {"INVALID_ARGUMENT"}
-    told = "".join(one.to_json() for one in spans)
-    assert "secret" not in told
-    assert UNSAID not in told
-    assert not any(one.events for one in spans)  # an exception would be one, with its text
+    failed = [span for span in spans if span.name == CALL and span.status.status_code is StatusCode.ERROR]
+    assert [span.kind for span in failed] == [SpanKind.SERVER, SpanKind.CLIENT]
+    assert {(span.attributes or {})["rpc.response.status_code"] for span in failed} == {"INVALID_ARGUMENT"}
+    exported = "".join(span.to_json() for span in spans)
+    assert "secret" not in exported
+    assert UNSAID not in exported
+    assert not any(span.events for span in spans)  # an exception would be one, with its text
 
 
 @pytest.mark.parametrize(("flags", "seen"), [("01", True), ("00", False)])
-async def test_a_callers_decision_stands(field: Field, monkeypatch: pytest.MonkeyPatch, flags: str, seen: bool) -> None:
+async def test_a_callers_sampling_decision_is_kept(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, flags: str, seen: bool
+) -> None:
     spans = set_up(monkeypatch, 0.0 if seen else 1.0)
-    headers = [("traceparent", f"00-{TRACE}-b7ad6b7169203331-{flags}".encode()), ("tracestate", b"theirs=1")]
-    async with running(field):
-        await field.produce((0, b"key", a_value(1), headers))
-        (record,) = await field.read(field.topics[1], 1)
-    told = dict(record.headers)
-    version, trace_id, parent, decided = (told["traceparent"] or b"").decode().split("-")
-    assert (version, trace_id, decided, told["tracestate"]) == ("00", TRACE, flags, b"theirs=1")
+    headers = [("traceparent", f"00-{TRACE}-b7ad6b7169203331-{flags}".encode()), ("tracestate", b"vendor=1")]
+    async with running(harness):
+        await harness.produce((0, b"key", a_value(1), headers))
+        (record,) = await harness.read(harness.topics[1], 1)
+    written = dict(record.headers)
+    version, trace_id, parent, decided = (written["traceparent"] or b"").decode().split("-")
+    assert (version, trace_id, decided, written["tracestate"]) == ("00", TRACE, flags, b"vendor=1")
     assert parent != "b7ad6b7169203331"
     assert json.loads(record.value)["traceId"] == TRACE
-    assert {one.name for one in spans} == (
+    assert {span.name for span in spans} == (
         {"process posts", "encode", "batch_wait", "model", "commit", "model step"} if seen else set()
     )
 
 
-async def test_a_post_that_comes_without_a_trace_begins_one(field: Field, spans: Spans) -> None:
-    async with running(field):
-        await field.post(20)
-        found = await field.expect_exactly(20)
-    traces = {trace_of(one) for one in spans if one.name == "process posts"}
+async def test_a_post_without_a_trace_starts_one(harness: Harness, spans: Spans) -> None:
+    async with running(harness):
+        await harness.post(20)
+        verdicts = await harness.expect_exactly(20)
+    traces = {trace_of(span) for span in spans if span.name == "process posts"}
     assert len(traces) == 20
-    assert {one["traceId"] for one in found} == traces
-    linked = [link.context.span_id for one in spans if one.name == "model step" for link in one.links]
+    assert {verdict["traceId"] for verdict in verdicts} == traces
+    linked = [link.context.span_id for span in spans if span.name == "model step" for link in span.links]
     assert len(linked) == len(set(linked)) == 20

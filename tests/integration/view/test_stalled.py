@@ -26,11 +26,11 @@ from moderation.v1 import moderation_service_pb2 as pb
 from moderation.view import freshness, stores, topic_lag
 from moderation.view.stores import StoreUnavailableError, sqlite
 from moderation.view.stores.sqlite import CLOSE_S, Sqlite
-from tests.integration.observability.test_observe import Port
 from tests.support import volumes
 from tests.support.builders import a_verdict
 from tests.support.logged import events
 from tests.support.lookups import NOT_SERVING, SERVING, Api, a_free_address, service, watch_health
+from tests.support.operations_port import Port
 from tests.support.view_stores import LOG, Folding, an_entry, answering, verdict
 
 FOUND, NOT_FOUND = pb.LOOKUP_STATE_FOUND, pb.LOOKUP_STATE_NOT_FOUND

@@ -143,15 +143,15 @@ async def test_before_the_process_ends_it_fences_nobody_to_publish_what_is_ready
     assert await published(settings) == ([b"1", b"2"], 2)
 
 
-async def test_a_mark_is_stored_with_the_position_and_told_to_the_next(settings: KafkaSettings) -> None:
+async def test_a_mark_is_stored_with_the_position_and_read_by_the_next_publisher(settings: KafkaSettings) -> None:
     mark = Mark(open=True, openings=2, until=9, offset=3, attempts=1)
     async with a_publisher(settings) as first:
         await first.publish([a_message(settings, b"1")], 3, mark)
         await first.publish([], 3, mark)
     async with AIOKafkaConsumer(bootstrap_servers=settings.bootstrap, group_id=settings.group) as consumer:
-        found = await offsets.committed(consumer, TopicPartition(settings.posts_topic, 0))
-    assert found is not None
-    assert (found.offset, Mark.read(found.metadata, found.offset)) == (3, mark)
+        stored = await offsets.committed(consumer, TopicPartition(settings.posts_topic, 0))
+    assert stored is not None
+    assert (stored.offset, Mark.read(stored.metadata, stored.offset)) == (3, mark)
     assert await published(settings) == ([b"1"], 3)
 
 

@@ -33,8 +33,8 @@ TOPICS = KafkaSettings()
 
 def users() -> dict[str, list[dict[str, Any]]]:
     """User -> what it may, as the manifests say."""
-    found = yaml.safe_load_all(USERS.read_text())
-    return {user["metadata"]["name"]: user["spec"]["authorization"]["acls"] for user in found}
+    documents = yaml.safe_load_all(USERS.read_text())
+    return {user["metadata"]["name"]: user["spec"]["authorization"]["acls"] for user in documents}
 
 
 def free_port() -> int:
@@ -79,17 +79,17 @@ async def allow(bootstrap: str) -> None:
     """What the manifests say."""
     rows = [
         (
-            KINDS[one["resource"]["type"]],
-            one["resource"]["name"],
-            PATTERNS[one["resource"].get("patternType", "literal")],
+            KINDS[acl["resource"]["type"]],
+            acl["resource"]["name"],
+            PATTERNS[acl["resource"].get("patternType", "literal")],
             f"User:{user}",
             "*",
             OPERATIONS[operation],
             ALLOW,
         )
         for user, acls in users().items()
-        for one in acls
-        for operation in one["operations"]
+        for acl in acls
+        for operation in acl["operations"]
     ]
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()

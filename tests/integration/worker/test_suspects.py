@@ -1,4 +1,4 @@
-"""What a worker makes of the metadata that earlier ones have left, and what it leaves: against a real Kafka."""
+"""The metadata of committed offsets: what a worker reads from it and what it leaves there. Against a real Kafka."""
 
 from __future__ import annotations
 
@@ -20,34 +20,29 @@ from moderation.kafka import clients
 from moderation.models.fake import Fake
 from moderation.worker.publisher import Publisher
 from moderation.worker.suspects import ATTEMPTS, Mark
-from tests.support.harness import Field, a_value, running
+from tests.support.harness import Harness, a_value, running
 
-OURS = {probe.text for probe in PROBES}
-
-
-@pytest.fixture(params=["exactly_once", "at_least_once"])
-def either(request: pytest.FixtureRequest, field: Field) -> Field:
-    return field.on(delivery=request.param)
+PROBE_TEXTS = {probe.text for probe in PROBES}
 
 
 class Watched(Fake):
-    """Keeps what it was asked, and how many posts were in the process at once."""
+    """Records the posts of each batch, and how many posts were in the process at once."""
 
     def __init__(self) -> None:
         super().__init__(step_ms=1)
         self.batches: list[list[str]] = []
-        self.most = 0
+        self.highest = 0
         self._now = 0
         self._lock = threading.Lock()
 
     def encode(self, content: Any, questions: Any) -> Any:
         with self._lock:
-            self._now += content.text not in OURS
-            self.most = max(self.most, self._now)
+            self._now += content.text not in PROBE_TEXTS
+            self.highest = max(self.highest, self._now)
         return super().encode(content, questions)
 
     def score(self, batch: Any) -> Any:
-        texts = [item.text for item in batch if item.text not in OURS]
+        texts = [item.text for item in batch if item.text not in PROBE_TEXTS]
         if texts:
             self.batches.append(texts)
         for text in texts:
@@ -66,30 +61,30 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     return model
 
 
-async def leave(field: Field, position: int, metadata: str, partition: int = 0) -> None:
-    """What an earlier worker, or somebody else, has committed."""
-    one = TopicPartition(field.topics[0], partition)
+async def leave(harness: Harness, position: int, metadata: str, partition: int = 0) -> None:
+    """Commits what an earlier worker, or another program, has left."""
+    topic_partition = TopicPartition(harness.topics[0], partition)
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=field.kafka, group_id=field.settings.kafka.group, enable_auto_commit=False
+        bootstrap_servers=harness.kafka, group_id=harness.settings.kafka.group, enable_auto_commit=False
     )
     async with consumer:
-        consumer.assign([one])
-        await consumer.commit({one: (position, metadata)})
+        consumer.assign([topic_partition])
+        await consumer.commit({topic_partition: (position, metadata)})
 
 
-async def left(field: Field, partition: int = 0) -> tuple[int, str]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=field.kafka)
+async def left(harness: Harness, partition: int = 0) -> tuple[int, str]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=harness.kafka)
     await admin.start()
     try:
-        offsets = await admin.list_consumer_group_offsets(field.settings.kafka.group)
+        offsets = await admin.list_consumer_group_offsets(harness.settings.kafka.group)
     finally:
         await admin.close()
-    found = offsets[TopicPartition(field.topics[0], partition)]
-    return found.offset, found.metadata
+    stored = offsets[TopicPartition(harness.topics[0], partition)]
+    return stored.offset, stored.metadata
 
 
-async def put(field: Field, *values: bytes | None, key: bytes = b"key") -> None:
-    await field.produce(*((0, key, value, ()) for value in values))
+async def put(harness: Harness, *values: bytes | None, key: bytes = b"key") -> None:
+    await harness.produce(*((0, key, value, ()) for value in values))
 
 
 def reasons(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -97,178 +92,178 @@ def reasons(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 async def test_while_it_runs_the_metadata_says_that_the_partition_is_open_and_a_drain_leaves_none(
-    either: Field,
+    each_delivery: Harness,
 ) -> None:
-    async with running(either):
-        await put(either, a_value(0), a_value(1))
-        await either.verdicts(2)
+    async with running(each_delivery):
+        await put(each_delivery, a_value(0), a_value(1))
+        await each_delivery.verdicts(2)
         async with asyncio.timeout(20):
-            while (found := await left(either))[0] < 2:  # noqa: ASYNC110  the broker's state
+            while (stored := await left(each_delivery))[0] < 2:  # noqa: ASYNC110  the broker's state
                 await asyncio.sleep(0.05)
-        assert Mark.read(found[1], 2) == Mark(open=True)
-    assert await left(either) == (2, "")
+        assert Mark.read(stored[1], 2) == Mark(open=True)
+    assert await left(each_delivery) == (2, "")
 
 
 async def test_suspects_are_processed_one_at_a_time_and_what_is_behind_them_together(
-    either: Field, watched: Watched
+    each_delivery: Harness, watched: Watched
 ) -> None:
-    await put(either, *(a_value(number) for number in range(6)))
-    await leave(either, 0, Mark(open=True, openings=1, until=4).metadata(0))
+    await put(each_delivery, *(a_value(number) for number in range(6)))
+    await leave(each_delivery, 0, Mark(open=True, openings=1, until=4).metadata(0))
     with capture_logs() as events:
-        async with running(either):
-            await either.expect_exactly(6)
+        async with running(each_delivery):
+            await each_delivery.expect_exactly(6)
     suspects = [f"this is number {number}" for number in range(4)]
     assert [batch for batch in watched.batches if set(batch) & set(suspects)] == [[text] for text in suspects]
     alone = [event["offset"] for event in events if event["event"] == "post_attempted_alone"]
     assert alone == [0, 1, 2, 3]
     opened = [event for event in events if event["event"] == "partition_opened_with_suspects"]
     assert [(event["partition"], event["position"], event["until"]) for event in opened] == [(0, 0, 4)]
-    assert await left(either) == (6, "")
+    assert await left(each_delivery) == (6, "")
 
 
-async def test_nobody_else_is_in_the_process_while_a_suspect_is(field: Field, watched: Watched) -> None:
-    await put(field, *(a_value(number) for number in range(30)))
-    await leave(field, 0, Mark(open=True, openings=1, until=30).metadata(0))
-    await field.produce(*((1, b"key", a_value(number, text="wait"), ()) for number in range(30, 90)))
-    await leave(field, 0, Mark(open=True, openings=1, until=60).metadata(0), partition=1)
-    async with running(field):
-        await field.expect_exactly(90)
-    assert watched.most == 1
+async def test_no_other_post_is_in_the_process_while_a_suspect_is(harness: Harness, watched: Watched) -> None:
+    await put(harness, *(a_value(number) for number in range(30)))
+    await leave(harness, 0, Mark(open=True, openings=1, until=30).metadata(0))
+    await harness.produce(*((1, b"key", a_value(number, text="wait"), ()) for number in range(30, 90)))
+    await leave(harness, 0, Mark(open=True, openings=1, until=60).metadata(0), partition=1)
+    async with running(harness):
+        await harness.expect_exactly(90)
+    assert watched.highest == 1
 
 
 async def test_a_post_that_was_attempted_alone_in_vain_ends_as_a_dead_letter_with_its_verdict(
-    either: Field, watched: Watched
+    each_delivery: Harness, watched: Watched
 ) -> None:
-    await put(either, a_value("bad", text="wrong"), a_value(1))
-    await leave(either, 0, Mark(open=True, openings=3, until=2, offset=0, attempts=ATTEMPTS).metadata(0))
+    await put(each_delivery, a_value("bad", text="wrong"), a_value(1))
+    await leave(each_delivery, 0, Mark(open=True, openings=3, until=2, offset=0, attempts=ATTEMPTS).metadata(0))
     with capture_logs() as events:
-        async with running(either):
-            found = await either.verdicts(2)
-            (letter,) = await either.dead_letters(1)
-    assert reasons(found) == {"post-bad": "MODEL_CRASHED", "post-1": ""}
-    assert [verdict["status"] for verdict in found] == ["STATUS_UNDETERMINED", "STATUS_FINAL"]
+        async with running(each_delivery):
+            verdicts = await each_delivery.verdicts(2)
+            (letter,) = await each_delivery.dead_letters(1)
+    assert reasons(verdicts) == {"post-bad": "MODEL_CRASHED", "post-1": ""}
+    assert [verdict["status"] for verdict in verdicts] == ["STATUS_UNDETERMINED", "STATUS_FINAL"]
     assert dict(letter.headers)["dlq.error.code"] == b"MODEL_CRASHED"
     assert letter.value == a_value("bad", text="wrong")
     assert watched.batches == [["this is number 1"]], "it is never asked about the first"
     assert [event["offset"] for event in events if event["event"] == "post_given_up"] == [0]
 
 
-async def test_one_that_ends_the_process_while_it_is_given_up_is_known_by_its_key(field: Field) -> None:
-    await put(field, a_value("bad", text="wrong"), key=b"the-key")
-    await leave(field, 0, Mark(open=True, openings=3, until=1, offset=0, attempts=ATTEMPTS + 1).metadata(0))
-    async with running(field):
-        assert reasons(await field.verdicts(1)) == {"the-key": "MODEL_CRASHED"}
+async def test_one_that_ends_the_process_while_it_is_given_up_is_known_by_its_key(harness: Harness) -> None:
+    await put(harness, a_value("bad", text="wrong"), key=b"the-key")
+    await leave(harness, 0, Mark(open=True, openings=3, until=1, offset=0, attempts=ATTEMPTS + 1).metadata(0))
+    async with running(harness):
+        assert reasons(await harness.verdicts(1)) == {"the-key": "MODEL_CRASHED"}
 
 
 async def test_a_suspect_without_a_value_is_an_erasure_and_one_that_cannot_be_read_has_its_own_reason(
-    field: Field,
+    harness: Harness,
 ) -> None:
-    await put(field, None, key=b"post-gone")
-    await put(field, b"{", key=b"torn")
-    await put(field, a_value(2))
+    await put(harness, None, key=b"post-gone")
+    await put(harness, b"{", key=b"torn")
+    await put(harness, a_value(2))
     mark = Mark(open=True, openings=3, until=3, offset=0, attempts=ATTEMPTS)
-    await leave(field, 0, mark.metadata(0))
-    async with running(field):
-        erasure, torn, good = await field.read(field.topics[1], 3)
+    await leave(harness, 0, mark.metadata(0))
+    async with running(harness):
+        erasure, torn, good = await harness.read(harness.topics[1], 3)
     assert (erasure.key, erasure.value) == (b"post-gone", None)
     assert reasons([json.loads(torn.value), json.loads(good.value)]) == {"torn": "NOT_DECODABLE", "post-2": ""}
 
 
-async def test_a_given_up_one_that_cannot_be_read_has_its_own_reason_too(field: Field) -> None:
-    await put(field, b"{", key=b"torn")
-    await leave(field, 0, Mark(open=True, openings=3, until=1, offset=0, attempts=ATTEMPTS).metadata(0))
-    async with running(field):
-        assert reasons(await field.verdicts(1)) == {"torn": "NOT_DECODABLE"}
+async def test_a_given_up_one_that_cannot_be_read_has_its_own_reason_too(harness: Harness) -> None:
+    await put(harness, b"{", key=b"torn")
+    await leave(harness, 0, Mark(open=True, openings=3, until=1, offset=0, attempts=ATTEMPTS).metadata(0))
+    async with running(harness):
+        assert reasons(await harness.verdicts(1)) == {"torn": "NOT_DECODABLE"}
 
 
 @pytest.mark.parametrize("metadata", ["", "by another tool", "x" * 4000, Mark(open=True, openings=1).metadata(7)])
-async def test_metadata_of_others_is_none(field: Field, watched: Watched, metadata: str) -> None:
-    await put(field, *(a_value(number) for number in range(3)))
-    await leave(field, 0, metadata)
+async def test_metadata_of_other_programs_is_ignored(harness: Harness, watched: Watched, metadata: str) -> None:
+    await put(harness, *(a_value(number) for number in range(3)))
+    await leave(harness, 0, metadata)
     with capture_logs() as events:
-        async with running(field):
-            await field.expect_exactly(3)
+        async with running(harness):
+            await harness.expect_exactly(3)
     assert not [event for event in events if event["event"] == "post_attempted_alone"]
 
 
-async def test_a_drain_in_the_midst_of_suspects_leaves_what_it_found(either: Field) -> None:
-    slow = either.with_("fake?step_ms=3000", drain_timeout_s=0.2)
+async def test_a_drain_in_the_midst_of_suspects_leaves_what_it_found(each_delivery: Harness) -> None:
+    slow = each_delivery.with_("fake?step_ms=3000", drain_timeout_s=0.2)
     await put(slow, a_value(0), a_value(1))
-    found = Mark(open=True, openings=2, until=2, offset=0, attempts=1).metadata(0)
-    await leave(slow, 0, found)
+    metadata = Mark(open=True, openings=2, until=2, offset=0, attempts=1).metadata(0)
+    await leave(slow, 0, metadata)
     async with running(slow):
         async with asyncio.timeout(30):
-            while (await left(slow))[1] == found:  # noqa: ASYNC110  the broker's state
+            while (await left(slow))[1] == metadata:  # noqa: ASYNC110  the broker's state
                 await asyncio.sleep(0.05)
-    assert await left(slow) == (0, found)
-    async with running(either):
-        await either.expect_exactly(2)
+    assert await left(slow) == (0, metadata)
+    async with running(each_delivery):
+        await each_delivery.expect_exactly(2)
 
 
-async def crashed(field: Field, *errors: type[Exception]) -> None:
+async def crashed(harness: Harness, *errors: type[Exception]) -> None:
     with pytest.raises(BaseExceptionGroup) as crash:
-        async with running(field) as task:
+        async with running(harness) as task:
             await asyncio.wait([task], timeout=30)
     for error in errors:
         assert crash.group_contains(error)
 
 
 async def test_a_post_that_ends_each_process_ends_three_and_then_has_its_verdict(
-    either: Field, watched: Watched
+    each_delivery: Harness, watched: Watched
 ) -> None:
     """Each of the workers is alone; other partitions' posts have their verdicts before the end."""
-    await either.produce((1, b"key", a_value(7), ()))
-    await put(either, a_value("bad", text="wrong"), a_value(1))
+    await each_delivery.produce((1, b"key", a_value(7), ()))
+    await put(each_delivery, a_value("bad", text="wrong"), a_value(1))
     for _ in range(1 + ATTEMPTS):
-        await crashed(either, DeviceError)
-    async with running(either):
-        found = await either.verdicts(3)
-    assert reasons(found) == {"post-bad": "MODEL_CRASHED", "post-1": "", "post-7": ""}
+        await crashed(each_delivery, DeviceError)
+    async with running(each_delivery):
+        verdicts = await each_delivery.verdicts(3)
+    assert reasons(verdicts) == {"post-bad": "MODEL_CRASHED", "post-1": "", "post-7": ""}
     assert watched.batches.count(["wrong"]) >= ATTEMPTS
-    assert await left(either) == (2, "")
+    assert await left(each_delivery) == (2, "")
 
 
 async def test_what_is_ready_is_committed_before_a_device_error_ends_the_worker(
-    either: Field, watched: Watched, monkeypatch: pytest.MonkeyPatch
+    each_delivery: Harness, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its transaction is under way when the error comes."""
     delay(monkeypatch)
-    await either.produce(*((number % 2, b"key", a_value(number), ()) for number in range(20)))
-    await put(either, a_value("bad", text="wrong"))
-    await crashed(either.with_(batch_tokens=1), DeviceError)
+    await each_delivery.produce(*((number % 2, b"key", a_value(number), ()) for number in range(20)))
+    await put(each_delivery, a_value("bad", text="wrong"))
+    await crashed(each_delivery.with_(batch_tokens=1), DeviceError)
     # Partitions take turns: some posts of the other one may come after the bad post.
     scored = [int(batch[0].split()[-1]) for batch in watched.batches if batch != ["wrong"]]
     even = sum(number % 2 == 0 for number in scored)
     assert even == 10, "these stand in front of it"
-    assert [(await left(either, partition))[0] for partition in (0, 1)] == [even, len(scored) - even]
-    await either.verdicts(len(scored))
+    assert [(await left(each_delivery, partition))[0] for partition in (0, 1)] == [even, len(scored) - even]
+    await each_delivery.verdicts(len(scored))
 
 
 async def test_what_other_partitions_have_ready_is_committed_before_a_fence_ends_the_worker(
-    field: Field, watched: Watched, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delay(monkeypatch)
-    async with running(field):
-        await field.produce(*((number % 2, b"key", a_value(number), ()) for number in range(2)))
-        await field.verdicts(2)
+    async with running(harness):
+        await harness.produce(*((number % 2, b"key", a_value(number), ()) for number in range(2)))
+        await harness.verdicts(2)
     again = [(number % 2, b"key", a_value(number), ()) for number in range(2, 12)]
     with pytest.raises(BaseExceptionGroup) as crash:  # noqa: PT012
-        async with running(field) as task:
+        async with running(harness) as task:
             watched.batches.clear()
-            await field.produce((0, b"key", a_value("first"), ()))
-            await field.verdicts(3)
+            await harness.produce((0, b"key", a_value("first"), ()))
+            await harness.verdicts(3)
             thief = clients.producer(
-                field.settings.kafka, transactional_id=f"{field.settings.kafka.group}-{field.topics[0]}-0"
+                harness.settings.kafka, transactional_id=f"{harness.settings.kafka.group}-{harness.topics[0]}-0"
             )
             await thief.start()
             await thief.stop()
-            await field.produce(*again)
+            await harness.produce(*again)
             await asyncio.wait([task], timeout=30)
     assert crash.group_contains(DeliveryError)
-    assert (await left(field, 0))[0] == 2, "the fenced one publishes nothing"
-    assert (await left(field, 1))[0] == 6
-    async with running(field):
-        await field.verdicts(13)
+    assert (await left(harness, 0))[0] == 2, "the fenced one publishes nothing"
+    assert (await left(harness, 1))[0] == 6
+    async with running(harness):
+        await harness.verdicts(13)
 
 
 def delay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,10 +24,9 @@ from moderation.worker.messages import Message, verdict_message
 from moderation.worker.publisher import Publisher
 from moderation.worker.suspects import Opening
 from tests.conftest import make_topics
-from tests.integration.worker.test_role import PROCESS
 from tests.support import foreign
 from tests.support.builders import a_finding, a_verdict
-from tests.support.harness import Fickle, Field, a_value, running
+from tests.support.harness import WORKER, Fickle, Harness, a_value, running
 
 
 async def nowhere() -> Opening:
@@ -35,23 +34,23 @@ async def nowhere() -> Opening:
     return Opening(0)
 
 
-async def test_a_repeat_is_answered_with_a_verdict_of_its_own_that_says_the_same(field: Field, fickle: Fickle) -> None:
-    async with running(field):
-        await field.produce((2, b"a", a_value(1), []))
-        await field.verdicts(1)
-        await field.produce((2, b"a", a_value(1), []), (2, b"a", a_value(1, text="an edit"), []))
-        await field.produce((2, b"a", a_value(1), []), (2, b"a", a_value(1, tenant="other"), []))
-        found = await field.verdicts(5)
+async def test_a_repeat_gets_its_own_verdict_with_equal_findings(harness: Harness, fickle: Fickle) -> None:
+    async with running(harness):
+        await harness.produce((2, b"a", a_value(1), []))
+        await harness.verdicts(1)
+        await harness.produce((2, b"a", a_value(1), []), (2, b"a", a_value(1, text="an edit"), []))
+        await harness.produce((2, b"a", a_value(1), []), (2, b"a", a_value(1, tenant="other"), []))
+        verdicts = await harness.verdicts(5)
     assert fickle.asked == ["this is number 1", "an edit", "this is number 1"]
-    assert [one["origin"] for one in found] == [
+    assert [verdict["origin"] for verdict in verdicts] == [
         "ORIGIN_MODEL",
         "ORIGIN_CACHE",
         "ORIGIN_MODEL",
         "ORIGIN_CACHE",
         "ORIGIN_MODEL",
     ]
-    assert [int(one["source"].get("offset", 0)) for one in found] == list(range(5))
-    first, repeat, edit, back, _ = found
+    assert [int(verdict["source"].get("offset", 0)) for verdict in verdicts] == list(range(5))
+    first, repeat, edit, back, _ = verdicts
     for same in (repeat, back):
         for name in ("outcome", "status", "findings", "decidedAt", "contentDigest", "policySet", "model"):
             assert same[name] == first[name]
@@ -60,34 +59,34 @@ async def test_a_repeat_is_answered_with_a_verdict_of_its_own_that_says_the_same
     assert edit["contentDigest"] != first["contentDigest"]
 
 
-async def test_repeats_in_flight_wait_for_the_first(field: Field, fickle: Fickle) -> None:
-    await field.produce(*[(0, b"a", a_value(1), [])] * 40, *[(1, b"b", a_value(2), [])] * 40)
-    async with running(field):
-        found = await field.verdicts(80)
+async def test_repeats_in_flight_wait_for_the_first(harness: Harness, fickle: Fickle) -> None:
+    await harness.produce(*[(0, b"a", a_value(1), [])] * 40, *[(1, b"b", a_value(2), [])] * 40)
+    async with running(harness):
+        verdicts = await harness.verdicts(80)
     assert sorted(fickle.asked) == ["this is number 1", "this is number 2"]
-    assert len({(one["postId"], str(one["findings"])) for one in found}) == 2
+    assert len({(verdict["postId"], str(verdict["findings"])) for verdict in verdicts}) == 2
 
 
-async def test_what_failed_is_tried_anew(field: Field) -> None:
-    async with running(field.with_("fake?raise_on=poison")):
-        await field.produce(*[(0, b"a", a_value(1, text="a poison"), [])] * 2)
-        found = await field.verdicts(2)
-        letters = await field.dead_letters(2)
-    assert [one["reason"] for one in found] == ["MODEL_FAILED"] * 2
+async def test_what_failed_is_tried_anew(harness: Harness) -> None:
+    async with running(harness.with_("fake?raise_on=poison")):
+        await harness.produce(*[(0, b"a", a_value(1, text="a poison"), [])] * 2)
+        verdicts = await harness.verdicts(2)
+        letters = await harness.dead_letters(2)
+    assert [verdict["reason"] for verdict in verdicts] == ["MODEL_FAILED"] * 2
     assert len(letters) == 2
 
 
 @pytest.mark.parametrize("verdict_format", ["json", "protobuf"])
-async def test_a_restarted_worker_remembers(field: Field, fickle: Fickle, verdict_format: Any) -> None:
-    field = field.on(verdict_format=verdict_format)
+async def test_a_restarted_worker_remembers(harness: Harness, fickle: Fickle, verdict_format: Any) -> None:
+    harness = harness.with_kafka(verdict_format=verdict_format)
     posts: list[Any] = [(number % 2, b"a", a_value(number), []) for number in range(6)]
-    async with running(field):
-        await field.produce(*posts)
-        before = await field.read(field.topics[1], 6)
+    async with running(harness):
+        await harness.produce(*posts)
+        before = await harness.read(harness.topics[1], 6)
     assert len(fickle.asked) == 6
-    async with running(field):
-        await field.produce(*posts, (0, b"a", a_value("new"), []))
-        after = await field.read(field.topics[1], 13)
+    async with running(harness):
+        await harness.produce(*posts, (0, b"a", a_value("new"), []))
+        after = await harness.read(harness.topics[1], 13)
     assert len(fickle.asked) == 7
     identity = {record.key: dict(record.headers)["verdict-identity"] for record in before}
     assert all(
@@ -97,30 +96,30 @@ async def test_a_restarted_worker_remembers(field: Field, fickle: Fickle, verdic
     )
 
 
-async def test_the_worker_after_one_that_is_killed_remembers_what_was_committed(field: Field, fickle: Fickle) -> None:
-    """The process and we have different models' moods; only what it has published holds for us."""
-    environment = os.environ | field.environment
+async def test_the_worker_after_a_killed_one_restores_what_was_committed(harness: Harness, fickle: Fickle) -> None:
+    """The killed process had a model with other scores: only what it has published counts."""
+    environment = os.environ | harness.environment
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROCESS, env=environment, stderr=asyncio.subprocess.DEVNULL
+        sys.executable, "-c", WORKER, env=environment, stderr=asyncio.subprocess.DEVNULL
     )
-    await field.post(12)
-    first = {one["postId"]: one for one in await field.verdicts(12)}
+    await harness.post(12)
+    first = {verdict["postId"]: verdict for verdict in await harness.verdicts(12)}
     process.send_signal(signal.SIGKILL)
     await process.wait()
-    async with running(field):
-        await field.post(13)
-        found = await field.verdicts(25)
+    async with running(harness):
+        await harness.post(13)
+        verdicts = await harness.verdicts(25)
     assert fickle.asked == ["this is number 12"]
-    for one in found[12:]:
-        if one["postId"] in first:
-            assert one["findings"] == first[one["postId"]]["findings"]
+    for verdict in verdicts[12:]:
+        if verdict["postId"] in first:
+            assert verdict["findings"] == first[verdict["postId"]]["findings"]
 
 
-async def test_a_memory_of_nothing_asks_each_time(field: Field, fickle: Fickle) -> None:
-    async with running(field.with_(verdict_cache_posts=0)):
+async def test_a_memory_of_nothing_asks_each_time(harness: Harness, fickle: Fickle) -> None:
+    async with running(harness.with_(verdict_cache_posts=0)):
         for count in (1, 2):
-            await field.produce((0, b"a", a_value(1), []))
-            await field.verdicts(count)
+            await harness.produce((0, b"a", a_value(1), []))
+            await harness.verdicts(count)
     assert len(fickle.asked) == 2
 
 
@@ -156,7 +155,7 @@ async def answer(cache: VerdictCache, number: int) -> Verdict:
     return await cache.decided(standing(number).identity, decide, 0)
 
 
-async def test_the_latest_are_recalled_in_steps_and_no_more_than_there_is_room_for(
+async def test_the_latest_verdicts_are_restored_in_steps_up_to_the_bounds(
     settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restore, "STEP", 7)
@@ -190,8 +189,8 @@ async def test_neither_aborted_nor_foreign_nor_broken_records_are_recalled(setti
             await publisher.publish([*messages(settings, 4), *foreign], 1)
     cache = VerdictCache(100, 1 << 20)
     await restore.recall(cache, settings, 0)
-    phases = {number: (await answer(cache, number)).origin.name for number in (1, 2, 3, 4)}
-    assert phases == {1: "CACHE", 2: "MODEL", 3: "MODEL", 4: "CACHE"}
+    origins = {number: (await answer(cache, number)).origin.name for number in (1, 2, 3, 4)}
+    assert origins == {1: "CACHE", 2: "MODEL", 3: "MODEL", 4: "CACHE"}
 
 
 async def test_nothing_is_recalled_of_an_empty_partition(settings: KafkaSettings) -> None:

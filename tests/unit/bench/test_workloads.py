@@ -9,13 +9,13 @@ from moderation.bench.sizes import SIZES
 from moderation.bench.workloads import KINDS, MIX
 from moderation.models.fake import FakeEncoded
 from moderation.types import Content, Question
-from tests.unit.inference.test_batcher import Watched, behind_a_busy_device
+from tests.support.batching import GatedModel, behind_a_busy_device
 
 FULL = sizes.config(SIZES["full"])
 KIND_OF = [kind for kind, count in MIX.items() for _ in range(count)]
 
 
-class Priced(Watched):
+class Priced(GatedModel):
     """A content's text is the number of a post of the mix; it costs what that costs."""
 
     def __init__(self, costs: Sequence[int]) -> None:
@@ -41,7 +41,7 @@ async def test_steps_are_cut_as_the_batcher_cuts_them() -> None:
     for budget in (1000, 4096, 8192):  # less than the largest post takes, and more
         model = Priced([post.tokens for post in posts])
         async with behind_a_busy_device(model, *map(str, range(len(posts))), batch_tokens=budget):
-            model.let()
+            model.release()
         cut = iter(range(len(posts)))
         expected = [[str(next(cut)) for _ in step] for step in workloads.steps(posts, budget)]
         assert model.steps[1:] == expected

@@ -1,4 +1,4 @@
-"""A chaos run that its faults have spared is no green run."""
+"""A chaos run without its faults does not pass."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 from tests.chaos import proxy
 from tests.chaos.checker import Findings
 from tests.chaos.faults import nothing
-from tests.chaos.harness import Cluster, Result, Run, Scenario, Worker
+from tests.chaos.fleet import Worker
+from tests.chaos.harness import Cluster, Run
 from tests.chaos.proxy import APIS, Proxy, Rule
 from tests.chaos.rows import BROKERS, ROWS
+from tests.chaos.scenario import Result, Scenario
 
 EVERY = ROWS | BROKERS
 
@@ -49,7 +51,7 @@ def test_every_row_says_what_must_strike(row: str) -> None:
         assert {name.removeprefix(f"{action} ") for name in must if name.startswith(action)} <= APIS.keys()
 
 
-def test_the_group_s_requests_are_struck_in_every_way() -> None:
+def test_each_request_of_the_group_is_struck_in_each_way() -> None:
     group = ("OffsetFetch", "JoinGroup", "SyncGroup", "InitProducerId", "FindCoordinator", "Heartbeat", "Fetch")
     actions = (proxy.LOSE_REQUEST, proxy.LOSE_REPLY, proxy.DELAY)
     assert {f"{action} {api}" for action in actions for api in group} == set(ROWS["3g"].must)

@@ -44,8 +44,8 @@ def pool() -> Iterator[Callable[..., DeadlinePool]]:
         return made[-1]
 
     yield make
-    for one in made:
-        one._executor.shutdown(wait=False)
+    for pool in made:
+        pool._executor.shutdown(wait=False)
 
 
 async def test_it_returns_what_the_work_returns_and_raises_what_it_raises(pool: Callable[..., DeadlinePool]) -> None:
@@ -79,7 +79,7 @@ async def test_a_spare_thread_takes_over_from_a_late_one(pool: Callable[..., Dea
     assert made.late == 4
 
 
-async def test_when_the_spare_threads_are_late_too_everybody_is_told(
+async def test_when_the_spare_threads_are_late_too_all_callers_get_an_error(
     pool: Callable[..., DeadlinePool], gate: Gate
 ) -> None:
     made = pool(threads=2)
@@ -106,7 +106,7 @@ async def test_a_thread_is_late_though_its_caller_left(pool: Callable[..., Deadl
     assert await made.run(lambda: 7) == 7
 
 
-async def test_the_rest_of_a_slow_row_goes_to_others(pool: Callable[..., DeadlinePool], gate: Gate) -> None:
+async def test_the_rest_of_a_slow_group_goes_to_other_threads(pool: Callable[..., DeadlinePool], gate: Gate) -> None:
     made = pool(threads=2, timeout_s=60)
     slow = asyncio.create_task(made.run(gate.wait, small=True))
     others = [made.run(lambda number=number: number, small=True) for number in range(20)]  # type: ignore[misc]
@@ -132,7 +132,7 @@ async def test_a_process_that_stood_still_has_not_used_up_the_time(
     assert await work == "late"
 
 
-async def test_closing_fails_everybody_who_waits(pool: Callable[..., DeadlinePool], gate: Gate) -> None:
+async def test_closing_fails_all_callers_that_wait(pool: Callable[..., DeadlinePool], gate: Gate) -> None:
     made = pool(timeout_s=60)
     waiting = [asyncio.create_task(made.run(gate.wait)) for _ in range(5)]
     await asyncio.to_thread(gate.reached.acquire)
@@ -143,17 +143,17 @@ async def test_closing_fails_everybody_who_waits(pool: Callable[..., DeadlinePoo
         await made.run(lambda: 7)
 
 
-async def test_what_a_dead_thread_leaves_is_queued_again(
+async def test_items_of_a_thread_that_died_are_queued_again(
     pool: Callable[..., DeadlinePool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread may end at any instruction: with an item in hand, and others not begun."""
     work, died = deadline_pool._work, list[deadline_pool._Item]()
 
-    def dies_first(row: deadline_pool._Row) -> None:
+    def dies_first(group: deadline_pool._Group) -> None:
         if not died:
-            died.append(row.queue.popleft())
+            died.append(group.queue.popleft())
             raise MemoryError
-        work(row)
+        work(group)
 
     monkeypatch.setattr(deadline_pool, "_work", dies_first)
     made = pool(timeout_s=60)

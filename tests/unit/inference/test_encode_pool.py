@@ -5,33 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
 from moderation.errors import ModerationError
-from moderation.inference.encode_pool import Encoders
+from moderation.inference.encode_pool import EncodePool
 from moderation.models.checked import CheckedModel
-from moderation.models.fake import Fake, FakeEncoded
+from moderation.models.fake import FakeEncoded
 from moderation.settings import WorkerSettings
 from moderation.types import Content, Question
+from tests.support.batching import StutteringModel
 
 QUESTION = Question("spam", "Is this spam?")
-
-
-class Stuttering(Fake):
-    """Stands still now and then, as a thread does whose process has used up its CPU quota."""
-
-    def __init__(self, every: int, seconds: float) -> None:
-        super().__init__()
-        self.every, self.seconds, self.calls = every, seconds, 0
-
-    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
-        self.calls += 1
-        if self.calls % self.every == 0:
-            time.sleep(self.seconds)
-        return super().encode(content, questions)
 
 
 @pytest.fixture
@@ -55,8 +41,8 @@ async def test_every_post_is_answered_however_often_its_thread_stands_still(
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     pauses = random.Random(seed)
-    encoders = Encoders(
-        CheckedModel(Stuttering(every=40, seconds=0.001)), WorkerSettings(encode_threads=threads), lambda: None
+    encoders = EncodePool(
+        CheckedModel(StutteringModel(every=40, seconds=0.001)), WorkerSettings(encode_threads=threads), lambda: None
     )
     asked = 0
 
@@ -78,8 +64,8 @@ async def test_every_post_is_answered_however_often_its_thread_stands_still(
 
 @pytest.mark.usefixtures("eager_switches")
 async def test_many_posts_at_once_are_all_answered_by_one_thread() -> None:
-    encoders = Encoders(
-        CheckedModel(Stuttering(every=50, seconds=0.12)), WorkerSettings(encode_threads=1), lambda: None
+    encoders = EncodePool(
+        CheckedModel(StutteringModel(every=50, seconds=0.12)), WorkerSettings(encode_threads=1), lambda: None
     )
     async with asyncio.timeout(60):
         posts = [Content(f"post {number}", (), "") for number in range(1_500)]

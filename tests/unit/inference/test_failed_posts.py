@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from moderation.errors import DeviceError, PostError
-from moderation.inference.batcher import Answers, Batcher
+from moderation.inference.batcher import Batcher, Scored
 from moderation.models.contract import Encoded
 from moderation.models.fake import Fake
 from moderation.settings import WorkerSettings
@@ -37,7 +37,7 @@ async def outcomes_of(model: Fake, *texts: str, **settings: float) -> list[type]
 
 async def test_a_failure_that_passes_is_no_posts_failure() -> None:
     texts = [f"post {number}" for number in range(40)]
-    assert await outcomes_of(Misbehaving(every=10, fault="score:raise"), *texts) == [Answers] * 40
+    assert await outcomes_of(Misbehaving(every=10, fault="score:raise"), *texts) == [Scored] * 40
 
 
 async def test_a_failure_to_encode_that_passes_is_no_posts_failure() -> None:
@@ -51,13 +51,13 @@ async def test_a_failure_to_encode_that_passes_is_no_posts_failure() -> None:
             return super().encode(content, questions)
 
     texts = [f"post {number}" for number in range(40)]
-    assert await outcomes_of(Hiccup(), *texts) == [Answers] * 40
+    assert await outcomes_of(Hiccup(), *texts) == [Scored] * 40
 
 
 @pytest.mark.parametrize("seam", ["score", "encode"])
 async def test_a_bad_post_among_good_ones_waits_for_one_of_them_and_no_longer(seam: str) -> None:
     bad = f"fault:{seam}:raise"
-    assert await outcomes_of(Misbehaving(), "a", bad, "b") == [Answers, PostError, Answers]
+    assert await outcomes_of(Misbehaving(), "a", bad, "b") == [Scored, PostError, Scored]
 
 
 @pytest.mark.parametrize("seam", ["score", "encode"])
@@ -73,9 +73,9 @@ async def test_everything_but_the_probe_fails_and_no_post_is_a_dead_letter() -> 
 async def test_a_model_that_turns_blind_fails_on_what_it_could_score_before() -> None:
     texts = [f"post {OF_THE_TEST} {number}" for number in range(40)]
     outcomes = await outcomes_of(Misbehaving(blind=10), *texts)
-    well = outcomes.count(Answers)
+    well = outcomes.count(Scored)
     assert well > 0
-    assert outcomes == [Answers] * well + [DeviceError] * (40 - well)
+    assert outcomes == [Scored] * well + [DeviceError] * (40 - well)
 
 
 async def test_few_posts_that_all_fail_end_the_process_too_once_nothing_else_comes() -> None:
@@ -107,15 +107,15 @@ async def test_the_same_post_again_and_again_is_one_post(seam: str) -> None:
 @pytest.mark.parametrize("seam", ["score", "encode"])
 async def test_a_run_of_bad_posts_does_not_end_the_process(seam: str) -> None:
     bad = [f"{number} fault:{seam}:raise" for number in range(8)]
-    assert await outcomes_of(Misbehaving(), *bad, "a") == [PostError] * 8 + [Answers], "the good one stands behind"
-    assert await outcomes_of(Misbehaving(), "a", *bad, "b") == [Answers] + [PostError] * 8 + [Answers]
+    assert await outcomes_of(Misbehaving(), *bad, "a") == [PostError] * 8 + [Scored], "the good one stands behind"
+    assert await outcomes_of(Misbehaving(), "a", *bad, "b") == [Scored] + [PostError] * 8 + [Scored]
 
 
 @pytest.mark.parametrize("seam", ["score", "encode"])
 async def test_a_run_without_end_does_whatever_an_earlier_post_says(seam: str) -> None:
     bad = [f"{number} fault:{seam}:raise" for number in range(40)]
     outcomes = await outcomes_of(Misbehaving(), "a", *bad)
-    assert outcomes[0] is Answers or seam == "encode"
+    assert outcomes[0] is Scored or seam == "encode"
     assert outcomes.count(PostError) <= 15
     assert outcomes.count(DeviceError) >= 25
 
@@ -165,7 +165,7 @@ async def test_scores_of_windows_of_a_bad_post_are_dropped_with_it() -> None:
             return super().score(batch)
 
     model = Windowed()
-    assert await outcomes_of(model, "a fault:score:nan b c", "d") == [PostError, Answers]
+    assert await outcomes_of(model, "a fault:score:nan b c", "d") == [PostError, Scored]
     assert "b" not in model.texts, "once a window has failed, no step is spent on the others"
 
 
@@ -189,4 +189,4 @@ async def test_a_long_post_that_went_well_is_not_tried_again_in_one_step() -> No
             return super().score(batch)
 
     texts = ["long", *(f"{number} fault:score:raise" for number in range(6))]
-    assert await outcomes_of(Small(), *texts, failed_post_s=0.05) == [Answers] + [PostError] * 6
+    assert await outcomes_of(Small(), *texts, failed_post_s=0.05) == [Scored] + [PostError] * 6

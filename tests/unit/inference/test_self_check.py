@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from moderation.errors import DeviceError
-from moderation.inference.batcher import Answers, Batcher
-from moderation.inference.self_check import LEAST, MOST, PROBES, SelfCheck
+from moderation.inference.batcher import Batcher, Scored
+from moderation.inference.self_check import MAX_TOLERANCE, MIN_TOLERANCE, PROBES, SelfCheck
 from moderation.models.checked import CheckedModel
 from moderation.models.contract import Encoded
 from moderation.models.fake import Fake
@@ -23,7 +23,7 @@ SPAM = Question("spam", "spam")
 
 
 class Turning(Fake):
-    """Answers well until told otherwise."""
+    """Scores correctly until `spoils` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Drifting(Fake):
         return replace(score, margin=margin, probability=1 / (1 + math.exp(-margin)))
 
 
-@pytest.mark.parametrize(("scale", "tolerance"), [(1.0, MOST), (1e-9, LEAST), (0.05, 0.2)])
+@pytest.mark.parametrize(("scale", "tolerance"), [(1.0, MAX_TOLERANCE), (1e-9, MIN_TOLERANCE), (0.05, 0.2)])
 def test_rounding_is_tolerated_and_no_more(scale: float, tolerance: float) -> None:
     model = Drifting(scale)  # at 0.05 both probes are 0.8 apart
     check = SelfCheck(CheckedModel(model))
@@ -111,7 +111,7 @@ def test_rounding_is_tolerated_and_no_more(scale: float, tolerance: float) -> No
         check.run()
 
 
-def test_probes_that_are_scored_alike_are_told_at_start_and_compared_all_the_same() -> None:
+def test_probes_with_similar_scores_are_logged_at_the_start_and_still_compared() -> None:
     model = Drifting(1e-9)
     check = SelfCheck(CheckedModel(model))
     with capture_logs() as events:
@@ -148,7 +148,7 @@ async def test_what_comes_shifted_after_an_exception_is_never_answered(error: Ba
         )
     assert isinstance(outcomes[3], DeviceError)
     for text, outcome in zip(texts, outcomes, strict=True):
-        if isinstance(outcome, Answers):
+        if isinstance(outcome, Scored):
             assert (outcome.windows[0][0].probability > 0.5) == ("violates" in text)
         else:
             assert isinstance(outcome, DeviceError)
@@ -167,7 +167,7 @@ async def test_a_model_that_looks_ahead_badly_is_checked_before_the_step_is_answ
         outcomes = await asyncio.gather(*scored, return_exceptions=True)
     assert DeviceError in map(type, outcomes)
     for text, outcome in zip(("violates:spam", "a", "violates:spam", "b"), outcomes, strict=True):
-        if isinstance(outcome, Answers):
+        if isinstance(outcome, Scored):
             assert (outcome.windows[0][0].probability > 0.5) == ("violates" in text)
 
 

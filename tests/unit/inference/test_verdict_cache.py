@@ -25,7 +25,7 @@ def standing(post_id: str = "post-1", content: str = "c", margin: float = 1.0) -
 
 
 class Judge:
-    """Decides when told to, each time something else."""
+    """Decides when the test says so, each time differently."""
 
     def __init__(self, verdict: Verdict) -> None:
         self.calls = 0
@@ -78,8 +78,8 @@ async def test_who_comes_meanwhile_waits_and_gets_the_same() -> None:
     judge.open.set()
     verdicts = await asyncio.gather(*several)
     assert judge.calls == 1
-    assert {one.decided_at_ms for one in verdicts} == {1}
-    assert [one.origin for one in verdicts] == [Origin.MODEL] + [Origin.CACHE] * 4
+    assert {verdict.decided_at_ms for verdict in verdicts} == {1}
+    assert [verdict.origin for verdict in verdicts] == [Origin.MODEL] + [Origin.CACHE] * 4
     assert not other.done()
     other.cancel()
 
@@ -137,22 +137,24 @@ ids = st.integers(0, 12).map(lambda number: f"post-{number}")
 
 
 @given(st.integers(0, 8), st.integers(0, 9 * (VERDICT_BYTES + 2 * FINDING_BYTES)), st.lists(ids, max_size=60))
-def test_it_knows_the_latest_within_its_bounds(most: int, most_bytes: int, published: list[str]) -> None:
-    cache = VerdictCache(most, most_bytes)
+def test_it_knows_the_latest_within_its_bounds(max_entries: int, max_bytes: int, published: list[str]) -> None:
+    cache = VerdictCache(max_entries, max_bytes)
     for post_id in published:
         cache.remember(standing(post_id))
-        assert len(cache) <= most
-        assert cache.bytes <= most_bytes
+        assert len(cache) <= max_entries
+        assert cache.bytes <= max_bytes
     latest = list(dict.fromkeys(reversed(published)))
-    assert [one in knows(cache) for one in latest] == [index < len(cache) for index in range(len(latest))]
-    room = len(cache) == most or cache.bytes + 2 * VERDICT_BYTES > most_bytes
+    assert [digest in knows(cache) for digest in latest] == [index < len(cache) for index in range(len(latest))]
+    room = len(cache) == max_entries or cache.bytes + 2 * VERDICT_BYTES > max_bytes
     assert room or len(cache) == len(latest)
 
 
 @given(st.integers(1, 8), st.lists(ids, max_size=30), st.lists(ids, max_size=10))
-def test_recalled_it_knows_what_it_knew_before_the_restart(most: int, before: list[str], after: list[str]) -> None:
+def test_recalled_it_knows_what_it_knew_before_the_restart(
+    max_entries: int, before: list[str], after: list[str]
+) -> None:
     """Backwards from the end of the log, it comes to what one that lived on has come to."""
-    lived, restarted = VerdictCache(most, ROOM), VerdictCache(most, ROOM)
+    lived, restarted = VerdictCache(max_entries, ROOM), VerdictCache(max_entries, ROOM)
     for post_id in before:
         lived.remember(standing(post_id))
     for post_id in reversed(before):

@@ -78,7 +78,7 @@ def test_a_process_works_and_stops_without_its_log(stream: str) -> None:
         assert process.wait(30) == 0
 
 
-def test_a_reader_who_goes_on_gets_the_lines_in_order_and_how_many_are_lost() -> None:
+def test_a_reader_that_resumes_gets_the_lines_in_order_and_the_number_lost() -> None:
     with subprocess.Popen(program(BUSY), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stderr
@@ -101,7 +101,7 @@ def test_a_reader_who_goes_on_gets_the_lines_in_order_and_how_many_are_lost() ->
         assert process.wait(30) == 0
 
 
-def test_a_disk_that_gets_space_again_gets_the_lines(tmp_path: Path) -> None:
+def test_lines_are_written_once_the_disk_has_space_again(tmp_path: Path) -> None:
     code = """
         import resource
         log = structlog.get_logger()
@@ -128,7 +128,7 @@ def run(code: str, *, check: int = 0) -> list[dict[str, Any]]:
     return [json.loads(line) for line in ended.stderr.splitlines()]
 
 
-def test_what_cannot_be_written_in_a_line_raises_nothing() -> None:
+def test_a_value_that_cannot_be_written_raises_nothing() -> None:
     events = run(
         """
         import logging
@@ -152,8 +152,8 @@ def test_what_cannot_be_written_in_a_line_raises_nothing() -> None:
             log.info("went_on")
         """
     )
-    told = [(event["event"], event.get("about"), event.get("error")) for event in events[:5]]
-    assert told == [
+    summary = [(event["event"], event.get("about"), event.get("error")) for event in events[:5]]
+    assert summary == [
         ("log_line_failed", "post_seen", "ValueError"),
         ("log_line_failed", "post_seen", "RecursionError"),
         ("log_line_failed", "post_seen", "Panic"),
@@ -168,7 +168,7 @@ def test_what_cannot_be_written_in_a_line_raises_nothing() -> None:
     assert [event["event"] for event in events[7:]] == ["dug", "went_on", "process_stopped"]
 
 
-def test_what_python_prints_itself_is_an_event_without_text() -> None:
+def test_output_of_python_itself_is_an_event_without_text() -> None:
     events = run(
         """
         import warnings
@@ -189,7 +189,7 @@ def test_what_python_prints_itself_is_an_event_without_text() -> None:
     assert (destructor["event"], destructor["error"]) == ("exception_unraisable", "ValueError")
 
 
-def test_what_libraries_print_is_counted_and_not_shown() -> None:
+def test_output_of_libraries_is_counted_and_not_shown() -> None:
     code = """
         from contextlib import suppress
         async def main(stop):
@@ -211,7 +211,7 @@ def test_what_libraries_print_is_counted_and_not_shown() -> None:
     assert "secret" not in first + rest
 
 
-def test_what_libraries_print_is_shown_if_it_is_asked_for() -> None:
+def test_output_of_libraries_is_shown_if_the_setting_says_so() -> None:
     code = """
         async def main(stop):
             logs.capture_prints(LogSettings(raw=True))
@@ -234,7 +234,7 @@ def test_what_libraries_print_is_shown_if_it_is_asked_for() -> None:
         ("raise BaseExceptionGroup('secret', [Panic('secret'), errors.DeviceError('lost')])", 3, "DeviceError"),
     ],
 )
-def test_what_is_no_exception_ends_a_role_with_its_type_alone(raised: str, code: int, name: str) -> None:
+def test_a_base_exception_ends_a_role_and_only_its_type_is_logged(raised: str, code: int, name: str) -> None:
     events = run(
         f"""
         class Panic(BaseException): pass
@@ -281,6 +281,6 @@ def test_an_error_ends_a_command_with_its_code_and_without_text(raised: str, cod
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_a_command_ends_with_its_code_whatever_its_standard_error_is(stream: str) -> None:
+def test_a_command_ends_with_its_code_for_any_standard_error(stream: str) -> None:
     with ExitStack() as stack:
         assert command("errors.ConfigError('wrong')", STREAMS[stream](stack)).returncode == 2

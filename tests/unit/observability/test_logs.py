@@ -16,10 +16,10 @@ import pytest
 import structlog
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
-import moderation
+from moderation import observability
 from moderation.cli import roles
 from moderation.errors import ConfigError, ModerationError, PostError
-from moderation.inference.encode_pool import Encoders
+from moderation.inference.encode_pool import EncodePool
 from moderation.models.checked import CheckedModel
 from moderation.models.fake import Fake
 from moderation.models.shared import checkpoint
@@ -58,8 +58,8 @@ class Choking(Fake):
         raise RuntimeError(content.text)
 
 
-async def test_what_a_thread_logs_of_a_post_names_it_and_its_trace(log: Any) -> None:
-    encoders = Encoders(CheckedModel(Choking()), WorkerSettings(), lambda: None)
+async def test_a_line_that_a_thread_logs_has_the_ids_of_its_post_and_trace(log: Any) -> None:
+    encoders = EncodePool(CheckedModel(Choking()), WorkerSettings(), lambda: None)
 
     async def judge(post_id: str) -> None:
         logs.POST.set(post_id)
@@ -77,7 +77,7 @@ async def test_what_a_thread_logs_of_a_post_names_it_and_its_trace(log: Any) -> 
     assert not {"post_id", "trace_id", "span_id"} & last.keys()
 
 
-def test_an_event_that_names_its_post_is_believed(log: Any) -> None:
+def test_a_post_id_given_with_an_event_is_kept(log: Any) -> None:
     async def task() -> None:
         logs.POST.set("post-1")
         structlog.get_logger().info("one", post_id="post-2")
@@ -91,7 +91,7 @@ class Place(NamedTuple):
     error: object
 
 
-def test_no_exception_of_a_librarys_line_tells_its_text(log: Any) -> None:
+def test_a_librarys_line_never_holds_an_exceptions_text(log: Any) -> None:
     error, library = ValueError("what a user wrote"), logging.getLogger("some.library")
     failed = Future[None](loop=asyncio.new_event_loop())
     failed.set_exception(error)
@@ -109,16 +109,21 @@ def test_no_exception_of_a_librarys_line_tells_its_text(log: Any) -> None:
     library.error("failed: %s", looped)
     library.error("%s failed at %s of %s", "it", Place("posts", 3), b"x")
     failed.get_loop().close()
-    told = [line["message"] for line in log()]
-    assert len(told) == 10
+    messages = [line["message"] for line in log()]
+    assert len(messages) == 10
     assert "wrote" not in json.dumps(log())
     assert "of a user" not in json.dumps(log())
-    assert told[:4] == ["ValueError", "['ValueError']", "failed: ValueError", "failed: {'ValueError': ['ValueError']}"]
-    assert told[6:8] == ["failed: ExceptionGroup", "failed: Future"]
-    assert told[-1] == "it failed at Place(topic='posts', error=3) of b'x'"  # the rest is as it was
+    assert messages[:4] == [
+        "ValueError",
+        "['ValueError']",
+        "failed: ValueError",
+        "failed: {'ValueError': ['ValueError']}",
+    ]
+    assert messages[6:8] == ["failed: ExceptionGroup", "failed: Future"]
+    assert messages[-1] == "it failed at Place(topic='posts', error=3) of b'x'"  # the rest is as it was
 
 
-def test_of_a_library_that_writes_messages_into_its_text_the_place_is_told(log: Any) -> None:
+def test_a_library_that_formats_messages_into_its_text_is_logged_by_place(log: Any) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(ConfigError):
@@ -135,9 +140,9 @@ def test_of_a_library_that_writes_messages_into_its_text_the_place_is_told(log: 
     assert "wrote" not in json.dumps(log())
 
 
-def test_traces_without_their_extra_are_refused_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_without_their_extra_are_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "moderation.observability.trace_export", None)
-    monkeypatch.delattr(moderation, "exporter", raising=False)  # where another test has imported it
+    monkeypatch.delattr(observability, "trace_export", raising=False)  # where another test has imported it
     wanted = Settings(traces=TracesSettings(endpoint="http://127.0.0.1:4318"))
     with pytest.raises(ConfigError, match=r"MODERATION_TRACES__ENDPOINT .* pip install 'moderation\[otel\]'"):
         roles.start_trace_export(wanted, "worker")
@@ -145,13 +150,13 @@ def test_traces_without_their_extra_are_refused_with_what_helps(monkeypatch: pyt
 
 
 def test_a_chain_of_errors_of_any_length_has_its_frames() -> None:
-    """A model may raise each error from the one before."""
+    """A model may raise each error from the last."""
     error: Exception = ValueError("secret")
     for _ in range(5_000):
         later = RuntimeError("secret")
         later.__cause__ = error
         error = later
-    told = logs.frames(ExceptionGroup("secret", [error, KeyError("secret")]))
-    assert told.startswith("ExceptionGroup\nRuntimeError")
-    assert "secret" not in told
-    assert len(told) < 20_000
+    text = logs.frames(ExceptionGroup("secret", [error, KeyError("secret")]))
+    assert text.startswith("ExceptionGroup\nRuntimeError")
+    assert "secret" not in text
+    assert len(text) < 20_000

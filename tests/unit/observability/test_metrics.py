@@ -76,7 +76,7 @@ def test_a_published_verdict_is_counted_once_in_each_family() -> None:
         timings=Timings(queue=3.0, encode=0.02, batch_wait=0.03, model=0.2),
     )
     before = {phase: value("moderation_phase_seconds_count", phase=phase) for phase in ("queue", "decode", "model")}
-    metrics.answered(verdict, 0.004)
+    metrics.count_verdict(verdict, 0.004)
     assert value("moderation_verdicts_total", outcome="remove", status="degraded", model=model) == 1
     assert value("moderation_findings_total", policy="t-spam", outcome="remove", mode="live") == 1
     assert value("moderation_findings_total", policy="t-new", outcome="allow", mode="shadow") == 1
@@ -90,8 +90,8 @@ def test_a_post_that_was_not_judged_spent_nothing_in_the_model() -> None:
     judged = value("moderation_phase_seconds_count", phase="model")
     cached = value("moderation_verdict_origins_total", origin="cache")
     verdict = a_verdict(status=Status.UNDETERMINED, origin=Origin.NONE, reason=Reason.IMAGE_CORRUPT)
-    metrics.answered(verdict, 0.004)
-    metrics.answered(a_verdict(origin=Origin.CACHE), 0.004)
+    metrics.count_verdict(verdict, 0.004)
+    metrics.count_verdict(a_verdict(origin=Origin.CACHE), 0.004)
     assert value("moderation_dead_letters_total", reason="IMAGE_CORRUPT") == letters + 1
     assert value("moderation_verdict_origins_total", origin="cache") == cached + 1
     assert value("moderation_phase_seconds_count", phase="model") == judged

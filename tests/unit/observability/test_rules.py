@@ -1,4 +1,4 @@
-"""What operators are shown and woken by names metrics that there are, and each alert says what to do."""
+"""Dashboard and alerts use metrics that exist, and each alert says what to do."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ TARGET = {"instance", "job"}  # labels that Prometheus adds
 # Values that the code writes; of other labels any will do.
 VALUES = {
     "phase": {*Phase},
-    "origin": {one.name.lower() for one in Origin},
-    "outcome": {one.name.lower() for one in Outcome},
-    "status": {one.name.lower() for one in Status},
-    "reason": {str(one) for one in Reason},
+    "origin": {origin.name.lower() for origin in Origin},
+    "outcome": {outcome.name.lower() for outcome in Outcome},
+    "status": {status.name.lower() for status in Status},
+    "reason": {str(reason) for reason in Reason},
     "cause": {"out_of_memory", "error"},
     "role": {"worker", "api"},
     "mode": {"live", "shadow"},
@@ -43,20 +43,20 @@ VALUES = {
 
 def samples() -> dict[str, set[str]]:
     """Every sample that /metrics may hold, with its labels."""
-    found: dict[str, set[str]] = {}
-    for one in REGISTRY._collector_to_names:
-        if not isinstance(one, FastCounter | FastHistogram | MetricWrapperBase):
+    labels_of: dict[str, set[str]] = {}
+    for metric in REGISTRY._collector_to_names:
+        if not isinstance(metric, FastCounter | FastHistogram | MetricWrapperBase):
             continue
-        name = one.name if isinstance(one, FastCounter | FastHistogram) else one._name
-        labels = set(one.labels if isinstance(one, FastCounter | FastHistogram) else one._labelnames)
-        if isinstance(one, FastHistogram | Histogram):
-            found |= {f"{name}_count": labels, f"{name}_sum": labels, f"{name}_bucket": labels | {"le"}}
+        name = metric.name if isinstance(metric, FastCounter | FastHistogram) else metric._name
+        labels = set(metric.labels if isinstance(metric, FastCounter | FastHistogram) else metric._labelnames)
+        if isinstance(metric, FastHistogram | Histogram):
+            labels_of |= {f"{name}_count": labels, f"{name}_sum": labels, f"{name}_bucket": labels | {"le"}}
         else:
-            found[f"{name}_total" if isinstance(one, FastCounter | Counter) else name] = labels
+            labels_of[f"{name}_total" if isinstance(metric, FastCounter | Counter) else name] = labels
     for family in REGISTRY.collect():  # of the process, from prometheus_client
         for sample in family.samples:
-            found.setdefault(sample.name, set(sample.labels))
-    return found
+            labels_of.setdefault(sample.name, set(sample.labels))
+    return labels_of
 
 
 SAMPLES = samples()
@@ -89,37 +89,38 @@ def groupings(node: Any) -> Iterator[tuple[list[str], Any]]:
 
 
 def problems(query: str) -> list[str]:
-    """What a query names that there is not."""
+    """The metrics, labels and values in a query that do not exist."""
     tree = promql_parser.parse(query.replace("$__rate_interval", "5m"))
-    found = []
+    mistakes = []
     read = list(selectors(tree))
     if not read:
         return ["it reads nothing"]
-    for one in read:
-        name = one.name or ""
+    for selector in read:
+        name = selector.name or ""
         if name not in SAMPLES:
-            found.append(f"there is no metric {name}")
+            mistakes.append(f"there is no metric {name}")
             continue
-        for matcher in one.matchers.matchers:
+        for matcher in selector.matchers.matchers:
             label, value = matcher.name, matcher.value
             if label not in SAMPLES[name] | TARGET:
-                found.append(f"{name} has no label {label}")
+                mistakes.append(f"{name} has no label {label}")
             elif label in VALUES and (unknown := set(value.split("|")) - VALUES[label]):
-                found.append(f"{label} is never {', '.join(unknown)}")
+                mistakes.append(f"{label} is never {', '.join(unknown)}")
             elif label == "le" and value not in bounds(name):
-                found.append(f"{name} has no bucket {value}")
+                mistakes.append(f"{name} has no bucket {value}")
     for labels, inner in groupings(tree):
-        there = set().union(*(SAMPLES.get(one.name or "", set()) for one in selectors(inner))) | TARGET
-        found += [f"it groups by {label}, which is not there" for label in labels if label not in there]
-    return found
+        there = set().union(*(SAMPLES.get(selector.name or "", set()) for selector in selectors(inner))) | TARGET
+        mistakes += [f"it groups by {label}, which is not there" for label in labels if label not in there]
+    return mistakes
 
 
 def bounds(bucket: str) -> set[str]:
-    (spread,) = [
-        one for one in REGISTRY._collector_to_names if isinstance(one, FastHistogram) and f"{one.name}_bucket" == bucket
+    (histogram,) = [
+        metric
+        for metric in REGISTRY._collector_to_names
+        if isinstance(metric, FastHistogram) and f"{metric.name}_bucket" == bucket
     ]
-    spread.series(*["x"] * len(spread.labels))
-    return {sample.labels["le"] for family in spread.collect() for sample in family.samples if "le" in sample.labels}
+    return set(histogram._written)
 
 
 def queries() -> Iterator[tuple[str, str]]:
@@ -151,8 +152,8 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(("where", "query"), [pytest.param(*one, id=one[0]) for one in queries()])
-def test_a_query_names_what_there_is(where: str, query: str) -> None:
+@pytest.mark.parametrize(("where", "query"), [pytest.param(where, query, id=where) for where, query in queries()])
+def test_a_query_uses_metrics_and_labels_that_exist(where: str, query: str) -> None:
     assert problems(query) == []
 
 
@@ -169,27 +170,27 @@ def test_a_query_names_what_there_is(where: str, query: str) -> None:
         ("vector(1)", "it reads nothing"),
     ],
 )
-def test_a_query_that_is_wrong_is_found(query: str, problem: str) -> None:
+def test_a_wrong_query_is_detected(query: str, problem: str) -> None:
     assert problems(query) == [problem]
 
 
-def test_every_metric_of_ours_can_be_seen() -> None:
-    """What nobody looks at need not be counted."""
+def test_every_metric_is_on_the_dashboard_or_in_an_alert() -> None:
+    """A metric that is shown nowhere need not be counted."""
     shown = {
-        one.name
+        selector.name
         for _, query in queries()
-        for one in selectors(promql_parser.parse(query.replace("$__rate_interval", "5m")))
+        for selector in selectors(promql_parser.parse(query.replace("$__rate_interval", "5m")))
     }
     families = {re.sub(r"_(count|sum|bucket)$", "", name) for name in SAMPLES if name.startswith("moderation_")}
     seen = {re.sub(r"_(count|sum|bucket)$", "", name or "") for name in shown}
     assert families <= seen
 
 
-def test_the_dashboard_is_what_its_source_says() -> None:
+def test_the_dashboard_is_as_its_script_writes_it() -> None:
     assert (OBSERVE / "dashboard.json").read_text() == generator().text(), "run python deploy/observe/dashboard.py"
     made = json.loads((OBSERVE / "dashboard.json").read_text())
     assert made["uid"] == "moderation"
-    assert [one["name"] for one in made["templating"]["list"]] == ["datasource"]
+    assert [variable["name"] for variable in made["templating"]["list"]] == ["datasource"]
     ids = [panel["id"] for panel in made["panels"]]
     assert len(ids) == len(set(ids))
     taken: set[tuple[int, int]] = set()
@@ -219,7 +220,7 @@ def test_the_runbook_has_no_entry_without_an_alert() -> None:
     assert re.findall(r"^## (\w+)$", runbook(), re.MULTILINE) == [rule["alert"] for rule in alerts()]
 
 
-def test_settings_that_the_runbook_names_are_there() -> None:
+def test_settings_that_the_runbook_names_exist() -> None:
     from moderation.settings import fields
 
     known = {variable for variable, _, _ in fields()}
@@ -236,7 +237,7 @@ def test_the_alerts_fire_as_their_tests_say() -> None:
         )
         assert done.returncode == 0, done.stdout + done.stderr
     tested = yaml.safe_load((OBSERVE / "rules.test.yaml").read_text())["tests"]
-    fired = {one["alertname"] for test in tested for one in test["alert_rule_test"] if one["exp_alerts"]}
+    fired = {case["alertname"] for test in tested for case in test["alert_rule_test"] if case["exp_alerts"]}
     assert fired == {rule["alert"] for rule in alerts()}
 
 

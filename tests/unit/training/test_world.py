@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from moderation.demo.posts import FOLDER, SAMPLES
 from moderation.models.phi3.network import SHORT
 from moderation.models.shared import attention, tree
 from moderation.models.shared.tokenizer import Tokenizer
-from moderation.training import lessons, phrasings, pictographs, sayings, student, words, world
+from moderation.training import lessons, phrasings, pictographs, pictures, sayings, student, words, world
 from moderation.training.lessons import Course, Shelf
 from moderation.training.phrasings import Kind, Rule
 from moderation.training.student import Student
@@ -203,3 +204,15 @@ def test_patches_leave_what_stands_in_a_picture() -> None:
     last = torch.stack([one[:, 0, -1, -1] for one in seen])
     assert ((first - last).abs() > 0.2).any(0).tolist() == [True, True, False, False]
     assert ((last - torch.arange(4.0)).abs() <= 0.75).all()  # another picture shines through, by a quarter at most
+
+
+def test_every_picture_of_a_sample_post_can_be_drawn_again() -> None:
+    used = {picture for sample in SAMPLES for picture in sample.pictures}
+    assert used == pictures.PICTURES.keys() == {file.name for file in FOLDER.iterdir()}
+    assert {thing for things in pictures.PICTURES.values() for thing in things} <= BY_NAME.keys()
+
+
+@pytest.mark.skipif(not pictographs.FONT.exists(), reason="pictures are drawn with fonts-noto-color-emoji")
+def test_the_pictures_of_the_sample_posts_are_drawn(tmp_path: Path) -> None:
+    pictures.draw(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == pictures.PICTURES.keys()

@@ -81,11 +81,11 @@ def test_the_largest_post_is_far_within_the_bound() -> None:
 
 def test_verdicts_of_a_thousand_policies_are_read() -> None:
     value, headers = wire.verdict_record(a_verdict("a"), "json")
-    one = json.loads(value)
+    members = json.loads(value)
     finding = {"policyId": "p", "policyVersion": 1, "thresholds": {"review": 0.5, "remove": 0.9, "mass": 0.1}}
-    one["findings"] = [finding] * 5000
-    assert len(wire.read_verdict(json.dumps(one).encode(), headers).findings) == 5000
-    message = wire.read_verdict(json.dumps(one).encode(), headers).SerializeToString()
+    members["findings"] = [finding] * 5000
+    assert len(wire.read_verdict(json.dumps(members).encode(), headers).findings) == 5000
+    message = wire.read_verdict(json.dumps(members).encode(), headers).SerializeToString()
     assert len(wire.read_verdict(message, PROTOBUF).findings) == 5000
 
 

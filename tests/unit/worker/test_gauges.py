@@ -26,7 +26,7 @@ PARTITION = TopicPartition("posts", 41)
 
 
 class Topic:
-    """Takes what a lane publishes once it is let to."""
+    """Accepts what a partition publishes once `let` is set."""
 
     def __init__(self) -> None:
         self.position, self.mark = 5, Mark()
@@ -44,7 +44,7 @@ class Topic:
 
 
 class Watched(AssignedPartition):
-    """A lane whose commits can be waited for."""
+    """A partition whose commits a test can await."""
 
     async def committed(self) -> None:
         self._worker_changed.clear()
@@ -53,7 +53,7 @@ class Watched(AssignedPartition):
 
 
 class Worker:
-    """One lane, and brokers that say where its partition ends."""
+    """A worker with one partition, and brokers that report its end."""
 
     def __init__(self, assigned: AssignedPartition) -> None:
         self.assignments: dict[TopicPartition, AssignedPartition] = {PARTITION: assigned}
@@ -103,8 +103,8 @@ async def asked(watch: WorkerGauges, worker: Worker) -> None:
 
 
 async def test_lag_is_what_has_no_committed_answer(assigned: tuple[Watched, Topic]) -> None:
-    one, topic = assigned
-    worker = Worker(one)
+    partition, topic = assigned
+    worker = Worker(partition)
     now = 1_000.0
     watch = WorkerGauges(worker, Batcher(Fake(), WorkerSettings()), Fake(), lambda: now)
     watch.update()
@@ -117,14 +117,14 @@ async def test_lag_is_what_has_no_committed_answer(assigned: tuple[Watched, Topi
     watch.update()
     assert lag() == (4, 30)  # and no timestamp: at least as long as they are known of
 
-    one.take(5, 100, int((time.time() - 300) * 1000))
-    one.take(6, 100, int((time.time() - 200) * 1000))
+    partition.take(5, 100, int((time.time() - 300) * 1000))
+    partition.take(6, 100, int((time.time() - 200) * 1000))
     watch.update()
     records, seconds = lag()
     assert records == 4
     assert seconds == pytest.approx(300, abs=5)
 
-    one.settle(5, Result((), None, time.perf_counter()))  # ready, and not committed: a broker keeps it waiting
+    partition.settle(5, Result((), None, time.perf_counter()))  # ready, and not committed: a broker keeps it waiting
     oldest = watch.update().oldest
     assert oldest is not None
     assert time.monotonic() - oldest < 10, "it counts until it is committed"
@@ -133,14 +133,14 @@ async def test_lag_is_what_has_no_committed_answer(assigned: tuple[Watched, Topi
     assert lag()[0] == 4
 
     topic.let.set()
-    await one.committed()
+    await partition.committed()
     watch.update()
     records, seconds = lag()
     assert records == 3
     assert seconds == pytest.approx(200, abs=5)
 
-    one.settle(6, Result((), None, time.perf_counter()))
-    await one.committed()
+    partition.settle(6, Result((), None, time.perf_counter()))
+    await partition.committed()
     worker.end = (9, 9)  # what stood beyond were the marks of transactions
     await asked(watch, worker)
     watch.update()
@@ -153,7 +153,7 @@ async def test_lag_is_what_has_no_committed_answer(assigned: tuple[Watched, Topi
 
     worker.assignments = {}
     watch.update()
-    assert lag() == (None, None)  # another worker tells of it now
+    assert lag() == (None, None)  # another worker has the partition now
 
 
 async def test_device_memory_is_asked_for_when_prometheus_asks() -> None:
@@ -164,14 +164,14 @@ async def test_device_memory_is_asked_for_when_prometheus_asks() -> None:
         def memory(self) -> DeviceMemory:
             return DeviceMemory("cuda:0", 2, self.held, 8)
 
-    def told(name: str) -> float | None:
+    def memory_gauge(name: str) -> float | None:
         return REGISTRY.get_sample_value(f"moderation_gpu_memory_{name}_bytes", {"device": "cuda:0"})
 
     model = OnDevice()
     async with gauges.device_memory(model):
-        assert [told(name) for name in ("allocated", "reserved", "total")] == [2, 3, 8]
+        assert [memory_gauge(name) for name in ("allocated", "reserved", "total")] == [2, 3, 8]
         model.held = 5
-        assert told("reserved") == 5
-    assert told("total") is None
+        assert memory_gauge("reserved") == 5
+    assert memory_gauge("total") is None
     async with gauges.device_memory(Fake()):
-        assert told("total") is None
+        assert memory_gauge("total") is None

@@ -32,15 +32,15 @@ from moderation.settings import Settings, WorkerSettings
 from moderation.worker.partition import AssignedPartition
 from moderation.worker.role import Worker
 from moderation.worker.suspects import Mark
+from tests.support.batching import StutteringModel
 from tests.support.builders import a_file, a_policy, an_image
-from tests.unit.inference.test_encode_pool import Stuttering
 
 PARTITION = TopicPartition("posts", 3)
 POSTS = 1_500
 
 
 class Topic:
-    """Takes what a lane publishes, a moment later."""
+    """Accepts what a partition publishes, a moment later."""
 
     def __init__(self) -> None:
         self.position, self.messages, self.mark = 0, 0, Mark()
@@ -82,7 +82,7 @@ class Bench:
         isolation = self.worker._processor.isolation
         media = len(self.media.pool) + len(self.media._decoded._waiting) + len(self.media._fetched._waiting)
         with_images = said[Phase.FETCH] + said[Phase.DECODE]
-        admission = sum(not waiter.done() for waiter in self.batcher._room._waiters or ())
+        admission = sum(not waiter.done() for waiter in self.batcher._admission._waiters or ())
         return {
             "all": (sum(said.values()), len(offsets)),
             "isolation": (said[Phase.ISOLATION], len(isolation._together) + len(isolation._alone)),
@@ -148,7 +148,7 @@ async def test_each_post_in_hand_is_where_it_says(monkeypatch: Any) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     some = random.Random(seed)
-    model = Stuttering(every=20, seconds=0.001)
+    model = StutteringModel(every=20, seconds=0.001)
     model.raise_on = "poison"
     seen: Counter[str] = Counter()
     async with asyncio.timeout(120), a_bench(model) as bench:

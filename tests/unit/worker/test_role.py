@@ -1,4 +1,4 @@
-"""What a worker says of a post; all else it does is tested against a real Kafka."""
+"""What a worker logs of a post. All else is tested against a real Kafka."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from moderation.worker.publisher import Publisher
 from moderation.worker.role import Worker
 from moderation.worker.suspects import Opening
 from tests.support.builders import a_policy
-from tests.unit.test_moderator import a_moderator
+from tests.support.moderators import a_moderator
 
 
 async def nowhere() -> Opening:
@@ -30,7 +30,7 @@ def a_record(offset: int, value: bytes | None, key: bytes = b"key") -> Record:
     return Record("posts", 3, offset, 1_700_000_000_000, key, value, ())
 
 
-async def told(level: Any, *records: Record) -> list[dict[str, Any]]:
+async def events_of(level: Any, *records: Record) -> list[dict[str, Any]]:
     settings = Settings(log=LogSettings(level=level))
     async with a_moderator(a_policy("lakes")) as moderator:
         processor = Worker(moderator, settings, Liveness(settings.ops))._processor
@@ -48,12 +48,12 @@ def a_value(id: str, text: str) -> bytes:
 
 
 async def test_at_debug_every_post_is_named_with_its_outcome() -> None:
-    events = await told(
+    events = await events_of(
         "debug",
         a_record(7, a_value("post-7", "secret violates:lakes")),
         a_record(8, a_value("post-7", "secret violates:lakes")),
         a_record(9, b"secret {", b"post-9"),
-        a_record(10, None, b"post-7"),  # an erasure is no verdict
+        a_record(10, None, b"post-7"),  # an erasure has no verdict
     )
     named = [event for event in events if event.pop("event") == "post_moderated"]
     assert {event.pop("log_level") for event in named} == {"debug"}
@@ -67,6 +67,6 @@ async def test_at_debug_every_post_is_named_with_its_outcome() -> None:
 
 
 @pytest.mark.parametrize("level", ["info", "warning"])
-async def test_above_it_none_is(level: str) -> None:
-    events = await told(level, a_record(7, a_value("post-7", "violates:lakes")))
-    assert [event["event"] for event in events] == ["step_done"], "which is the batcher's"
+async def test_above_debug_no_post_is_named(level: str) -> None:
+    events = await events_of(level, a_record(7, a_value("post-7", "violates:lakes")))
+    assert [event["event"] for event in events] == ["step_done"], "logged by the batcher"

@@ -30,19 +30,19 @@ def test_full_partitions_leave_room_for_one_that_was_quiet() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_together_they_never_take_more_than_there_is(seed: int) -> None:
     random.seed(seed)
-    count, most, each = random.randint(1, 40), Held(random.randint(1, 300), random.randint(1, 10_000)), 20
+    count, limit, each = random.randint(1, 40), Held(random.randint(1, 300), random.randint(1, 10_000)), 20
     held = {number: Held(0, 0) for number in range(count)}
     for _ in range(300):
-        shares = Shares(held, most, each)
+        shares = Shares(held, limit, each)
         for number in random.sample(range(count), count):
             free = shares.free(number)
             if free.posts > 0 and free.bytes > 0:
                 taken = Held(random.randint(0, free.posts), random.randint(0, free.bytes))
                 shares.take(number, taken)
                 held[number] = Held(held[number].posts + taken.posts, held[number].bytes + taken.bytes)
-        assert sum(one.posts for one in held.values()) <= most.posts
-        assert sum(one.bytes for one in held.values()) <= most.bytes
-        assert all(one.posts <= each for one in held.values())
+        assert sum(share.posts for share in held.values()) <= limit.posts
+        assert sum(share.bytes for share in held.values()) <= limit.bytes
+        assert all(share.posts <= each for share in held.values())
         for number in held:
             if random.random() < 0.3:
                 held[number] = Held(0, 0)

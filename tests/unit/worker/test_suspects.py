@@ -56,9 +56,9 @@ class Log:
     position: int = 100
     mark: Mark = field(default_factory=Mark)
 
-    def opened(self, *offsets: int, most: int = 8, end: int = 1000, clock: float = 0.0) -> Suspects:
-        found = Mark.read(self.mark.metadata(self.position), self.position).suspected(self.position, end)
-        suspects = Suspects(found, most, lambda: clock)
+    def opened(self, *offsets: int, limit: int = 8, end: int = 1000, clock: float = 0.0) -> Suspects:
+        initial = Mark.read(self.mark.metadata(self.position), self.position).suspected(self.position, end)
+        suspects = Suspects(initial, limit, lambda: clock)
         for offset in offsets:
             suspects.deliver(offset)
         return suspects
@@ -165,12 +165,12 @@ def test_the_attempt_at_a_post_that_is_gone_says_nothing_about_the_next() -> Non
 def test_suspects_are_those_that_may_have_been_in_hand(*, gaps: bool) -> None:
     step = 3 if gaps else 1
     offsets = range(100, 100 + 20 * step, step)
-    many = Log(mark=Mark(True, 1)).opened(*offsets, most=5)
-    assert [one for one in offsets if one in many] == list(offsets[:5])
-    few = Log(mark=Mark(True, 1)).opened(*offsets, most=5, end=103)
-    assert [one for one in offsets if one in few] == [one for one in offsets if one < 103]
-    known = Log(mark=Mark(True, 1, 102)).opened(*offsets, most=5)
-    assert [one for one in offsets if one in known] == [one for one in offsets if one < 102]
+    many = Log(mark=Mark(True, 1)).opened(*offsets, limit=5)
+    assert [offset for offset in offsets if offset in many] == list(offsets[:5])
+    few = Log(mark=Mark(True, 1)).opened(*offsets, limit=5, end=103)
+    assert [offset for offset in offsets if offset in few] == [offset for offset in offsets if offset < 103]
+    known = Log(mark=Mark(True, 1, 102)).opened(*offsets, limit=5)
+    assert [offset for offset in offsets if offset in known] == [offset for offset in offsets if offset < 102]
 
 
 def test_while_suspects_remain_progress_does_not_clear_the_count() -> None:
@@ -206,11 +206,11 @@ def test_a_drain_takes_back_what_it_has_recorded() -> None:
     first = log.opened(100)
     log.count(first)
     assert first.at_drain() == Mark()
-    found = Mark(True, 2, 105, 100, 1)
-    log = Log(mark=found)
+    initial = Mark(True, 2, 105, 100, 1)
+    log = Log(mark=initial)
     second = log.opened(100)
     log.attempt(second, 100)
-    assert second.at_drain() == found
+    assert second.at_drain() == initial
     log.pass_(second, 100)
     assert log.mark == Mark(True, 1, 105), "more of them may come"
     assert second.at_drain() is None

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.misbehaving.model import OF_THE_TEST, SECRET
 from tests.support.commands import Role
-from tests.support.harness import PARTITIONS, Field, a_value
+from tests.support.harness import PARTITIONS, Harness, a_value
 
 MODULE = "tests.misbehaving.worker"
 
@@ -89,20 +89,20 @@ class _Slot:
 
 
 @contextlib.asynccontextmanager
-async def workers(field: Field, row: Row, folder: Path) -> AsyncIterator[list[_Slot]]:
+async def workers(harness: Harness, row: Row, folder: Path) -> AsyncIterator[list[_Slot]]:
     settings = {
         "MODERATION_MODEL__NAME": row.model,
         "MODERATION_LOG__LEVEL": "debug",
         "MODERATION_LOG__FORMAT": "json",
         **row.settings,
     }
-    slots = [_Slot(field.environment | settings, row.deaths) for _ in range(row.workers)]
+    slots = [_Slot(harness.environment | settings, row.deaths) for _ in range(row.workers)]
     try:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(slot.run()) for slot in slots]
             yield slots
-            for one in running:
-                one.cancel()
+            for task in running:
+                task.cancel()
     finally:
         for at, slot in enumerate(slots):
             for life, log in enumerate(slot.logs):
@@ -110,16 +110,16 @@ async def workers(field: Field, row: Row, folder: Path) -> AsyncIterator[list[_S
                 print(f"worker {at}, life {life}: exit {slot.exits[life]}, log in {folder}", log[-4_000:], sep="\n")
 
 
-async def play(field: Field, row: Row, folder: Path) -> Outcome:
+async def play(harness: Harness, row: Row, folder: Path) -> Outcome:
     """Posts everything, waits for all verdicts, stops the workers, and checks what holds for every row."""
     values = posts(row)
     drawn = random.Random(0)
-    await field.produce(
+    await harness.produce(
         *((drawn.randrange(PARTITIONS), f"author-{n}".encode(), value, ()) for n, value in values.items())
     )
     row = replace(row, model=row.model.replace("FILE", str(folder / "struck")))
-    async with workers(field, row, folder) as slots:
-        verdicts = await field.verdicts(len(values), row.timeout)
+    async with workers(harness, row, folder) as slots:
+        verdicts = await harness.verdicts(len(values), row.timeout)
     outcome = Outcome(verdicts, [code for slot in slots for code in slot.exits], [log for s in slots for log in s.logs])
     check(row, values, outcome)
     return outcome

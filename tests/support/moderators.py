@@ -1,0 +1,20 @@
+"""A moderator for tests: real policies, media and batcher, and the fake model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from moderation.inference.batcher import Batcher
+from moderation.media.reader import Media
+from moderation.models.fake import Fake
+from moderation.moderator import Moderator
+from moderation.policies import Policy, PolicySet
+from moderation.settings import MediaSettings, WorkerSettings
+
+
+@asynccontextmanager
+async def a_moderator(*policies: Policy) -> AsyncIterator[Moderator]:
+    model = Fake()
+    async with Batcher(model, WorkerSettings()) as batcher:
+        yield Moderator(PolicySet.of(policies), Media(MediaSettings()), batcher, model.info)
