@@ -27,7 +27,7 @@ demo: $(VENV)/dev.ok ## Start Kafka, a worker and an API; put sample posts in, s
 test: lint $(VENV)/dev.ok ## Run everything that CI runs: lint and all tests
 	$(BIN)/pytest
 
-unit: $(VENV)/dev.ok ## Run the unit tests: no Kafka, a minute or two
+unit: $(VENV)/dev.ok ## Run the unit tests: no Kafka, a few minutes
 	$(BIN)/pytest tests/unit
 
 chaos: $(VENV)/dev.ok ## Kill workers, requests and brokers for half an hour, and check exactly-once

@@ -6,12 +6,17 @@ import ast
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
+from typer.main import get_command
 
 import moderation
+from moderation.cli.app import app
+from moderation.cli.settings import described
 from moderation.observability import metrics  # noqa: F401  its metrics are in the registry
 from moderation.observability.events import EVENTS
 from moderation.observability.fast_metrics import FastCounter, FastHistogram
@@ -138,11 +143,78 @@ Logs are lines of JSON on standard error. Every line has `event`, `level` and `t
 {table(("event", "level", "fields", "logged by", "meaning"), rows)}"""
 
 
+# settings.md and cli.md
+
+
+def settings_page() -> str:
+    """Every setting, group by group."""
+    parts = []
+    for group, members in groupby(described(), key=lambda setting: setting.group):
+        rows = [
+            (
+                f"`{setting.variable}`",
+                "first deployment" if setting.basic else "advanced",
+                f"`{setting.default_in_words}`" if setting.default_in_words else "",
+                setting.unit,
+                setting.description + (f". One of {code(list(setting.choices))}" if setting.choices else ""),
+            )
+            for setting in members
+        ]
+        parts.append(f"## {group}\n\n{table(('variable', 'tier', 'default', 'unit', 'meaning'), rows)}")
+    body = "\n".join(parts)
+    return f"""# Settings
+
+{WRITTEN}
+
+A setting is an environment variable. `moderation settings` lists those that a first deployment sets, and
+`moderation settings --all` lists all. A variable with the prefix `MODERATION_` that names no setting is an error.
+
+{body}"""
+
+
+def cli_page() -> str:
+    """Every command with its arguments and options."""
+    body = "\n".join(_command_section(name, command) for name, command in _commands(get_command(app), "moderation"))
+    return f"""# Commands
+
+{WRITTEN}
+
+Each command reads the [settings](settings.md). It exits with 0 on success, 1 on a negative result or a defect, 2 on a
+wrong setting, option, policy or checkpoint, 3 when the device failed and 4 when Kafka's state is unknown.
+
+{body}"""
+
+
+def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """(full name, command) of every command below a group."""
+    for name, child in getattr(command, "commands", {}).items():
+        if hasattr(child, "commands"):
+            yield from _commands(child, f"{path} {name}")
+        else:
+            yield f"{path} {name}", child
+
+
+def _command_section(name: str, command: Any) -> str:
+    rows = []
+    for parameter in command.params:
+        names = [*parameter.opts, *parameter.secondary_opts]
+        if parameter.param_type_name == "argument":
+            names = [parameter.name.upper() + ("..." if parameter.nargs == -1 else "")]
+        default = "required" if parameter.required else ""
+        if parameter.default not in (None, "", [], False) and not parameter.required:
+            default = f"`{parameter.default}`"
+        rows.append((code(names), default, parameter.help or ""))
+    text = " ".join((command.help or "").split())
+    return f"## {name}\n\n{text}\n" + (f"\n{table(('option', 'default', 'meaning'), rows)}" if rows else "")
+
+
 # All pages
 
 FILES: dict[str, Callable[[], str]] = {
     "metrics.md": metrics_page,
     "log-events.md": log_events_page,
+    "settings.md": settings_page,
+    "cli.md": cli_page,
 }
 
 

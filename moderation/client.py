@@ -1,11 +1,11 @@
 """A typed client of the API.
 
     async with Client("api.internal:50051", ca=Path("ca.pem"), token=read_token) as client:
-        found = await client.get("42")
+        result = await client.get("42")
 
-It tries again where the status is UNAVAILABLE, and nowhere else: gRPC's own retries, with backoff, within the call's
-deadline. Lookups of one post that come while a call is under way go out together, as one batch. Where the program has
-OpenTelemetry set up, a call is a span of its trace.
+gRPC retries a call whose status is UNAVAILABLE, and no other, with backoff, within the call's deadline. Lookups of one
+post that come while a call is under way are sent together, as one batch. If the program has set up OpenTelemetry, each
+call is a span of its trace.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Client", "LookupState", "Outcome", "Post", "Verdict"]  # what caller
 
 TIMEOUT_S = 10.0
 BATCH = 1_000
-RECONNECT_S = 1.0  # before a watch goes on somewhere else
+RECONNECT_S = 1.0  # before a watch continues on another connection
 KEEPALIVE_MS = 60_000
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ModerationService"].full_name
@@ -57,17 +57,17 @@ RETRIES = {
 
 
 class CallError(ModerationError):
-    """The API cannot be reached, or says no: `code` says what, and `reason` (an ErrorReason) why."""
+    """The API cannot be reached, or refuses a call. `code` is the gRPC code, `reason` an ErrorReason or empty."""
 
     def __init__(self, text: str, code: grpc.StatusCode, reason: str = "", retry_s: float | None = None) -> None:
         super().__init__(text)
         self.code = code
         self.reason = reason
-        self.retry_s = retry_s  # when to try again, if the API says so
+        self.retry_s = retry_s  # seconds after which to try again, if the API names them
 
 
 class Client:
-    """Calls one API. Every method raises CallError, and what `token` raises."""
+    """Calls an API. Every method raises CallError, and any error of `token`."""
 
     def __init__(
         self,
@@ -79,18 +79,18 @@ class Client:
         certificate: tuple[Path, Path] | None = None,
         timeout: float = TIMEOUT_S,
     ) -> None:
-        """`ca` or `certificate` (chain and key): TLS. `token` is asked for each call, so that it may change.
+        """`ca` or `certificate` (chain and key) turn on TLS. `token` returns the bearer token of each call.
 
-        Raises ConfigError when a file cannot be read, or a token would go out in the clear.
+        Raises ConfigError when a file cannot be read, or a bearer token would be sent without TLS.
         """
         self._address = address
         self._tenant = tenant
         self._token = token
         self._timeout = timeout
-        self._asked: dict[str, asyncio.Future[pb.LookupResult]] = {}  # to go out with the next batch
-        self._asking: asyncio.Task[None] | None = None
+        self._queued: dict[str, asyncio.Future[pb.LookupResult]] = {}  # by post id: lookups of the next batch
+        self._sending: asyncio.Task[None] | None = None
         options: list[tuple[str, Any]] = [
-            # No limits of our own: a batch of verdicts or a post with images may be larger than gRPC's 4 MiB.
+            # No limit: a batch of verdicts or a post with images may be larger than gRPC's default of 4 MiB.
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
             ("grpc.service_config", json.dumps(RETRIES)),
@@ -98,8 +98,8 @@ class Client:
         ]
         if ca or certificate:
             self._channel = grpc.aio.secure_channel(address, _credentials(ca, certificate), options=options)
-        elif token and not _is_here(address):
-            raise ConfigError("a token goes over TLS only: name the CA")
+        elif token and not _is_local(address):
+            raise ConfigError("a bearer token needs TLS: set `ca`")
         else:
             self._channel = grpc.aio.insecure_channel(address, options=options)
         self._stub: Any = pb_grpc.ModerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
@@ -108,28 +108,28 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.wait([self._asking])
-        _fail(self._asked, self._closed())
-        self._asked = {}
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.wait([self._sending])
+        _fail(self._queued, self._closed())
+        self._queued = {}
         await self._channel.close()
 
     async def get(self, post_id: str, *, after: bytes = b"") -> pb.LookupResult:
-        """What is known of one post; `after` is a consistency token that the answer must not be older than."""
+        """What is known of one post. `after`: consistency token that the result must not be older than."""
         if after:
             (result,) = await self.get_many([post_id], after=after)
             return result
-        self._check_id(post_id)  # here, for the API would refuse the whole batch
-        asked = self._asked.get(post_id)
-        if asked is None:
-            asked = self._asked[post_id] = asyncio.get_running_loop().create_future()
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask())
-        return await asyncio.shield(asked)
+        self._check_id(post_id)  # because the API would refuse the whole batch
+        queued = self._queued.get(post_id)
+        if queued is None:
+            queued = self._queued[post_id] = asyncio.get_running_loop().create_future()
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send_batches())
+        return await asyncio.shield(queued)
 
     async def get_many(self, post_ids: Sequence[str], *, after: bytes = b"") -> list[pb.LookupResult]:
-        """What is known of each post, in the order asked."""
+        """What is known of each post, in the order of the ids."""
         results: list[pb.LookupResult] = []
         for start in range(0, len(post_ids), BATCH):
             ids = post_ids[start : start + BATCH]
@@ -138,16 +138,16 @@ class Client:
         return results
 
     async def wait(self, post_id: str, timeout: float, *, after: bytes = b"") -> pb.WaitVerdictResponse:
-        """The verdict for a post as soon as there is one; what is known then when there is none within `timeout`."""
+        """The verdict for a post as soon as there is one, or what is known after `timeout` seconds."""
         request = pb.WaitVerdictRequest(post_id=post_id, consistency_token=after, tenant=self._tenant)
-        answer: pb.WaitVerdictResponse = await self._call("WaitVerdict", request, timeout)
-        return answer
+        response: pb.WaitVerdictResponse = await self._call("WaitVerdict", request, timeout)
+        return response
 
     async def moderate(self, post: Post, timeout: float) -> pb.ModeratePostResponse:
-        """The verdict for a post, or PENDING when there is none within `timeout` seconds. Put on the topic once."""
+        """Puts a post on the topic, once. Returns its verdict, or PENDING after `timeout` seconds."""
         request = pb.ModeratePostRequest(post=post, request_id=str(uuid.uuid4()))
-        answer: pb.ModeratePostResponse = await self._call("ModeratePost", request, timeout)
-        return answer
+        response: pb.ModeratePostResponse = await self._call("ModeratePost", request, timeout)
+        return response
 
     async def watch(
         self,
@@ -156,26 +156,26 @@ class Client:
         policy_ids: Sequence[str] = (),
         after: bytes = b"",
     ) -> AsyncGenerator[pb.WatchVerdictsResponse, None]:
-        """Changes as they come, from now or after a token; the stream is opened anew where it ends, without a gap.
+        """Changes as they come, from now or after a consistency token. Reconnects when a stream ends, without a gap.
 
-        The first message says, without changes, that the watch stands.
+        The first message has no changes: the watch is open.
         """
         while True:
             request = pb.WatchVerdictsRequest(
                 outcomes=outcomes, policy_ids=policy_ids, consistency_token=after, tenant=self._tenant
             )
-            stood = False
+            opened = False
             try:
                 with self._explained():
                     async for message in self._stub.WatchVerdicts(request, metadata=self._metadata()):
-                        after, stood = message.consistency_token, True
+                        after, opened = message.consistency_token, True
                         yield message
             except CallError as error:
-                # A reader that was shed has not lost its place; without one we have never been in.
-                shed = error.code is grpc.StatusCode.UNAVAILABLE or error.reason == "SLOW_READER"
-                # A watch ends with the bearer token that it was opened with; by now there may be a newer one.
-                expired = stood and self._token is not None and error.code is grpc.StatusCode.UNAUTHENTICATED
-                if not (after and (shed or expired)):
+                # With a token, a reader that was disconnected can continue. Without one, it was never connected.
+                disconnected = error.code is grpc.StatusCode.UNAVAILABLE or error.reason == "SLOW_READER"
+                # A watch ends when its bearer token expires; `token` may return a newer one by now.
+                expired = opened and self._token is not None and error.code is grpc.StatusCode.UNAUTHENTICATED
+                if not (after and (disconnected or expired)):
                     raise
             await asyncio.sleep(RECONNECT_S)
 
@@ -191,23 +191,23 @@ class Client:
                 return
 
     async def policies(self) -> pb.ListPoliciesResponse:
-        """The policies that the API's deployment judges by."""
-        answer: pb.ListPoliciesResponse = await self._call("ListPolicies", pb.ListPoliciesRequest(), self._timeout)
-        return answer
+        """The policies of the API's deployment."""
+        response: pb.ListPoliciesResponse = await self._call("ListPolicies", pb.ListPoliciesRequest(), self._timeout)
+        return response
 
-    async def _ask(self) -> None:
-        """Batches of what was asked for while the last one was under way."""
-        while self._asked:
-            asked, self._asked = self._asked, {}
+    async def _send_batches(self) -> None:
+        """Sends batches, each with the lookups that came during the previous one."""
+        while self._queued:
+            batch, self._queued = self._queued, {}
             try:
-                for future, result in zip(asked.values(), await self.get_many(list(asked)), strict=True):
+                for future, result in zip(batch.values(), await self.get_many(list(batch)), strict=True):
                     if not future.done():
                         future.set_result(result)
             except asyncio.CancelledError:
-                _fail(asked, self._closed())
+                _fail(batch, self._closed())
                 raise
-            except Exception as error:  # noqa: BLE001  who asked has it, whatever it is
-                _fail(asked, error)
+            except Exception as error:  # noqa: BLE001  each caller gets the error
+                _fail(batch, error)
 
     def _check_id(self, post_id: str) -> None:
         try:
@@ -226,12 +226,12 @@ class Client:
             try:
                 with self._explained():
                     call = getattr(self._stub, method)
-                    answer = await call(request, timeout=timeout, metadata=self._metadata())
+                    response = await call(request, timeout=timeout, metadata=self._metadata())
             except CallError as error:
                 traces.ended(span, error.code.name)
                 raise
             traces.ended(span, "OK")
-            return answer
+            return response
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         token = (("authorization", f"Bearer {self._token()}"),) if self._token else ()
@@ -248,16 +248,16 @@ class Client:
             raise CallError(text, code, reason, retry_s) from None
 
 
-def _fail(asked: Mapping[str, asyncio.Future[pb.LookupResult]], error: Exception) -> None:
-    """Every one of them ends: nobody waits for what will not come."""
-    for future in asked.values():
+def _fail(lookups: Mapping[str, asyncio.Future[pb.LookupResult]], error: Exception) -> None:
+    """Ends every lookup with this error: else its caller would wait for ever."""
+    for future in lookups.values():
         if not future.done():
             future.set_exception(error)
-            future.exception()  # whoever asked may have left
+            future.exception()  # marks the error as seen: the caller may have left
 
 
-def _is_here(address: str) -> bool:
-    """Whether what is sent there does not leave the machine. A name may begin like an address: 127.example.com."""
+def _is_local(address: str) -> bool:
+    """Whether bytes for this address stay on this machine. A name may begin like an address: 127.example.com."""
     if address.startswith("unix:"):
         return True
     host, _, port = address.rpartition(":")
@@ -268,8 +268,8 @@ def _is_here(address: str) -> bool:
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[str, float | None]:
-    """ErrorInfo's reason and RetryInfo's delay, where the status has them."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # has all of a Call that is read
+    """ErrorInfo's reason and RetryInfo's delay in seconds, if the status has them."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # has the part of a Call that is read
     reason, retry_s = "", None
     for detail in status.details if status is not None else ():
         info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()

@@ -74,7 +74,7 @@ class KafkaSettings(_Group):
     bootstrap: str = basic("localhost:9092", "host:port of one or more brokers, separated by commas")
     posts_topic: Name = basic("posts", "topic that posts are read from")
     verdicts_topic: Name = basic("verdicts", "topic that verdicts are written to; needs as many partitions as posts")
-    dead_letter_topic: str = advanced("", "topic for posts that cannot be judged; default <posts>.<group>.dlq")
+    dead_letter_topic: str = advanced("", "topic for posts that cannot be judged; default: `<posts>.<group>.dlq`")
     group: Name = basic("moderation", "consumer group, and prefix of the transactional ids")
     delivery: Literal["exactly_once", "at_least_once"] = advanced(
         "exactly_once", "at_least_once is for brokers without transactions: a crash may repeat verdicts"
@@ -117,7 +117,7 @@ class ModelSettings(_Group):
         "", "digest of the checkpoint (`moderation model info`); empty: any", pattern="^([0-9a-f]{64})?$"
     )
     device: Literal["auto", "cpu", "cuda"] = advanced("auto", "auto: CUDA if there is a GPU")
-    dtype: Literal["auto", "float32", "bfloat16"] = advanced("auto", "auto: bfloat16 on CUDA, float32 on CPU")
+    dtype: Literal["auto", "float32", "bfloat16"] = advanced("auto", "auto: bfloat16 on CUDA; set it on a CPU with AMX")
     compile: bool = advanced(False, "whether torch compiles the decoder; a start then takes minutes longer")
     fp8: bool = advanced(False, "whether the decoder runs in 8 bits (GPU only); the log says how far scores move")
     num_crops: int | None = advanced(None, "crops of an image; default: the checkpoint's", unit="crops", ge=1, le=64)
@@ -179,7 +179,7 @@ class WorkerSettings(_Group):
         "after so many different posts failed in a row, each alone in its batch, the model is tested with a post that "
         "once succeeded; after four times as many, the worker exits",
     )
-    failed_post_s: Seconds = advanced(2.0, "a failed post becomes a dead letter if no other succeeds for this long")
+    failed_post_s: Seconds = advanced(2.0, "a failed post waits this long for a success, then becomes a dead letter")
     self_check_s: SecondsOrZero = advanced(60.0, "time between two self-checks; 0: only after a failed batch")
     drain_timeout_s: Seconds = advanced(60.0, "a stopping worker finishes its posts for at most this long")
 
@@ -211,8 +211,8 @@ class ApiSettings(_Group):
     max_waits: Calls = advanced(4_000, "WaitVerdict and ModeratePost calls at once; more get RESOURCE_EXHAUSTED")
     max_watches: Count = advanced(200, "WatchVerdicts streams at once; more are refused", unit="streams")
     calls_per_second: CallRate = advanced(0.0, "limit of one caller; a batch counts once per 100 ids; 0: no limit")
-    max_connection_calls: Calls = advanced(500, "at once on one connection; clients queue more")
-    max_connections: Count = advanced(1_000, "at once; fewer if open files are limited", unit="connections")
+    max_connection_calls: Calls = advanced(500, "calls at once on one connection; clients queue the rest")
+    max_connections: Count = advanced(1_000, "connections at once; fewer if files are limited", unit="connections")
     max_peer_connections: CountOrZero = advanced(100, "at once from one address; 0: no limit", unit="connections")
     unauthenticated_timeout_s: Seconds = advanced(20.0, "a connection without an authenticated call is closed then")
     max_body_bytes: Bytes = advanced(

@@ -1,6 +1,6 @@
-"""Writes dashboard.json, which Grafana loads: `python deploy/observe/dashboard.py`. A test holds the two equal.
+"""Writes dashboard.json, which Grafana loads: `python deploy/observe/dashboard.py`. A test compares them.
 
-A row is a question; a panel is one or more queries with what each line is called.
+A row is a question. A panel has one or more queries, each with the name of its line.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ WIDTH, HEIGHT = 24, 8
 
 
 def rate(metric: str, by: str = "", where: str = "") -> str:
-    """Of a counter, for each second."""
+    """The query of a counter's rate per second."""
     return f"sum{f' by ({by})' if by else ''} (rate({metric}{where}[{RATE}]))"
 
 
 def quantile(share: float, metric: str, by: str = "", where: str = "") -> str:
-    """Of a histogram."""
+    """The query of a histogram's quantile."""
     inside = rate(f"{metric}_bucket", f"le, {by}" if by else "le", where)
     return f"histogram_quantile({share}, {inside})"
 
 
 def mean(metric: str) -> str:
-    """Of a histogram."""
+    """The query of a histogram's mean."""
     return f"{rate(f'{metric}_sum')} / {rate(f'{metric}_count')}"
 
 
@@ -34,7 +34,7 @@ Lines = list[tuple[str, str]]  # query, legend
 
 
 def panel(title: str, text: str, unit: str, *lines: tuple[str, str], kind: str = "timeseries", width: int = 8) -> Any:
-    """One graph. Units are Grafana's."""
+    """One graph, its unit in Grafana's spelling."""
     made: dict[str, Any] = {
         "type": kind,
         "title": title,
@@ -330,7 +330,7 @@ ROWS: list[tuple[str, list[Any]]] = [
 
 
 def dashboard() -> dict[str, Any]:
-    """All rows, one below the other, panels from the left to the right."""
+    """The dashboard: rows from top to bottom, panels from left to right."""
     panels: list[Any] = []
     top = 0
     for title, members in ROWS:
@@ -338,13 +338,13 @@ def dashboard() -> dict[str, Any]:
             {"type": "row", "title": title, "collapsed": False, "gridPos": {"x": 0, "y": top, "w": WIDTH, "h": 1}}
         )
         left, top, tallest = 0, top + 1, 0
-        for one in members:
-            place = one["gridPos"]
+        for member in members:
+            place = member["gridPos"]
             if left + place["w"] > WIDTH:
                 left, top, tallest = 0, top + tallest, 0
             place |= {"x": left, "y": top}
             left, tallest = left + place["w"], max(tallest, place["h"])
-            panels.append(one)
+            panels.append(member)
         top += tallest
     return {
         "uid": "moderation",
@@ -377,7 +377,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The file."""
+    """The content of dashboard.json."""
     return json.dumps(dashboard(), indent=1) + "\n"
 
 

@@ -1,27 +1,27 @@
-"""Who is calling, and what they may: TLS and client certificates, bearer tokens, scopes, tenants, rates.
+"""Who calls, and what the caller may do: client certificates, bearer tokens, scopes, tenants, rates.
 
-Without certificates of clients and without keys for tokens the API is open: then everybody may everything, and it
-belongs behind something that does this in its place.
+Nothing here knows a transport: an edge passes what a caller has presented as `Credentials`. Without client certificates
+and without keys for bearer tokens the API is open. Every caller may then do everything, and something in front of the
+API has to authenticate callers in its place.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import grpc
 import jwt
+from cachetools import LRUCache
 
 from moderation.api import validation
-from moderation.api.grpc.status import RefusedError, exhausted, unavailable
 from moderation.api.keys import Keys
+from moderation.api.refusals import exhausted, forbidden, unauthenticated, unavailable
 from moderation.settings import AuthSettings
 
 READ, LIST, WRITE, POLICIES = "verdicts:read", "verdicts:list", "posts:write", "policies:read"
-# What each method needs. A test holds it to the proto: a method that is not here cannot be called.
+# The scope that each method needs. A test compares this with the proto: a method that is not here cannot be called.
 SCOPES = {
     "GetVerdict": READ,
     "BatchGetVerdicts": READ,
@@ -32,118 +32,147 @@ SCOPES = {
     "ListPolicies": POLICIES,
 }
 
-MAX_TOKEN_CHARS = 8_192
-REMEMBERED = 10_000  # tokens and callers
+MAX_BEARER_CHARS = 8_192
+MAX_CACHED = 10_000  # bearer tokens, and callers whose rate is counted
 KEYS_RETRY_S = 30.0
-LEEWAY_S = 30.0  # that two clocks may differ
+LEEWAY_S = 30.0  # by which two clocks may differ
 
-Context = grpc.aio.ServicerContext[Any, Any]
+
+class Credentials(NamedTuple):
+    """What a caller has presented, as its edge read it."""
+
+    address: str  # of the caller, without a port
+    certificate_names: Sequence[str] = ()  # of a client certificate that was verified
+    authorization: Sequence[str | bytes] = ()  # the values of all authorization headers
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is calling."""
+    """Who calls."""
 
     name: str
     tenant: str | None = None  # None: any
     scopes: frozenset[str] | None = None  # None: all
-    until: float = float("inf")  # when the token expires
+    until: float = float("inf")  # seconds since the epoch, when the bearer token expires
 
-    def tenant_of(self, asked: str | None) -> str | None:
-        """Whose posts a query is about, of those that the caller may see; None: anybody's. Raises RefusedError."""
-        if asked is not None and (problem := validation.tenant_problem(asked)):
+    def tenant_of(self, requested: str | None) -> str | None:
+        """The tenant whose posts a query is about; None: any tenant's. Raises RefusedError."""
+        if requested is not None and (problem := validation.tenant_problem(requested)):
             raise problem
-        if self.tenant is None or asked == self.tenant:
-            return asked
-        if asked is None:
+        if self.tenant is None or requested == self.tenant:
+            return requested
+        if requested is None:
             return self.tenant
-        raise RefusedError(grpc.StatusCode.PERMISSION_DENIED, "OTHER_TENANT", "tenant is another than the caller's")
+        raise forbidden("OTHER_TENANT", "tenant is not the tenant of the caller")
+
+
+class Permit:
+    """A call that was admitted. It stays valid while the caller's credentials do."""
+
+    __slots__ = ("_authenticator", "_credentials", "_edition", "caller", "owner")
+
+    def __init__(self, authenticator: Authenticator, credentials: Credentials, caller: Caller) -> None:
+        self.caller = caller
+        self.owner = caller.name or credentials.address  # under which the caller's shares and rate are counted
+        self._authenticator = authenticator
+        self._credentials = credentials
+        self._edition = authenticator.edition
+
+    def check(self) -> None:
+        """Checks the credentials again if the keys have changed or expired since. Raises RefusedError."""
+        self._edition = self._authenticator.check(self._credentials, self._edition)
+
+    def spend(self, calls: float) -> None:
+        """Counts so many further calls of this caller. Raises RefusedError when the caller's rate is exceeded."""
+        self._authenticator.spend(self.owner, calls)
 
 
 class Authenticator:
-    """Decides over each call before anything else does."""
+    """Admits callers by their credentials."""
 
     def __init__(self, settings: AuthSettings, calls_per_second: float) -> None:
+        """`calls_per_second`: of one caller; 0: no limit."""
         self._settings = settings
         self._rate = calls_per_second
         self._names = settings.client_names
-        self._known: OrderedDict[str, Caller] = OrderedDict()  # by token
-        self._edition = 0  # of the keys that they were checked with
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by caller: calls left, as of when
+        self._callers: LRUCache[str, Caller] = LRUCache(MAX_CACHED)  # by bearer token
+        self._callers_edition = 0  # of the keys that the cached tokens were checked with
+        self._buckets: LRUCache[str, tuple[float, float]] = LRUCache(MAX_CACHED)  # by owner: calls left, as of when
         self.keys = Keys(settings) if settings.jwt_keys else None
+        self.needs_certificates = settings.tls_client_ca is not None  # whether names of client certificates matter
+        self.needs_bearers = self.keys is not None  # whether authorization headers matter
 
-    def admit(self, context: Context, method: str, cost: float = 1.0) -> Caller:
-        """The caller, who may call this method now. Raises RefusedError."""
-        caller = self._caller(context)
-        scope = SCOPES[method]
-        if caller.scopes is not None and scope not in caller.scopes:
-            text = f"the credentials lack the scope {scope}"
-            raise RefusedError(grpc.StatusCode.PERMISSION_DENIED, "MISSING_SCOPE", text, scope=scope)
-        self.spend(caller, context, cost)
-        return caller
+    @property
+    def edition(self) -> int:
+        """Number of the current set of keys; it changes with the keys."""
+        return self.keys.edition if self.keys else 0
 
-    def identify(self, context: Context) -> Caller:
-        """The caller, for what needs no scope. Raises RefusedError: UNAUTHENTICATED, or UNAVAILABLE for now."""
-        return self._caller(context)
+    def admit(self, credentials: Credentials, method: str, calls: float = 1.0) -> Permit:
+        """Admits a call of this method, which counts as so many calls. Raises RefusedError."""
+        permit = Permit(self, credentials, self.identify(credentials))
+        scopes, scope = permit.caller.scopes, SCOPES[method]
+        if scopes is not None and scope not in scopes:
+            raise forbidden("MISSING_SCOPE", f"the credentials lack the scope {scope}", scope=scope)
+        self.spend(permit.owner, calls)
+        return permit
 
-    def spend(self, caller: Caller, context: Context, cost: float) -> None:
-        """Counts so many calls of this caller. Raises RefusedError: they are too many for now."""
-        if self._rate:
-            self._spend(caller.name or _host(context), cost)
-
-    def _caller(self, context: Context) -> Caller:
-        names: Sequence[str] = ()
-        if self._settings.tls_client_ca:
-            names = [name.decode("utf-8", "replace") for name in context.peer_identities() or ()]
-            if self._names and self._names.isdisjoint(names):
-                raise unauthenticated("the client certificate's names are not among those that may call")
+    def identify(self, credentials: Credentials) -> Caller:
+        """The caller, for what needs no scope. Raises RefusedError: unauthenticated, or unavailable for now."""
+        names = credentials.certificate_names if self.needs_certificates else ()
+        if self.needs_certificates and self._names and self._names.isdisjoint(names):
+            raise unauthenticated("no name of the client certificate may call this API")
         if self.keys is None:
             return Caller(names[0]) if names else ANYONE
-        given = [value for name, value in context.invocation_metadata() or () if name == "authorization"]
-        if len(given) != 1 or not isinstance(given[0], str) or given[0][:7].lower() != "bearer ":
-            raise unauthenticated("one authorization header with a bearer token is needed")
-        token = given[0][7:].strip()
+        bearer = _bearer(credentials.authorization)
         if self.keys.expired:
             text = "the keys of bearer tokens could not be read for too long; try again later"
             raise unavailable("NOT_READY", text, KEYS_RETRY_S)
-        if self._edition != self.keys.edition:  # a key that is withdrawn takes its tokens with it
-            self._known.clear()
-            self._edition = self.keys.edition
-        caller = self._known.get(token)
+        if self._callers_edition != self.keys.edition:  # a withdrawn key invalidates its tokens
+            self._callers.clear()
+            self._callers_edition = self.keys.edition
+        caller = self._callers.get(bearer)
         if caller is None:
-            caller = self._known[token] = self._read(token, self.keys)
-            if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
+            caller = self._callers[bearer] = self._verified(bearer, self.keys)
         if caller.until < time.time():
-            raise unauthenticated("the token has expired")
+            raise unauthenticated("the bearer token has expired")
         return caller
 
-    def check(self, context: Context, edition: int) -> int:
-        """Checks the caller of a long call again, when the keys are others than those of this edition, or too old.
+    def check(self, credentials: Credentials, edition: int) -> int:
+        """Checks the credentials of a call again if the keys are not those of this edition any more, or too old.
 
-        Returns the edition of the keys now. Raises RefusedError.
+        Returns the current edition of the keys. Raises RefusedError.
         """
         if self.keys is None:
             return edition
         if edition != self.keys.edition or self.keys.expired:
-            self._caller(context)
+            self.identify(credentials)
         return self.keys.edition
 
-    @property
-    def edition(self) -> int:
-        """Of the keys that callers are checked with now."""
-        return self.keys.edition if self.keys else 0
+    def spend(self, owner: str, calls: float) -> None:
+        """Counts so many calls of an owner. Raises RefusedError when the rate is exceeded.
 
-    def _read(self, token: str, keys: Keys) -> Caller:
+        Each owner has a bucket that holds the calls of one second and is filled at the rate.
+        """
+        if not self._rate:
+            return
+        now = time.monotonic()
+        left, at = self._buckets.get(owner, (self._rate, now))
+        left = min(self._rate, left + (now - at) * self._rate)
+        missing = min(calls, self._rate) - left
+        self._buckets[owner] = (left if missing > 0 else -missing), now
+        if missing > 0:
+            raise exhausted("RATE_LIMITED", "too many calls of this caller; try again later", missing / self._rate)
+
+    def _verified(self, bearer: str, keys: Keys) -> Caller:
         settings = self._settings
         try:
-            if len(token) > MAX_TOKEN_CHARS:
+            if len(bearer) > MAX_BEARER_CHARS:
                 raise jwt.InvalidTokenError
-            key = keys.find(jwt.get_unverified_header(token).get("kid"))
+            key = keys.find(jwt.get_unverified_header(bearer).get("kid"))
             if key is None:
-                raise unauthenticated("the token's key is not known")
+                raise unauthenticated("the key of the bearer token is not known")
             claims = jwt.decode(
-                token,
+                bearer,
                 key,
                 algorithms=list(settings.algorithms),
                 audience=settings.jwt_audience,
@@ -151,39 +180,26 @@ class Authenticator:
                 leeway=LEEWAY_S,
                 options={"require": ["exp", "aud", "iss"], "strict_aud": False},
             )
-            return self._named(claims)
+            return self._caller_of(claims)
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
-            # No cause, and no text: which of the checks failed is nobody's business who cannot pass them.
-            raise unauthenticated("the token does not hold") from None
+            # Without a cause: a caller without a valid token must not learn which check failed.
+            raise unauthenticated("the bearer token is not valid") from None
 
-    def _named(self, claims: dict[str, Any]) -> Caller:
+    def _caller_of(self, claims: dict[str, Any]) -> Caller:
         scopes = claims.get("scope", claims.get("scp", ""))
         tenant = claims.get(self._settings.jwt_tenant_claim)
         if not isinstance(tenant, str | None) or (tenant is None and self._settings.tenant_required):
-            raise ValueError("its tenant")
+            raise ValueError("the tenant claim is missing or is not a string")
         words = scopes.split() if isinstance(scopes, str) else [str(scope) for scope in scopes]
         return Caller(str(claims.get("sub", "")), tenant, frozenset(words), float(claims["exp"]) + LEEWAY_S)
-
-    def _spend(self, name: str, cost: float) -> None:
-        """A bucket of a second's calls, filled at that rate."""
-        now = time.monotonic()
-        left, at = self._buckets.pop(name, (self._rate, now))
-        left = min(self._rate, left + (now - at) * self._rate)
-        short = min(cost, self._rate) - left
-        self._buckets[name] = (left if short > 0 else left - min(cost, self._rate)), now
-        if len(self._buckets) > REMEMBERED:
-            self._buckets.popitem(last=False)
-        if short > 0:
-            raise exhausted("RATE_LIMITED", "too many calls of this caller; try again later", short / self._rate)
 
 
 ANYONE = Caller("")
 
 
-def unauthenticated(text: str) -> RefusedError:
-    """Who calls is not known, or not any more."""
-    return RefusedError(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", text)
-
-
-def _host(context: Context) -> str:
-    return str(context.peer()).rpartition(":")[0]
+def _bearer(authorization: Sequence[str | bytes]) -> str:
+    """The only bearer token. Raises RefusedError."""
+    value = authorization[0] if len(authorization) == 1 else None
+    if not isinstance(value, str) or value[:7].lower() != "bearer ":
+        raise unauthenticated("exactly one authorization header with a bearer token is needed")
+    return value[7:].strip()

@@ -1,4 +1,4 @@
-"""Consistency tokens and page tokens: opaque to callers, and checked like all that comes from them."""
+"""Consistency tokens and page tokens. Callers keep them as opaque bytes, so both are checked like any input."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ MAX_BYTES = 64 << 10  # thousands of partitions
 
 
 def of_record(partition: int, offset: int) -> bytes:
-    """The token that a produce acknowledgement makes: lookups that accept it do not miss this record."""
+    """The consistency token of a record of the posts topic. Lookups with this token do not miss the record."""
     return Position(posts={partition: offset}).SerializeToString()
 
 
 def of_watch(positions: Mapping[int, int]) -> bytes:
-    """Where a watch is, by partition of the verdicts topic."""
+    """The consistency token of a watch. `positions`: next offset, by partition of the verdicts topic."""
     return Position(verdicts=dict(positions)).SerializeToString()
 
 
 def merged(*tokens: bytes) -> bytes:
-    """One token that is reached when all of them are. Raises ValueError."""
-    whole = Position()
+    """One consistency token that is reached when all of these are. Raises ValueError."""
+    merged = Position()
     for token in tokens:
-        one = position(token)
-        for mine, its in ((whole.posts, one.posts), (whole.verdicts, one.verdicts)):
-            for partition, offset in its.items():
-                mine[partition] = max(offset, mine.get(partition, offset))
-    return whole.SerializeToString()
+        part = position(token)
+        for highest, offsets in ((merged.posts, part.posts), (merged.verdicts, part.verdicts)):
+            for partition, offset in offsets.items():
+                highest[partition] = max(offset, highest.get(partition, offset))
+    return merged.SerializeToString()
 
 
 def position(token: bytes) -> Position:
-    """What a token says. Raises ValueError."""
+    """The positions of a consistency token. Raises ValueError."""
     if len(token) > MAX_BYTES:
         raise ValueError("too long")
     try:
-        found = Position.FromString(token)
+        decoded = Position.FromString(token)
     except DecodeError:
         raise ValueError("not a token") from None
-    for offsets in (found.posts, found.verdicts):
+    for offsets in (decoded.posts, decoded.verdicts):
         if any(partition < 0 or offset < 0 for partition, offset in offsets.items()):
             raise ValueError("not a token")
-    return found
+    return decoded
 
 
 def of_page(query: bytes, after: tuple[int, str]) -> str:
-    """The token of the page after this verdict. `query`: what the pages of one listing have in common."""
+    """The token of the page after a verdict (decision time in ms, post id). `query`: key that all its pages share."""
     packed = json.dumps([_digest(query), *after], separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
 
 def page(query: bytes, token: str) -> tuple[int, str]:
-    """The verdict to go on after. Raises ValueError when it is no token, or that of another query."""
+    """The verdict that a page starts after. Raises ValueError: it is not a token, or belongs to another query."""
     if len(token) > 4096:
         raise ValueError("too long")
     try:
@@ -66,7 +66,7 @@ def page(query: bytes, token: str) -> tuple[int, str]:
     except (binascii.Error, ValueError, TypeError, RecursionError):
         raise ValueError("not a token") from None
     if digest != _digest(query) or not isinstance(ms, int) or not isinstance(post_id, str) or abs(ms) > 1 << 62:
-        raise ValueError("of another query")
+        raise ValueError("token of another query")
     return ms, post_id
 
 

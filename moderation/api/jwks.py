@@ -1,7 +1,7 @@
-"""Reads a JWKS by https, in a thread, with one deadline over all of it and a bound on its bytes.
+"""Reads a JWKS over https, on a thread, with one deadline for the whole reading and a bound on its bytes.
 
-urllib and http.client have a timeout for each read only: a server that sends a byte a second holds them for hours. Here
-sockets get what is left of the deadline before each operation; http.client parses what they bring.
+urllib and http.client have a timeout for each read only: a server that sends one byte a second holds them for hours.
+Here a socket gets the rest of the deadline as its timeout before each operation. http.client parses the response.
 """
 
 from __future__ import annotations
@@ -19,55 +19,55 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 MAX_BYTES = 1 << 20
-OVERHEAD_BYTES = 256 << 10  # of status line, headers, and the sizes of chunks
+OVERHEAD_BYTES = 256 << 10  # for the status line, the headers and the sizes of chunks
 
 
-class RefusedAnswerError(OSError):
-    """The server answered with something other than a key set: another status, a redirect, too much."""
+class RefusedResponseError(OSError):
+    """The response is not a key set: its status is not 200, it is a redirect, or it is too large."""
 
 
 def fetch(url: str, until: float) -> bytes:
-    """The body at an https URL; `until`: deadline on the monotonic clock. Goes through HTTPS_PROXY, unless NO_PROXY.
+    """The body at an https URL. `until`: deadline on the monotonic clock. Honours HTTPS_PROXY and NO_PROXY.
 
-    A redirect is refused: the settings name the one place that is trusted. TLS ends at the server, also behind a proxy.
+    A redirect is refused: the settings name the only server that is trusted. TLS ends at the server, also with a proxy.
     Raises OSError, ValueError and http.client.HTTPException.
     """
     parts = urlsplit(url)
     host, port = parts.hostname, parts.port or 443
     if not host or parts.username is not None or any(character <= " " for character in url):
-        raise ValueError("no https URL")
+        raise ValueError("not an https URL")
     with closing(_tunnel(host, port, until)) as plain:
         plain.settimeout(_left(until))
-        # The handshake as a whole has that timeout: OpenSSL's module counts it down over its reads.
+        # The timeout is for the whole handshake: the ssl module counts it down over its reads.
         with ssl.create_default_context().wrap_socket(plain, server_hostname=host) as secure:
             target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
             address = _authority(host, port) if parts.port else _authority(host, port).removesuffix(":443")
             headers = {"Host": address, "Accept": "application/json", "Accept-Encoding": "identity"}
-            answer = _ask(secure, "GET", target, headers, until)
-            if answer.status != 200:
-                raise RefusedAnswerError
-            content = answer.read(MAX_BYTES + 1)
+            response = _request(secure, "GET", target, headers, until)
+            if response.status != 200:
+                raise RefusedResponseError
+            content = response.read(MAX_BYTES + 1)
             if len(content) > MAX_BYTES:
-                raise RefusedAnswerError
-            if answer.length:  # what is missing; http.client does not say so of a read with a bound
-                raise IncompleteRead(b"", answer.length)
+                raise RefusedResponseError
+            if response.length:  # bytes that are missing: http.client does not report them for a bounded read
+                raise IncompleteRead(b"", response.length)
             return content
 
 
 def _tunnel(host: str, port: int, until: float) -> socket.socket:
-    """A connection to the server, by the proxy of the environment if there is one."""
+    """A connection to the server, through the proxy of the environment if there is one."""
     proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get("https")
     if not proxy:
         return _connected(host, port, until)
     through = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     if through.scheme != "http" or not through.hostname:
-        raise ValueError("HTTPS_PROXY: no http URL")
+        raise ValueError("HTTPS_PROXY is not an http URL")
     plain = _connected(through.hostname, through.port or 80, until)
     with ExitStack() as stack:
         stack.callback(plain.close)
         headers = {"Host": _authority(host, port), **_credentials(through)}
-        if _ask(plain, "CONNECT", _authority(host, port), headers, until).status != 200:
-            raise RefusedAnswerError
+        if _request(plain, "CONNECT", _authority(host, port), headers, until).status != 200:
+            raise RefusedResponseError
         stack.pop_all()
     return plain
 
@@ -84,8 +84,8 @@ def _authority(host: str, port: int) -> str:
 
 
 def _connected(host: str, port: int, until: float) -> socket.socket:
-    """To the first of its addresses that takes us. The resolver has limits of its own."""
-    failed: OSError = TimeoutError()
+    """A connection to the first address of the host that accepts it. The resolver has its own time limit."""
+    failure: OSError = TimeoutError()
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         plain = socket.socket(family, kind, protocol)
         try:
@@ -93,25 +93,29 @@ def _connected(host: str, port: int, until: float) -> socket.socket:
             plain.connect(address)
         except OSError as error:
             plain.close()
-            failed = error
+            failure = error
         else:
             return plain
-    raise failed
+    raise failure
 
 
-def _ask(connection: socket.socket, method: str, target: str, headers: Mapping[str, str], until: float) -> HTTPResponse:
+def _request(
+    connection: socket.socket, method: str, target: str, headers: Mapping[str, str], until: float
+) -> HTTPResponse:
+    """Sends a request; returns the response with its headers read."""
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     if method == "GET":
         lines.append("Connection: close")
     connection.settimeout(_left(until))
     connection.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode("ascii"))
-    answer = HTTPResponse(_Timed(connection, until), method=method)  # type: ignore[arg-type]  # needs no more of a socket
-    answer.begin()
-    return answer
+    limited = _LimitedReader(connection, until)
+    response = HTTPResponse(limited, method=method)  # type: ignore[arg-type]  # it needs only `makefile` of a socket
+    response.begin()
+    return response
 
 
-class _Timed(io.RawIOBase):
-    """What comes from a connection until the deadline, and so much at most; what http.client takes for a socket."""
+class _LimitedReader(io.RawIOBase):
+    """Reads a connection until a deadline, up to a number of bytes. http.client takes it for a socket."""
 
     def __init__(self, connection: socket.socket, until: float) -> None:
         self._connection = connection
@@ -119,7 +123,7 @@ class _Timed(io.RawIOBase):
         self._left_bytes = MAX_BYTES + OVERHEAD_BYTES
 
     def makefile(self, _: str) -> io.BufferedReader:
-        """As socket.makefile does."""
+        """Like socket.makefile."""
         return io.BufferedReader(self)
 
     def readable(self) -> bool:
@@ -130,7 +134,7 @@ class _Timed(io.RawIOBase):
         count = self._connection.recv_into(buffer)
         self._left_bytes -= count
         if self._left_bytes < 0:
-            raise RefusedAnswerError
+            raise RefusedResponseError
         return count
 
 

@@ -1,159 +1,83 @@
-"""The posts that this API has put on their topic: which of them wait for a verdict, and under which request ids."""
+"""Posts that are submitted through the API: checked, held to the caller's tenant, put on the posts topic.
+
+Nothing here knows a transport. A submitted post goes the way of every post, through Kafka: its verdict comes back
+through the view, and `Lookups.wait` waits for it.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import time
-from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import grpc
-
-from moderation.api.grpc.status import RefusedError, exhausted
-from moderation.errors import DeliveryError, ModerationError
-from moderation.kafka.post_producer import PostProducer
-from moderation.observability import metrics
-from moderation.settings import ApiSettings
+from moderation import wire
+from moderation.api import cursors, validation
+from moderation.api.auth import Permit
+from moderation.api.lookups import Lookups
+from moderation.api.pending import PendingPosts
+from moderation.api.refusals import forbidden
+from moderation.api.validation import LookupQuery
+from moderation.settings import MediaSettings
 from moderation.types import Source
-from moderation.v1.post_pb2 import Post
-
-REQUEST_S = 15 * 60  # how long a request id is remembered
-REQUESTS = 50_000  # how many of them
-LARGE_BYTES = 1 << 20  # a post
-RETRY_S = 2.0  # after which a full backlog may have moved
+from moderation.v1 import moderation_service_pb2 as pb
+from moderation.view.stores import Kind
+from moderation.view.view import View
 
 
-@dataclass(slots=True)
-class _Request:
-    digest: bytes
-    putting: asyncio.Future[Source]
-    at: float
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A post that is on the posts topic."""
+
+    source: Source
+    query: LookupQuery  # of the verdict on this record, or a later one of the same post
+
+    @property
+    def consistency_token(self) -> bytes:
+        """For lookups that must not miss this post."""
+        return cursors.of_record(self.source.partition, self.source.offset)
 
 
 class Submissions:
-    """Puts posts, once for each request id, within bounds."""
+    """Submits posts."""
 
-    def __init__(self, settings: ApiSettings, posts: PostProducer, broken: Callable[[ModerationError], None]) -> None:
-        """`broken`: is told what the process must end for."""
+    def __init__(self, settings: MediaSettings, view: View, pending: PendingPosts, lookups: Lookups) -> None:
         self._settings = settings
-        self._posts = posts
-        self._broken = broken
-        self._requests: OrderedDict[tuple[str, str], _Request] = OrderedDict()
-        self._putting: set[asyncio.Task[Source]] = set()
-        self._under_way: defaultdict[str, list[str]] = defaultdict(list)  # by post id: tenants of the posts
-        self._bytes = 0  # of posts on their way
-        self._waiting: defaultdict[int, deque[tuple[int, str]]] = defaultdict(deque)  # by partition: offset, post id
-        self._latest: dict[str, tuple[int, int, str]] = {}  # by post id: partition, offset, tenant
-        self._judged: Mapping[int, int] = {}  # by partition: up to where outcomes are known
+        self._view = view
+        self._pending = pending
+        self._lookups = lookups
 
-    def __len__(self) -> int:
-        """Posts without a verdict: on the topic, or on their way to it."""
-        return sum(map(len, self._waiting.values())) + len(self._putting)
+    async def submit(
+        self,
+        request: pb.ModeratePostRequest,
+        permit: Permit,
+        trace: Sequence[tuple[str, bytes]],
+        until: float,
+        memory: ExitStack,
+    ) -> Accepted:
+        """Puts the post of a request on the posts topic, once for each request id and tenant.
 
-    def pending(self, post_id: str, tenant: str | None) -> bool:
-        """Whether the post is accepted and, as far as is known, has no outcome."""
-        known = self._latest.get(post_id)
-        return known is not None and known[1] > self._judged.get(known[0], -1) and tenant in (None, known[2])
+        `trace`: headers for the post's record. `until`: deadline by the loop's clock. `memory`: closing it gives back
+        what the post holds of its caller's share. The put takes it over, since a put goes on when its caller leaves.
 
-    def of_another(self, post_id: str, tenant: str) -> bool:
-        """Whether a post of this id that is pending, or on its way to the topic, is another tenant's."""
-        if any(other != tenant for other in self._under_way.get(post_id, ())):
-            return True
-        return self.pending(post_id, None) and not self.pending(post_id, tenant)
-
-    def settle(self, judged: Mapping[int, int]) -> None:
-        """The outcomes of the posts topic's records up to these are known."""
-        self._judged = judged
-        for partition, waiting in self._waiting.items():
-            limit = judged.get(partition, -1)
-            while waiting and waiting[0][0] <= limit:
-                offset, post_id = waiting.popleft()
-                if self._latest.get(post_id, (0, 0))[:2] == (partition, offset):
-                    del self._latest[post_id]
-        metrics.PENDING.set(len(self))
-
-    async def put(
-        self, post: Post, request_id: str, trace: Sequence[tuple[str, bytes]], until: float, held: ExitStack
-    ) -> Source:
-        """Where the post is on its topic. Raises RefusedError, and what Posts.put raises.
-
-        A caller who leaves does not take the post back: it is put all the same, or the same call again would not know.
-        `held`: what the post holds of the memory of its caller. It is taken over, and closed when the put has ended,
-        unless the request came before.
+        Raises RefusedError, PostError, NotAcceptedError and StoreUnavailableError.
         """
-        if not request_id:
-            return await asyncio.shield(self._start(post, trace, until, held))
-        # A digest of 20 MiB takes long enough for others to notice.
-        digest = await asyncio.to_thread(_digest, post) if post.ByteSize() > LARGE_BYTES else _digest(post)
-        known = self._known(post.tenant, request_id, digest)
-        if known is None:
-            known = self._start(post, trace, until, held)
-            self._remember(post.tenant, request_id, digest, known)
-        return await asyncio.shield(known)
+        post, request_id = request.post, validation.request_id(request)
+        post.tenant = permit.caller.tenant_of(post.tenant or None) or ""
+        wire.post(post, self._settings)
+        self._lookups.check_ready()
+        if permit.caller.tenant is not None:
+            await self._check_id_is_free(post.id, permit.caller.tenant)
+        source = await self._pending.put(post, request_id, trace, until, memory)
+        return Accepted(source, LookupQuery((post.id,), post.tenant, posts={source.partition: source.offset}))
 
-    def _known(self, tenant: str, request_id: str, digest: bytes) -> asyncio.Future[Source] | None:
-        """How the post of this request fares, if it came before. Raises RefusedError: it was another post."""
-        now = time.monotonic()
-        while self._requests and next(iter(self._requests.values())).at < now - REQUEST_S:
-            self._requests.popitem(last=False)
-        known = self._requests.get((tenant, request_id))
-        if known is None or _failed(known.putting):  # what failed may be there or not; it is put again
-            return None
-        if known.digest != digest:
-            text = "the request id came before with another post"
-            raise RefusedError(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED", text, field="request_id")
-        return known.putting
+    async def _check_id_is_free(self, post_id: str, tenant: str) -> None:
+        """Raises RefusedError if another tenant has a post of this id: a new verdict would supersede that post's.
 
-    def _remember(self, tenant: str, request_id: str, digest: bytes, putting: asyncio.Future[Source]) -> None:
-        self._requests[tenant, request_id] = _Request(digest, putting, time.monotonic())
-        self._requests.move_to_end((tenant, request_id))
-        if len(self._requests) > REQUESTS:
-            self._requests.popitem(last=False)
-
-    def _start(
-        self, post: Post, trace: Sequence[tuple[str, bytes]], until: float, held: ExitStack
-    ) -> asyncio.Task[Source]:
-        size = post.ByteSize()
-        full = self._bytes and self._bytes + size > self._settings.max_submit_bytes
-        if full or len(self) >= self._settings.max_pending_posts:
-            raise exhausted("BACKLOG_FULL", "too many posts wait for their verdicts; try again later", RETRY_S)
-        memory = held.pop_all()  # a caller who leaves does not give it back: the post is here until it is put
-        self._bytes += size
-        task = asyncio.create_task(self._posts.put(post, trace, until))
-        self._putting.add(task)
-        self._under_way[post.id].append(post.tenant)
-        metrics.PENDING.set(len(self))
-
-        def ended(_: object) -> None:
-            memory.close()
-            self._bytes -= size
-            self._putting.discard(task)
-            self._under_way[post.id].remove(post.tenant)
-            if not self._under_way[post.id]:
-                del self._under_way[post.id]
-            if not task.cancelled():
-                error = task.exception()
-                if isinstance(error, DeliveryError):
-                    self._broken(error)
-                elif error is None:
-                    self._accepted(post, task.result())
-            metrics.PENDING.set(len(self))
-
-        task.add_done_callback(ended)
-        return task
-
-    def _accepted(self, post: Post, source: Source) -> None:
-        if source.offset > self._judged.get(source.partition, -1):  # its verdict may come before the broker's word
-            self._waiting[source.partition].append((source.offset, post.id))
-            self._latest[post.id] = source.partition, source.offset, post.tenant
-
-
-def _digest(post: Post) -> bytes:
-    return hashlib.sha256(post.SerializeToString(deterministic=True)).digest()
-
-
-def _failed(putting: asyncio.Future[Source]) -> bool:
-    return putting.done() and (putting.cancelled() or putting.exception() is not None)
+        What another replica has put is known once it is judged: across replicas this is best effort.
+        """
+        # Twice, before and after the row is read: a pending post may be judged while the row is being read.
+        taken = self._pending.is_of_another(post_id, tenant)
+        row = (await self._view.find((post_id,))).get(post_id)
+        judged = row is not None and row[0] == Kind.VERDICT and row[1] != tenant
+        if taken or judged or self._pending.is_of_another(post_id, tenant):
+            raise forbidden("OTHER_TENANT", "the id of the post belongs to another tenant", field="post.id")

@@ -1,7 +1,8 @@
-"""What callers ask for, its fields checked once. Raises RefusedError naming the field that breaks a rule.
+"""Requests become queries whose fields are valid. Every function raises RefusedError, which names the field.
 
-By hand: the rules are few, half of them are those of posts (moderation/wire), and a rule engine would cost a point
-lookup more than the lookup does.
+Requests are the messages of the proto, as data: an edge fills them from what it receives, and no copy slows a lookup
+down. The checks are written by hand. They are few, half of them are the rules of posts (moderation/wire), and a rule
+engine would take longer than a lookup of one post does.
 """
 
 from __future__ import annotations
@@ -14,77 +15,76 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from moderation import wire
 from moderation.api import cursors
-from moderation.api.grpc.status import RefusedError, bad_token, invalid
+from moderation.api.refusals import RefusedError, invalid, invalid_consistency_token, invalid_page_token
 from moderation.types import Outcome
 from moderation.v1 import moderation_service_pb2 as pb
-from moderation.view.stores import Query
+from moderation.view.stores import EVER_MS, Query
 
 MAX_BATCH = 1_000
 MAX_PAGE = 1_000
 DEFAULT_PAGE = 100
 MAX_POLICIES = 100
 MAX_REQUEST_ID_BYTES = 128
-EVER_MS = 1 << 62
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What is asked about posts."""
+class LookupQuery:
+    """What a lookup is about."""
 
     post_ids: Sequence[str]
     tenant: str | None  # None: any
-    digest: str = ""
-    posts: Mapping[int, int] | None = None  # positions of the posts topic that the answer must not miss
+    digest: str = ""  # of the content that a verdict must be on; empty: any
+    posts: Mapping[int, int] | None = None  # by partition of the posts topic: offset whose outcome must be known
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """What is to be watched."""
+class WatchQuery:
+    """What a watch is about."""
 
-    tenant: str | None
-    outcomes: frozenset[int]
-    policies: frozenset[str]
-    start: Mapping[int, int] | None  # positions of the verdicts topic; None: from now
+    tenant: str | None  # None: any
+    outcomes: frozenset[int]  # empty: all
+    policies: frozenset[str]  # empty: all
+    start: Mapping[int, int] | None  # by partition of the verdicts topic: next offset; None: from now
 
 
-def one(request: pb.GetVerdictRequest | pb.WaitVerdictRequest, tenant: str | None) -> Look:
-    """A lookup of one post."""
+def lookup(request: pb.GetVerdictRequest | pb.WaitVerdictRequest, tenant: str | None) -> LookupQuery:
+    """The query of a lookup of one post."""
     post_id = _post_id("post_id", request.post_id)
     if not (request.content_digest or request.consistency_token):
-        return Look((post_id,), tenant)
+        return LookupQuery((post_id,), tenant)
     if request.content_digest and not _DIGEST.fullmatch(request.content_digest):
-        raise invalid("content_digest", "is not 64 hex digits in lower case")
-    return Look((post_id,), tenant, request.content_digest, _posts(request.consistency_token))
+        raise invalid("content_digest", "must be 64 hex digits in lower case")
+    return LookupQuery((post_id,), tenant, request.content_digest, _posts(request.consistency_token))
 
 
-def many(request: pb.BatchGetVerdictsRequest, tenant: str | None) -> Look:
-    """A lookup of several, whose ids are still to be checked: those under which there is a verdict need no check."""
+def batch(request: pb.BatchGetVerdictsRequest, tenant: str | None) -> LookupQuery:
+    """The query of a lookup of several posts, without a check of their ids: an id that has a verdict needs none."""
     if not 0 < len(request.post_ids) <= MAX_BATCH:
-        raise invalid("post_ids", f"must be 1 to {MAX_BATCH} in one call")
-    return Look(list(request.post_ids), tenant, posts=_posts(request.consistency_token))
+        raise invalid("post_ids", f"must be 1 to {MAX_BATCH} ids")
+    return LookupQuery(list(request.post_ids), tenant, posts=_posts(request.consistency_token))
 
 
 def check_id(post_id: str, index: int) -> str:
-    """The id, which is one of several."""
+    """The id of the post at this index of a batch."""
     return _post_id(f"post_ids[{index}]", post_id)
 
 
-def watch(request: pb.WatchVerdictsRequest, tenant: str | None) -> Watch:
-    """A watch. A token of a post says nothing of where to begin."""
+def watch(request: pb.WatchVerdictsRequest, tenant: str | None) -> WatchQuery:
+    """The query of a watch. A consistency token of a post has no position to start from."""
     start = None
     if request.consistency_token:
         start = dict(_position(request.consistency_token).verdicts)
         if not start:
-            raise bad_token("consistency_token")
-    return Watch(tenant, frozenset(_outcomes(request.outcomes)), frozenset(_policies(request.policy_ids)), start)
+            raise invalid_consistency_token()
+    return WatchQuery(tenant, frozenset(_outcomes(request.outcomes)), frozenset(_policies(request.policy_ids)), start)
 
 
 def listing(request: pb.ListVerdictsRequest, tenant: str | None) -> tuple[Query, bytes]:
-    """A page of a listing, and what its pages have in common."""
+    """The query of a page, and a key that all pages of its listing share."""
     if request.page_size < 0:
-        raise invalid("page_size", "is negative")
+        raise invalid("page_size", "must not be negative")
     outcomes, policies = _outcomes(request.outcomes), _policies(request.policy_ids)
     from_ms = _ms("decided_from", request.decided_from) if request.HasField("decided_from") else -EVER_MS
     before_ms = _ms("decided_before", request.decided_before) if request.HasField("decided_before") else EVER_MS
@@ -94,20 +94,20 @@ def listing(request: pb.ListVerdictsRequest, tenant: str | None) -> tuple[Query,
         try:
             after = cursors.page(common, request.page_token)
         except ValueError:
-            raise bad_token("page_token") from None
-    most = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
-    return Query(tenant, outcomes, policies, from_ms, before_ms, after, most), common
+            raise invalid_page_token() from None
+    size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
+    return Query(tenant, outcomes, policies, from_ms, before_ms, after, size), common
 
 
 def request_id(request: pb.ModeratePostRequest) -> str:
     """The request id, which may be empty."""
     if len(request.request_id.encode()) > MAX_REQUEST_ID_BYTES:
-        raise invalid("request_id", f"is longer than {MAX_REQUEST_ID_BYTES} bytes")
+        raise invalid("request_id", f"must be at most {MAX_REQUEST_ID_BYTES} bytes")
     return request.request_id
 
 
 def tenant_problem(tenant: str) -> RefusedError | None:
-    """Why a string cannot be a tenant."""
+    """Why a string cannot be a tenant; None: it can."""
     problem = wire.label_problem(tenant)
     return invalid("tenant", problem) if problem else None
 
@@ -126,23 +126,23 @@ def _position(token: bytes) -> pb.Position:
     try:
         return cursors.position(token)
     except ValueError:
-        raise bad_token("consistency_token") from None
+        raise invalid_consistency_token() from None
 
 
-def _outcomes(given: Iterable[int]) -> tuple[int, ...]:
-    outcomes = tuple(sorted(set(given)))
-    if not set(outcomes) <= {int(one) for one in Outcome}:
-        raise invalid("outcomes", "holds one that is none of ALLOW, REVIEW, REMOVE")
+def _outcomes(values: Iterable[int]) -> tuple[int, ...]:
+    outcomes = tuple(sorted(set(values)))
+    if not set(outcomes) <= {int(outcome) for outcome in Outcome}:
+        raise invalid("outcomes", "must be among ALLOW, REVIEW, REMOVE")
     return outcomes
 
 
-def _policies(given: Iterable[str]) -> tuple[str, ...]:
-    policies = tuple(sorted(set(given)))
+def _policies(values: Iterable[str]) -> tuple[str, ...]:
+    policies = tuple(sorted(set(values)))
     if len(policies) > MAX_POLICIES:
-        raise invalid("policy_ids", f"are more than {MAX_POLICIES}")
+        raise invalid("policy_ids", f"must be at most {MAX_POLICIES} ids")
     for policy in policies:
         if not policy or (problem := wire.label_problem(policy)):
-            raise invalid("policy_ids", problem if policy else "holds an empty one")
+            raise invalid("policy_ids", problem if policy else "must not hold an empty id")
     return policies
 
 
@@ -150,5 +150,5 @@ def _ms(field: str, stamp: Timestamp) -> int:
     try:
         stamp.ToJsonString()  # checks the range
     except ValueError:
-        raise invalid(field, "is no time between the years 1 and 9999") from None
+        raise invalid(field, "must be between the years 1 and 9999") from None
     return stamp.seconds * 1000 + stamp.nanos // 1_000_000

@@ -1,14 +1,15 @@
-"""One WatchVerdicts stream: what the view keeps from a position on, and then what it folds in."""
+"""A watch: what the view holds from a position on, and then what it folds in. Knows no transport."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 from moderation.api import cursors
-from moderation.api.auth import Authenticator, Caller, Context, unauthenticated
-from moderation.api.grpc.status import exhausted, unavailable
-from moderation.api.validation import Watch
+from moderation.api.auth import Permit
+from moderation.api.refusals import exhausted, unauthenticated, unavailable
+from moderation.api.validation import WatchQuery
 from moderation.observability import metrics
 from moderation.settings import ApiSettings
 from moderation.v1 import moderation_service_pb2 as pb
@@ -16,45 +17,39 @@ from moderation.view.feeds import Changes, Feed
 from moderation.view.stores import Entry, Kind
 from moderation.view.view import View
 
-BEAT_S = 15.0  # a reader hears from us so often, changes or not
+BEAT_S = 15.0  # a reader gets a message at least so often, with changes or without
 RETRY_S = 0.5
 
+Write = Callable[[pb.WatchVerdictsResponse], Awaitable[None]]
 
-class Watching:
+
+class Watch:
     """Writes changes to one reader."""
 
-    def __init__(
-        self,
-        settings: ApiSettings,
-        view: View,
-        watch: Watch,
-        caller: Caller,
-        authenticator: Authenticator,
-        context: Context,
-    ) -> None:
+    def __init__(self, settings: ApiSettings, view: View, query: WatchQuery, permit: Permit, write: Write) -> None:
+        """`write`: passes a message to the reader, and returns once the transport has taken it."""
         self._settings = settings
-        self._authenticator = authenticator
-        self._edition = authenticator.edition  # of the keys that the caller's token was checked with
         self._view = view
-        self._watch = watch
-        self._context = context
+        self._query = query
+        self._permit = permit
+        self._write = write
         self._clock = asyncio.get_running_loop().time
-        self._expiry = self._clock() + caller.until - time.time()
+        self._expiry = self._clock() + permit.caller.until - time.time()
         self._end = min(self._clock() + settings.watch_s, self._expiry)
-        self._at = dict(watch.start or {})  # what the reader has seen, by partition
+        self._positions = dict(query.start or {})  # by partition of the verdicts topic: next offset for the reader
 
     async def run(self) -> None:
-        """Until the reader leaves, or a RefusedError says why it cannot go on."""
+        """Runs until it is cancelled, or until a RefusedError says why the watch cannot go on."""
         metrics.WATCHES.inc()
         try:
-            replaying = self._watch.start is not None
+            replaying = self._query.start is not None
             while True:
                 with self._view.feed(self._settings.watch_buffer) as feed:
                     if replaying:
-                        async for changes in self._view.replay(self._at, feed.positions):
+                        async for changes in self._view.replay(self._positions, feed.positions):
                             await self._send(changes)
                             self._check_end(feed)
-                    if not (replaying and feed.lost):  # else so much came meanwhile that the replay has to go on
+                    if not (replaying and feed.lost):  # else more came meanwhile than the feed holds: replay on
                         await self._send(Changes((), feed.positions), always=True)
                         await self._follow(feed)
         finally:
@@ -71,37 +66,38 @@ class Watching:
                 pass
             self._check_end(feed)
             if feed.lost:
-                text = "the reader did not keep up and would miss changes; go on from the last token"
+                text = "the reader did not keep up and would miss changes; continue from the last consistency token"
                 raise exhausted("SLOW_READER", text, RETRY_S)
             if await self._send(changes, always=self._clock() >= beat):
                 beat = self._clock() + BEAT_S
 
     async def _send(self, changes: Changes, *, always: bool = False) -> bool:
-        """Whether there was anything to send; `always`: the token alone is something, too."""
-        passed = [change for entry in changes.entries if (change := self._change(entry))]
+        """Sends what the reader wants of these changes. `always`: also a message without changes. True: it sent."""
+        wanted = [change for entry in changes.entries if (change := self._change(entry))]
         for number, position in changes.positions.items():
-            self._at[number] = max(position, self._at.get(number, 0))  # the reader may come from a faster replica
-        if not (passed or always):
+            # The maximum, because the reader may come from a replica that was further ahead.
+            self._positions[number] = max(position, self._positions.get(number, 0))
+        if not (wanted or always):
             return False
-        message = pb.WatchVerdictsResponse(changes=passed, consistency_token=cursors.of_watch(self._at))
+        message = pb.WatchVerdictsResponse(changes=wanted, consistency_token=cursors.of_watch(self._positions))
         try:
             async with asyncio.timeout(self._settings.watch_stall_s):
-                await self._context.write(message)
+                await self._write(message)
         except TimeoutError:
-            text = "the reader took no message for too long; go on from the last token"
+            text = "the reader took no message for too long; continue from the last consistency token"
             raise exhausted("SLOW_READER", text, RETRY_S) from None
         return True
 
     def _change(self, entry: Entry) -> pb.Change | None:
-        """What the reader is told of it; None: nothing."""
-        watch = self._watch
-        if entry.offset < self._at.get(entry.partition, 0) or watch.tenant not in (None, entry.tenant):
+        """The change for the reader; None: the reader has seen it, or does not want it."""
+        query = self._query
+        if entry.offset < self._positions.get(entry.partition, 0) or query.tenant not in (None, entry.tenant):
             return None
         if entry.kind == Kind.ERASED:
             return pb.Change(post_id=entry.post_id, erasure=pb.Erasure())
-        if entry.verdict is None or (watch.outcomes and entry.outcome not in watch.outcomes):
+        if entry.verdict is None or (query.outcomes and entry.outcome not in query.outcomes):
             return None
-        if watch.policies and entry.policy not in watch.policies:
+        if query.policies and entry.policy not in query.policies:
             return None
         change = pb.Change(post_id=entry.post_id)
         change.verdict.MergeFromString(entry.verdict)
@@ -109,9 +105,11 @@ class Watching:
 
     def _check_end(self, feed: Feed) -> None:
         if feed.ended:
-            raise unavailable("STOPPING", "the service is stopping; go on from the last token")
-        self._edition = self._authenticator.check(self._context, self._edition)
+            raise unavailable("STOPPING", "the service is stopping; continue from the last consistency token")
+        self._permit.check()
         if self._clock() >= self._expiry:
-            raise unauthenticated("the bearer token has expired; go on from the last consistency token with a new one")
+            text = "the bearer token has expired; continue from the last consistency token with a new bearer token"
+            raise unauthenticated(text)
         if self._clock() >= self._end:
-            raise unavailable("STOPPING", "the stream has lived long enough; go on from the last token", 0.0)
+            text = "the stream has reached its maximum age; continue from the last consistency token"
+            raise unavailable("STOPPING", text, 0.0)

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import uvloop
 
-from moderation.api.grpc.service import Service
+from moderation.api.grpc.methods import Methods
 from moderation.v1 import moderation_service_pb2 as pb
 
 
@@ -31,7 +31,7 @@ async def serve(point_bytes: int, batch_bytes: int) -> None:
         "GetVerdict": grpc.unary_unary_rpc_method_handler(get, pb.GetVerdictRequest.FromString),
         "BatchGetVerdicts": grpc.unary_unary_rpc_method_handler(get_many, pb.BatchGetVerdictsRequest.FromString),
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(Service.name, methods),))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(Methods.name, methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     sys.stdout.write(f"{port}\n")

@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import uvloop
 
-from moderation.api.grpc.service import Service
+from moderation.api.grpc.methods import Methods
 from moderation.v1 import moderation_service_pb2 as pb
 
 VARIETY = 2_000  # requests to choose from
@@ -47,7 +47,7 @@ async def load(address: str, method: str, concurrency: int, seconds: float, know
     total = [0]  # the warm-up's, too
     options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
-        call: Any = channel.unary_unary(f"/{Service.name}/{method}")
+        call: Any = channel.unary_unary(f"/{Methods.name}/{method}")
         await channel.channel_ready()
 
         async def caller(number: int, until: float, *, counts: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 import moderation
 from moderation import lifecycle
 from moderation.bench import commands as bench
-from moderation.cli import dev, health, model, policies, roles, settings, top, verdicts
+from moderation.cli import classify, dev, health, model, policies, roles, settings, top, verdicts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=moderation.__doc__)
 
@@ -18,7 +18,7 @@ for command in (
     roles.worker,
     roles.api,
     health.health,
-    verdicts.classify,
+    classify.classify,
     verdicts.submit,
     verdicts.get,
     verdicts.watch,

@@ -1,4 +1,4 @@
-"""Posts and their verdicts: `moderation classify`, `submit`, `get` and `watch`."""
+"""Posts and their verdicts, through the API: `moderation submit`, `get` and `watch`."""
 
 from __future__ import annotations
 
@@ -7,62 +7,16 @@ import base64
 import sys
 import uuid
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moderation import settings
 from moderation.cli.options import Address, AsJson, Images, Text, check_content, out, read_file
-from moderation.errors import ConfigError, PostError
-from moderation.observability import logs
-from moderation.settings import Settings
-from moderation.types import Image, Post
+from moderation.errors import ConfigError
 
 if TYPE_CHECKING:
     from moderation.client import Client
-    from moderation.v1.verdict_pb2 import Verdict
-
-
-def classify(
-    text: Text = "",
-    image: Images = [],  # noqa: B006  typer copies it
-    model_name: Annotated[
-        str | None, typer.Option("--model", help="hub id, folder or demo; default MODERATION_MODEL")
-    ] = None,
-    folder: Annotated[Path | None, typer.Option("--policies", help="default MODERATION_POLICIES")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Judge one post in this process, without Kafka."""
-    from moderation.cli import render
-
-    check_content(text, image)
-    loaded = settings.load()
-    if model_name:
-        loaded = loaded.model_copy(update={"model": loaded.model.model_copy(update={"name": model_name})})
-    post = Post(f"cli-{uuid.uuid4()}", text, tuple(Image(data=read_file(path)) for path in image))
-    logs.configure(loaded.log.model_copy(update={"level": "warning"}))
-    logs.capture_prints(loaded.log)
-    render.verdict(out, asyncio.run(_classify(loaded, folder or loaded.policies, post)), as_json=as_json)
-
-
-async def _classify(loaded: Settings, folder: Path, post: Post) -> Verdict:
-    from moderation import models, wire
-    from moderation.inference.batcher import Batcher
-    from moderation.media.reader import Media
-    from moderation.moderator import Moderator
-    from moderation.policies import PolicySet
-
-    policy_set = PolicySet.load(folder)
-    classifier = models.load(loaded.model)
-    if classifier.info.caution:
-        logs.say(f"{classifier.info.name}: {classifier.info.caution}")
-    async with Batcher(classifier, loaded.worker) as batcher:
-        moderator = Moderator(policy_set, Media(loaded.media), batcher, classifier.info)
-        try:
-            return wire.verdict_message(await moderator.moderate(post))
-        except PostError as error:
-            raise ConfigError(f"{error.reason}: {error}") from None
 
 
 def submit(
@@ -88,7 +42,11 @@ def submit(
     asyncio.run(call())
 
 
-def get(post_ids: list[str], address: Address = None, as_json: AsJson = False) -> None:
+def get(
+    post_ids: Annotated[list[str], typer.Argument(help="ids of posts")],
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
     """Look up verdicts by post id. Exits with 1 if one of them has no verdict. With --json: one object a line."""
     from moderation.cli import render
     from moderation.v1.moderation_service_pb2 import LOOKUP_STATE_FOUND

@@ -63,19 +63,7 @@ class Render(Protocol):
 
 def demo(render: Render, *, keep: bool) -> int:
     """Runs the demo; with `keep`, until Ctrl-C. Returns the exit code. Leaves no process and no file behind."""
-    return lifecycle.run(lambda stop: _until_stopped(_Demo(Console(), render, keep=keep), stop))
-
-
-async def _until_stopped(show: _Demo, stop: asyncio.Event) -> None:
-    running, stopped = asyncio.create_task(show.run()), asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (running, stopped):
-            task.cancel()
-        await asyncio.wait({running, stopped})
-    if not running.cancelled():
-        running.result()
+    return lifecycle.run(lambda stop: lifecycle.unless_stopped(stop, _Demo(Console(), render, keep=keep).run()))
 
 
 class _Demo:

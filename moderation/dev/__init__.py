@@ -1,1 +1,1 @@
-"""What a developer's machine lacks: a local Kafka, a seeded checkpoint."""
+"""For development and tests: a local Kafka, its topics, free ports, a seeded checkpoint."""

@@ -286,7 +286,7 @@ def _shapes(vocabulary: int) -> dict[str, tuple[int, ...]]:
 
 
 def _tensor(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Drawn from a generator that the name seeds. Norms are near 1, biases small; a matrix keeps its input's size."""
+    """Random values, seeded by the name. Norms are near 1, biases are small; a matrix keeps the norm of its input."""
     drawn = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(size=shape).astype(np.float32)
     if "norm" in name or "layrnorm" in name:
         return drawn * np.float32(0.05) + np.float32(name.endswith("weight"))
@@ -299,23 +299,23 @@ def _tensor(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def _arrange(tensors: dict[str, NDArray[np.float32]], vocabulary: dict[str, int]) -> None:
-    """Makes the drawn weights answer Yes or No, depending on what they read.
+    """Changes the random weights in place, so that they answer Yes or No depending on their input.
 
-    The first of the hidden dimensions is kept for a constant that every token carries and no layer writes to. The head
-    reads it for the two answers only, which so hold nearly all of the probability whatever else is in the state.
+    The first hidden dimension holds a constant: every token carries it, and no layer writes to it. The head reads it
+    for the two answer tokens only. So the answer tokens hold nearly all of the probability for any input.
     """
     embedding, head = tensors["model.embed_tokens.weight"], tensors["lm_head.weight"]
     embedding[:, 0] = 4.0
     projection = "model.vision_embed_tokens.img_projection.2."
     tensors[projection + "weight"][0] = 0.0
     tensors[projection + "bias"][0] = 4.0
-    # The token that the answer is read at brings nothing of its own: its state is what attention gathers.
+    # The last token of the prompt adds almost nothing itself: its state is what attention collects from the others.
     embedding[len(vocabulary) + 1, 1:] *= 0.05
     for layer in range(LAYERS):
         at = f"model.layers.{layer}."
         tensors[at + "self_attn.o_proj.weight"][0] = 0.0
         tensors[at + "mlp.down_proj.weight"][0] = 0.0
-        # Sharper than drawn weights would be, or attention is an average that hardly differs between posts.
+        # Sharper attention: with plain random weights it is an average that hardly differs between posts.
         tensors[at + "self_attn.qkv_proj.weight"][: 2 * HIDDEN] *= 2.0
         tensors[at + "self_attn.qkv_proj.weight"][2 * HIDDEN :] *= 2.0
     answers = [vocabulary["▁Yes"], vocabulary["▁No"]]

@@ -26,6 +26,7 @@ from moderation.dev import supervise, topics
 from moderation.dev.jars import fetch_jars, find_java
 from moderation.dev.node import Node, pick_ports, properties
 from moderation.errors import ConfigError
+from moderation.lifecycle import unless_stopped
 from moderation.settings import KafkaSettings
 
 log = structlog.get_logger()
@@ -346,12 +347,4 @@ async def run_until_stopped(
             log.info("kafka_started", bootstrap=kafka.bootstrap, data=str(data or ""))
             await kafka.died()
 
-    serving, stopping = asyncio.create_task(serve()), asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        serving.cancel()
-        stopping.cancel()
-        await asyncio.wait((serving, stopping))
-    if not serving.cancelled():
-        serving.result()
+    await unless_stopped(stop, serve())

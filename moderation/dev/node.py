@@ -25,7 +25,7 @@ def pick_ports(count: int, first: int = 0, proxies: Sequence[int] = (), host: st
 
     `first`: port of the first node, the others follow; 0 takes free ports. `proxies`: port of each node's proxy, or ().
     """
-    with HeldPorts(host) as ports:
+    with HeldPorts(host, avoid=proxies) as ports:
         nodes = [
             Node(number + 1, ports.take(first + number) if first else ports.pick(), ports.pick(), host=host)
             for number in range(count)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import random
 import socket
+from collections.abc import Collection
 from pathlib import Path
 
 from moderation.errors import ConfigError
@@ -28,10 +29,14 @@ def lasting_ports() -> range:
 
 
 class HeldPorts:
-    """Ports that are bound until this object's `with` ends, so that no port is picked twice."""
+    """Ports that are bound until this object's `with` ends, so that no port is picked twice.
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    `avoid`: ports that another server will bind later.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", avoid: Collection[int] = ()) -> None:
         self._host = host
+        self._avoid = avoid
         self._sockets = contextlib.ExitStack()
 
     def __enter__(self) -> HeldPorts:
@@ -53,8 +58,11 @@ class HeldPorts:
         """Holds a free port: of `lasting_ports` if there is one, else an ephemeral one. Raises ConfigError."""
         if lasting := lasting_ports():
             for _ in range(ATTEMPTS):
+                port = random.choice(lasting)  # noqa: S311  no secret
+                if port in self._avoid:
+                    continue
                 try:
-                    return self._bind(random.choice(lasting))  # noqa: S311  no secret
+                    return self._bind(port)
                 except OSError as error:
                     if error.errno != errno.EADDRINUSE:
                         break  # the host is wrong, or the kernel keeps these ports: `take` reports it

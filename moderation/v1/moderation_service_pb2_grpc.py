@@ -28,34 +28,38 @@ if _version_not_supported:
 class ModerationServiceStub:
     """Lookups of verdicts, and one call that submits a post and waits for its verdict.
 
-    What is known of a post. FOUND: the view of the verdicts topic holds its verdict. PENDING: the post is accepted and
-    not judged yet. NOT_FOUND: neither. An API does not read the posts topic, so it knows of an accepted post in two ways:
-    by a consistency token that reaches past what is judged, at every replica; and without a token only where it put the
-    post itself (ModeratePost), as long as that process lives. With a token that is reached, NOT_FOUND is certain.
+    States.
+    - FOUND: the view of the verdicts topic holds the post's verdict.
+    - PENDING: the post is accepted and not judged yet.
+    - NOT_FOUND: neither.
+    An API does not read the posts topic. It knows of an accepted post in two ways. Every replica knows from a
+    consistency token that the view has not reached yet. Without a token, only the process that put the post itself
+    (ModeratePost) knows. With a token that the view has reached, NOT_FOUND is certain.
 
-    Consistency tokens. Opaque bytes, which are the serialization of a Position. ModeratePost returns one; who produces
-    posts to Kafka makes one of the produce acknowledgement: Position{posts: {partition: offset}}. GetVerdict and
-    BatchGetVerdicts answer PENDING, and never an older verdict, until the view has reached the token; WaitVerdict waits
-    for it. Tokens of several posts may be merged: the highest offset of each partition. WatchVerdicts takes the tokens
-    that it gave to go on from there.
+    Consistency tokens. Opaque bytes: a serialized Position. ModeratePost returns one. A producer of the posts topic
+    makes one from the acknowledgement of a record: Position{posts: {partition: offset}}. Until the view has reached the
+    token, GetVerdict and BatchGetVerdicts return PENDING and never an older verdict, and WaitVerdict waits. Tokens of
+    several posts may be merged: take the highest offset of each partition. WatchVerdicts continues from tokens that it
+    returned.
 
-    Tenants. Ids of posts are one namespace. A caller whose credentials name a tenant sees that tenant's posts alone:
-    those of others are NOT_FOUND, and are in no list and no watch. It may name no other tenant (PERMISSION_DENIED).
+    Tenants. All post ids are in one namespace. A caller whose credentials name a tenant sees only the posts of that
+    tenant. Posts of other tenants are NOT_FOUND, and are in no list and no watch. A request that names another tenant is
+    refused with PERMISSION_DENIED.
 
-    Errors are gRPC statuses with a fixed text; no status ever holds content of a post. Each carries a google.rpc.Status
-    with an ErrorInfo (domain "moderation.v1", reason one of ErrorReason without its prefix), INVALID_ARGUMENT also a
-    BadRequest with the field, RESOURCE_EXHAUSTED and UNAVAILABLE also a RetryInfo. UNAVAILABLE is safe to try again, for
-    every method. Every method may answer
-    UNAUTHENTICATED: credentials are missing, wrong or expired;
-    PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
-    RESOURCE_EXHAUSTED: too many calls at once, or of this caller, or in a second; try again after RetryInfo. Without a
-    RetryInfo: the request is larger than its method takes;
-    DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time: within 15 s for a post, within 5 s for a
-    lookup, and within 0.25 s for a lookup when others wait;
-    UNIMPLEMENTED: the request is compressed;
-    UNAVAILABLE: the view is still being built, its store cannot be read, the keys of bearer tokens are too old, or the API
-    is stopping;
-    CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
+    Errors. Errors are gRPC statuses with a fixed text. No status holds content of a post. Each has a google.rpc.Status
+    with an ErrorInfo: its domain is "moderation.v1", its reason an ErrorReason without the prefix. INVALID_ARGUMENT also
+    has a BadRequest that names the field. RESOURCE_EXHAUSTED and UNAVAILABLE also have a RetryInfo. After UNAVAILABLE,
+    the same call again is safe, for every method. Every method may return
+    - UNAUTHENTICATED: the credentials are missing, wrong or expired;
+    - PERMISSION_DENIED: the credentials lack the method's scope, or the request names another tenant;
+    - RESOURCE_EXHAUSTED: too many calls at once, or too many of this caller at once or in a second: try again after the
+    delay in RetryInfo. Without a RetryInfo: the request is larger than the method takes;
+    - DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time, which is 15 s for a post, 5 s for a
+    lookup, and 0.25 s for a lookup while other lookups wait;
+    - UNIMPLEMENTED: the request is compressed;
+    - UNAVAILABLE: the view is still being built, its store cannot be read, the keys of bearer tokens are too old, or the
+    API is stopping;
+    - CANCELLED, where the caller did not cancel: the API had no time to read the call, and did nothing. Try again later.
     """
 
     def __init__(self, channel):
@@ -104,38 +108,42 @@ class ModerationServiceStub:
 class ModerationServiceServicer:
     """Lookups of verdicts, and one call that submits a post and waits for its verdict.
 
-    What is known of a post. FOUND: the view of the verdicts topic holds its verdict. PENDING: the post is accepted and
-    not judged yet. NOT_FOUND: neither. An API does not read the posts topic, so it knows of an accepted post in two ways:
-    by a consistency token that reaches past what is judged, at every replica; and without a token only where it put the
-    post itself (ModeratePost), as long as that process lives. With a token that is reached, NOT_FOUND is certain.
+    States.
+    - FOUND: the view of the verdicts topic holds the post's verdict.
+    - PENDING: the post is accepted and not judged yet.
+    - NOT_FOUND: neither.
+    An API does not read the posts topic. It knows of an accepted post in two ways. Every replica knows from a
+    consistency token that the view has not reached yet. Without a token, only the process that put the post itself
+    (ModeratePost) knows. With a token that the view has reached, NOT_FOUND is certain.
 
-    Consistency tokens. Opaque bytes, which are the serialization of a Position. ModeratePost returns one; who produces
-    posts to Kafka makes one of the produce acknowledgement: Position{posts: {partition: offset}}. GetVerdict and
-    BatchGetVerdicts answer PENDING, and never an older verdict, until the view has reached the token; WaitVerdict waits
-    for it. Tokens of several posts may be merged: the highest offset of each partition. WatchVerdicts takes the tokens
-    that it gave to go on from there.
+    Consistency tokens. Opaque bytes: a serialized Position. ModeratePost returns one. A producer of the posts topic
+    makes one from the acknowledgement of a record: Position{posts: {partition: offset}}. Until the view has reached the
+    token, GetVerdict and BatchGetVerdicts return PENDING and never an older verdict, and WaitVerdict waits. Tokens of
+    several posts may be merged: take the highest offset of each partition. WatchVerdicts continues from tokens that it
+    returned.
 
-    Tenants. Ids of posts are one namespace. A caller whose credentials name a tenant sees that tenant's posts alone:
-    those of others are NOT_FOUND, and are in no list and no watch. It may name no other tenant (PERMISSION_DENIED).
+    Tenants. All post ids are in one namespace. A caller whose credentials name a tenant sees only the posts of that
+    tenant. Posts of other tenants are NOT_FOUND, and are in no list and no watch. A request that names another tenant is
+    refused with PERMISSION_DENIED.
 
-    Errors are gRPC statuses with a fixed text; no status ever holds content of a post. Each carries a google.rpc.Status
-    with an ErrorInfo (domain "moderation.v1", reason one of ErrorReason without its prefix), INVALID_ARGUMENT also a
-    BadRequest with the field, RESOURCE_EXHAUSTED and UNAVAILABLE also a RetryInfo. UNAVAILABLE is safe to try again, for
-    every method. Every method may answer
-    UNAUTHENTICATED: credentials are missing, wrong or expired;
-    PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
-    RESOURCE_EXHAUSTED: too many calls at once, or of this caller, or in a second; try again after RetryInfo. Without a
-    RetryInfo: the request is larger than its method takes;
-    DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time: within 15 s for a post, within 5 s for a
-    lookup, and within 0.25 s for a lookup when others wait;
-    UNIMPLEMENTED: the request is compressed;
-    UNAVAILABLE: the view is still being built, its store cannot be read, the keys of bearer tokens are too old, or the API
-    is stopping;
-    CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
+    Errors. Errors are gRPC statuses with a fixed text. No status holds content of a post. Each has a google.rpc.Status
+    with an ErrorInfo: its domain is "moderation.v1", its reason an ErrorReason without the prefix. INVALID_ARGUMENT also
+    has a BadRequest that names the field. RESOURCE_EXHAUSTED and UNAVAILABLE also have a RetryInfo. After UNAVAILABLE,
+    the same call again is safe, for every method. Every method may return
+    - UNAUTHENTICATED: the credentials are missing, wrong or expired;
+    - PERMISSION_DENIED: the credentials lack the method's scope, or the request names another tenant;
+    - RESOURCE_EXHAUSTED: too many calls at once, or too many of this caller at once or in a second: try again after the
+    delay in RetryInfo. Without a RetryInfo: the request is larger than the method takes;
+    - DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time, which is 15 s for a post, 5 s for a
+    lookup, and 0.25 s for a lookup while other lookups wait;
+    - UNIMPLEMENTED: the request is compressed;
+    - UNAVAILABLE: the view is still being built, its store cannot be read, the keys of bearer tokens are too old, or the
+    API is stopping;
+    - CANCELLED, where the caller did not cancel: the API had no time to read the call, and did nothing. Try again later.
     """
 
     def GetVerdict(self, request, context):
-        """The verdict for one post id. Never waits. Scope verdicts:read.
+        """Returns the verdict for one post id. Never waits. Scope verdicts:read.
 
         INVALID_ARGUMENT: a field breaks its rule.
         """
@@ -144,18 +152,18 @@ class ModerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetVerdicts(self, request, context):
-        """The verdicts for up to 1,000 post ids in one call. Not all or nothing: each id has its own state, so one unknown id
-        is no error. By far the cheapest way to many verdicts. Never waits. Scope verdicts:read.
+        """Returns the verdicts for up to 1,000 post ids. Each id has its own state, so an unknown id is not an error. This is
+        by far the cheapest way to look up many verdicts. Never waits. Scope verdicts:read.
 
-        INVALID_ARGUMENT: no id, too many, or one that is empty or too long; the field is post_ids[INDEX].
+        INVALID_ARGUMENT: no id, too many ids, or an id that is empty or too long. The field is post_ids[INDEX].
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WaitVerdict(self, request, context):
-        """The verdict for one post id, as soon as there is one. Ends a little before the caller's deadline, or after the
-        API's own limit (60 s by default), with what is known then: PENDING or NOT_FOUND. Scope verdicts:read.
+        """Returns the verdict for one post id as soon as there is one. Returns PENDING or NOT_FOUND a little before the
+        caller's deadline, or after the API's own limit (60 s by default). Scope verdicts:read.
 
         INVALID_ARGUMENT: a field breaks its rule.
         """
@@ -164,27 +172,30 @@ class ModerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchVerdicts(self, request, context):
-        """Verdicts and erasures as they come, from now or from a position on. Scope verdicts:read.
+        """Streams verdicts and erasures as they come, from now or from a position on. Scope verdicts:read.
 
-        Each message has the changes since the last one, possibly none, and the token to go on from after them. The first
-        one comes at once. Changes of one post come in order. After a position, of several verdicts of a post only the
-        latest may come, and nothing older than what the view keeps. A stream does not live for ever: go on from the last token.
+        Each message has the changes since the last message, possibly none, and the token to continue from. The first
+        message comes at once. Changes of one post come in order. After a position, only the latest of several verdicts of
+        a post may come, and nothing older than what the view keeps. A stream has a maximum age: continue from the last
+        token.
 
-        INVALID_ARGUMENT: a field breaks its rule. RESOURCE_EXHAUSTED with reason SLOW_READER: the reader did not keep up
-        and would have missed changes; go on from the last token. UNAVAILABLE: the API is on its way out, or the stream has
-        lived long enough; go on from the last token. UNAUTHENTICATED in the middle: the credentials have expired; go on from
-        the last token with new ones.
+        - INVALID_ARGUMENT: a field breaks its rule.
+        - RESOURCE_EXHAUSTED with reason SLOW_READER: the reader did not keep up and would miss changes. Continue from the
+        last token.
+        - UNAVAILABLE: the API is stopping, or the stream has reached its maximum age. Continue from the last token.
+        - UNAUTHENTICATED in the middle of a stream: the credentials have expired. Continue with new ones from the last
+        token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListVerdicts(self, request, context):
-        """The verdicts that the view holds, latest decision first, in pages. A page may have fewer verdicts than asked for, or
-        none, and not be the last: only an empty next_page_token says that. Verdicts that come while one reads the pages
-        may be missing in them; none comes twice, unless it was decided anew. Scope verdicts:list.
+        """Returns the verdicts that the view holds, latest decision first, in pages. A page may have fewer verdicts than
+        requested, or none. Only an empty next_page_token marks the last page. Verdicts that come during the listing may be
+        missing. No verdict comes twice, unless its post was decided again. Scope verdicts:list.
 
-        INVALID_ARGUMENT: a field breaks its rule, or the token is of another query.
+        INVALID_ARGUMENT: a field breaks its rule, or the page token belongs to another query.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,22 +204,26 @@ class ModerationServiceServicer:
     def ModeratePost(self, request, context):
         """Puts the post on the posts topic and waits for its verdict, within the caller's deadline. Scope posts:write.
 
-        When the deadline comes first, the answer is PENDING with the post's position: the post is accepted and will be
-        judged; look it up later, with the token. INVALID_ARGUMENT: the post breaks a rule, or is larger than the topic
-        takes. ALREADY_EXISTS: the request id came before with another post. PERMISSION_DENIED: another tenant has a verdict
-        under the id, or a post that this API has put and that waits for its verdict. That is best effort across replicas: what
-        another one, or the platform itself, has put is known once it is judged, so give each tenant ids of its own.
-        RESOURCE_EXHAUSTED with reason BACKLOG_FULL: too many posts wait for their verdicts; nothing was put on the topic.
-        UNAVAILABLE: the post may not have been accepted; the same call again, request id included, is safe.
+        When the deadline comes first, the response is PENDING with the position of the post. The post is then accepted and
+        will be judged: look it up later, with the token.
+
+        - INVALID_ARGUMENT: the post breaks a rule, or is larger than the topic takes.
+        - ALREADY_EXISTS: the request id was used before, with another post.
+        - PERMISSION_DENIED: another tenant has a verdict under this id, or a pending post that this API has put. Across
+        replicas this is best effort: what another replica or the platform has put is known once it is judged. So give
+        each tenant ids of its own.
+        - RESOURCE_EXHAUSTED with reason BACKLOG_FULL: too many posts wait for their verdicts. Nothing was put on the
+        topic.
+        - UNAVAILABLE: the post may not have been accepted. The same call again is safe, with the same request id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPolicies(self, request, context):
-        """The policies that this deployment judges by. Scope policies:read.
+        """Returns the policies of this deployment. Scope policies:read.
 
-        FAILED_PRECONDITION: this API was started without them (MODERATION_POLICIES names no folder).
+        FAILED_PRECONDITION: this API was started without policies (MODERATION_POLICIES does not name a folder).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -263,34 +278,38 @@ def add_ModerationServiceServicer_to_server(servicer, server):
 class ModerationService:
     """Lookups of verdicts, and one call that submits a post and waits for its verdict.
 
-    What is known of a post. FOUND: the view of the verdicts topic holds its verdict. PENDING: the post is accepted and
-    not judged yet. NOT_FOUND: neither. An API does not read the posts topic, so it knows of an accepted post in two ways:
-    by a consistency token that reaches past what is judged, at every replica; and without a token only where it put the
-    post itself (ModeratePost), as long as that process lives. With a token that is reached, NOT_FOUND is certain.
+    States.
+    - FOUND: the view of the verdicts topic holds the post's verdict.
+    - PENDING: the post is accepted and not judged yet.
+    - NOT_FOUND: neither.
+    An API does not read the posts topic. It knows of an accepted post in two ways. Every replica knows from a
+    consistency token that the view has not reached yet. Without a token, only the process that put the post itself
+    (ModeratePost) knows. With a token that the view has reached, NOT_FOUND is certain.
 
-    Consistency tokens. Opaque bytes, which are the serialization of a Position. ModeratePost returns one; who produces
-    posts to Kafka makes one of the produce acknowledgement: Position{posts: {partition: offset}}. GetVerdict and
-    BatchGetVerdicts answer PENDING, and never an older verdict, until the view has reached the token; WaitVerdict waits
-    for it. Tokens of several posts may be merged: the highest offset of each partition. WatchVerdicts takes the tokens
-    that it gave to go on from there.
+    Consistency tokens. Opaque bytes: a serialized Position. ModeratePost returns one. A producer of the posts topic
+    makes one from the acknowledgement of a record: Position{posts: {partition: offset}}. Until the view has reached the
+    token, GetVerdict and BatchGetVerdicts return PENDING and never an older verdict, and WaitVerdict waits. Tokens of
+    several posts may be merged: take the highest offset of each partition. WatchVerdicts continues from tokens that it
+    returned.
 
-    Tenants. Ids of posts are one namespace. A caller whose credentials name a tenant sees that tenant's posts alone:
-    those of others are NOT_FOUND, and are in no list and no watch. It may name no other tenant (PERMISSION_DENIED).
+    Tenants. All post ids are in one namespace. A caller whose credentials name a tenant sees only the posts of that
+    tenant. Posts of other tenants are NOT_FOUND, and are in no list and no watch. A request that names another tenant is
+    refused with PERMISSION_DENIED.
 
-    Errors are gRPC statuses with a fixed text; no status ever holds content of a post. Each carries a google.rpc.Status
-    with an ErrorInfo (domain "moderation.v1", reason one of ErrorReason without its prefix), INVALID_ARGUMENT also a
-    BadRequest with the field, RESOURCE_EXHAUSTED and UNAVAILABLE also a RetryInfo. UNAVAILABLE is safe to try again, for
-    every method. Every method may answer
-    UNAUTHENTICATED: credentials are missing, wrong or expired;
-    PERMISSION_DENIED: they lack the method's scope, or the request names another tenant;
-    RESOURCE_EXHAUSTED: too many calls at once, or of this caller, or in a second; try again after RetryInfo. Without a
-    RetryInfo: the request is larger than its method takes;
-    DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time: within 15 s for a post, within 5 s for a
-    lookup, and within 0.25 s for a lookup when others wait;
-    UNIMPLEMENTED: the request is compressed;
-    UNAVAILABLE: the view is still being built, its store cannot be read, the keys of bearer tokens are too old, or the API
-    is stopping;
-    CANCELLED, where the caller did not cancel: there was no time to read the call at all; nothing was done; try again later.
+    Errors. Errors are gRPC statuses with a fixed text. No status holds content of a post. Each has a google.rpc.Status
+    with an ErrorInfo: its domain is "moderation.v1", its reason an ErrorReason without the prefix. INVALID_ARGUMENT also
+    has a BadRequest that names the field. RESOURCE_EXHAUSTED and UNAVAILABLE also have a RetryInfo. After UNAVAILABLE,
+    the same call again is safe, for every method. Every method may return
+    - UNAUTHENTICATED: the credentials are missing, wrong or expired;
+    - PERMISSION_DENIED: the credentials lack the method's scope, or the request names another tenant;
+    - RESOURCE_EXHAUSTED: too many calls at once, or too many of this caller at once or in a second: try again after the
+    delay in RetryInfo. Without a RetryInfo: the request is larger than the method takes;
+    - DEADLINE_EXCEEDED with reason SLOW_BODY: the request did not arrive in time, which is 15 s for a post, 5 s for a
+    lookup, and 0.25 s for a lookup while other lookups wait;
+    - UNIMPLEMENTED: the request is compressed;
+    - UNAVAILABLE: the view is still being built, its store cannot be read, the keys of bearer tokens are too old, or the
+    API is stopping;
+    - CANCELLED, where the caller did not cancel: the API had no time to read the call, and did nothing. Try again later.
     """
 
     @staticmethod

@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from moderation.dev.kafka import LocalKafka
-from moderation.dev.node import pick_ports
+from moderation.dev.ports import free_ports
 from moderation.dev.topics import create_topics
 from moderation.errors import DeliveryError
 from moderation.kafka import offsets
@@ -56,7 +56,7 @@ class Cluster:
 
     def __init__(self, nodes: int = 1) -> None:
         self.nodes = nodes
-        self.ports = [node.port for node in pick_ports(nodes)]
+        self.ports = free_ports(nodes)
         self.kafka = LocalKafka(nodes=nodes, proxies=self.ports)
 
     @property

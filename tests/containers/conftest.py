@@ -2,7 +2,7 @@
 
 They need a Docker engine on this machine and the images (`make images`). Where there are none they are skipped, and the
 summary says so. Containers reach the tests' broker at the bridge's address, which a Linux engine has on this machine; a
-desktop's engine lives in a virtual machine of its own, and is told apart by that.
+desktop's engine lives in a virtual machine of its own, and is recognised by that.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from moderation.dev.kafka import LocalKafka
 from moderation.errors import ConfigError
 from tests.conftest import run_apart
 
-testcontainers_config.ryuk_disabled = True  # it is an image of a hub's; ours end with the `with` that they start in
+testcontainers_config.ryuk_disabled = True  # it would be one more image; these containers end with their `with`
 
 IMAGES = {
     "api": os.environ.get("MODERATION_TEST_API_IMAGE", "moderation-api:dev"),
@@ -129,7 +129,7 @@ class Box:
         return [json.loads(line) for line in self.container.logs().decode().splitlines() if line.startswith("{")]
 
     def wait_until_healthy(self) -> None:
-        """By the image's own check, as the engine hears of it. The test's timeout is the deadline."""
+        """Waits for the image's own health check. The test's timeout is the deadline."""
         self.container.reload()
         if self.container.attrs["State"]["Health"]["Status"] == "healthy":
             return

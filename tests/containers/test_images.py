@@ -15,8 +15,8 @@ LARGEST_MB = {"api": 140, "worker": 6_200, "worker for a CPU": 4_400}
 
 
 def settings_of(engine: docker.DockerClient, role: str) -> dict[str, Any]:
-    found: dict[str, Any] = engine.images.get(IMAGES[role]).attrs["Config"]
-    return found
+    settings: dict[str, Any] = engine.images.get(IMAGES[role]).attrs["Config"]
+    return settings
 
 
 def says(engine: docker.DockerClient, role: str, program: str, user: str = "") -> str:
@@ -38,22 +38,22 @@ def says(engine: docker.DockerClient, role: str, program: str, user: str = "") -
 
 @pytest.mark.parametrize("role", ROLES)
 def test_it_runs_its_role_as_nobody_and_without_a_shell(engine: docker.DockerClient, role: str) -> None:
-    found = settings_of(engine, role)
-    assert found["User"] == "65532:65532"
-    assert found["Entrypoint"] == ["/opt/moderation/bin/moderation"]
-    assert found["Cmd"] == [role]
-    assert found["Healthcheck"]["Test"][:3] == ["CMD", "/opt/moderation/bin/moderation", "health"]
+    settings = settings_of(engine, role)
+    assert settings["User"] == "65532:65532"
+    assert settings["Entrypoint"] == ["/opt/moderation/bin/moderation"]
+    assert settings["Cmd"] == [role]
+    assert settings["Healthcheck"]["Test"][:3] == ["CMD", "/opt/moderation/bin/moderation", "health"]
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_it_says_what_it_is(engine: docker.DockerClient, role: str) -> None:
     labels = settings_of(engine, role)["Labels"]
-    told = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
-    assert told["title"] == f"moderation-{role}"
-    assert told["licenses"] == "Apache-2.0"
-    assert told["version"] == says(engine, role, "import moderation; print(moderation.__version__)")
-    assert told["revision"] not in ("", "unknown")
-    assert told["source"]
+    named = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
+    assert named["title"] == f"moderation-{role}"
+    assert named["licenses"] == "Apache-2.0"
+    assert named["version"] == says(engine, role, "import moderation; print(moderation.__version__)")
+    assert named["revision"] not in ("", "unknown")
+    assert named["source"]
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -97,9 +97,9 @@ def test_every_file_of_ours_is_readable_and_none_writable(engine: docker.DockerC
 
 @pytest.mark.parametrize("role", ROLES)
 def test_it_is_no_larger_than_it_was(engine: docker.DockerClient, role: str) -> None:
-    """Without its base, which is the builder's to choose: the layers from ours on, the newest first."""
+    """The size without the base image, which the builder chooses. Layers are listed newest first."""
     layers = engine.images.get(IMAGES[role]).history()
-    ours = next(number for number, layer in enumerate(layers) if "shutil" in layer["CreatedBy"])
-    size = sum(layer["Size"] for layer in layers[:ours]) / 1e6
+    first = next(number for number, layer in enumerate(layers) if "shutil" in layer["CreatedBy"])
+    size = sum(layer["Size"] for layer in layers[:first]) / 1e6
     for_cpu = "MODERATION_MODEL__DEVICE=cpu" in settings_of(engine, role)["Env"]
     assert size <= LARGEST_MB[f"{role} for a CPU" if for_cpu else role]

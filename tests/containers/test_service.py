@@ -45,7 +45,9 @@ def the_samples() -> list[tuple[posts.Sample, Post]]:
     def image(name: str) -> Image:
         return Image(data=(posts.FOLDER / name).read_bytes())
 
-    return [(one, Post(id=one.id, text=one.text, images=map(image, one.pictures))) for one in posts.SAMPLES]
+    return [
+        (sample, Post(id=sample.id, text=sample.text, images=map(image, sample.pictures))) for sample in posts.SAMPLES
+    ]
 
 
 @pytest.mark.timeout(600)
@@ -68,19 +70,22 @@ def test_posts_are_moderated_and_looked_up(box: Boxes, kafka: str, environment: 
                     assert (await client.moderate(post, timeout=60)).state == LOOKUP_STATE_FOUND
                 for _, post in by_topic:
                     assert (await client.wait(post.id, timeout=60)).state == LOOKUP_STATE_FOUND
-                found = await client.get_many([post.id for _, post in samples])
-            return {one.post_id: (one.verdict.deciding_policy, one.verdict.outcome == OUTCOME_ALLOW) for one in found}
+                results = await client.get_many([post.id for _, post in samples])
+            return {
+                result.post_id: (result.verdict.deciding_policy, result.verdict.outcome == OUTCOME_ALLOW)
+                for result in results
+            }
 
-        expected = {one.id: (one.breaks, not one.breaks) for one, _ in samples}
+        expected = {sample.id: (sample.breaks, not sample.breaks) for sample, _ in samples}
         assert asyncio.run(look_up()) == expected
-        codes = {role: one.stop() for role, one in {"worker": worker, "api": api}.items()}
+        codes = {role: container.stop() for role, container in {"worker": worker, "api": api}.items()}
         assert codes == {"worker": 0, "api": 0}, worker.container.logs().decode()
         verdicts = asyncio.run(
             committed_records(kafka, environment["MODERATION_KAFKA__VERDICTS_TOPIC"], len(samples), timeout=60)
         )
         assert sorted(record.key.decode() for record in verdicts) == sorted(expected)
         logs = worker.container.logs() + api.container.logs()
-        assert not [one.text for one, _ in samples if one.text and one.text.encode() in logs]
+        assert not [sample.text for sample, _ in samples if sample.text and sample.text.encode() in logs]
         assert {event["event"] for event in worker.events} >= {"worker_ready", "stop_requested", "process_stopped"}
 
 

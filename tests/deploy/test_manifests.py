@@ -1,4 +1,4 @@
-"""What the manifests say, as kustomize renders them: each claim of deploy/README.md that needs no server."""
+"""Manifests as kustomize renders them: each claim of deploy/README.md that needs no server."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def container(manifests: list[Manifest], role: str) -> dict[str, Any]:
 
 def environment(manifests: list[Manifest], role: str) -> dict[str, str]:
     """Of the container, with a sample for each secret."""
-    found = dict(one(manifests, "ConfigMap", "settings")["data"])
+    settings = dict(one(manifests, "ConfigMap", "settings")["data"])
     for each in container(manifests, role)["env"] or []:
-        assert each["name"] not in found, f"{each['name']} is set in two places"
-        found[each["name"]] = each.get("value") or SAMPLES[each["name"]]
-    return found
+        assert each["name"] not in settings, f"{each['name']} is set in two places"
+        settings[each["name"]] = each.get("value") or SAMPLES[each["name"]]
+    return settings
 
 
 def bytes_of(quantity: str) -> int:
@@ -177,7 +177,7 @@ def test_disruption_is_bounded(combinations: Combinations) -> None:
 
 def test_nothing_passes_but_what_is_named(combinations: Combinations) -> None:
     for name, manifests in combinations.items():
-        policies = [one for one in manifests if one["kind"] == "NetworkPolicy"]
+        policies = [manifest for manifest in manifests if manifest["kind"] == "NetworkPolicy"]
         deny = one(policies, "NetworkPolicy", "default-deny")["spec"]
         assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}, name
         into = {
@@ -244,7 +244,7 @@ def _settled(manifests: list[Manifest]) -> Any:
             return sorted(map(settle, value), key=repr)
         return value
 
-    return sorted((settle(one) for one in manifests), key=lambda one: (one["kind"], one["metadata"]["name"]))
+    return sorted(map(settle, manifests), key=lambda manifest: (manifest["kind"], manifest["metadata"]["name"]))
 
 
 def test_workers_scale_by_lag(combinations: Combinations) -> None:
@@ -266,7 +266,9 @@ def test_workers_scale_by_lag(combinations: Combinations) -> None:
 
 
 def test_the_topics_are_those_of_the_settings(combinations: Combinations) -> None:
-    topics = {one["metadata"]["name"]: one["spec"] for one in combinations["strimzi"] if one["kind"] == "KafkaTopic"}
+    topics = {
+        topic["metadata"]["name"]: topic["spec"] for topic in combinations["strimzi"] if topic["kind"] == "KafkaTopic"
+    }
     ours = Settings().kafka
     assert set(topics) == {ours.posts_topic, ours.verdicts_topic, ours.dead_letters}
     assert len({topic["partitions"] for topic in topics.values()}) == 1
@@ -318,7 +320,10 @@ def test_alerts_are_those_of_observe(combinations: Combinations) -> None:
 
 
 def test_names_are_found_without_their_hash(combinations: Combinations) -> None:
-    assert {named(one) for one in combinations["demo"] if one["kind"] == "ConfigMap"} == {"policies", "settings"}
+    assert {named(manifest) for manifest in combinations["demo"] if manifest["kind"] == "ConfigMap"} == {
+        "policies",
+        "settings",
+    }
 
 
 def test_the_overlay_of_the_readme_renders(render: Render, tmp_path: Path) -> None:

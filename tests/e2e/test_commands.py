@@ -1,4 +1,4 @@
-"""The commands of README.md, as a newcomer would type them."""
+"""The commands, run as a user types them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_classify_judges_one_post_without_kafka(model: str, tmp_path: Path) -> N
     assert "weapons-sale" in table.stdout
 
 
-def test_classify_says_what_is_wrong_with_a_picture(model: str, tmp_path: Path) -> None:
+def test_classify_names_what_is_wrong_with_a_picture(model: str, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     done = moderation("classify", "--image", str(tmp_path / "a.jpg"), "--model", model)
     assert (done.returncode, "IMAGE_UNSUPPORTED" in done.stderr) == (2, True)
@@ -60,7 +60,7 @@ def test_a_changed_policy_changes_the_digest(model: str, tmp_path: Path) -> None
     assert digests[0] != digests[1]
 
 
-def test_the_policy_in_the_readme_is_one(tmp_path: Path) -> None:
+def test_the_policy_in_the_readme_is_valid(tmp_path: Path) -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
     (tmp_path / "fake-tickets.yaml").write_text(text)
     checked = moderation("policies", "check", str(tmp_path))
@@ -115,9 +115,9 @@ def test_submit_and_get_over_grpc(service: Service, tmp_path: Path) -> None:
         script = snippet.replace("127.0.0.1:50051", address)
         ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
         assert ran.stdout.split()[0] == again["verdict"]["outcome"]
-    nobody = moderation("get", "42", "--api", "127.0.0.1:1")
-    assert nobody.returncode != 0
-    assert "127.0.0.1:1" in nobody.stderr
+    unreachable = moderation("get", "42", "--api", "127.0.0.1:1")
+    assert unreachable.returncode != 0
+    assert "127.0.0.1:1" in unreachable.stderr
 
 
 def test_settings_are_listed_and_a_misspelt_one_is_named() -> None:
@@ -168,14 +168,14 @@ def test_nothing_of_the_demo_outlives_it(tmp_path: Path, number: signal.Signals)
 
 def marked(value: str) -> dict[int, int]:
     """Processes whose environment holds the value: a pidfd by pid."""
-    found = {}
+    processes = {}
     for entry in Path("/proc").iterdir():
         try:
             if value.encode() in (entry / "environ").read_bytes():
-                found[int(entry.name)] = os.pidfd_open(int(entry.name))
+                processes[int(entry.name)] = os.pidfd_open(int(entry.name))
         except (OSError, ValueError):
-            continue  # no process, or gone by now
-    return found
+            continue  # not a process, or ended meanwhile
+    return processes
 
 
 def ended(pidfd: int, timeout: float) -> None:

@@ -102,4 +102,4 @@ def test_an_api_does_not_start_without_keys_and_says_so_in_time(service: Service
         server.serve = FAULTS[fault]
         with with_keys(service, server.url, server.ca).api() as api:
             assert api.wait(60) == 2
-            assert "no keys can be read there" in api.wait_for("configuration_rejected")["message"]
+            assert "cannot read keys" in api.wait_for("configuration_rejected")["message"]

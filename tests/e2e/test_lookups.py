@@ -38,21 +38,21 @@ def get(service: Service, *ids: str) -> tuple[int, dict[str, str]]:
     """Exit code and states."""
     with command(service, "get", "--json", *ids) as process:
         out, _ = process.communicate(timeout=60)
-    answers = [json.loads(line) for line in out.splitlines()]
-    return process.returncode, {one["postId"]: one["state"].removeprefix("LOOKUP_STATE_") for one in answers}
+    results = [json.loads(line) for line in out.splitlines()]
+    return process.returncode, {result["postId"]: result["state"].removeprefix("LOOKUP_STATE_") for result in results}
 
 
 def changes(process: subprocess.Popen[str], count: int) -> tuple[dict[str, str], str]:
     """What the next changes are by post id, and the last token."""
-    found: dict[str, str] = {}
+    changes: dict[str, str] = {}
     token = ""
-    while len(found) < count:
+    while len(changes) < count:
         assert process.stdout
         message = json.loads(process.stdout.readline())
         token = message["consistencyToken"]
-        for one in message.get("changes", ()):
-            found[one["postId"]] = "erasure" if "erasure" in one else "verdict"
-    return found, token
+        for change in message.get("changes", ()):
+            changes[change["postId"]] = "erasure" if "erasure" in change else "verdict"
+    return changes, token
 
 
 def test_an_api_that_is_killed_goes_on_and_an_erasure_reaches_everybody(service: Service, tmp_path: Path) -> None:

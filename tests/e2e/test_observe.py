@@ -27,7 +27,7 @@ PARENT = f"00-{TRACE}-b7ad6b7169203331-01".encode()
 
 
 class Collector(ThreadingHTTPServer):
-    """Takes what an OpenTelemetry collector would."""
+    """Receives spans as an OpenTelemetry collector does."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, str, str]] = []  # service, span, trace
@@ -41,15 +41,15 @@ class Intake(BaseHTTPRequestHandler):
         assert self.path == "/v1/traces"
         body = self.rfile.read(int(self.headers["Content-Length"]))
         for group in ExportTraceServiceRequest.FromString(body).resource_spans:
-            named = {one.key: one.value.string_value for one in group.resource.attributes}
+            named = {pair.key: pair.value.string_value for pair in group.resource.attributes}
             for scope in group.scope_spans:
-                self.server.spans += [(named["service.name"], one.name, one.trace_id.hex()) for one in scope.spans]
-        answer = ExportTraceServiceResponse().SerializeToString()
+                self.server.spans += [(named["service.name"], span.name, span.trace_id.hex()) for span in scope.spans]
+        response = ExportTraceServiceResponse().SerializeToString()
         self.send_response(200)
         self.send_header("Content-Type", "application/x-protobuf")
-        self.send_header("Content-Length", str(len(answer)))
+        self.send_header("Content-Length", str(len(response)))
         self.end_headers()
-        self.wfile.write(answer)
+        self.wfile.write(response)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -106,16 +106,16 @@ def test_a_worker_and_an_api_can_be_watched(service: Service) -> None:
             for number in range(30)
         ]
         far = {"id": "far", "text": "secret", "images": [{"uri": "ftp://secret.example.com/a.png"}]}
-        told = [(b"far", json.dumps(far).encode(), (("traceparent", PARENT),)), (b"torn", b"{secret", ())]
-        asyncio.run(produce(service.kafka, service.posts, [*records, *told]))
-        found = asyncio.run(committed_records(service.kafka, service.verdicts, 32))
+        rejected = [(b"far", json.dumps(far).encode(), (("traceparent", PARENT),)), (b"torn", b"{secret", ())]
+        asyncio.run(produce(service.kafka, service.posts, [*records, *rejected]))
+        verdicts = asyncio.run(committed_records(service.kafka, service.verdicts, 32))
         _probes_are_well(ports)
         _a_line_names_post_and_trace(worker)
         page = top(*ports, "127.0.0.1:1")
         _the_page_shows_it(page, ports)
         assert worker.stop() == api.stop() == 0
         _its_trace_was_sent(collector, worker)
-    assert {json.loads(one.value)["traceId"] for one in found if one.key == b"far"} == {TRACE}
+    assert {json.loads(record.value)["traceId"] for record in verdicts if record.key == b"far"} == {TRACE}
     assert "secret" not in page + worker.log + api.log
 
 
@@ -127,15 +127,15 @@ def _probes_are_well(ports: tuple[str, str]) -> None:
 
 def _a_line_names_post_and_trace(worker: Role) -> None:
     event = worker.wait_for("post_dead_lettered")
-    lines = {one["post_id"]: one for one in worker.events if one["event"] == "post_dead_lettered"}
+    lines = {line["post_id"]: line for line in worker.events if line["event"] == "post_dead_lettered"}
     assert event["span_id"]
     assert lines["far"]["trace_id"] == TRACE
     assert lines["torn"]["reason"] == "NOT_DECODABLE"
 
 
 def _its_trace_was_sent(collector: Collector, worker: Role) -> None:
-    """All of it by the time that the worker has ended, and nothing of the posts that nobody wanted traced."""
-    posts = [one for one in collector.spans if one[1] == "process posts"]
+    """The whole trace arrives before the worker ends. Posts without a sampling decision leave none."""
+    posts = [span for span in collector.spans if span[1] == "process posts"]
     assert posts == [("moderation-worker", "process posts", TRACE)], worker.log
 
 
@@ -150,7 +150,7 @@ def _the_page_shows_it(page: str, ports: tuple[str, str]) -> None:
     assert "view 0 behind" in page
 
 
-def test_nothing_to_watch_is_said_and_no_crash() -> None:
+def test_an_endpoint_that_refuses_connections_is_listed_as_such() -> None:
     page = top(a_free_address())
     assert "Connection refused" in page
     assert "lag" not in page

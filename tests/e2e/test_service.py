@@ -1,4 +1,4 @@
-"""A post on a topic becomes a verdict on a topic, and answers over gRPC: real processes on a real Kafka."""
+"""A post on a topic becomes a verdict on a topic and can be looked up over gRPC: real processes on a real Kafka."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def test_each_post_gets_one_verdict_and_bad_ones_leave_their_neighbours_alone(se
         asyncio.run(produce(service.kafka, service.posts, records))
         verdicts = asyncio.run(committed_records(service.kafka, service.verdicts, len(records)))
         port = api.wait_for("api_ready")["port"]
-        looked_up = asyncio.run(look_up(port, [wire.read_verdict(one.value, one.headers).post_id for one in verdicts]))
+        ids = [wire.read_verdict(record.value, record.headers).post_id for record in verdicts]
+        looked_up = asyncio.run(look_up(port, ids))
         assert worker.stop() == 0
         assert api.stop() == 0
     posts = asyncio.run(committed_records(service.kafka, service.posts))
@@ -79,15 +80,15 @@ def test_each_post_gets_one_verdict_and_bad_ones_leave_their_neighbours_alone(se
     dead = asyncio.run(committed_records(service.kafka, service.dead_letters))
 
     check_exactly_one_each_in_order(posts, verdicts)
-    by_id = {wire.read_verdict(one.value, one.headers).post_id: one for one in verdicts}
-    assert {id: wire.read_verdict(one.value, one.headers) for id, one in by_id.items()} == looked_up
+    messages = [wire.read_verdict(record.value, record.headers) for record in verdicts]
+    assert {message.post_id: message for message in messages} == looked_up
     reasons = {id: verdict.reason for id, verdict in looked_up.items() if verdict.status == Status.STATUS_UNDETERMINED}
     assert reasons == {id: reason for id, (_, reason) in bad.items()}
-    answered = [verdict for id, verdict in looked_up.items() if id not in bad]
-    assert {len(verdict.findings) for verdict in answered} == {6}
-    assert {verdict.status for verdict in answered} == {Status.STATUS_FINAL}
+    judged = [verdict for id, verdict in looked_up.items() if id not in bad]
+    assert {len(verdict.findings) for verdict in judged} == {6}
+    assert {verdict.status for verdict in judged} == {Status.STATUS_FINAL}
 
-    originals = {(one.partition, one.offset): one for one in posts}
+    originals = {(record.partition, record.offset): record for record in posts}
     assert len(dead) == len(bad)
     for letter in dead:
         headers = dict(letter.headers)
@@ -109,7 +110,7 @@ def test_sigterm_drains_and_loses_nothing(service: Service) -> None:
         asyncio.run(committed_records(service.kafka, service.verdicts, 30))
         assert first.stop(signal.SIGTERM) == 0
     early = len(asyncio.run(committed_records(service.kafka, service.verdicts)))
-    assert 30 <= early < 200, "the signal came after the work: the test shows nothing"
+    assert 30 <= early < 200, "the signal came after the work: the test proves nothing"
     with service.worker() as second:
         asyncio.run(committed_records(service.kafka, service.verdicts, 200))
         assert second.stop(signal.SIGTERM) == 0
@@ -117,7 +118,7 @@ def test_sigterm_drains_and_loses_nothing(service: Service) -> None:
     check_exactly_one_each_in_order(posts, asyncio.run(committed_records(service.kafka, service.verdicts)))
 
 
-def test_moderate_post_answers_with_the_verdict_that_the_topic_has(service: Service) -> None:
+def test_moderate_post_returns_the_verdict_of_the_topic(service: Service) -> None:
     with service.worker() as worker, service.api() as api:
         worker.wait_for("worker_ready")
         port = api.wait_for("api_ready")["port"]
@@ -127,16 +128,16 @@ def test_moderate_post_answers_with_the_verdict_that_the_topic_has(service: Serv
             async with Client(f"127.0.0.1:{port}") as client:
                 return await client.moderate(post, timeout=60)
 
-        answer = asyncio.run(call())
+        response = asyncio.run(call())
     (record,) = asyncio.run(committed_records(service.kafka, service.verdicts, 1))
-    assert answer.state == lookup.LOOKUP_STATE_FOUND
-    assert answer.verdict == wire.read_verdict(record.value, record.headers)
-    assert (answer.source.partition, answer.source.offset) == (record.partition, 0)
+    assert response.state == lookup.LOOKUP_STATE_FOUND
+    assert response.verdict == wire.read_verdict(record.value, record.headers)
+    assert (response.source.partition, response.source.offset) == (record.partition, 0)
 
 
 def check_exactly_one_each_in_order(posts: list[Any], verdicts: list[Any]) -> None:
-    sources = [(one.source.partition, one.source.offset) for one in map(parsed, verdicts)]
-    assert Counter(sources) == Counter((one.partition, one.offset) for one in posts)
+    sources = [(verdict.source.partition, verdict.source.offset) for verdict in map(parsed, verdicts)]
+    assert Counter(sources) == Counter((record.partition, record.offset) for record in posts)
     assert all(record.partition == partition for record, (partition, _) in zip(verdicts, sources, strict=True))
     for partition in {record.partition for record in verdicts}:
         offsets = [offset for number, offset in sources if number == partition]
@@ -152,13 +153,13 @@ async def look_up(port: int, ids: list[str]) -> dict[str, Verdict]:
     async with Client(f"127.0.0.1:{port}") as client, asyncio.timeout(60):
         while True:
             results = await client.get_many(ids)
-            if all(one.state == lookup.LOOKUP_STATE_FOUND for one in results):
-                return {one.post_id: one.verdict for one in results}
+            if all(result.state == lookup.LOOKUP_STATE_FOUND for result in results):
+                return {result.post_id: result.verdict for result in results}
             await asyncio.sleep(0.05)  # the view follows the topic
 
 
 @pytest.mark.parametrize(
-    ("command", "setting", "value", "says"),
+    ("command", "setting", "value", "message"),
     [
         ("worker", "MODERATION_KAFKA__BOOTSTRAP", "127.0.0.1:1", "127.0.0.1:1"),
         ("api", "MODERATION_KAFKA__BOOTSTRAP", "127.0.0.1:1", "127.0.0.1:1"),
@@ -171,11 +172,11 @@ async def look_up(port: int, ids: list[str]) -> dict[str, Verdict]:
     ],
 )
 def test_a_wrong_setting_ends_the_process_with_a_message(
-    service: Service, command: str, setting: str, value: str, says: str
+    service: Service, command: str, setting: str, value: str, message: str
 ) -> None:
     extra = {"MODERATION_KAFKA__CONNECT_TIMEOUT_S": "3", setting: value}
     service = replace(service, extra=extra)
     with service.worker() if command == "worker" else service.api() as role:
         assert role.wait(90) == 2, role.log
-    assert says in role.log
+    assert message in role.log
     assert "Traceback" not in role.log

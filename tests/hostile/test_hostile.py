@@ -171,9 +171,9 @@ async def test_connections_of_an_address_have_a_limit(case: Case) -> None:
         body = frames.message(pb.GetVerdictRequest(post_id=POST).SerializeToString())
         for connection in old:
             await connection.send(await connection.open(attacks.GET), body, end=True)
-        await until(lambda: all(one.told["answered"] for one in old), "answers")
+        await until(lambda: all(connection.told["answered"] for connection in old), "answers")
         async with contexts(server.address, 6) as new:
-            await until(lambda: sum(one.closed.is_set() for one in new) == 4, "four are too many")
+            await until(lambda: sum(connection.closed.is_set() for connection in new) == 4, "four are too many")
             await look()
         assert not any(connection.closed.is_set() for connection in old)
 
@@ -228,7 +228,7 @@ async def contexts(address: str, count: int) -> AsyncIterator[list[Connection]]:
     """So many connections of the attacker's address."""
     opened = [connected(address, None, ATTACKER) for _ in range(count)]
     try:
-        yield [await one.__aenter__() for one in opened]
+        yield [await connection.__aenter__() for connection in opened]
     finally:
-        for one in opened:
-            await one.__aexit__(None, None, None)
+        for connection in opened:
+            await connection.__aexit__(None, None, None)

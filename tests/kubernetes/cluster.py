@@ -46,8 +46,8 @@ class Cluster:
 
     def get(self, kind: str, *arguments: str) -> Manifest:
         """An object, or a list of them, of the namespace."""
-        found: Manifest = json.loads(self.run("get", kind, *arguments, "-n", NAMESPACE, "-o", "json"))
-        return found
+        manifest: Manifest = json.loads(self.run("get", kind, *arguments, "-n", NAMESPACE, "-o", "json"))
+        return manifest
 
 
 def kubectl(tool: Path, *arguments: str, input: str | None = None, timeout_s: float = 120) -> str:
@@ -62,7 +62,7 @@ def kubectl(tool: Path, *arguments: str, input: str | None = None, timeout_s: fl
 
 def rendered(tool: Path, folder: Path) -> list[Manifest]:
     """What `kubectl apply -k` would apply. Raises Refused."""
-    return [one for one in yaml.safe_load_all(kubectl(tool, "kustomize", str(folder))) if one]
+    return [manifest for manifest in yaml.safe_load_all(kubectl(tool, "kustomize", str(folder))) if manifest]
 
 
 def dumped(manifests: Iterable[Mapping[str, Any]]) -> str:
@@ -71,9 +71,9 @@ def dumped(manifests: Iterable[Mapping[str, Any]]) -> str:
 
 def one(manifests: Iterable[Manifest], kind: str, name: str) -> Manifest:
     """The one of that kind and name; of a generated name, the part before its hash."""
-    found = [each for each in manifests if each["kind"] == kind and named(each) == name]
-    assert len(found) == 1, f"{len(found)} of {kind}/{name}"
-    return found[0]
+    matching = [each for each in manifests if each["kind"] == kind and named(each) == name]
+    assert len(matching) == 1, f"{len(matching)} of {kind}/{name}"
+    return matching[0]
 
 
 def named(manifest: Manifest) -> str:

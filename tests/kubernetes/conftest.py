@@ -44,9 +44,9 @@ def place(pytestconfig: pytest.Config) -> Iterator[Place]:
     inside = [name for archive in archives for name in names_in(archive)]
     images: dict[str, str] = {}
     for called, variable in IMAGES.items():
-        found = os.environ.get(variable) or next((name for name in inside if called in name), "")
-        assert found, f"no image {called}. {HELP}"
-        images[called] = found
+        image = os.environ.get(variable) or next((name for name in inside if called in name), "")
+        assert image, f"no image {called}. {HELP}"
+        images[called] = image
     archives = [archive for archive in archives if set(names_in(archive)) & set(images.values())]
     if given := os.environ.get("KUBECONFIG"):
         address = os.environ.get("HOST_ADDRESS", "")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import trustme
 import yaml
 
+from moderation.dev.ports import free_ports
 from tests.kubernetes.cluster import Cluster, Refused
 from tests.kubernetes.processes import Program
 from tests.kubernetes.programs import kubectl, program
@@ -19,7 +19,7 @@ FIRST_SERVICE = "10.96.0.1"  # of the API server itself
 
 
 class Certificates:
-    """Of one cluster: files in a folder, and kubeconfigs for each who has one."""
+    """Certificates of one cluster: files in a folder, and a kubeconfig for each user."""
 
     def __init__(self, folder: Path, server: str) -> None:
         self._folder = folder
@@ -66,7 +66,7 @@ def api_server(
 ) -> Iterator[tuple[Cluster, Certificates]]:
     """A server on that address, ready. `inside`: the command that goes before each, into a network namespace say."""
     programs = {name: program(name, progress) for name in ("etcd", "kube-apiserver")}
-    port, clients, peers = _free_ports(3)
+    port, clients, peers = free_ports(3)
     certificates = Certificates(folder / "certificates", f"https://{address}:{port}")
     names = ("127.0.0.1", FIRST_SERVICE, "kubernetes.default.svc", *([] if address == "127.0.0.1" else [address]))
     certificate, key = certificates.issue("server", *names)
@@ -103,11 +103,3 @@ def api_server(
     with Program(etcd, folder / "etcd.log"), Program(server, folder / "kube-apiserver.log") as running:
         running.until(ready)
         yield cluster, certificates
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in held:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in held]

@@ -65,7 +65,7 @@ def _generate(repository: Path, folder: Path, names: list[str]) -> None:
             for name in ("api", "crd-generator")
         ]
         given, implied = maven.resolver.resolve(roots)
-        jars = [one.artifact.resolve() for one in (*given, *implied) if one.scope in ("compile", "runtime")]
+        jars = [each.artifact.resolve() for each in (*given, *implied) if each.scope in ("compile", "runtime")]
     except Exception as error:  # jgo's network, XML and version errors have no common root
         raise Unavailable(f"Strimzi's types could not be fetched ({type(error).__name__}: {error})") from error
     # Absolute: without a directory part in the path the generator fails.

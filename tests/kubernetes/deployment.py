@@ -53,7 +53,7 @@ class Deployment:
             "KAFKA__GROUP": kafka.group,
             **settings,
         }
-        demo = folder / "with-components"  # a component's settings come before ours
+        demo = folder / "with-components"  # a component's settings come first
         demo.mkdir()
         (demo / "kustomization.yaml").write_text(
             yaml.safe_dump(
@@ -100,8 +100,8 @@ class Deployment:
         return self.cluster.run("-n", NAMESPACE, *arguments, timeout_s=timeout_s)
 
     def pods(self, role: str) -> list[Manifest]:
-        found: list[Manifest] = self.cluster.get("pods", "-l", f"app.kubernetes.io/name={role}")["items"]
-        return found
+        pods: list[Manifest] = self.cluster.get("pods", "-l", f"app.kubernetes.io/name={role}")["items"]
+        return pods
 
     def ready(self, role: str) -> list[str]:
         """Names of pods that are, and are not on their way out."""
@@ -109,19 +109,21 @@ class Deployment:
             pod["metadata"]["name"]
             for pod in self.pods(role)
             if "deletionTimestamp" not in pod["metadata"]
-            and any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", ()))
+            and any(
+                each["type"] == "Ready" and each["status"] == "True" for each in pod["status"].get("conditions", ())
+            )
         ]
 
     def waiting(self, role: str) -> set[str]:
         """Why containers do not run."""
-        states = [one["state"] for pod in self.pods(role) for one in pod["status"].get("containerStatuses", ())]
+        states = [each["state"] for pod in self.pods(role) for each in pod["status"].get("containerStatuses", ())]
         return {state["waiting"]["reason"] for state in states if "waiting" in state}
 
     def restarts(self) -> int:
         statuses = [
-            one for role in ROLES for pod in self.pods(role) for one in pod["status"].get("containerStatuses", ())
+            each for role in ROLES for pod in self.pods(role) for each in pod["status"].get("containerStatuses", ())
         ]
-        return sum(one["restartCount"] for one in statuses)
+        return sum(status["restartCount"] for status in statuses)
 
     def look_up(self, image: str, prefix: str, rate: float) -> None:
         """Starts the pod that asks through the Service, and returns once it does."""
@@ -168,14 +170,14 @@ class Deployment:
         until(lambda: bool(self.lookups().get("calls")), 120, lambda: f"no lookups: {self.kubectl('get', 'pods')}")
 
     def lookups(self) -> dict[str, Any]:
-        """What the pod has told last."""
+        """The last counts that the pod has printed."""
         phase = self.cluster.get("pod", "lookups")["status"]["phase"]
         if phase == "Pending":
             return {}
         lines = self.kubectl("logs", "lookups", "--tail=20").splitlines()
-        told = [line for line in lines if line.startswith("{")]
+        printed = [line for line in lines if line.startswith("{")]
         assert phase == "Running", f"the pod of lookups is {phase}: {lines}"
-        last: dict[str, Any] = json.loads(told[-1]) if told else {}
+        last: dict[str, Any] = json.loads(printed[-1]) if printed else {}
         return last
 
     def report(self) -> str:
@@ -188,6 +190,6 @@ class Deployment:
             parts += [
                 f"{pod['metadata']['name']}:\n" + self.kubectl("logs", pod["metadata"]["name"], "--tail=15")
                 for pod in self.pods(role)
-                if any(one.get("started") for one in pod["status"].get("containerStatuses", ()))
+                if any(each.get("started") for each in pod["status"].get("containerStatuses", ()))
             ]
         return "\n".join(parts)

@@ -22,12 +22,12 @@ import (
 	"syscall"
 )
 
-// It holds a pod's namespaces until it is told to go, and takes the exit codes of orphans.
+// It holds a pod's namespaces until it gets a signal, and takes the exit codes of orphans.
 func main() {
-	told := make(chan os.Signal, 16)
-	signal.Notify(told, syscall.SIGINT, syscall.SIGTERM, syscall.SIGCHLD)
-	for one := range told {
-		if one != syscall.SIGCHLD {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGCHLD)
+	for received := range signals {
+		if received != syscall.SIGCHLD {
 			return
 		}
 		for pid := 1; pid > 0; {

@@ -53,8 +53,10 @@ def keda(node: Node, folder: Path, progress: Callable[[str], object]) -> Iterato
 
     def registered() -> bool:
         with contextlib.suppress(Refused):
-            found = json.loads(node.cluster.run("get", "apiservice", "v1beta1.external.metrics.k8s.io", "-o", "json"))
-            return any(one["type"] == "Available" and one["status"] == "True" for one in found["status"]["conditions"])
+            service = json.loads(node.cluster.run("get", "apiservice", "v1beta1.external.metrics.k8s.io", "-o", "json"))
+            return any(
+                each["type"] == "Available" and each["status"] == "True" for each in service["status"]["conditions"]
+            )
         return False
 
     def healthy() -> bool:

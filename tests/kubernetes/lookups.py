@@ -1,4 +1,4 @@
-"""Runs in a pod, from the API's own image: looks posts up through the Service, over connections that are made anew.
+"""Runs in a pod, from the API's own image: looks posts up through the Service, over new connections.
 
     python lookups.py ADDRESS PREFIX RATE
 
@@ -19,7 +19,7 @@ from moderation.client import CallError, Client
 from moderation.v1.moderation_service_pb2 import LookupState
 
 OF_A_CONNECTION = 40
-OLD_S = 10.0  # replicas hear of a verdict within milliseconds of one another, not at the same time
+OLD_S = 10.0  # replicas receive a verdict within milliseconds of each other, not at the same time
 
 
 async def main(address: str, prefix: str, rate: float) -> None:
@@ -28,14 +28,14 @@ async def main(address: str, prefix: str, rate: float) -> None:
         asyncio.get_running_loop().add_signal_handler(each, stop.set)
     counts = dict.fromkeys(("calls", "failed", "found", "lost"), 0)
     codes: collections.Counter[str] = collections.Counter()
-    found: list[float] = []  # when each post was, by number
-    told = time.monotonic()
+    seen: list[float] = []  # when each post was first found, by number
+    printed = time.monotonic()
     while not stop.is_set():
         async with Client(address) as client:
             for call in range(OF_A_CONNECTION):
                 # In turn one that is to come, and one of old.
-                old = [number for number in range(call % 7, len(found), 7) if time.monotonic() - found[number] > OLD_S]
-                number = old[(call * 31) % len(old)] if old and call % 2 else len(found)
+                old = [number for number in range(call % 7, len(seen), 7) if time.monotonic() - seen[number] > OLD_S]
+                number = old[(call * 31) % len(old)] if old and call % 2 else len(seen)
                 counts["calls"] += 1
                 try:
                     result = await client.get(f"{prefix}-{number}")
@@ -44,13 +44,13 @@ async def main(address: str, prefix: str, rate: float) -> None:
                     codes[error.code.name] += 1
                 else:
                     if result.state == LookupState.LOOKUP_STATE_FOUND:
-                        if number == len(found):
-                            found.append(time.monotonic())
+                        if number == len(seen):
+                            seen.append(time.monotonic())
                             counts["found"] += 1
-                    elif number < len(found):
+                    elif number < len(seen):
                         counts["lost"] += 1
-                if time.monotonic() - told > 1:
-                    told = time.monotonic()
+                if time.monotonic() - printed > 1:
+                    printed = time.monotonic()
                     print(json.dumps(counts | {"codes": codes}), flush=True)
                 await asyncio.sleep(1 / rate)
                 if stop.is_set():

@@ -98,7 +98,7 @@ def own_node(progress: Callable[[str], object]) -> Iterator[Node]:
                 return bool(cluster.run("wait", "--for=condition=Ready", f"node/{NODE}", "--timeout=1s"))
             return False
 
-        until(ready, 120, lambda: f"the node is not ready; {folder / 'kubelet.log'} tells")
+        until(ready, 120, lambda: f"the node is not ready: see {folder / 'kubelet.log'}")
         yield node
 
 
@@ -210,7 +210,7 @@ def _programs(
         "proxy": {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "iptables",
             "clusterCIDR": PODS, "clientConnection": {"kubeconfig": str(proxy)},
-            # Limits of the whole machine, which are not ours to set.
+            # Limits of the whole machine, which tests must not set.
             "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         },
     }  # fmt: skip
@@ -244,14 +244,14 @@ def _programs(
 def _sweep() -> None:
     """What containerd leaves behind when it goes, or a run that was killed: shims and containers outlive it.
 
-    All that is ours lies under STATE, or names it, or SOCKET.
+    Everything of this node is below STATE, or names STATE or SOCKET.
     """
     networks: set[str] = set()
     for task in (STATE / "io.containerd.runtime.v2.task" / "k8s.io").glob("*"):
         _run("runc", "--root", str(RUNC), "delete", "--force", task.name, check=False)
         with contextlib.suppress(FileNotFoundError):
             spaces = json.loads((task / "config.json").read_text())["linux"]["namespaces"]
-            networks |= {Path(one["path"]).name for one in spaces if one["type"] == "network" and "path" in one}
+            networks |= {Path(space["path"]).name for space in spaces if space["type"] == "network" and "path" in space}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             if str(SOCKET).encode() in (process / "cmdline").read_bytes().split(b"\0"):

@@ -60,7 +60,7 @@ def program(name: str, progress: Callable[[str], object]) -> Path:
             progress(f"building {name} {KUBERNETES} from its Go modules, once, into {built}")
             built.parent.mkdir(exist_ok=True)
             half = built.with_suffix(".part")
-            # At the lowest priority: whoever else works on this machine goes first.
+            # At the lowest priority: other work on this machine goes first.
             nice = [tool] if (tool := shutil.which("nice")) else []
             run_go(*_build(half, PROGRAMS[name]), cwd=source, before=nice)
             half.rename(built)
@@ -141,9 +141,9 @@ def _source(folder: Path) -> Path:
     if not (source / "go.mod").exists():
         source.mkdir(exist_ok=True)
         answer = json.loads(run_go("mod", "download", "-json", f"k8s.io/kubernetes@{KUBERNETES}", cwd=folder))
-        theirs = Path(answer["GoMod"]).read_text()
-        version = re.search(r"^go (\S+)$", theirs, re.MULTILINE)
-        parts = sorted(set(re.findall(r"^\s*(k8s\.io/[a-z0-9-]+) => \./staging/", theirs, re.MULTILINE)))
+        go_mod = Path(answer["GoMod"]).read_text()
+        version = re.search(r"^go (\S+)$", go_mod, re.MULTILINE)
+        parts = sorted(set(re.findall(r"^\s*(k8s\.io/[a-z0-9-]+) => \./staging/", go_mod, re.MULTILINE)))
         if not version or not parts:
             raise Unavailable(f"the go.mod of k8s.io/kubernetes {KUBERNETES} is not as it was: programs.py must follow")
         replaced = "".join(f"replace {part} => {part} {STAGING}\n" for part in parts)

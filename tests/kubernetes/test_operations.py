@@ -101,14 +101,14 @@ async def test_each_post_ends_as_one_verdict_and_no_lookup_fails(place: Place, b
                 await to_thread(deployment.look_up, image, traffic.prefix, LOOKUPS_A_SECOND)
                 await operate(session, place)
             await traffic.settled()
-            found = await session.end()
+            counts = await session.end()
     except BaseException:
         print(deployment.report())
         raise
     finally:
         Console(width=160).print(session.table)
         await to_thread(place.cluster.run, "delete", "namespace", "moderation", "--timeout=120s", timeout_s=150)
-    assert found == dict.fromkeys(("missing", "repeated", "unasked", "dead", "failed", "lost"), 0)
+    assert counts == dict.fromkeys(("missing", "repeated", "unasked", "dead", "failed", "lost"), 0)
 
 
 async def operate(session: Session, place: Place) -> None:
@@ -144,10 +144,10 @@ async def change_policy(deployment: Deployment, traffic: Traffic) -> str:
     policy = deployment.policies / "alcohol.yaml"
     policy.write_text(policy.read_text().replace("review: 0.50", "review: 0.40"))
     new = PolicySet.load(deployment.policies).digest
-    assert {one.policy_set.digest for one in await traffic.more(FLOW)} == {old} != {new}
+    assert {verdict.policy_set.digest for verdict in await traffic.more(FLOW)} == {old} != {new}
     await to_thread(deployment.apply)
     await to_thread(deployment.rolled_out)
-    assert {one.policy_set.digest for one in await traffic.more(FLOW)} == {new}
+    assert {verdict.policy_set.digest for verdict in await traffic.more(FLOW)} == {new}
     return f"digest {old[:8]} before, {new[:8]} in every verdict after the roll"
 
 
@@ -168,14 +168,14 @@ async def kill_worker(deployment: Deployment, place: Place) -> str:
 async def drain(deployment: Deployment) -> str:
     (pod, *_) = await to_thread(deployment.pods, "api")
     node = pod["spec"]["nodeName"]
-    ours = ("--pod-selector=app.kubernetes.io/part-of=moderation", "--delete-emptydir-data", "--ignore-daemonsets")
+    options = ("--pod-selector=app.kubernetes.io/part-of=moderation", "--delete-emptydir-data", "--ignore-daemonsets")
     try:
-        await to_thread(deployment.kubectl, "drain", node, *ours, "--timeout=20s")
+        await to_thread(deployment.kubectl, "drain", node, *options, "--timeout=20s")
         seen = "the pods had somewhere to go"
     except Refused as held:
         assert "violate the pod's disruption budget" in str(held)
         left = {role: len(await to_thread(deployment.ready, role)) for role in ROLES}
-        assert all(left.values()), f"some role has nobody left: {left}"
+        assert all(left.values()), f"some role has no pod left: {left}"
         seen = "held by the budgets; left: " + ", ".join(f"{count} {role}" for role, count in left.items())
     finally:
         await to_thread(deployment.kubectl, "uncordon", node)
@@ -188,7 +188,7 @@ async def roll_back(deployment: Deployment, traffic: Traffic, role: str) -> str:
     await to_thread(until, lambda: bool(deployment.waiting(role) & NO_IMAGE), 120, lambda: "the image was found")
     await traffic.more(FLOW)
     left = await to_thread(deployment.ready, role)
-    assert left, "nobody is left that works"
+    assert left, "no working pod is left"
     await to_thread(deployment.kubectl, "rollout", "undo", f"deployment/{role}")
     await to_thread(deployment.rolled_out, role)
     return f"{len(left)} of 2 went on meanwhile"

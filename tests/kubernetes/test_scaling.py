@@ -39,8 +39,8 @@ SOONER = f"""\
 def scaler(place: Place, pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[None]:
     """KEDA's own; a cluster that KUBECONFIG names has it installed, or it has not."""
     if place.node is None:
-        found = json.loads(place.cluster.run("get", "apiservices", "-o", "json"))["items"]
-        if not any(one["metadata"]["name"] == "v1beta1.external.metrics.k8s.io" for one in found):
+        services = json.loads(place.cluster.run("get", "apiservices", "-o", "json"))["items"]
+        if not any(service["metadata"]["name"] == "v1beta1.external.metrics.k8s.io" for service in services):
             pytest.skip("this cluster has no KEDA")
         yield
         return
@@ -67,7 +67,7 @@ async def test_workers_follow_the_lag(place: Place, broker: str, scaler: None, t
         place.images,
         kafka,
         components=["keda"],
-        # The model's double: a step takes half a second wherever it runs, so lag lasts as it does with a real one.
+        # The fake model: a batch takes half a second on any machine, so lag builds up as with a real model.
         settings={"MODEL": "fake?step_ms=500", "WORKER__BATCH_TOKENS": "300", "WORKER__MAX_IN_FLIGHT": "32"},
         patches=[{"target": {"kind": "ScaledObject"}, "patch": SOONER}],
     )

@@ -82,7 +82,7 @@ class Traffic:
         await self.until(lambda: len(set(self.posts) - before) >= count, f"{count} more posts")
         awaited = set([place for place in self.posts if place not in before][:count])
         await self.until(lambda: awaited <= self.answered, f"verdicts on {count} more posts")
-        return [one for one in self.verdicts if (one.source.partition, one.source.offset) in awaited]
+        return [verdict for verdict in self.verdicts if (verdict.source.partition, verdict.source.offset) in awaited]
 
     async def settled(self) -> None:
         """Each post has its verdict."""
@@ -90,9 +90,9 @@ class Traffic:
 
     async def read_anew(self) -> tuple[set[Place], Counter[Place], int]:
         """(posts, how often each is answered, dead letters), by a reader that begins at the start of the topics."""
-        posts = {(one.partition, one.offset) for one in await self._all(self.settings.posts_topic)}
-        answers = [self._verdict(one) for one in await self._all(self.settings.verdicts_topic)]
-        places = Counter((one.source.partition, one.source.offset) for one in answers)
+        posts = {(record.partition, record.offset) for record in await self._all(self.settings.posts_topic)}
+        verdicts = [self._verdict(record) for record in await self._all(self.settings.verdicts_topic)]
+        places = Counter((verdict.source.partition, verdict.source.offset) for verdict in verdicts)
         return posts, places, len(await self._all(self.settings.dead_letters))
 
     async def _produce(self, enough: asyncio.Event) -> None:
@@ -103,8 +103,12 @@ class Traffic:
                 sample = SAMPLES[number % len(SAMPLES)]
                 id = f"{self.prefix}-{number}"
                 pictures = [base64.b64encode((FOLDER / name).read_bytes()).decode() for name in sample.pictures]
-                # Another text each time: what was said before is answered from memory, and the model has no work.
-                post = {"id": id, "text": f"{sample.text} {number}", "images": [{"data": one} for one in pictures]}
+                # A new text each time: a repeated post is answered from the verdict cache, without the model.
+                post = {
+                    "id": id,
+                    "text": f"{sample.text} {number}",
+                    "images": [{"data": picture} for picture in pictures],
+                }
                 sent = await producer.send_and_wait(self.settings.posts_topic, json.dumps(post).encode(), id.encode())
                 self.posts[sent.partition, sent.offset] = id
                 number += 1
@@ -123,7 +127,7 @@ class Traffic:
             partitions = await self._partitions(consumer, topic)
             consumer.assign(partitions)
             ends = await consumer.end_offsets(partitions)
-            while any([await consumer.position(one) < ends[one] for one in partitions]):
+            while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
                 for batch in (await consumer.getmany(timeout_ms=500)).values():
                     records += batch
         return records

@@ -1,4 +1,4 @@
-"""The real commands as processes, and the topics as anyone may read them."""
+"""The real commands as processes, and what they leave on their topics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Headers = Sequence[tuple[str, bytes]]
 
 
 class Role:
-    """`moderation <command>` as a process. Its log is read as it is written; nothing waits by sleeping."""
+    """`moderation <command>` as a process. Its log is read while it is written, so tests wait for events."""
 
     def __init__(self, *command: str, environment: Mapping[str, str], module: str = "moderation") -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")}
@@ -34,18 +34,18 @@ class Role:
             text=True,
         )
         self.lines: list[str] = []
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stderr
         for line in self.process.stderr:
-            with self._news:
+            with self._changed:
                 self.lines.append(line)
-                self._news.notify_all()
-        with self._news:
-            self._news.notify_all()
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
 
     @property
     def log(self) -> str:
@@ -56,19 +56,19 @@ class Role:
         return [json.loads(line) for line in list(self.lines) if line.startswith("{")]
 
     def wait_for(self, event: str, timeout: float = 120) -> dict[str, Any]:
-        """The event's fields, once it is logged."""
+        """Waits until the event is logged. Returns its fields."""
 
-        def logged() -> dict[str, Any] | None:
-            return next((one for one in self.events if one["event"] == event), None)
+        def event_logged() -> dict[str, Any] | None:
+            return next((fields for fields in self.events if fields["event"] == event), None)
 
-        with self._news:
-            self._news.wait_for(lambda: logged() or not self._reader.is_alive(), timeout)
-        if found := logged():
-            return found
+        with self._changed:
+            self._changed.wait_for(lambda: event_logged() or not self._reader.is_alive(), timeout)
+        if fields := event_logged():
+            return fields
         raise AssertionError(f"no {event} in {timeout} s; exit code {self.process.poll()}; the log:\n{self.log}")
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 60) -> int:
-        """The exit code after the signal."""
+        """Sends the signal, waits for the end, and returns the exit code."""
         self.process.send_signal(number)
         return self.wait(timeout)
 
@@ -94,7 +94,7 @@ class Role:
 
 @dataclass(frozen=True)
 class Service:
-    """Topics of one test, and the settings of the roles on them."""
+    """The topics of one test, and the settings of the roles that use them."""
 
     kafka: str
     posts: str
@@ -132,7 +132,7 @@ class Service:
 
 
 async def produce(kafka: str, topic: str, records: Sequence[tuple[bytes, bytes | None, Headers]]) -> None:
-    """(key, value, headers) each."""
+    """Sends records of (key, value, headers)."""
     async with AIOKafkaProducer(bootstrap_servers=kafka, acks="all") as producer:
         sent = [await producer.send(topic, value, key=key, headers=list(headers)) for key, value, headers in records]
         await asyncio.gather(*sent)
@@ -141,7 +141,7 @@ async def produce(kafka: str, topic: str, records: Sequence[tuple[bytes, bytes |
 async def committed_records(
     kafka: str, topic: str, count: int = 0, timeout: float = 240
 ) -> list[ConsumerRecord[Any, Any]]:
-    """All committed records of the topic: at least `count`, and then whatever else is there by then."""
+    """All committed records of the topic. Waits until there are at least `count`."""
     consumer: AIOKafkaConsumer[Any, Any] = AIOKafkaConsumer(
         bootstrap_servers=kafka,
         isolation_level="read_committed",
@@ -160,7 +160,7 @@ async def committed_records(
             for batch in (await consumer.getmany(timeout_ms=500)).values():
                 records += batch
         ends = await consumer.end_offsets(partitions)
-        while any([await consumer.position(one) < ends[one] for one in partitions]):
+        while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
             for batch in (await consumer.getmany(timeout_ms=500)).values():
                 records += batch
     return records

@@ -1,9 +1,8 @@
-"""An API in this process, what calls it, and what it is told by the topics."""
+"""An API in this process, its callers, and what the topics bring it."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from grpc_status import rpc_status
 
 from moderation import wire
 from moderation.api import cursors, role
+from moderation.dev.ports import free_ports
 from moderation.settings import ApiSettings, AuthSettings, KafkaSettings, MediaSettings, Settings
 from moderation.types import Source, Verdict
 from moderation.v1 import moderation_service_pb2 as pb
@@ -31,9 +31,7 @@ SERVICE = "moderation.v1.ModerationService"
 
 
 def a_free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    return f"127.0.0.1:{free_ports(1)[0]}"
 
 
 class Api:
@@ -74,18 +72,18 @@ class Api:
                         pass
                 else:
                     await until_serving(channel)
-            yield channel  # and health goes on being watched: that must not hold the drain up
+            yield channel  # health is still watched here: that must not hold the drain up
             self.stop.set()
 
     async def put(self, *verdicts: Any) -> None:
         """Verdicts, or ids of posts whose verdicts are erased."""
         async with AIOKafkaProducer(bootstrap_servers=self.settings.kafka.bootstrap) as producer:
-            for one in verdicts:
-                post_id, value = one, None
+            for verdict in verdicts:
+                post_id, value = verdict, None
                 headers: list[tuple[str, bytes]] = []
-                if isinstance(one, Verdict):
-                    value, headers = wire.verdict_record(one, "json")
-                    post_id = one.post_id
+                if isinstance(verdict, Verdict):
+                    value, headers = wire.verdict_record(verdict, "json")
+                    post_id = verdict.post_id
                 await producer.send_and_wait(
                     self.settings.kafka.verdicts_topic, value, key=post_id.encode(), headers=headers
                 )
@@ -126,11 +124,11 @@ def watch_health(channel: grpc.aio.Channel) -> Any:
 
 
 async def until_serving(channel: grpc.aio.Channel) -> None:
-    """As a probe without credentials hears it."""
+    """Returns once the API serves, as a probe without credentials sees it."""
     stub: Any = health_pb2_grpc.HealthStub(channel)
     request = health_pb2.HealthCheckRequest(service=SERVICE)
-    while (await stub.Check(request, wait_for_ready=True)).status != SERVING:  # noqa: ASYNC110  the API says it no other way
-        await asyncio.sleep(0.02)  # one that asks without a pause is hung up on
+    while (await stub.Check(request, wait_for_ready=True)).status != SERVING:  # noqa: ASYNC110  the API has no other sign
+        await asyncio.sleep(0.02)  # a caller that asks without a pause is disconnected
 
 
 def service(channel: grpc.aio.Channel) -> Any:
@@ -149,17 +147,39 @@ async def refused(
     details.append(caught.value.details() or "")
     if reason:
         status: Any = rpc_status.from_call(caught.value)  # type: ignore[arg-type]  # has all that a Call has
-        told = {detail.type_url.rpartition(".")[2]: detail for detail in status.details}
+        details_by_type = {detail.type_url.rpartition(".")[2]: detail for detail in status.details}
         info = error_details_pb2.ErrorInfo()
-        assert told["ErrorInfo"].Unpack(info)
+        assert details_by_type["ErrorInfo"].Unpack(info)
         assert (info.domain, info.reason) == ("moderation.v1", reason)
         assert f"ERROR_REASON_{info.reason}" in pb.ErrorReason.keys()  # noqa: SIM118  an enum's wrapper
-        assert ("RetryInfo" in told) == retry
-        assert ("BadRequest" in told) == bool(field)
+        assert ("RetryInfo" in details_by_type) == retry
+        assert ("BadRequest" in details_by_type) == bool(field)
         if field:
             request = error_details_pb2.BadRequest()
-            assert told["BadRequest"].Unpack(request)
-            assert [one.field for one in request.field_violations] == [field]
+            assert details_by_type["BadRequest"].Unpack(request)
+            assert [violation.field for violation in request.field_violations] == [field]
+
+
+@asynccontextmanager
+async def watching(channel: grpc.aio.Channel, **request: Any) -> AsyncIterator[Any]:
+    """A watch whose first message has come. `watch.first` is that message."""
+    stream = service(channel).WatchVerdicts(pb.WatchVerdictsRequest(**request))
+    stream.first = await asyncio.wait_for(stream.read(), 30)
+    try:
+        yield stream
+    finally:
+        stream.cancel()
+
+
+async def changes(stream: Any, count: int) -> list[tuple[str, str]]:
+    """The next changes of a watch: post id, and the first character of the verdict's content digest, or "erased"."""
+    read: list[tuple[str, str]] = []
+    while len(read) < count:
+        message = await asyncio.wait_for(stream.read(), 30)
+        for change in message.changes:
+            digest = change.verdict.content_digest[:1]
+            read.append((change.post_id, "erased" if change.HasField("erasure") else digest))
+    return read
 
 
 def source_of(record: ConsumerRecord) -> Source:

@@ -1,4 +1,4 @@
-"""Lookups that go out together end apart; a token stays on the machine, or goes over TLS. Over a real socket."""
+"""Lookups that are sent together end separately. A bearer token stays on the machine or needs TLS."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Lookups(pb_grpc.ModerationServiceServicer):
 
 @asynccontextmanager
 async def served() -> AsyncIterator[tuple[Lookups, str]]:
-    """It, and its address."""
+    """The servicer while it is served, and its address."""
     server, lookups = grpc.aio.server(), Lookups()
     pb_grpc.add_ModerationServiceServicer_to_server(lookups, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
@@ -49,26 +49,26 @@ async def served() -> AsyncIterator[tuple[Lookups, str]]:
         await server.stop(0)
 
 
-async def test_an_id_that_is_none_fails_alone() -> None:
+async def test_an_invalid_id_fails_alone() -> None:
     async with served() as (lookups, address), Client(address) as client:
         bad = ["", "a\n", "x" * 513, "\ud800"]
         first, *refused, last = await asyncio.gather(*map(client.get, ["a", *bad, "b"]), return_exceptions=True)
-        assert [one.post_id for one in (first, last) if isinstance(one, pb.LookupResult)] == ["a", "b"]
-        assert [(one.code, one.reason) for one in refused if isinstance(one, CallError)] == [
+        assert [result.post_id for result in (first, last) if isinstance(result, pb.LookupResult)] == ["a", "b"]
+        assert [(error.code, error.reason) for error in refused if isinstance(error, CallError)] == [
             (INVALID, "INVALID_FIELD")
         ] * len(bad)
         assert lookups.asked == [["a", "b"]]
 
 
 @pytest.mark.parametrize("broken", [{"token": lambda: open("/none").read()}, {"tenant": "\ud800"}])  # noqa: SIM115
-async def test_whatever_breaks_a_batch_is_told_to_all_who_asked(broken: Any) -> None:
+async def test_every_caller_of_a_batch_gets_the_error_that_breaks_it(broken: Any) -> None:
     async with served() as (lookups, address), Client(address, **broken) as client, asyncio.timeout(30):
-        found = await asyncio.gather(client.get("a"), client.get("b"), return_exceptions=True)
-        assert {type(error) for error in found} <= {FileNotFoundError, UnicodeEncodeError, ValueError}
+        errors = await asyncio.gather(client.get("a"), client.get("b"), return_exceptions=True)
+        assert {type(error) for error in errors} <= {FileNotFoundError, UnicodeEncodeError, ValueError}
         assert lookups.asked == []
 
 
-async def test_nobody_waits_for_a_client_that_is_closed() -> None:
+async def test_a_closed_client_ends_every_lookup() -> None:
     async with served() as (lookups, address), asyncio.timeout(30):
         lookups.open.clear()
         async with Client(address) as client:
@@ -83,7 +83,7 @@ async def test_nobody_waits_for_a_client_that_is_closed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "here"),
+    ("address", "local"),
     [
         ("127.0.0.1:50051", True),
         ("127.8.0.1:50051", True),
@@ -99,9 +99,9 @@ async def test_nobody_waits_for_a_client_that_is_closed() -> None:
         ("dns:///127.0.0.1:50051", False),
     ],
 )
-async def test_a_token_in_the_clear_stays_on_the_machine(address: str, here: bool) -> None:
-    if here:
+async def test_a_bearer_token_without_tls_stays_on_the_machine(address: str, local: bool) -> None:
+    if local:
         async with Client(address, token=lambda: "t"):
             return
-    with pytest.raises(ConfigError, match="over TLS only"):
+    with pytest.raises(ConfigError, match="needs TLS"):
         Client(address, token=lambda: "t")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.unit.test_imports import MODULES
 from tests.unit.test_prose import REPO, pages, prose_lines
@@ -16,6 +18,7 @@ from tests.unit.test_prose import REPO, pages, prose_lines
 PAGES = [str(page.relative_to(REPO)) for page in pages()]
 # Roots of paths that prose names in backticks.
 ROOTS = r"(?:moderation|tests|deploy|protos|policies|\.github)"
+LONGEST = 400
 PATH = re.compile(rf"{ROOTS}/[\w./-]*\w")
 
 
@@ -28,11 +31,11 @@ def links(page: Path) -> Iterator[tuple[int, str]]:
 
 
 def paths(page: Path) -> Iterator[tuple[int, str]]:
-    """Paths in backticks, without those that hold a placeholder. CHANGELOG names files that are gone."""
+    """Paths in backticks, also those in commands. CHANGELOG names files that are gone."""
     for number, line in prose_lines(page):
-        for words in re.findall(r"`([^`]+)`", line):
-            if PATH.fullmatch(words.rstrip("/")) or (page.parent.name == "moderation" and words.endswith(".py")):
-                yield number, words
+        for word in " ".join(re.findall(r"`([^`]+)`", line)).split():
+            if PATH.fullmatch(word.rstrip("/")) or (page.parent.name == "moderation" and word.endswith((".py", "/"))):
+                yield number, word
 
 
 def anchors(page: Path) -> set[str]:
@@ -64,6 +67,16 @@ def test_pages_are_there() -> None:
     assert len(PAGES) >= 10
     assert sum(len(list(links(REPO / name))) for name in PAGES) > 20
     assert sum(len(list(paths(REPO / name))) for name in PAGES) > 50
+
+
+def test_hand_written_files_stay_short() -> None:
+    """Python and protos, tests included. Generated code is excepted."""
+    folders = ("moderation", "tests", "protos", "deploy")
+    files = [path for folder in folders for path in (REPO / folder).rglob("*") if path.suffix in (".py", ".proto")]
+    assert len(files) > 300
+    written = [path for path in files if not path.match("moderation/v1/*.py")]
+    lengths = {path: path.read_text("utf-8").count("\n") for path in written}
+    assert {str(path.relative_to(REPO)): lines for path, lines in lengths.items() if lines > LONGEST} == {}
 
 
 def lines_of_modules() -> dict[str, list[str]]:
@@ -108,3 +121,25 @@ def test_a_line_of_the_table_is_needed_and_true(pattern: str) -> None:
     for place in places:
         assert (REPO / place).exists(), f"tests/README.md: no file {place}"
     assert any(fnmatch(module, pattern) and not has_test_file(module) for module in MODULES), f"{pattern}: not needed"
+
+
+def targets() -> dict[str, str]:
+    """Targets of the Makefile that a person calls, and their help."""
+    text = (REPO / "Makefile").read_text("utf-8")
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", text, re.MULTILINE)
+    helps = dict(re.findall(r"^([a-z-]+):.*?## (.+)$", text, re.MULTILINE))
+    return {target: helps.get(target, "") for target in phony.split()}
+
+
+def test_make_lists_every_target_with_its_help() -> None:
+    listed = subprocess.run(["make", "help"], cwd=REPO, capture_output=True, text=True, check=True).stdout
+    assert dict(re.findall(r"^([a-z-]+) +(.+)$", listed, re.MULTILINE)) == targets()
+    assert subprocess.run(["make"], cwd=REPO, capture_output=True, text=True, check=True).stdout == listed
+
+
+def test_hooks_before_a_commit_run_what_lint_runs() -> None:
+    rules = (REPO / "Makefile").read_text("utf-8").partition("\nlint:")[2].partition("\n\n")[0]
+    lint = re.findall(r"^\t\$\(BIN\)/(.+)$", rules, re.MULTILINE)
+    config = yaml.safe_load((REPO / ".pre-commit-config.yaml").read_text("utf-8"))
+    hooks = [hook["entry"].removeprefix(".venv/bin/") for repo in config["repos"] for hook in repo["hooks"]]
+    assert [hook.replace(" --force-exclude", "") for hook in hooks] == [line.replace(" .", "") for line in lint]

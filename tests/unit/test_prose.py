@@ -1,6 +1,6 @@
 """Prose that users and first readers meet: plain words, and lines of at most 120 columns in Markdown.
 
-It reads Markdown, proto comments, docstrings, the texts of raised errors, metric and command help, and settings.
+It reads Markdown, proto comments, docstrings, raised errors, help of metrics, events, settings and commands, manifests.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pytest
 import typer
 
 from moderation.cli.app import app
+from moderation.observability.events import EVENTS
 from moderation.settings import fields
 
 REPO = Path(__file__).parents[2]
@@ -157,6 +158,21 @@ def metric_help() -> Iterator[Passage]:
                         yield Passage(file, part.value, part.lineno)
 
 
+def events() -> Iterator[Passage]:
+    """The meaning of each log event."""
+    for event, meaning in EVENTS.items():
+        yield Passage(event, meaning)
+
+
+def operators_files() -> Iterator[Passage]:
+    """Comments of manifests and of the image, and the texts of alerts."""
+    files = [*(REPO / "deploy").rglob("*.yaml"), REPO / "deploy/image/Dockerfile", REPO / "Makefile"]
+    for path in sorted(files):
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            if text := re.search(r"(?:^|\s)##? (.+)|(?:summary|description): (.+)", line):
+                yield Passage(str(path.relative_to(REPO)), text[1] or text[2], number)
+
+
 def settings() -> Iterator[Passage]:
     for variable, _, field in fields():
         yield Passage(variable, field.description or "")
@@ -177,7 +193,17 @@ def commands() -> Iterator[Passage]:
 
 SOURCES = {
     source.__name__: source
-    for source in (markdown, proto_comments, docstrings, error_texts, metric_help, settings, commands)
+    for source in (
+        markdown,
+        proto_comments,
+        docstrings,
+        error_texts,
+        metric_help,
+        events,
+        operators_files,
+        settings,
+        commands,
+    )
 }
 
 

@@ -1,7 +1,7 @@
-"""How a call gets in: its caller first, then a place among the calls of its kind, then its body.
+"""How a call is admitted: its caller first, then a place among the calls of its kind, then its body.
 
-All but the body is decided on the headers, before a byte of a message is read. A caller who is not known holds nothing
-and waits for nothing. Callers who are known share the places, and the memory that bodies are read into (bodies.py).
+All but the body is decided by the headers, before a byte of a message is read. An unauthenticated caller holds nothing
+and waits for nothing. Authenticated callers share the places, and the memory that bodies are read into (bodies.py).
 """
 
 from __future__ import annotations
@@ -11,73 +11,70 @@ from typing import Any
 
 import grpc
 
-from moderation.api.auth import Authenticator, Caller, Context
+from moderation.api.auth import Authenticator, Permit
+from moderation.api.grpc import requests
 from moderation.api.grpc.bodies import LOOKUP_S, Bodies
-from moderation.api.grpc.connections import Connections, address_of
-from moderation.api.grpc.status import RefusedError, exhausted, unavailable
+from moderation.api.grpc.connections import Connections
+from moderation.api.grpc.status import Context
+from moderation.api.refusals import RefusalKind, RefusedError, exhausted, unavailable
 from moderation.settings import ApiSettings
 
-OVERLOAD_S = 0.5  # after which a call that found no place may be tried again
+OVERLOAD_S = 0.5  # after which a call that got no place may be tried again
 LOOKUP_READS = 32  # requests of lookups that are read at a time
-MOST_HELD_OFF = 1_000  # calls that are refused late at a time; more are refused at once
-# What only callers are told who are known: their connections are no strangers'.
-KNOWN = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.RESOURCE_EXHAUSTED)
-SHARE = 9  # a caller may have so many times the places that are left free: alone at most nine tenths
+MAX_HELD_OFF = 1_000  # calls that are refused late at a time; further ones are refused at once
+AUTHENTICATED = (RefusalKind.FORBIDDEN, RefusalKind.EXHAUSTED)  # refusals that only an authenticated caller gets
+SHARE = 9  # a caller may hold so many times the places that are left free: alone at most nine tenths
 
 
 class Admission:
-    """Lets calls in, and counts those under way by their kind: lookup, wait or watch."""
+    """Admits calls, and counts those under way by their kind: lookup, wait or watch."""
 
     def __init__(
         self, settings: ApiSettings, authenticator: Authenticator, connections: Connections, largest: int
     ) -> None:
         """`largest`: bytes of the largest message that the server takes."""
-        self.authenticator = authenticator
         self.largest = largest
-        self.closed: set[str] = set()  # kinds that are taken no more
-        self.late = 0  # calls of those that came all the same
+        self.closed: set[str] = set()  # kinds that are not admitted any more
+        self.late = 0  # calls of closed kinds that came all the same
+        self._authenticator = authenticator
         self._connections = connections
-        self._held_off = 0  # calls that are refused late
-        self._most = {
+        self._held_off = 0  # calls that are being refused late
+        self._places = {
             "lookup": settings.max_concurrent_calls,
             "wait": settings.max_waits,
             "watch": settings.max_watches,
         }
-        self._free = dict(self._most)
-        self._held: dict[str, dict[str, int]] = {kind: {} for kind in self._most}  # places, by caller
+        self._free = dict(self._places)
+        self._held: dict[str, dict[str, int]] = {kind: {} for kind in self._places}  # places, by owner
         half = settings.max_body_bytes // 2
         self.posts = Bodies(half, largest, settings.body_timeout_s)
-        # Lookups are small and here at once: many are read at a time, and only the slow ones count in full.
-        slow, most_s = max(1, half // largest), min(LOOKUP_S, settings.body_timeout_s)
-        self.lookups = Bodies(LOOKUP_READS * largest, largest, most_s, slow)
+        # Lookups are small and arrive at once: many are read at a time, and only the slow ones count in full.
+        slow, longest_s = max(1, half // largest), min(LOOKUP_S, settings.body_timeout_s)
+        self.lookups = Bodies(LOOKUP_READS * largest, largest, longest_s, slow)
 
-    def caller(self, context: Context, method: str) -> tuple[Caller, str]:
-        """Who calls, and under which name its share is counted: its own, or its address. Raises RefusedError."""
+    def admit(self, context: Context, method: str) -> Permit:
+        """Admits a call by its headers. Raises RefusedError, or CancelledError when its connection was closed."""
         peer = context.peer()
         try:
-            caller = self.authenticator.admit(context, method)
+            permit = self._authenticator.admit(requests.credentials(self._authenticator, context, peer), method)
         except RefusedError as error:
-            if error.code is grpc.StatusCode.UNAUTHENTICATED:
+            if error.kind is RefusalKind.UNAUTHENTICATED:
                 if self._connections.refused(peer):
-                    raise asyncio.CancelledError from None  # nobody is there to be told any more
-            elif error.code in KNOWN:
+                    raise asyncio.CancelledError from None  # the connection is closed: no one reads a status
+            elif error.kind in AUTHENTICATED:
                 self._connections.admitted(peer)
             raise
         self._connections.admitted(peer)
-        return caller, caller.name or address_of(peer)
-
-    def owner(self, caller: Caller, context: Context) -> str:
-        """The name under which a caller's share is counted."""
-        return caller.name or address_of(context.peer())
+        return permit
 
     def take(self, kind: str, owner: str) -> None:
-        """Takes a place among the calls of this kind; `check` says whether the call may have it."""
+        """Takes a place among the calls of this kind. `check` decides whether the call may keep it."""
         self._free[kind] -= 1
         held = self._held[kind]
         held[owner] = held.get(owner, 0) + 1
 
     def give_back(self, kind: str, owner: str) -> None:
-        """The call has ended."""
+        """Gives a place back when its call has ended."""
         self._free[kind] += 1
         held = self._held[kind]
         if left := held[owner] - 1:
@@ -86,13 +83,13 @@ class Admission:
             del held[owner]
 
     def crowded(self, kind: str, owner: str) -> bool:
-        """Whether a caller has its share of the places of this kind already, and others need the rest."""
+        """Whether an owner holds its share of the places of this kind already, and others need the rest."""
         free = self._free[kind]
         return free > 0 and kind not in self.closed and self._held[kind].get(owner, 0) >= SHARE * free
 
     async def hold_off(self) -> None:
-        """Raises RefusedError, late: a caller that tries again at once would be all that is served."""
-        if self._held_off < MOST_HELD_OFF:
+        """Raises RefusedError, late: a caller that tries again at once would take all of the server's time."""
+        if self._held_off < MAX_HELD_OFF:
             self._held_off += 1
             try:
                 await asyncio.sleep(OVERLOAD_S)
@@ -101,12 +98,16 @@ class Admission:
         raise exhausted("OVERLOADED", "too many calls of this caller at once; try again later", OVERLOAD_S)
 
     def check(self, kind: str) -> None:
-        """Raises RefusedError when a call that has taken a place is one too many, or comes too late."""
+        """Raises RefusedError when a call that has taken a place is one too many, or its kind is closed."""
         if kind in self.closed:
             self.late += 1
             raise unavailable("STOPPING", "the service is stopping; try again elsewhere", 0.0)
         if self._free[kind] < 0:
             raise exhausted("OVERLOADED", "too many calls at once; try again later", OVERLOAD_S)
+
+    def close(self, *kinds: str) -> None:
+        """Refuses calls of these kinds from now on."""
+        self.closed.update(kinds)
 
     async def sweep(self) -> None:
         """Cuts bodies that are late, until it is cancelled."""
@@ -115,24 +116,24 @@ class Admission:
             tasks.create_task(self.lookups.sweep())
 
     def under_way(self, *kinds: str) -> int:
-        """How many calls of these kinds are."""
-        return sum(self._most[kind] - self._free[kind] for kind in kinds)
+        """How many calls of these kinds are under way."""
+        return sum(self._places[kind] - self._free[kind] for kind in kinds)
 
 
-class Unknown(grpc.GenericRpcHandler):
-    """Ends the calls of methods that no handler before it has. They count as a stranger's refused calls."""
+class UnknownMethods(grpc.GenericRpcHandler):
+    """Refuses the calls of methods that no handler before it has. They count as calls of an unauthenticated caller."""
 
     def __init__(self, connections: Connections) -> None:
         async def end(_: object, context: Context) -> None:
             if connections.refused(context.peer()):
-                raise asyncio.CancelledError  # nobody is there to be told any more
+                raise asyncio.CancelledError  # the connection is closed: no one reads a status
             try:
                 await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method is not known")
-            except grpc.aio.UsageError:  # the caller has left: gRPC would log it with its frames
+            except grpc.aio.UsageError:  # the caller has left: gRPC would log the error with its frames
                 raise asyncio.CancelledError from None
 
         self._handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(end)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
-        """What ends them all."""
+        """The handler of every call."""
         return self._handler

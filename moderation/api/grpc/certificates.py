@@ -1,4 +1,4 @@
-"""The certificates that the API's port is opened with. Files that change are read again; broken ones change nothing."""
+"""The certificates of the API's port. Files that change are read again; broken files change nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 
 class Certificates:
-    """The files of the settings, as they were last good."""
+    """The certificates of the settings, as last read without an error."""
 
     def __init__(self, settings: AuthSettings) -> None:
         """Raises ConfigError."""
@@ -28,33 +28,33 @@ class Certificates:
             self.current = self._read()
         except OSError as error:
             raise ConfigError(f"MODERATION_AUTH__TLS_*: cannot read {error.filename}: {error.strerror}") from None
-        except BaseException as error:  # whatever cryptography raises: a Rust panic is no Exception
+        except BaseException as error:  # cryptography may raise a Rust panic, which is not an Exception
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             # The cause only: a library's text may quote what it read.
             raise ConfigError(
                 f"MODERATION_AUTH__TLS_*: these certificates and this key cannot be used ({type(error).__name__}): "
-                "the files are PEM, and the key belongs to the first certificate and has no password"
+                "the files must be PEM, and the key must belong to the first certificate and have no password"
             ) from None
 
     def changed(self) -> Any:
-        """The configuration for gRPC; None: no change. Called at each handshake, on a thread of gRPC's. Never raises.
+        """The new configuration for gRPC; None: no change. Called by gRPC at each handshake, on a thread. Never raises.
 
-        Files are replaced one after the other: a key that does not belong to its certificate is one such moment.
+        Files are replaced one after the other. In between, a key may not belong to its certificate.
         """
         try:
             now = self._stamp()
             if now == self._seen:
                 return None
-            found = self._read()
-        except BaseException as error:  # noqa: BLE001  it would end in gRPC's core
+            current = self._read()
+        except BaseException as error:  # noqa: BLE001  gRPC's core would get it
             cause = type(error).__name__
-            if cause != self._failed:  # strangers make handshakes: a line for each would be theirs to write
+            if cause != self._failed:  # a line for each handshake would let anyone fill the log
                 self._failed = cause
                 log.warning("tls_certificates_not_refreshed", cause=cause)
             return None
-        self._seen, self._failed, self.current = now, "", found
-        return found
+        self._seen, self._failed, self.current = now, "", current
+        return current
 
     def _paths(self) -> list[Path]:
         settings = self._settings
@@ -64,18 +64,18 @@ class Certificates:
         return tuple(path.stat().st_mtime_ns for path in self._paths())
 
     def _read(self) -> Any:
-        """Raises OSError, and ValueError or whatever cryptography raises for files that gRPC could not use."""
+        """Raises OSError, and ValueError or an error of cryptography for files that gRPC could not use."""
         key, chain, *ca = (path.read_bytes() for path in self._paths())
         certificate = load_pem_x509_certificates(chain)[0]
         if load_pem_private_key(key, password=None).public_key() != certificate.public_key():
-            raise ValueError("the key is another certificate's")
+            raise ValueError("the key belongs to another certificate")
         for authority in ca:
             load_pem_x509_certificates(authority)
         return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=ca[0] if ca else None)
 
 
 def credentials(settings: AuthSettings) -> grpc.ServerCredentials | None:
-    """What the port is opened with; None: in the clear. Raises ConfigError."""
+    """The credentials of the port; None: no TLS. Raises ConfigError."""
     if settings.tls_certificate is None:
         return None
     certificates = Certificates(settings)

@@ -1,4 +1,4 @@
-"""grpc.reflection.v1alpha: what the server has, for tools. Its callers are let in as those of a lookup are."""
+"""grpc.reflection.v1alpha: the services of the server, for tools. Its calls are admitted like those of a lookup."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from moderation.api.auth import Context
 from moderation.api.grpc import status
 from moderation.api.grpc.admission import Admission
 from moderation.api.grpc.bodies import EndedError
-from moderation.api.grpc.status import RefusedError
+from moderation.api.grpc.status import Context
+from moderation.api.refusals import RefusedError, unreadable
 
 MAX_REQUEST_BYTES = 4_096
-METHOD = "ListPolicies"  # who may read what the API judges by may read what it can be asked
+METHOD = "ListPolicies"  # a caller that may list the policies may also list the services
 
 
 def handlers(admission: Admission, services: Sequence[str]) -> grpc.GenericRpcHandler:
-    """What a server is given. `services`: those to list in addition to this one."""
+    """What a server needs. `services`: the names to list in addition to this one."""
     servicer: Any = reflection.aio.ReflectionServicer([*services, reflection.SERVICE_NAME])
 
     async def info(_: object, context: Context) -> None:
         taken = None
         try:
-            _caller, owner = admission.caller(context, METHOD)
+            owner = admission.admit(context, METHOD).owner
             if admission.crowded("watch", owner):
                 await admission.hold_off()
             admission.take("watch", owner)
             taken = owner
             admission.check("watch")
-            async for answer in servicer.ServerReflectionInfo(_asked(admission, owner, context), context):
-                await context.write(answer.SerializeToString())
+            async for response in servicer.ServerReflectionInfo(_requests(admission, owner, context), context):
+                await context.write(response.SerializeToString())
         except RefusedError as error:
             await status.end(context, error)
         finally:
@@ -45,8 +45,8 @@ def handlers(admission: Admission, services: Sequence[str]) -> grpc.GenericRpcHa
     )
 
 
-async def _asked(admission: Admission, owner: str, context: Context) -> AsyncIterator[Any]:
-    """The requests of a call, until the caller has no more."""
+async def _requests(admission: Admission, owner: str, context: Context) -> AsyncIterator[Any]:
+    """The requests of a call, until its caller sends no more."""
     message: Any = reflection_pb2
     while True:
         try:
@@ -55,5 +55,4 @@ async def _asked(admission: Admission, owner: str, context: Context) -> AsyncIte
         except EndedError:
             return
         except DecodeError:
-            text = "the request is no ServerReflectionRequest"
-            raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", text) from None
+            raise unreadable("ServerReflectionRequest") from None

@@ -1,6 +1,6 @@
-"""Answers to lookups, from verdicts as they are stored: their bytes go into the answer's, and nothing is parsed.
+"""Responses, from verdicts as they are stored: their bytes go into the response's bytes, and nothing is parsed.
 
-A message's fields may be written one after the other by whoever knows their numbers; that is all that happens here.
+The fields of a message may be written one after the other. That is all that happens here, for the messages that matter.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from collections.abc import Iterable
 
 from google.protobuf.message import Message
 
+from moderation import wire
+from moderation.api.lookups import Page, Result
+from moderation.api.submissions import Accepted
+from moderation.policies import Policy, PolicySet, digest_of
+from moderation.types import Outcome, Severity
 from moderation.v1 import moderation_service_pb2 as pb
-
-Found = tuple[pb.LookupState, bytes | None]  # and the verdict's bytes when it is FOUND
+from moderation.v1 import policy_pb2, verdict_pb2
 
 
 def _tag(message: type[Message], field: str) -> bytes:
@@ -20,16 +24,16 @@ def _tag(message: type[Message], field: str) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    written = bytearray()
+    encoded = bytearray()
     while number > 127:
-        written.append(number & 127 | 128)
+        encoded.append(number & 127 | 128)
         number >>= 7
-    written.append(number)
-    return bytes(written)
+    encoded.append(number)
+    return bytes(encoded)
 
 
 _STATES = {state: pb.GetVerdictResponse(state=name).SerializeToString() for name, state in pb.LookupState.items()}
-_STATES_OF_MANY = {state: pb.LookupResult(state=name).SerializeToString() for name, state in pb.LookupState.items()}
+_RESULT_STATES = {state: pb.LookupResult(state=name).SerializeToString() for name, state in pb.LookupState.items()}
 _VERDICT = _tag(pb.GetVerdictResponse, "verdict")
 _RESULT = _tag(pb.BatchGetVerdictsResponse, "results")
 _RESULT_ID = _tag(pb.LookupResult, "post_id")
@@ -37,17 +41,17 @@ _RESULT_VERDICT = _tag(pb.LookupResult, "verdict")
 _LISTED = _tag(pb.ListVerdictsResponse, "verdicts")
 
 
-def one(found: Found) -> bytes:
+def lookup(result: Result) -> bytes:
     """A GetVerdictResponse, or a WaitVerdictResponse: they have the same fields."""
-    state, verdict = found
+    state, verdict = result
     return _STATES[state] if verdict is None else b"".join((_STATES[state], _VERDICT, _varint(len(verdict)), verdict))
 
 
-def result(post_id: str, found: Found) -> bytes:
-    """One of the results of a BatchGetVerdictsResponse; all of them, one after the other, are the whole."""
-    state, verdict = found
+def result(post_id: str, result: Result) -> bytes:
+    """One result of a BatchGetVerdictsResponse, tag and length included."""
+    state, verdict = result
     id = post_id.encode()
-    fields = [_RESULT_ID, _varint(len(id)), id, _STATES_OF_MANY[state]]
+    fields = [_RESULT_ID, _varint(len(id)), id, _RESULT_STATES[state]]
     if verdict is not None:
         fields += [_RESULT_VERDICT, _varint(len(verdict)), verdict]
     return b"".join([_RESULT, _varint(sum(map(len, fields))), *fields])
@@ -58,7 +62,50 @@ def found_result(post_id: str, verdict: bytes) -> bytes:
     return result(post_id, (pb.LOOKUP_STATE_FOUND, verdict))
 
 
-def page(verdicts: Iterable[bytes], next_page_token: str) -> bytes:
+def batch(results: Iterable[bytes]) -> bytes:
+    """A BatchGetVerdictsResponse, of what `result` returned for each id."""
+    return b"".join(results)
+
+
+def page(page: Page) -> bytes:
     """A ListVerdictsResponse."""
-    written = [part for verdict in verdicts for part in (_LISTED, _varint(len(verdict)), verdict)]
-    return b"".join([*written, pb.ListVerdictsResponse(next_page_token=next_page_token).SerializeToString()])
+    parts = [part for verdict in page.verdicts for part in (_LISTED, _varint(len(verdict)), verdict)]
+    return b"".join([*parts, pb.ListVerdictsResponse(next_page_token=page.next_page_token).SerializeToString()])
+
+
+def submission(accepted: Accepted, result: Result) -> pb.ModeratePostResponse:
+    """The response to a submitted post."""
+    state, verdict = result
+    return pb.ModeratePostResponse(
+        state=state,
+        verdict=verdict_pb2.Verdict.FromString(verdict) if verdict is not None else None,
+        source=wire.source_message(accepted.source),
+        consistency_token=accepted.consistency_token,
+    )
+
+
+def policies(policies: PolicySet, *, prompts: bool) -> pb.ListPoliciesResponse:
+    """The policy set, with or without the prompts."""
+    return pb.ListPoliciesResponse(
+        policies=[_policy(policy, prompts=prompts) for policy in policies.policies], digest=policies.digest
+    )
+
+
+def serialized(response: Message | bytes) -> bytes:
+    """The bytes of a response."""
+    return response if isinstance(response, bytes) else response.SerializeToString()
+
+
+def _policy(policy: Policy, *, prompts: bool) -> policy_pb2.Policy:
+    limits = policy.thresholds
+    return policy_pb2.Policy(
+        id=policy.id,
+        version=policy.version,
+        digest=digest_of([policy]),
+        title=policy.title,
+        status=f"POLICY_STATUS_{policy.status.name}",
+        severity=wire.number(Severity[policy.severity.upper()]),
+        thresholds=verdict_pb2.Thresholds(review=limits.review, remove=limits.remove, mass=limits.mass),
+        on_error=wire.number(Outcome[policy.on_error.upper()]),
+        prompt=policy.prose if prompts else "",
+    )

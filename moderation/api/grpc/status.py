@@ -1,4 +1,4 @@
-"""Why a call is refused, for people and for programs: a code, a fixed text, and google.rpc details."""
+"""Refusals as gRPC statuses: a code, a fixed text, and google.rpc details for programs."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from moderation.api.refusals import RefusalKind, RefusedError
+
 DOMAIN = "moderation.v1"
+CODES = {
+    RefusalKind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    RefusalKind.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    RefusalKind.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    RefusalKind.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    RefusalKind.ALREADY_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    RefusalKind.PRECONDITION: grpc.StatusCode.FAILED_PRECONDITION,
+    RefusalKind.EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    RefusalKind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    RefusalKind.TOO_SLOW: grpc.StatusCode.DEADLINE_EXCEEDED,
+    RefusalKind.UNIMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
+    RefusalKind.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class RefusedError(Exception):
-    """A call that ends with a status. `reason` is an ErrorReason without its prefix; nothing here holds content."""
+def code_of(refused: RefusedError) -> grpc.StatusCode:
+    """The gRPC code of a refusal."""
+    return CODES[refused.kind]
 
-    def __init__(
-        self,
-        code: grpc.StatusCode,
-        reason: str,
-        text: str,
-        *,
-        field: str = "",
-        retry_s: float | None = None,
-        **metadata: str,
-    ) -> None:
-        super().__init__(text)
-        self.code = code
-        self.reason = reason
-        self.field = field  # of the request, that breaks a rule
-        self.retry_s = retry_s  # when to try again
-        self.metadata = metadata
 
-    def status(self) -> Any:
-        """What gRPC sends: code, text and trailing metadata."""
-        return _status(self.code, self.reason, str(self), self.field, self.retry_s, tuple(self.metadata.items()))
+def status_of(refused: RefusedError) -> Any:
+    """What gRPC sends for a refusal: code, text and trailing metadata."""
+    metadata = tuple(refused.metadata.items())
+    return _status(CODES[refused.kind], refused.reason, str(refused), refused.field, refused.retry_s, metadata)
 
 
 @lru_cache(maxsize=256)  # under an attack, the same few are sent again and again
@@ -65,33 +68,12 @@ def _status(
     return rpc_status.to_status(status_pb2.Status(code=code.value[0], message=text, details=packed))
 
 
-async def end(context: grpc.aio.ServicerContext[Any, Any], refused: RefusedError) -> None:
-    """Ends a call with this status. Raises what gRPC raises then, or CancelledError if the caller has left."""
-    status = refused.status()
+async def end(context: Context, refused: RefusedError) -> None:
+    """Ends a call with the status of a refusal. Raises gRPC's AbortError, or CancelledError if the caller has left."""
+    status = status_of(refused)
     try:
         await context.abort(status.code, status.details, status.trailing_metadata)
     except grpc.aio.AbortError:
         raise
-    except grpc.aio.BaseError:  # gRPC would log it with its frames, for each caller who hangs up
+    except grpc.aio.BaseError:  # gRPC would log the error with its frames, for each caller who hangs up
         raise asyncio.CancelledError from None
-
-
-def invalid(field: str, problem: str) -> RefusedError:
-    """A field breaks its rule."""
-    return RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", f"{field} {problem}", field=field)
-
-
-def bad_token(field: str) -> RefusedError:
-    """A token is none that we gave."""
-    text = f"{field} is none that this service gave, or is of another query"
-    return RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_CURSOR", text, field=field)
-
-
-def exhausted(reason: str, text: str, retry_s: float) -> RefusedError:
-    """There is no room now."""
-    return RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, text, retry_s=retry_s)
-
-
-def unavailable(reason: str, text: str, retry_s: float = 1.0) -> RefusedError:
-    """Not now; the same call again is safe."""
-    return RefusedError(grpc.StatusCode.UNAVAILABLE, reason, text, retry_s=retry_s)

@@ -1,4 +1,4 @@
-"""Who gets in with what: decided on the headers, before a request is read."""
+"""Admission: decided by the headers, before a request is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from moderation.api.grpc.service import LOOKUP_BYTES
+from moderation.api.grpc.requests import LOOKUP_BYTES
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.post_pb2 import Image, Post
 from tests.hostile import frames
@@ -25,7 +25,7 @@ from tests.support.lookups import NOT_SERVING, SERVICE, SERVING, Api, a_free_add
 
 @pytest.fixture
 def credentials(running_api: Api, tmp_path: Path) -> Credentials:
-    """Which the API needs from now on."""
+    """Credentials that the API needs from now on."""
     made = Credentials(tmp_path)
     prefix = "MODERATION_AUTH__"
     running_api.set(auth={name.removeprefix(prefix).lower(): value for name, value in made.environment.items()})
@@ -46,7 +46,7 @@ async def test_health_is_watched_with_credentials_and_checked_without(
     async with running_api.running(trusting(credentials)) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         request = health_pb2.HealthCheckRequest(service=SERVICE)
-        async with refused(grpc.StatusCode.UNIMPLEMENTED):  # tells clients that watch by themselves to do without
+        async with refused(grpc.StatusCode.UNIMPLEMENTED):  # clients that watch by themselves then do without
             await stub.Watch(request).read()
         assert (await stub.Check(request)).status == SERVING
         async with refused(grpc.StatusCode.NOT_FOUND):
@@ -77,11 +77,13 @@ async def test_reflection_that_is_on_needs_credentials_like_any_method(
         stub, asked = stubs.ServerReflectionStub(channel), message.ServerReflectionRequest(list_services="")
         async with refused(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
             await stub.ServerReflectionInfo(iter([asked])).read()
-        answers = [one async for one in stub.ServerReflectionInfo(iter([asked, asked]), metadata=bearer(credentials))]
-        assert [len(one.list_services_response.service) for one in answers] == [3, 3]
+        answers = [
+            response async for response in stub.ServerReflectionInfo(iter([asked, asked]), metadata=bearer(credentials))
+        ]
+        assert [len(response.list_services_response.service) for response in answers] == [3, 3]
 
 
-async def test_a_request_that_is_too_large_for_its_method(running_api: Api) -> None:
+async def test_a_request_larger_than_its_method_takes(running_api: Api) -> None:
     async with running_api.running() as channel:
         large = pb.GetVerdictRequest(post_id="a", consistency_token=b"x" * LOOKUP_BYTES)
         async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE") as details:
@@ -99,10 +101,10 @@ async def test_a_compressed_request_is_refused(running_api: Api) -> None:
             await service(channel).GetVerdict(get, compression=grpc.Compression.Gzip)
 
 
-async def test_bytes_that_are_no_request(running_api: Api) -> None:
+async def test_invalid_bytes(running_api: Api) -> None:
     async with running_api.running() as channel:
         for method, text in (
-            ("GetVerdict", "the request is no GetVerdictRequest"),
+            ("GetVerdict", "the request is not a valid GetVerdictRequest"),
             ("ModeratePost", "INVALID_POST: the message is not well-formed"),
         ):
             call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
@@ -119,7 +121,7 @@ async def test_a_post_of_many_small_parts_is_refused_before_it_is_parsed(running
         assert details == ["INVALID_POST: the message has more than 132 fields"]
 
 
-async def test_one_caller_does_not_take_all_places(running_api: Api) -> None:
+async def test_one_caller_cannot_take_all_places(running_api: Api) -> None:
     """Of ten places it has nine; what it asks beyond is refused, late, and takes no place meanwhile."""
     running_api.set(max_waits=10)
     async with running_api.running() as channel:
@@ -143,7 +145,7 @@ async def test_one_caller_does_not_take_all_places(running_api: Api) -> None:
         await asyncio.gather(*waits, return_exceptions=True)
 
 
-async def test_checks_that_never_end_hold_up_no_probe(running_api: Api) -> None:
+async def test_endless_checks_hold_up_no_probe(running_api: Api) -> None:
     """Ten addresses with three such calls each: on the port of calls and on that of probes."""
     listen = a_free_address()
     running_api.set(health_listen=listen)
@@ -160,7 +162,7 @@ async def test_checks_that_never_end_hold_up_no_probe(running_api: Api) -> None:
 
 
 @pytest.mark.parametrize("probes", [False, True])
-async def test_calls_of_unknown_methods_are_those_of_a_stranger(running_api: Api, probes: bool) -> None:
+async def test_calls_of_unknown_methods_count_as_unauthenticated(running_api: Api, probes: bool) -> None:
     listen = a_free_address()
     running_api.set(health_listen=listen, unauthenticated_timeout_s=600.0)
     async with running_api.running():

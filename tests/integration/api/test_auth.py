@@ -1,4 +1,4 @@
-"""Who gets in over real sockets: TLS, client certificates, tokens, tenants; and what is open to whom."""
+"""Authentication over real sockets: TLS, client certificates, bearer tokens, tenants, rates."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import jwt
 import pytest
 import trustme
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -25,64 +22,24 @@ from moderation.types import Outcome
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.post_pb2 import Post
 from tests.support.builders import a_verdict
+from tests.support.deployment import Deployment, bearer, token
 from tests.support.lookups import SERVING, Api, a_free_address, refused, service
 
-KEY = generate_private_key(SECP256R1())
 DENIED, UNKNOWN = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
-EVERYTHING = "verdicts:read verdicts:list posts:write policies:read"
-
-
-class House:
-    """A CA, the API's certificate by it, and keys for tokens."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ca = trustme.CA()
-        self.ca.cert_pem.write_to_path(str(folder / "ca.pem"))
-        self.renew()
-        public = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        (folder / "jwt.pem").write_bytes(public)
-        self.tls = {"tls_certificate": folder / "server.pem", "tls_key": folder / "server.key"}
-        self.jwt = {"jwt_keys": str(folder / "jwt.pem"), "jwt_audience": "moderation", "jwt_issuer": "https://id"}
-        self.mtls = self.tls | {"tls_client_ca": folder / "ca.pem"}
-
-    def renew(self) -> None:
-        certificate = self.ca.issue_cert("localhost", "127.0.0.1")
-        (self.folder / "server.key").write_bytes(certificate.private_key_pem.bytes())
-        (self.folder / "server.pem").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
-
-    def channel(self, name: str = "") -> grpc.ChannelCredentials:
-        """With a client certificate, if a name is given."""
-        root = self.ca.cert_pem.bytes()
-        if not name:
-            return grpc.ssl_channel_credentials(root)
-        certificate = self.ca.issue_cert(name)
-        return grpc.ssl_channel_credentials(
-            root, certificate.private_key_pem.bytes(), certificate.cert_chain_pems[0].bytes()
-        )
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path)
+def deployment(tmp_path: Path) -> Deployment:
+    return Deployment(tmp_path)
 
 
-def token(**changed: Any) -> str:
-    known = {"sub": "svc", "aud": "moderation", "iss": "https://id", "exp": time.time() + 60, "scope": EVERYTHING}
-    return jwt.encode(known | changed, KEY, "ES256")
-
-
-def bearer(**changed: Any) -> dict[str, Any]:
-    return {"metadata": (("authorization", f"Bearer {token(**changed)}"),)}
-
-
-async def test_tokens_over_tls(running_api: Api, house: House) -> None:
-    running_api.set(auth=house.tls | house.jwt)
+async def test_tokens_over_tls(running_api: Api, deployment: Deployment) -> None:
+    running_api.set(auth=deployment.tls | deployment.jwt)
     await running_api.put(a_verdict("a"))
-    async with running_api.running(house.channel()) as channel:
+    async with running_api.running(deployment.channel()) as channel:
         get = pb.GetVerdictRequest(post_id="a")
-        found = await service(channel).GetVerdict(get, **bearer())
-        assert found.state == pb.LOOKUP_STATE_FOUND
+        response = await service(channel).GetVerdict(get, **bearer())
+        assert response.state == pb.LOOKUP_STATE_FOUND
         async with refused(UNKNOWN, "UNAUTHENTICATED"):
             await service(channel).GetVerdict(get)
         async with refused(UNKNOWN, "UNAUTHENTICATED"):
@@ -104,92 +61,92 @@ async def test_tokens_over_tls(running_api: Api, house: House) -> None:
         stub = reflection.ServerReflectionStub(channel)
         async with refused(grpc.StatusCode.UNIMPLEMENTED):  # off where credentials are needed, unless switched on
             await stub.ServerReflectionInfo(iter([message.ServerReflectionRequest(list_services="")])).read()
-        async with Client(running_api.address, ca=house.folder / "ca.pem", token=token) as client:
+        async with Client(running_api.address, ca=deployment.folder / "ca.pem", token=token) as client:
             assert (await client.get("a")).state == pb.LOOKUP_STATE_FOUND
             assert (await client.policies()).policies
         async with Client(running_api.address) as client:  # in the clear
             with pytest.raises(CallError, match="UNAVAILABLE"):
                 await client.get("a")
-    with pytest.raises(ConfigError, match="over TLS only"):
+    with pytest.raises(ConfigError, match="needs TLS"):
         Client("api.example:50051", token=token)
 
 
-async def test_a_tenant_sees_its_own(running_api: Api, house: House) -> None:
-    running_api.set(auth=house.tls | house.jwt)
+async def test_a_tenant_sees_its_own(running_api: Api, deployment: Deployment) -> None:
+    running_api.set(auth=deployment.tls | deployment.jwt)
     await running_api.put(
-        a_verdict("mine", tenant="t1"), a_verdict("theirs", tenant="t2", outcome=Outcome.REMOVE), a_verdict("nobodys")
+        a_verdict("of-t1", tenant="t1"), a_verdict("of-t2", tenant="t2", outcome=Outcome.REMOVE), a_verdict("of-none")
     )
-    ids = ["mine", "theirs", "nobodys"]
-    async with running_api.running(house.channel()) as channel:
+    ids = ["of-t1", "of-t2", "of-none"]
+    async with running_api.running(deployment.channel()) as channel:
         stub, me = service(channel), bearer(tenant="t1")
         states = [(await stub.GetVerdict(pb.GetVerdictRequest(post_id=id), **me)).state for id in ids]
         found, not_found = pb.LOOKUP_STATE_FOUND, pb.LOOKUP_STATE_NOT_FOUND
         assert states == [found, not_found, not_found]
         batch = await stub.BatchGetVerdicts(pb.BatchGetVerdictsRequest(post_ids=ids), **me)
-        assert [one.state for one in batch.results] == states
-        assert [one.HasField("verdict") for one in batch.results] == [True, False, False]
+        assert [result.state for result in batch.results] == states
+        assert [result.HasField("verdict") for result in batch.results] == [True, False, False]
         listed = await stub.ListVerdicts(pb.ListVerdictsRequest(), **me)
-        assert [one.post_id for one in listed.verdicts] == ["mine"]
-        waited = await stub.WaitVerdict(pb.WaitVerdictRequest(post_id="theirs"), timeout=3, **me)
+        assert [verdict.post_id for verdict in listed.verdicts] == ["of-t1"]
+        waited = await stub.WaitVerdict(pb.WaitVerdictRequest(post_id="of-t2"), timeout=3, **me)
         assert waited.state == not_found
         for name, request in (
-            ("GetVerdict", pb.GetVerdictRequest(post_id="theirs", tenant="t2")),
-            ("BatchGetVerdicts", pb.BatchGetVerdictsRequest(post_ids=["theirs"], tenant="")),
+            ("GetVerdict", pb.GetVerdictRequest(post_id="of-t2", tenant="t2")),
+            ("BatchGetVerdicts", pb.BatchGetVerdictsRequest(post_ids=["of-t2"], tenant="")),
             ("ListVerdicts", pb.ListVerdictsRequest(tenant="t2")),
-            ("WaitVerdict", pb.WaitVerdictRequest(post_id="theirs", tenant="t2")),
+            ("WaitVerdict", pb.WaitVerdictRequest(post_id="of-t2", tenant="t2")),
             ("ModeratePost", pb.ModeratePostRequest(post=Post(id="x", tenant="t2"))),
         ):
             async with refused(DENIED, "OTHER_TENANT"):
                 await getattr(stub, name)(request, **me)
         async with refused(DENIED, "OTHER_TENANT", field="post.id"):  # it would supersede the other's verdict
-            await stub.ModeratePost(pb.ModeratePostRequest(post=Post(id="theirs")), **me)
+            await stub.ModeratePost(pb.ModeratePostRequest(post=Post(id="of-t2")), **me)
         watch = stub.WatchVerdicts(pb.WatchVerdictsRequest(), **me)
         await watch.read()
-        await running_api.put(a_verdict("more-of-theirs", tenant="t2"), "theirs", "mine", a_verdict("new", tenant="t1"))
+        await running_api.put(a_verdict("more-of-t2", tenant="t2"), "of-t2", "of-t1", a_verdict("new", tenant="t1"))
         seen: list[tuple[str, bool]] = []
         async with asyncio.timeout(30):
             while len(seen) < 2:
-                seen += [(one.post_id, one.HasField("erasure")) for one in (await watch.read()).changes]
-        assert sorted(seen) == [("mine", True), ("new", False)]
+                seen += [(change.post_id, change.HasField("erasure")) for change in (await watch.read()).changes]
+        assert sorted(seen) == [("of-t1", True), ("new", False)]
         watch.cancel()
         await running_api.accepted(channel, Post(id="x"), **me)
-        async with refused(DENIED, "OTHER_TENANT", field="post.id"):  # nor its place in the queue
+        async with refused(DENIED, "OTHER_TENANT", field="post.id"):  # nor may it supersede a pending post
             await stub.ModeratePost(pb.ModeratePostRequest(post=Post(id="x")), **bearer(tenant="t2"))
         calls = [
             stub.ModeratePost(pb.ModeratePostRequest(post=Post(id="y")), timeout=5, **bearer(tenant=f"t{number}"))
             for number in range(4)
         ]
-        states = await asyncio.gather(*calls, return_exceptions=True)
-        assert len([one for one in states if isinstance(one, pb.ModeratePostResponse)]) == 1  # who came first
-        assert [one.code() for one in states if isinstance(one, grpc.aio.AioRpcError)] == [DENIED] * 3
+        states = await asyncio.gather(*calls, return_exceptions=True)  # the first caller's post is put
+        assert len([outcome for outcome in states if isinstance(outcome, pb.ModeratePostResponse)]) == 1
+        assert [outcome.code() for outcome in states if isinstance(outcome, grpc.aio.AioRpcError)] == [DENIED] * 3
         assert (await stub.GetVerdict(pb.GetVerdictRequest(post_id="x"), **me)).state == pb.LOOKUP_STATE_PENDING
         other = await stub.GetVerdict(pb.GetVerdictRequest(post_id="x"), **bearer(tenant="t2"))
         assert other.state == not_found
-        both = await stub.BatchGetVerdicts(pb.BatchGetVerdictsRequest(post_ids=["new", "more-of-theirs"]), **bearer())
-        assert [one.state for one in both.results] == [found, found]  # a caller without a tenant sees all
+        both = await stub.BatchGetVerdicts(pb.BatchGetVerdictsRequest(post_ids=["new", "more-of-t2"]), **bearer())
+        assert [result.state for result in both.results] == [found, found]  # a caller without a tenant sees all
 
 
-async def test_a_watch_ends_with_its_token_and_goes_on_with_a_new_one(running_api: Api, house: House) -> None:
-    running_api.set(auth=house.tls | house.jwt)
+async def test_a_watch_ends_with_its_token_and_goes_on_with_a_new_one(running_api: Api, deployment: Deployment) -> None:
+    running_api.set(auth=deployment.tls | deployment.jwt)
     given: list[str] = []
 
     def short() -> str:
-        """Good for two seconds more: the clocks' leeway is nearly used up."""
+        """A bearer token that is valid for two more seconds: the leeway of the clocks is nearly used up."""
         given.append(token(exp=time.time() - LEEWAY_S + 2))
         return given[-1]
 
-    async with running_api.running(house.channel()) as channel:
+    async with running_api.running(deployment.channel()) as channel:
         metadata = (("authorization", f"Bearer {short()}"),)
         stream = service(channel).WatchVerdicts(pb.WatchVerdictsRequest(), metadata=metadata)
         await stream.read()
-        async with refused(UNKNOWN, "UNAUTHENTICATED") as told:
+        async with refused(UNKNOWN, "UNAUTHENTICATED") as details:
             await asyncio.wait_for(stream.read(), 30)
-        assert "expired" in told[0]
-        ca = house.folder / "ca.pem"
+        assert "expired" in details[0]
+        ca = deployment.folder / "ca.pem"
         async with Client(running_api.address, ca=ca, token=short) as client, asyncio.timeout(60):
             watch = client.watch()
             await anext(watch)
-            await anext(watch)  # of the stream that was opened anew
+            await anext(watch)  # of the stream that the client has opened again
             assert len(set(given)) == 3
             await watch.aclose()
         async with Client(running_api.address, ca=ca, token=lambda: given[0]) as client, asyncio.timeout(60):
@@ -199,16 +156,16 @@ async def test_a_watch_ends_with_its_token_and_goes_on_with_a_new_one(running_ap
         async with Client(running_api.address, ca=ca, token=lambda: given[-1]) as client, asyncio.timeout(60):
             watch = client.watch()
             await anext(watch)
-            with pytest.raises(CallError, match=r"expired|does not hold"):  # there is no newer one
+            with pytest.raises(CallError, match=r"expired|is not valid"):  # there is no newer token
                 await anext(watch)
 
 
 async def test_a_health_watch_ends_with_its_token(
-    running_api: Api, house: House, monkeypatch: pytest.MonkeyPatch
+    running_api: Api, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "LOOK_S", 0.1)
-    running_api.set(auth=house.tls | house.jwt)
-    async with running_api.running(house.channel()) as channel:
+    monkeypatch.setattr(checks, "RECHECK_S", 0.1)
+    running_api.set(auth=deployment.tls | deployment.jwt)
+    async with running_api.running(deployment.channel()) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         short = bearer(exp=time.time() - LEEWAY_S + 2)
         watch = stub.Watch(health_pb2.HealthCheckRequest(), **short)
@@ -219,51 +176,51 @@ async def test_a_health_watch_ends_with_its_token(
             await stub.Watch(health_pb2.HealthCheckRequest(), **short).read()
 
 
-async def test_with_keys_that_are_too_old_a_health_watch_is_told_to_try_again(
-    running_api: Api, house: House, monkeypatch: pytest.MonkeyPatch
+async def test_expired_keys_end_a_health_watch_as_unavailable(
+    running_api: Api, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "LOOK_S", 0.1)
-    running_api.set(auth=house.tls | house.jwt | {"jwt_refresh_s": 0.05, "jwt_keys_max_age_s": 1.0})
-    async with running_api.running(house.channel()) as channel:
+    monkeypatch.setattr(checks, "RECHECK_S", 0.1)
+    running_api.set(auth=deployment.tls | deployment.jwt | {"jwt_refresh_s": 0.05, "jwt_keys_max_age_s": 1.0})
+    async with running_api.running(deployment.channel()) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest(), **bearer())
         assert (await watch.read()).status == SERVING
-        (house.folder / "jwt.pem").write_bytes(b"{")
+        (deployment.folder / "jwt.pem").write_bytes(b"{")
         for each in (watch, stub.Watch(health_pb2.HealthCheckRequest(), **bearer())):
             async with refused(grpc.StatusCode.UNAVAILABLE, "NOT_READY", retry=True), asyncio.timeout(30):
                 while await each.read() is not grpc.aio.EOF:
                     pass
 
 
-async def test_client_certificates(running_api: Api, house: House) -> None:
-    running_api.set(auth=house.mtls | {"tls_client_names": "reader.internal, other.internal"})
+async def test_client_certificates(running_api: Api, deployment: Deployment) -> None:
+    running_api.set(auth=deployment.mtls | {"tls_client_names": "reader.internal, other.internal"})
     await running_api.put(a_verdict("a"))
-    async with running_api.running(house.channel("reader.internal")) as channel:
+    async with running_api.running(deployment.channel("reader.internal")) as channel:
         get = pb.GetVerdictRequest(post_id="a")
         assert (await service(channel).GetVerdict(get)).state == pb.LOOKUP_STATE_FOUND
         forged = trustme.CA().issue_cert("reader.internal")
         chain, key = forged.cert_chain_pems[0].bytes(), forged.private_key_pem.bytes()
         for credentials, code in (
-            (house.channel("stranger.internal"), UNKNOWN),
-            (house.channel(), grpc.StatusCode.UNAVAILABLE),  # without one
-            (grpc.ssl_channel_credentials(house.ca.cert_pem.bytes(), key, chain), grpc.StatusCode.UNAVAILABLE),
+            (deployment.channel("unknown.internal"), UNKNOWN),
+            (deployment.channel(), grpc.StatusCode.UNAVAILABLE),  # without a certificate
+            (grpc.ssl_channel_credentials(deployment.ca.cert_pem.bytes(), key, chain), grpc.StatusCode.UNAVAILABLE),
         ):
             async with grpc.aio.secure_channel(running_api.address, credentials) as unknown, refused(code):
                 await service(unknown).GetVerdict(get, timeout=10)
 
 
-async def test_a_certificate_that_is_renewed_is_taken_on(running_api: Api, house: House) -> None:
-    running_api.set(auth=house.tls)
-    async with running_api.running(house.channel()):
-        house.ca = trustme.CA()  # so that nobody who trusts the new one would take the old certificate
-        house.renew()
-        async with grpc.aio.secure_channel(running_api.address, house.channel()) as channel:
+async def test_a_renewed_certificate_is_used(running_api: Api, deployment: Deployment) -> None:
+    running_api.set(auth=deployment.tls)
+    async with running_api.running(deployment.channel()):
+        deployment.ca = trustme.CA()  # a caller that trusts the new CA alone refuses the old certificate
+        deployment.renew()
+        async with grpc.aio.secure_channel(running_api.address, deployment.channel()) as channel:
             answer = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"), timeout=10)
             assert answer.state == pb.LOOKUP_STATE_NOT_FOUND
 
 
-async def test_certificates_that_are_not_there(running_api: Api, house: House) -> None:
-    running_api.set(auth=house.tls | {"tls_key": house.folder / "none.key"})
+async def test_missing_certificates(running_api: Api, deployment: Deployment) -> None:
+    running_api.set(auth=deployment.tls | {"tls_key": deployment.folder / "none.key"})
     with pytest.raises(ConfigError, match="MODERATION_AUTH__TLS"):
         await role.serve(running_api.settings, running_api.stop)
 

@@ -1,4 +1,4 @@
-"""A key that is withdrawn takes watches and waits with it; keys that are too old let nobody in."""
+"""A withdrawn key ends the watches and waits of its tokens. Keys that are too old admit no caller."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write(file: Path, content: bytes) -> None:
 
 
 async def withdrawn(channel: grpc.aio.Channel) -> None:
-    """Once the API no longer takes the old key."""
+    """Returns once the API does not accept the old key any more."""
     async with asyncio.timeout(30):
         async with refused(DENIED, "UNAUTHENTICATED"):
             while True:
@@ -91,7 +91,7 @@ async def test_a_wait_gets_no_verdict_once_its_key_is_withdrawn(running_api: Api
             service(channel).WaitVerdict(pb.WaitVerdictRequest(post_id="x", consistency_token=token), **bearer(key, id))
             for key, id in ((OLD, "old"), (NEW, "new"))
         ]
-        # On one connection calls begin in their order: when this one is answered, the others wait.
+        # On one connection calls begin in their order: when this call is answered, the others wait.
         await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="x"), **bearer(OLD, "old"))
         write(file, a_set(new=NEW))
         await withdrawn(channel)
@@ -113,7 +113,7 @@ async def test_a_request_whose_body_comes_after_its_key_was_withdrawn_is_refused
     async with running_api.running() as channel:
         stub: Any = channel.stream_stream(f"/{SERVICE}/{method}")
         stays, ends = (stub(**bearer(key, id)) for key, id in ((NEW, "new"), (OLD, "old")))
-        # On one connection calls begin in their order: when this one is answered, the others have been admitted.
+        # On one connection calls begin in their order: when this call is answered, the others have been admitted.
         await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"), **bearer(OLD, "old"))
         write(file, a_set(new=NEW))
         await withdrawn(channel)
@@ -126,7 +126,7 @@ async def test_a_request_whose_body_comes_after_its_key_was_withdrawn_is_refused
         stays.cancel()
 
 
-async def test_keys_that_are_too_old_let_nobody_in_until_they_are_read_again(running_api: Api, file: Path) -> None:
+async def test_expired_keys_admit_no_caller_until_they_are_read_again(running_api: Api, file: Path) -> None:
     auth = running_api.settings.auth.model_copy(update={"jwt_keys_max_age_s": 1.0})
     running_api.settings = running_api.settings.model_copy(update={"auth": auth})
     get, new = pb.GetVerdictRequest(post_id="a"), bearer(NEW, "new")

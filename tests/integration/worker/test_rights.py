@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from aiokafka.protocol.admin import CreateAclsRequest
 from moderation.client import Client
 from moderation.dev.kafka import LocalKafka
 from moderation.dev.node import properties
+from moderation.dev.ports import free_ports
 from moderation.dev.topics import create_service_topics
 from moderation.settings import KafkaSettings
 from moderation.v1.post_pb2 import Post
@@ -37,16 +37,10 @@ def users() -> dict[str, list[dict[str, Any]]]:
     return {user["metadata"]["name"]: user["spec"]["authorization"]["acls"] for user in documents}
 
 
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
-
-
 @pytest.fixture
 def sasl_port(monkeypatch: pytest.MonkeyPatch) -> int:
     """Of the listener that asks who is there. On the other one everybody is a superuser: the platform, and us."""
-    port = free_port()
+    (port,) = free_ports(1)
     logins = " ".join(f'user_{user}="{user}"' for user in users())
     module = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 

@@ -1,4 +1,4 @@
-"""Bodies are read within a budget that callers share, and within a time."""
+"""Request bodies are read within a budget that callers share, and within a time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 
 from moderation.api.grpc import bodies
 from moderation.api.grpc.bodies import Bodies
-from moderation.api.grpc.status import RefusedError
+from moderation.api.refusals import RefusalKind, RefusedError
 
 LARGEST = 100
 
 
 class Call:
-    """A gRPC context whose message comes when the test says so."""
+    """A gRPC context whose message arrives when the test sets it."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -42,15 +42,15 @@ async def test_a_message_is_read_and_its_size_checked() -> None:
     call, task = reading(pool, "a", limit=4)
     call.message.set_result(b"1234")
     assert await task == b"1234"
-    for message, code, reason in (
-        (b"12345", grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE"),
-        (grpc.aio.EOF, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"),
+    for message, kind, reason in (
+        (b"12345", RefusalKind.EXHAUSTED, "TOO_LARGE"),
+        (grpc.aio.EOF, RefusalKind.INVALID, "INVALID_FIELD"),
     ):
         call, task = reading(pool, "a", limit=4)
         call.message.set_result(message)
         with pytest.raises(RefusedError) as caught:
             await task
-        assert (caught.value.code, caught.value.reason) == (code, reason)
+        assert (caught.value.kind, caught.value.reason) == (kind, reason)
 
 
 async def test_a_caller_has_a_share_and_others_have_the_rest() -> None:
@@ -63,7 +63,7 @@ async def test_a_caller_has_a_share_and_others_have_the_rest() -> None:
     assert call.asked.is_set()
     call.message.set_result(b"x")
     assert await task == b"x"
-    for number, (call, task) in enumerate(greedy):  # those that wait are read when the ones before them are
+    for number, (call, task) in enumerate(greedy):  # the waiting ones are read in turn
         await call.asked.wait()
         call.message.set_result(b"%d" % number)
         assert await task == b"%d" % number
@@ -77,15 +77,15 @@ async def test_a_caller_that_holds_less_goes_first() -> None:
     second, held = reading(pool, "a")
     await settled()
     third, waiting = reading(pool, "a")
-    other, one = reading(pool, "b")
+    other, task_of_other = reading(pool, "b")
     await settled()
     assert [call.asked.is_set() for call in (first, second, third, other)] == [True, True, False, False]
     first.message.set_result(b"")
     await settled()
     assert [call.asked.is_set() for call in (third, other)] == [False, True]
-    for task in (held, waiting, one):
+    for task in (held, waiting, task_of_other):
         task.cancel()
-    await asyncio.gather(held, waiting, one, return_exceptions=True)
+    await asyncio.gather(held, waiting, task_of_other, return_exceptions=True)
     assert pool._free == 2 * LARGEST
 
 
@@ -95,7 +95,7 @@ async def test_a_body_that_is_late_is_cut() -> None:
     _, task = reading(pool, "a")
     with pytest.raises(RefusedError) as caught:
         await asyncio.wait_for(task, 30)
-    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "SLOW_BODY")
+    assert (caught.value.kind, caught.value.reason) == (RefusalKind.TOO_SLOW, "SLOW_BODY")
     assert pool._free == LARGEST
     sweeping.cancel()
 
@@ -113,16 +113,16 @@ async def test_a_slow_lookup_makes_room_for_one_that_waits() -> None:
     sweeping.cancel()
 
 
-async def test_one_that_waits_too_long_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_read_that_waits_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "WAIT_S", 0.2)
-    pool = Bodies(LARGEST, LARGEST, 60)  # of posts: those that are read are left in peace
+    pool = Bodies(LARGEST, LARGEST, 60)  # as for posts, whose reads are not cut
     sweeping = asyncio.create_task(pool.sweep())
     call, large = reading(pool, "a")
     await settled()
     _, task = reading(pool, "b")
     with pytest.raises(RefusedError) as caught:
         await asyncio.wait_for(task, 30)
-    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    assert (caught.value.kind, caught.value.reason) == (RefusalKind.EXHAUSTED, "OVERLOADED")
     call.message.set_result(b"x")
     assert await large == b"x"
     assert pool._free == LARGEST
@@ -146,11 +146,11 @@ async def test_a_caller_that_leaves_gives_its_memory_back() -> None:
     assert await task == b"x"
 
 
-async def test_a_post_on_its_way_counts_until_it_is_there() -> None:
+async def test_a_post_that_is_being_put_counts_until_it_is_on_its_topic() -> None:
     pool = Bodies(4 * LARGEST, LARGEST, 10)
     with pool.held("a", LARGEST):
         call, task = reading(pool, "a")
-        other, one = reading(pool, "b")
+        other, task_of_other = reading(pool, "b")
         await settled()
         assert not call.asked.is_set()  # a caller's posts count for its share
         assert other.asked.is_set()
@@ -158,12 +158,12 @@ async def test_a_post_on_its_way_counts_until_it_is_there() -> None:
     assert call.asked.is_set()
     for message in (call.message, other.message):
         message.set_result(b"x")
-    assert set(await asyncio.gather(task, one)) == {b"x"}
+    assert set(await asyncio.gather(task, task_of_other)) == {b"x"}
     assert pool._free == 4 * LARGEST
 
 
-async def test_of_slow_reads_the_oldest_are_cut_beyond_a_number() -> None:
-    pool = Bodies(100 * LARGEST, LARGEST, 60, most_slow=2)
+async def test_the_oldest_slow_reads_are_cut_beyond_a_limit() -> None:
+    pool = Bodies(100 * LARGEST, LARGEST, 60, max_slow=2)
     sweeping = asyncio.create_task(pool.sweep())
     tasks = []
     for number in range(4):
@@ -179,8 +179,8 @@ async def test_of_slow_reads_the_oldest_are_cut_beyond_a_number() -> None:
     sweeping.cancel()
 
 
-async def test_callers_that_hold_as_much_go_in_turn() -> None:
-    """One whose queue never ends does not stay at the front."""
+async def test_callers_that_hold_the_same_take_turns() -> None:
+    """A caller whose queue never ends does not stay at the front."""
     pool = Bodies(LARGEST, LARGEST, 60)
     first, _ = reading(pool, "a")
     await settled()
@@ -202,8 +202,10 @@ async def test_callers_that_hold_as_much_go_in_turn() -> None:
     assert pool._free == LARGEST
 
 
-async def test_of_a_caller_so_many_reads_wait_and_more_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = Bodies(LARGEST, LARGEST, 60, most_waiting=3)
+async def test_waiting_reads_of_a_caller_are_limited_and_further_ones_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = Bodies(LARGEST, LARGEST, 60, max_waiting=3)
     _, first = reading(pool, "a")
     await settled()
     tasks = [reading(pool, "a")[1] for _ in range(4)]
@@ -211,12 +213,12 @@ async def test_of_a_caller_so_many_reads_wait_and_more_are_refused_at_once(monke
     with pytest.raises(RefusedError, match="too many request bodies") as caught:
         await tasks.pop()
     assert caught.value.reason == "OVERLOADED"
-    tasks.pop().cancel()  # one that has left does not count
+    tasks.pop().cancel()  # a read that has left does not count
     await settled()
     tasks += [reading(pool, "a")[1], reading(pool, "b")[1]]
     await settled()
     assert not any(task.done() for task in tasks)
-    monkeypatch.setattr(bodies, "MOST_WAITING", 4)  # in all: who has none waiting may add one
+    monkeypatch.setattr(bodies, "MAX_WAITING", 4)  # of all callers: a caller with none waiting may still add one
     refused, added = reading(pool, "b")[1], reading(pool, "c")[1]
     await settled()
     assert refused.done()

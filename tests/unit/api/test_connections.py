@@ -1,4 +1,4 @@
-"""The connections to the API's port are found and closed, and nothing else of the process is touched."""
+"""Connections to the API's port are found and closed, and no other descriptor of the process is touched."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -38,8 +39,8 @@ def port_of(server: socket.socket) -> int:
     return int(server.getsockname()[1])
 
 
-def test_a_look_for_peers_leaves_the_locks_of_files_alone(server: socket.socket, tmp_path: Path) -> None:
-    """With a database's locks gone, another process that looks into it and leaves takes its log along."""
+def test_looking_for_peers_keeps_the_locks_of_files(server: socket.socket, tmp_path: Path) -> None:
+    """Without the locks of a database, another process that opens and closes it removes its write-ahead log."""
     path = tmp_path / "view.sqlite"
     with closing(sqlite3.connect(path)) as view, joined(server) as (_, peer):
         view.execute("PRAGMA journal_mode = WAL")
@@ -55,13 +56,13 @@ def test_a_peer_is_found_and_shut_out(server: socket.socket) -> None:
     with joined(server) as (client, peer), joined(server) as (other, another):
         peers = sockets.peers(port_of(server))
         assert set(peers) == {peer, another}
-        assert not sockets.shut(peers[another], peer)  # the descriptor is another's by now
+        assert not sockets.shut(peers[another], peer)  # the descriptor belongs to another peer
         assert sockets.shut(peers[peer], peer)
         assert client.recv(1) == b""
         other.setblocking(False)
         with pytest.raises(BlockingIOError):
             other.recv(1)
-        os.fstat(peers[peer])  # the descriptor stays its owner's to close
+        os.fstat(peers[peer])  # the descriptor stays open for its owner
 
 
 @contextmanager
@@ -83,9 +84,9 @@ def no_descriptor_left() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("calls", [0, BURST + 1])
-async def test_strangers_are_shut_out_when_no_descriptor_is_left(server: socket.socket, calls: int) -> None:
-    """Those who are there too long, and those who have made too many calls."""
-    connections = Connections(ApiSettings(unauthenticated_timeout_s=60.0 if calls else 0.1), guarded=True)
+async def test_unauthenticated_peers_are_shut_out_when_no_descriptor_is_left(server: socket.socket, calls: int) -> None:
+    """Peers that stay too long, and peers that make too many calls."""
+    connections = Connections(ApiSettings(unauthenticated_timeout_s=60.0 if calls else 0.1), expire_unadmitted=True)
     watching = asyncio.create_task(connections.watch(port_of(server)))
     with joined(server) as (client, peer):
         client.setblocking(False)
@@ -97,23 +98,27 @@ async def test_strangers_are_shut_out_when_no_descriptor_is_left(server: socket.
     watching.cancel()
 
 
-@pytest.mark.parametrize(("hard", "room", "soft"), [(4_096, 1_000, 2_256), (1_024, 384, 1_024)])
-def test_connections_are_as_many_as_there_are_descriptors_for(hard: int, room: int, soft: int) -> None:
+@pytest.mark.parametrize(("hard", "connections", "soft"), [(4_096, 1_000, 2_256), (1_024, 384, 1_024)])
+def test_connections_are_as_many_as_there_are_descriptors_for(hard: int, connections: int, soft: int) -> None:
     look = (
-        "import resource; from moderation.api.grpc.connections import room; "
+        "import resource; from moderation.api.grpc.connections import affordable; "
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (200, {hard})); "
-        "print(room(1_000, 2), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+        "print(affordable(1_000, 2), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )
     shown = subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True)
-    assert shown.stdout.splitlines()[-1].split() == [str(room), str(soft)]
+    assert shown.stdout.splitlines()[-1].split() == [str(connections), str(soft)]
 
 
-def test_an_address_may_ask_for_health_far_more_often_than_it_is_refused() -> None:
-    connections = Connections(ApiSettings(), guarded=True)
+def test_an_address_may_ask_for_health_far_more_often_than_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    connections = Connections(ApiSettings(), expire_unadmitted=True)
     asked = [connections.asked(f"ipv4:192.0.2.1:{number}") for number in range(6_000)]
     first = asked.index(True)
-    assert BURST / CHECK_COST - 1 <= first < 1.5 * BURST / CHECK_COST
-    assert all(asked[first + 100 :])
+    assert BURST / CHECK_COST - 1 <= first <= BURST / CHECK_COST
+    assert all(asked[first:])
+    now += 1
+    assert not connections.asked("ipv4:192.0.2.1:7000")
     assert not connections.asked("ipv4:192.0.2.2:1")
     connections.admitted("ipv4:192.0.2.1:1")
     assert not connections.asked("ipv4:192.0.2.1:1")

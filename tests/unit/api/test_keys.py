@@ -1,4 +1,4 @@
-"""Whatever the source of the keys does, they are refreshed or they are not, in time; nothing else happens."""
+"""A source of keys that misbehaves in any way means that the keys are not refreshed, in time, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from moderation.api import keys as keys_module
-from moderation.api.auth import Authenticator
-from moderation.api.grpc.status import RefusedError
-from moderation.api.keys import MOST_STUCK, Keys, NotReadError
+from moderation.api.auth import Authenticator, Credentials
+from moderation.api.keys import MAX_STUCK, Keys, NotReadError
+from moderation.api.refusals import RefusedError
 from moderation.errors import ConfigError
 from moderation.settings import AuthSettings
 from tests.support.key_server import (
@@ -36,7 +36,6 @@ from tests.support.key_server import (
     nothing,
     sending,
 )
-from tests.unit.api.test_auth import Call
 
 KEY, OTHER = a_key(), a_key()
 GOOD = a_set(first=KEY)
@@ -64,7 +63,7 @@ def keys_of(source: object, **changed: Any) -> Keys:
 
 
 async def refresh(keys: Keys, done: Callable[[], bool]) -> list[str]:
-    """Refreshes until this holds; returns the causes of what went wrong."""
+    """Refreshes until `done`; returns the causes of the failures."""
     with capture_logs() as logs:
         task = asyncio.create_task(keys.refresh())
         async with asyncio.timeout(30):
@@ -78,7 +77,7 @@ async def refresh(keys: Keys, done: Callable[[], bool]) -> list[str]:
 
 
 async def not_read(keys: Keys) -> str:
-    """The cause, once a reading has failed in time."""
+    """The cause of a reading that fails in time."""
     begun = time.monotonic()
     with pytest.raises(NotReadError) as caught:
         await keys._reading()
@@ -125,27 +124,27 @@ async def test_a_server_that_misbehaves_changes_nothing(server: KeyServer, fault
     assert keys.edition == 1
     server.serve = sending(answer(a_set(second=OTHER)))
     await refresh(keys, lambda: keys.edition == 2)
-    assert keys.find("first") is None  # withdrawn, by a valid set
+    assert keys.find("first") is None  # a valid set has withdrawn it
     assert keys.find("second") is not None
 
 
 @pytest.mark.parametrize("fault", ["cut chunks", "bad status", "deep JSON", "slow body", "silence", "no keys"])
-async def test_a_start_without_keys_is_a_matter_of_configuration(server: KeyServer, fault: str) -> None:
+async def test_a_start_without_keys_is_a_configuration_error(server: KeyServer, fault: str) -> None:
     server.serve = FAULTS[fault]
     begun = time.monotonic()
-    with pytest.raises(ConfigError, match="MODERATION_AUTH__JWT_KEYS: no keys can be read there"):
+    with pytest.raises(ConfigError, match="MODERATION_AUTH__JWT_KEYS: cannot read keys"):
         await keys_of(server.url).load()
     assert time.monotonic() - begun < READ_S + 1
 
 
-async def test_a_handshake_that_hangs_or_is_none(server: KeyServer) -> None:
+async def test_a_handshake_that_hangs_or_fails(server: KeyServer) -> None:
     server.secure = False
     assert await not_read(keys_of(server.url)) == "TimeoutError"
     server.serve = lambda connection: connection.sendall(answer(GOOD))
     assert "SSL" in await not_read(keys_of(server.url))
 
 
-async def test_a_server_that_accepts_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_accepts_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
         address = listening.getsockname()
         with socket.create_connection(address), socket.socket() as second:
@@ -159,7 +158,7 @@ async def test_a_server_that_accepts_nobody(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_a_wrong_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
     with key_server(tmp_path, *names) as server:
         if names:
-            monkeypatch.setenv("SSL_CERT_FILE", str(server.ca))  # else it is a CA that nobody trusts
+            monkeypatch.setenv("SSL_CERT_FILE", str(server.ca))  # else the CA is not trusted
         server.serve = sending(answer(GOOD))
         assert await not_read(keys_of(server.url)) == "SSLCertVerificationError"
 
@@ -168,12 +167,12 @@ async def test_a_wrong_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     "url",
     ["https://", "https:///keys", "https://a:b@127.0.0.1/", "https://127.0.0.1:99999/", "https://[::1/", "https:x"],
 )
-async def test_an_address_that_is_none(url: str) -> None:
+async def test_an_invalid_address(url: str) -> None:
     assert await not_read(keys_of(url)) == "ValueError"
 
 
 class Proxy:
-    """An http proxy that tunnels, or does something else instead."""
+    """An http proxy that opens a tunnel, or sends this response instead."""
 
     def __init__(self, answer: bytes | None = None) -> None:
         self.answer = answer
@@ -199,11 +198,11 @@ class Proxy:
                 self._pass(far, near)
                 up.join()
 
-    def _pass(self, one: socket.socket, other: socket.socket) -> None:
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
-            while data := one.recv(4096):
-                other.sendall(data)
-            other.shutdown(socket.SHUT_WR)
+            while data := source.recv(4096):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         self._thread.join(10)
@@ -228,7 +227,7 @@ async def test_keys_are_read_through_the_proxy_of_the_environment(
 @pytest.mark.parametrize(
     ("answer", "cause"),
     [
-        (b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "RefusedAnswerError"),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "RefusedResponseError"),
         (b"HTTP/1.1 banana\r\n\r\n", "BadStatusLine"),
         (b"", "TimeoutError"),
     ],
@@ -260,7 +259,7 @@ async def test_a_file_that_is_broken_changes_nothing(tmp_path: Path, content: by
     assert keys.find("first") is None
 
 
-async def test_readings_that_hang_are_few_and_do_not_prevent_later_ones_for_ever(
+async def test_hanging_readings_are_limited_and_later_readings_succeed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keys_module, "STUCK_S", 0.1)
@@ -270,12 +269,12 @@ async def test_readings_that_hang_are_few_and_do_not_prevent_later_ones_for_ever
     await keys.load()
     os.mkfifo(hanging)
     file.unlink()
-    os.link(hanging, file)  # opening it hangs until somebody writes
-    for _ in range(MOST_STUCK + 1):
+    os.link(hanging, file)  # opening it hangs until something writes
+    for _ in range(MAX_STUCK + 1):
         assert await not_read(keys) == "TimeoutError"
     assert await not_read(keys) == "EarlierReadingsHang"
     threads = [thread for thread in threading.enumerate() if thread.name == "jwt-keys"]
-    assert len(threads) == MOST_STUCK + 1
+    assert len(threads) == MAX_STUCK + 1
     file.unlink()
     file.write_bytes(GOOD)
     hanging.write_bytes(b"")
@@ -284,14 +283,14 @@ async def test_readings_that_hang_are_few_and_do_not_prevent_later_ones_for_ever
     assert (await keys._reading()).content == GOOD
 
 
-async def test_a_reading_for_which_there_is_no_thread_changes_nothing(tmp_path: Path) -> None:
+async def test_a_reading_without_a_thread_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_bytes(GOOD)
     keys = keys_of(file)
     await keys.load()
     threading.stack_size(1 << 47)  # more than there is, as for a process that has all the threads it may
     try:
-        for _ in range(MOST_STUCK + 2):
+        for _ in range(MAX_STUCK + 2):
             assert await not_read(keys) == "NoThread"
     finally:
         threading.stack_size(0)
@@ -311,14 +310,14 @@ async def test_the_age_of_the_keys_is_counted_from_the_last_reading(tmp_path: Pa
     assert 0.2 < age < 30
     file.write_bytes(GOOD)
     await refresh(keys, lambda: not keys.expired)
-    assert keys.edition == 1  # they are the same
+    assert keys.edition == 1  # the keys are the same
 
 
 def encoded(value: bytes) -> str:
     return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
 
 
-async def test_a_token_that_is_deep_or_endless_is_refused_and_no_fault_of_ours(tmp_path: Path) -> None:
+async def test_a_deep_or_endless_token_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_bytes(GOOD)
     authenticator = Authenticator(
@@ -331,7 +330,7 @@ async def test_a_token_that_is_deep_or_endless_is_refused_and_no_fault_of_ours(t
     tokens = [f"{encoded(deep)}.e30.e30", f"{header}.{encoded(deep)}.e30"]
     tokens += [a_token(KEY, "first", exp=exp) for exp in (float("inf"), 10**400)]
     for token in tokens:
-        call: Any = Call(f"Bearer {token}")
+        credentials = Credentials("", authorization=(f"Bearer {token}",))
         with pytest.raises(RefusedError) as caught:
-            authenticator.admit(call, "GetVerdict")
+            authenticator.admit(credentials, "GetVerdict")
         assert caught.value.reason == "UNAUTHENTICATED"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from moderation import wire
 from moderation.api.grpc import responses
+from moderation.api.lookups import Page
 from moderation.v1 import moderation_service_pb2 as pb
 from tests.support.builders import a_finding, a_verdict
 
@@ -16,16 +17,16 @@ MESSAGE = wire.verdict_message(a_verdict("a", findings=(a_finding(), a_finding("
 BYTES = MESSAGE.SerializeToString()
 
 
-def test_one() -> None:
+def test_the_response_to_a_lookup() -> None:
     for kind in (pb.GetVerdictResponse, pb.WaitVerdictResponse):
-        found: Any = kind.FromString(responses.one((pb.LOOKUP_STATE_FOUND, BYTES)))
+        found: Any = kind.FromString(responses.lookup((pb.LOOKUP_STATE_FOUND, BYTES)))
         assert found == kind(state=pb.LOOKUP_STATE_FOUND, verdict=MESSAGE)
-        missing: Any = kind.FromString(responses.one((pb.LOOKUP_STATE_NOT_FOUND, None)))
+        missing: Any = kind.FromString(responses.lookup((pb.LOOKUP_STATE_NOT_FOUND, None)))
         assert missing == kind(state=pb.LOOKUP_STATE_NOT_FOUND)
 
 
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=300), st.booleans()), max_size=5))
-def test_many(asked: list[tuple[str, bool]]) -> None:
+def test_the_response_to_a_batch(asked: list[tuple[str, bool]]) -> None:
     parts = [
         responses.result(id, (pb.LOOKUP_STATE_FOUND, BYTES) if there else (pb.LOOKUP_STATE_PENDING, None))
         for id, there in asked
@@ -36,11 +37,11 @@ def test_many(asked: list[tuple[str, bool]]) -> None:
         else pb.LookupResult(post_id=id, state=pb.LOOKUP_STATE_PENDING)
         for id, there in asked
     ]
-    assert pb.BatchGetVerdictsResponse.FromString(b"".join(parts)) == pb.BatchGetVerdictsResponse(results=wanted)
+    assert pb.BatchGetVerdictsResponse.FromString(responses.batch(parts)) == pb.BatchGetVerdictsResponse(results=wanted)
 
 
 def test_a_page() -> None:
-    written = responses.page([BYTES, BYTES], "next")
+    written = responses.page(Page([BYTES, BYTES], "next"))
     assert pb.ListVerdictsResponse.FromString(written) == pb.ListVerdictsResponse(
         verdicts=[MESSAGE, MESSAGE],
         next_page_token="next",  # noqa: S106  no password

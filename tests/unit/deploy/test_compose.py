@@ -1,4 +1,4 @@
-"""deploy/compose.yaml as Docker's own Compose reads it: what it mounts is there, and what it sets is a setting."""
+"""deploy/compose.yaml, as Docker's own Compose reads it: mounts exist, and variables are settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OURS = ("topics", "worker", "api")
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, dict[str, Any]]:
-    """Anchors merged and defaults filled in; Compose refuses what its schema does not know."""
+    """Services by name, with anchors merged and defaults filled in. Compose refuses keys that it does not know."""
     compose = shutil.which("docker-compose", path=str(Path(sys.executable).parent))
     if not compose:
         pytest.skip(f"no docker-compose wheel for {sys.platform}: compose.yaml is NOT read by Compose")
@@ -36,23 +36,23 @@ def services() -> dict[str, dict[str, Any]]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert not done.stderr, "a warning of Compose's"
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout)["services"]
-    return found
+    assert not done.stderr, "Compose warned"
+    services: dict[str, dict[str, Any]] = json.loads(done.stdout)["services"]
+    return services
 
 
 def mounts(service: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {mount["target"]: mount for mount in service.get("volumes", [])}
 
 
-def test_what_is_mounted_is_there_and_stays_as_it_is(services: dict[str, dict[str, Any]]) -> None:
-    bound = [mount for one in services.values() for mount in one.get("volumes", []) if mount["type"] == "bind"]
+def test_mounted_files_exist_and_are_read_only(services: dict[str, dict[str, Any]]) -> None:
+    bound = [mount for service in services.values() for mount in service.get("volumes", []) if mount["type"] == "bind"]
     assert len(bound) >= 6
     assert [mount["source"] for mount in bound if not Path(mount["source"]).exists()] == []
     assert all(mount["read_only"] for mount in bound)
 
 
-def test_what_is_set_is_a_setting_and_all_of_them_are_valid(services: dict[str, dict[str, Any]]) -> None:
+def test_variables_are_valid_settings(services: dict[str, dict[str, Any]]) -> None:
     for name in OURS:
         given = services[name]["environment"]
         settings.load(given)  # raises, and names what is wrong
@@ -62,7 +62,7 @@ def test_what_is_set_is_a_setting_and_all_of_them_are_valid(services: dict[str, 
     assert len(PolicySet.load(Path(policies)).policies) >= 5
 
 
-def test_nothing_is_open_to_the_network_or_may_do_more_than_it_needs(services: dict[str, dict[str, Any]]) -> None:
+def test_ports_are_on_loopback_and_containers_are_confined(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
         assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", [])), name
         assert service["cap_drop"] == ["ALL"], name
@@ -73,7 +73,7 @@ def test_nothing_is_open_to_the_network_or_may_do_more_than_it_needs(services: d
         assert tag not in ("latest", service["image"]), f"{name}: pin {service['image']}"
 
 
-def test_each_waits_for_what_it_needs(services: dict[str, dict[str, Any]]) -> None:
+def test_services_start_after_their_dependencies(services: dict[str, dict[str, Any]]) -> None:
     assert services["topics"]["depends_on"]["kafka"]["condition"] == "service_healthy"
     for name in ("worker", "api"):
         assert services[name]["depends_on"]["topics"]["condition"] == "service_completed_successfully"
@@ -81,12 +81,12 @@ def test_each_waits_for_what_it_needs(services: dict[str, dict[str, Any]]) -> No
         assert "test" in service.get("healthcheck", {}) or name == "topics", f"{name} has no health check"
 
 
-def test_the_broker_is_where_its_clients_look_for_it(services: dict[str, dict[str, Any]]) -> None:
-    """And its listeners are complete: Kafka itself refuses a file in which they are not."""
+def test_clients_use_the_broker_s_inner_listener(services: dict[str, dict[str, Any]]) -> None:
+    """The listeners are complete. Kafka refuses a configuration in which they are not."""
     kafka = services["kafka"]["environment"]
-    advertised = dict(one.split("://") for one in kafka["KAFKA_ADVERTISED_LISTENERS"].split(","))
-    listeners = dict(one.split("://") for one in kafka["KAFKA_LISTENERS"].split(","))
-    protocols = dict(one.split(":") for one in kafka["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
+    advertised = dict(listener.split("://") for listener in kafka["KAFKA_ADVERTISED_LISTENERS"].split(","))
+    listeners = dict(listener.split("://") for listener in kafka["KAFKA_LISTENERS"].split(","))
+    protocols = dict(entry.split(":") for entry in kafka["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
     assert set(protocols) == set(listeners) == {*advertised, kafka["KAFKA_CONTROLLER_LISTENER_NAMES"]}
     inside = advertised[kafka["KAFKA_INTER_BROKER_LISTENER_NAME"]]
     assert {services[name]["environment"]["MODERATION_KAFKA__BOOTSTRAP"] for name in OURS} == {inside}
@@ -95,9 +95,9 @@ def test_the_broker_is_where_its_clients_look_for_it(services: dict[str, dict[st
     assert set(copies) == {"1"}
 
 
-def test_prometheus_asks_the_ports_that_are_there(services: dict[str, dict[str, Any]]) -> None:
+def test_prometheus_scrapes_the_ports_of_the_roles(services: dict[str, dict[str, Any]]) -> None:
     path = mounts(services["prometheus"])["/etc/prometheus/prometheus.yml"]["source"]
     jobs = yaml.safe_load(Path(path).read_text())["scrape_configs"]
-    targets = {one for job in jobs for static in job["static_configs"] for one in static["targets"]}
+    targets = {target for job in jobs for static in job["static_configs"] for target in static["targets"]}
     ports = {name: services[name]["environment"]["MODERATION_OPS__LISTEN"].rpartition(":")[2] for name in OURS[1:]}
     assert {f"{name}:{port}" for name, port in ports.items()} <= targets

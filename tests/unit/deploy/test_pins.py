@@ -1,4 +1,4 @@
-"""What ships is what the tests run with."""
+"""Images have the versions that the tests use."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ PINS = Path(__file__).parents[3] / "deploy" / "requirements"
 
 
 def pins(name: str) -> dict[str, set[str]]:
-    """Versions by package: some have one for older Pythons, and another."""
-    found: dict[str, set[str]] = {}
+    """Versions by package. Some packages have two: one for older Pythons, one for newer."""
+    versions: dict[str, set[str]] = {}
     for package, version in re.findall(
         r"^([a-z0-9._-]+)==([^ ;\\]+)", (PINS / f"{name}.txt").read_text(), re.MULTILINE
     ):
-        found.setdefault(package, set()).add(version)
-    return found
+        versions.setdefault(package, set()).add(version)
+    return versions
 
 
 @pytest.mark.parametrize("name", ["api", "worker", "build"])

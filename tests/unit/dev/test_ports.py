@@ -51,3 +51,10 @@ def test_a_held_port_is_not_picked_again(monkeypatch: pytest.MonkeyPatch) -> Non
     with HeldPorts() as held:
         assert held.pick() == first
         assert held.pick() != first
+
+
+def test_a_port_to_avoid_is_not_picked(monkeypatch: pytest.MonkeyPatch) -> None:
+    (reserved,) = free_ports(1)
+    monkeypatch.setattr(ports, "lasting_ports", lambda: range(reserved, reserved + 1))
+    with HeldPorts(avoid=(reserved,)) as held:
+        assert held.pick() != reserved

@@ -18,7 +18,7 @@ import yaml
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import Counter, Histogram, MetricWrapperBase
 
-from moderation.api.grpc.service import Service
+from moderation.api.grpc.methods import Methods
 from moderation.observability.fast_metrics import FastCounter, FastHistogram
 from moderation.observability.phases import Phase
 from moderation.types import Origin, Outcome, Reason, Status
@@ -37,7 +37,7 @@ VALUES = {
     "cause": {"out_of_memory", "error"},
     "role": {"worker", "api"},
     "mode": {"live", "shadow"},
-    "method": {name for name in dir(Service) if name[0].isupper()},
+    "method": {name for name in dir(Methods) if name[0].isupper()},
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moderation.api.grpc.service import POST_PARTS
+from moderation.api.grpc.requests import POST_PARTS
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.post_pb2 import Image, Post
 from moderation.wire import prescan

@@ -1,6 +1,6 @@
 """Writes the alerts as the PrometheusRule of this component: python deploy/kubernetes/components/monitoring/rules.py
 
-Their source is deploy/observe/rules.yaml; a test says when they differ. Text goes over and not data, for its comments.
+Their source is deploy/observe/rules.yaml. A test compares them. It copies text and not data, to keep the comments.
 """
 
 from __future__ import annotations

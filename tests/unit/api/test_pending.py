@@ -1,4 +1,4 @@
-"""A request id puts its post once; what waits for a verdict is known, and bounded."""
+"""A request id puts its post once. Posts without a verdict are known, and their number is bounded."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import asyncio
 from contextlib import ExitStack
 from typing import Any
 
-import grpc
 import pytest
 from prometheus_client import REGISTRY
 
-from moderation.api.grpc.status import RefusedError
-from moderation.api.submissions import Submissions
+from moderation.api.pending import PendingPosts
+from moderation.api.refusals import RefusalKind, RefusedError
 from moderation.errors import DeliveryError, ModerationError
 from moderation.kafka import post_producer
 from moderation.settings import ApiSettings
@@ -20,7 +19,7 @@ from moderation.v1.post_pb2 import Post
 
 
 class Topic:
-    """Takes posts when it is told to."""
+    """A producer that takes posts while it is open."""
 
     def __init__(self) -> None:
         self.put_ids: list[str] = []
@@ -41,21 +40,21 @@ class Case:
         self.topic = Topic()
         self.broken: list[ModerationError] = []
         self.held: list[str] = []  # ids of posts whose memory is counted
-        inbox: Any = self.topic
-        self.submissions = Submissions(ApiSettings(**settings), inbox, self.broken.append)
+        producer: Any = self.topic
+        self.pending = PendingPosts(ApiSettings(**settings), producer, self.broken.append)
 
     async def put(self, id: str = "a", request_id: str = "", **fields: Any) -> Source:
         with ExitStack() as held:
             self.held.append(id)
             held.callback(self.held.remove, id)
-            return await self.submissions.put(Post(id=id, **fields), request_id, (), 0.0, held)
+            return await self.pending.put(Post(id=id, **fields), request_id, (), 0.0, held)
 
 
-def shown() -> float:
-    """What metrics say of posts without a verdict."""
-    found = REGISTRY.get_sample_value("moderation_api_pending_posts")
-    assert found is not None
-    return found
+def metric() -> float:
+    """How many posts have no verdict, by the metric."""
+    value = REGISTRY.get_sample_value("moderation_api_pending_posts")
+    assert value is not None
+    return value
 
 
 async def test_a_request_id_puts_its_post_once() -> None:
@@ -78,7 +77,7 @@ async def test_another_post_under_the_same_request_id_is_refused() -> None:
     await case.put(request_id="r", text="one")
     with pytest.raises(RefusedError) as caught:
         await case.put(request_id="r", text="two")
-    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
+    assert (caught.value.kind, caught.value.reason) == (RefusalKind.ALREADY_EXISTS, "REQUEST_ID_REUSED")
 
 
 async def test_a_caller_who_leaves_does_not_take_the_post_back() -> None:
@@ -112,14 +111,14 @@ async def test_a_post_holds_its_memory_until_it_is_put_whether_or_not_its_caller
     for _ in range(5):
         await asyncio.sleep(0)
     assert not case.held
-    case.submissions.settle({0: 0})
+    case.pending.settle({0: 0})
     case.topic.error = None
     first = await case.put("c", request_id="s")
-    assert await case.put("c", request_id="s") == first  # one that came before holds nothing of its own
+    assert await case.put("c", request_id="s") == first  # a repeated request holds nothing
     assert not case.held
 
 
-async def test_what_was_not_accepted_is_put_again() -> None:
+async def test_a_post_that_was_not_accepted_is_put_again() -> None:
     case = Case()
     case.topic.error = post_producer.NotAcceptedError("brokers did not answer")
     with pytest.raises(post_producer.NotAcceptedError):
@@ -130,7 +129,7 @@ async def test_what_was_not_accepted_is_put_again() -> None:
     assert not case.broken
 
 
-async def test_a_broken_producer_ends_the_process_even_when_nobody_waits_any_more() -> None:
+async def test_a_broken_producer_ends_the_process_also_when_its_caller_has_left() -> None:
     case = Case()
     case.topic.open.clear()
     case.topic.error = DeliveryError("no use")
@@ -144,41 +143,41 @@ async def test_a_broken_producer_ends_the_process_even_when_nobody_waits_any_mor
     assert [type(error) for error in case.broken] == [DeliveryError]
 
 
-async def test_what_is_put_is_pending_until_it_is_judged() -> None:
+async def test_a_post_is_pending_from_its_put_to_its_verdict() -> None:
     case = Case()
     await case.put("a", tenant="t")
     await case.put("b")
-    assert shown() == 2
-    assert case.submissions.pending("a", None)
-    assert case.submissions.pending("a", "t")
-    assert not case.submissions.pending("a", "another")
-    assert not case.submissions.pending("never", None)
-    case.submissions.settle({0: 0})
-    assert not case.submissions.pending("a", None)
-    assert len(case.submissions) == shown() == 1
-    assert case.submissions.pending("b", None)
-    case.submissions.settle({0: 1})
-    assert not len(case.submissions)
-    assert not case.submissions._latest
-    assert shown() == 0
+    assert metric() == 2
+    assert case.pending.is_pending("a", None)
+    assert case.pending.is_pending("a", "t")
+    assert not case.pending.is_pending("a", "another")
+    assert not case.pending.is_pending("never", None)
+    case.pending.settle({0: 0})
+    assert not case.pending.is_pending("a", None)
+    assert len(case.pending) == metric() == 1
+    assert case.pending.is_pending("b", None)
+    case.pending.settle({0: 1})
+    assert not len(case.pending)
+    assert not case.pending._latest
+    assert metric() == 0
 
 
-async def test_an_id_is_another_tenants_from_the_call_to_the_verdict() -> None:
+async def test_an_id_belongs_to_its_tenant_from_the_call_to_the_verdict() -> None:
     case = Case()
     case.topic.open.clear()
     putting = [asyncio.create_task(case.put("a", tenant="t")) for _ in range(2)]
-    assert not case.submissions.of_another("a", "u")
+    assert not case.pending.is_of_another("a", "u")
     await asyncio.sleep(0)
-    for _ in ("on its way", "on the topic"):
-        assert case.submissions.of_another("a", "u")
-        assert case.submissions.of_another("a", "")
-        assert not case.submissions.of_another("a", "t")
-        assert not case.submissions.of_another("b", "u")
+    for _ in ("being put", "on the topic"):
+        assert case.pending.is_of_another("a", "u")
+        assert case.pending.is_of_another("a", "")
+        assert not case.pending.is_of_another("a", "t")
+        assert not case.pending.is_of_another("b", "u")
         case.topic.open.set()
         await asyncio.gather(*putting)
-    assert not case.submissions._under_way
-    case.submissions.settle({0: 5})
-    assert not case.submissions.of_another("a", "u")
+    assert not case.pending._tenants
+    case.pending.settle({0: 5})
+    assert not case.pending.is_of_another("a", "u")
 
 
 async def test_a_verdict_may_come_before_the_broker_has_acknowledged_its_post() -> None:
@@ -186,29 +185,29 @@ async def test_a_verdict_may_come_before_the_broker_has_acknowledged_its_post() 
     case.topic.open.clear()
     putting = asyncio.create_task(case.put("a"))
     await asyncio.sleep(0)
-    assert len(case.submissions) == shown() == 1
-    case.submissions.settle({0: 0})
-    assert shown() == 1
+    assert len(case.pending) == metric() == 1
+    case.pending.settle({0: 0})
+    assert metric() == 1
     case.topic.open.set()
     await putting
-    assert not case.submissions.pending("a", None)
-    assert len(case.submissions) == shown() == 0
+    assert not case.pending.is_pending("a", None)
+    assert len(case.pending) == metric() == 0
 
 
-async def test_a_full_backlog_takes_no_more() -> None:
+async def test_a_full_backlog_takes_no_further_posts() -> None:
     case = Case(max_pending_posts=2)
     await case.put("a")
     await case.put("b", request_id="r")
     with pytest.raises(RefusedError) as caught:
         await case.put("c")
-    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "BACKLOG_FULL")
+    assert (caught.value.kind, caught.value.reason) == (RefusalKind.EXHAUSTED, "BACKLOG_FULL")
     assert caught.value.retry_s
     await case.put("b", request_id="r")  # which is not put again
-    case.submissions.settle({0: 0})
+    case.pending.settle({0: 0})
     await case.put("c")
 
 
-async def test_bytes_under_way_are_bounded_and_a_larger_post_goes_alone() -> None:
+async def test_bytes_being_put_are_bounded_and_a_larger_post_goes_alone() -> None:
     case = Case(max_submit_bytes=100)
     case.topic.open.clear()
     large = asyncio.create_task(case.put("a", text="x" * 500))

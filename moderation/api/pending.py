@@ -1,0 +1,153 @@
+"""The posts that this API has put on their topic: which of them wait for a verdict, and under which request ids."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from cachetools import TTLCache
+
+from moderation.api.refusals import RefusalKind, RefusedError, exhausted
+from moderation.errors import DeliveryError, ModerationError
+from moderation.kafka.post_producer import PostProducer
+from moderation.observability import metrics
+from moderation.settings import ApiSettings
+from moderation.types import Source
+from moderation.v1.post_pb2 import Post
+
+REQUEST_ID_S = 15 * 60  # for which a request id is kept
+MAX_REQUEST_IDS = 50_000
+LARGE_BYTES = 1 << 20  # of a post that is hashed on a thread
+RETRY_S = 2.0  # after which a full backlog may have moved
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    digest: bytes  # of the post
+    put: asyncio.Future[Source]
+
+
+class PendingPosts:
+    """Puts posts on their topic, once for each request id, within bounds. Knows which have no verdict yet."""
+
+    def __init__(self, settings: ApiSettings, producer: PostProducer, fail: Callable[[ModerationError], None]) -> None:
+        """`fail`: is called with an error that the process must end for."""
+        self._settings = settings
+        self._producer = producer
+        self._fail = fail
+        self._requests: TTLCache[tuple[str, str], _Request] = TTLCache(MAX_REQUEST_IDS, REQUEST_ID_S)
+        self._puts: set[asyncio.Task[Source]] = set()
+        self._tenants: defaultdict[str, list[str]] = defaultdict(list)  # by post id: tenants of posts being put
+        self._bytes = 0  # of posts being put
+        self._waiting: defaultdict[int, deque[tuple[int, str]]] = defaultdict(deque)  # by partition: offset, post id
+        self._latest: dict[str, tuple[int, int, str]] = {}  # by post id: partition, offset, tenant
+        self._judged: Mapping[int, int] = {}  # by partition: highest offset whose outcome is known
+
+    def __len__(self) -> int:
+        """How many posts have no verdict yet: on the topic, or being put there."""
+        return sum(map(len, self._waiting.values())) + len(self._puts)
+
+    def is_pending(self, post_id: str, tenant: str | None) -> bool:
+        """Whether a post of this tenant (None: any) is on the topic and, as far as is known, has no outcome."""
+        latest = self._latest.get(post_id)
+        if latest is None:
+            return False
+        partition, offset, owner = latest
+        return offset > self._judged.get(partition, -1) and tenant in (None, owner)
+
+    def is_of_another(self, post_id: str, tenant: str) -> bool:
+        """Whether a post of this id that is pending, or being put, belongs to another tenant."""
+        if any(other != tenant for other in self._tenants.get(post_id, ())):
+            return True
+        return self.is_pending(post_id, None) and not self.is_pending(post_id, tenant)
+
+    def settle(self, judged: Mapping[int, int]) -> None:
+        """Forgets posts whose outcome is known. `judged`: by partition of the posts topic, the highest such offset."""
+        self._judged = judged
+        for partition, waiting in self._waiting.items():
+            limit = judged.get(partition, -1)
+            while waiting and waiting[0][0] <= limit:
+                offset, post_id = waiting.popleft()
+                if self._latest.get(post_id, (0, 0))[:2] == (partition, offset):
+                    del self._latest[post_id]
+        metrics.PENDING.set(len(self))
+
+    async def put(
+        self, post: Post, request_id: str, trace: Sequence[tuple[str, bytes]], until: float, memory: ExitStack
+    ) -> Source:
+        """Puts a post on its topic. A put goes on when its caller leaves: else a repeated call could not find it.
+
+        `memory`: closing it gives back what the post holds of its caller's share. The put takes it over and closes it
+        at its end, unless the same request came before.
+
+        Raises RefusedError, and what PostProducer.put raises.
+        """
+        if not request_id:
+            return await asyncio.shield(self._start(post, trace, until, memory))
+        # Hashing 20 MiB takes so long that other calls would notice.
+        digest = await asyncio.to_thread(_digest, post) if post.ByteSize() > LARGE_BYTES else _digest(post)
+        put = self._put_before(post.tenant, request_id, digest)
+        if put is None:
+            put = self._start(post, trace, until, memory)
+            self._requests[post.tenant, request_id] = _Request(digest, put)
+        return await asyncio.shield(put)
+
+    def _put_before(self, tenant: str, request_id: str, digest: bytes) -> asyncio.Future[Source] | None:
+        """The put of the same request, if it came before. Raises RefusedError if its post was another one."""
+        request = self._requests.get((tenant, request_id))
+        if request is None or _failed(request.put):  # a post whose put has failed may be there or not: put it again
+            return None
+        if request.digest != digest:
+            text = "the request id was used before, with another post"
+            raise RefusedError(RefusalKind.ALREADY_EXISTS, "REQUEST_ID_REUSED", text, field="request_id")
+        return request.put
+
+    def _start(
+        self, post: Post, trace: Sequence[tuple[str, bytes]], until: float, memory: ExitStack
+    ) -> asyncio.Task[Source]:
+        size = post.ByteSize()
+        full = self._bytes and self._bytes + size > self._settings.max_submit_bytes
+        if full or len(self) >= self._settings.max_pending_posts:
+            raise exhausted("BACKLOG_FULL", "too many posts wait for their verdicts; try again later", RETRY_S)
+        owned = memory.pop_all()  # a caller who leaves does not give it back: the post is here until it is put
+        self._bytes += size
+        task = asyncio.create_task(self._producer.put(post, trace, until))
+        self._puts.add(task)
+        self._tenants[post.id].append(post.tenant)
+        metrics.PENDING.set(len(self))
+
+        def ended(_: object) -> None:
+            owned.close()
+            self._bytes -= size
+            self._puts.discard(task)
+            self._tenants[post.id].remove(post.tenant)
+            if not self._tenants[post.id]:
+                del self._tenants[post.id]
+            if not task.cancelled():
+                error = task.exception()
+                if isinstance(error, DeliveryError):
+                    self._fail(error)
+                elif error is None:
+                    self._accepted(post, task.result())
+            metrics.PENDING.set(len(self))
+
+        task.add_done_callback(ended)
+        return task
+
+    def _accepted(self, post: Post, source: Source) -> None:
+        # The verdict may come before the broker has acknowledged the post.
+        if source.offset > self._judged.get(source.partition, -1):
+            self._waiting[source.partition].append((source.offset, post.id))
+            self._latest[post.id] = source.partition, source.offset, post.tenant
+
+
+def _digest(post: Post) -> bytes:
+    return hashlib.sha256(post.SerializeToString(deterministic=True)).digest()
+
+
+def _failed(put: asyncio.Future[Source]) -> bool:
+    return put.done() and (put.cancelled() or put.exception() is not None)

@@ -1,0 +1,123 @@
+"""`moderation classify`: judges one post in this process, without Kafka and without the API."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moderation import settings
+from moderation.cli.options import AsJson, Images, Text, check_content, out, read_file
+from moderation.errors import ConfigError, PostError
+from moderation.observability import logs
+from moderation.settings import MediaSettings, Settings
+from moderation.types import Post
+
+if TYPE_CHECKING:
+    from moderation.v1.post_pb2 import Post as PostMessage
+    from moderation.v1.verdict_pb2 import Verdict
+
+STANDARD_INPUT = Path("-")
+FORMAT = "protos/moderation/v1/post.proto describes the format"
+
+
+def classify(
+    *,
+    text: Text = "",
+    image: Images = [],  # noqa: B006  typer copies it
+    language: Annotated[str, typer.Option(help="language of the text (BCP 47), as en or pt-BR")] = "",
+    surface: Annotated[str, typer.Option(help="where the platform shows the post, as comment or profile")] = "",
+    tenant: Annotated[str, typer.Option(help="tenant whose post it is")] = "",
+    post_file: Annotated[
+        Path | None,
+        typer.Option("--post", help="file with a whole post, in the JSON of the posts topic; - reads standard input"),
+    ] = None,
+    model_name: Annotated[
+        str | None, typer.Option("--model", help="hub id, folder or demo; default MODERATION_MODEL")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--policies", help="default MODERATION_POLICIES")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge one post in this process, without Kafka: from options, or a whole post with --post."""
+    from moderation.cli import render
+    from moderation.v1 import post_pb2
+
+    loaded = settings.load()
+    if model_name:
+        loaded = loaded.model_copy(update={"model": loaded.model.model_copy(update={"name": model_name})})
+    if post_file:
+        if text or image or language or surface or tenant:
+            raise ConfigError("--post gives the whole post: leave out --text, --image, --language, --surface, --tenant")
+        post = post_of_file(post_file, loaded)
+    else:
+        check_content(text, image)
+        images = [post_pb2.Image(data=read_file(path)) for path in image]
+        message = post_pb2.Post(
+            id=f"cli-{uuid.uuid4()}", text=text, images=images, tenant=tenant, language=language, surface=surface
+        )
+        post = post_of_options(message, loaded.media)
+    logs.configure(loaded.log.model_copy(update={"level": "warning"}))
+    logs.capture_prints(loaded.log)
+    render.verdict(out, asyncio.run(_classify(loaded, folder or loaded.policies, post)), as_json=as_json)
+
+
+def post_of_options(message: PostMessage, limits: MediaSettings) -> Post:
+    """The post, checked as one from the topic. Raises ConfigError."""
+    from moderation import wire
+
+    try:
+        return wire.post(message, limits)
+    except PostError as error:
+        raise ConfigError(f"the post is refused with {error.reason}: {error}") from None
+
+
+def post_of_file(file: Path, loaded: Settings) -> Post:
+    """The post in a file of JSON. Raises ConfigError with the place of the mistake where the parser reports one."""
+    from moderation import wire
+
+    largest = loaded.kafka.max_message_bytes
+    source = "standard input" if file == STANDARD_INPUT else str(file)
+    value = sys.stdin.buffer.read(largest + 1) if file == STANDARD_INPUT else read_file(file)
+    if len(value) > largest:
+        raise ConfigError(f"--post: {source} is larger than {largest} bytes (MODERATION_KAFKA__MAX_MESSAGE_BYTES)")
+    try:
+        return wire.post_record(value, (), loaded.media)
+    except PostError as error:
+        problem = f"{error.reason}: {_mistake(value) or error}"
+        raise ConfigError(f"--post: the post in {source} is refused with {problem}; {FORMAT}") from None
+
+
+def _mistake(value: bytes) -> str:
+    """What the JSON parser says of a post that it cannot read; "" if it can."""
+    from google.protobuf import json_format
+
+    from moderation.v1 import post_pb2
+
+    try:
+        json_format.Parse(value, post_pb2.Post())
+    except (json_format.ParseError, ValueError, RecursionError) as error:
+        return str(error).rstrip(".")
+    return ""
+
+
+async def _classify(loaded: Settings, folder: Path, post: Post) -> Verdict:
+    from moderation import models, wire
+    from moderation.inference.batcher import Batcher
+    from moderation.media.reader import Media
+    from moderation.moderator import Moderator
+    from moderation.policies import PolicySet
+
+    policy_set = PolicySet.load(folder)
+    classifier = models.load(loaded.model)
+    if classifier.info.caution:
+        logs.say(f"{classifier.info.name}: {classifier.info.caution}")
+    async with Batcher(classifier, loaded.worker) as batcher:
+        moderator = Moderator(policy_set, Media(loaded.media), batcher, classifier.info)
+        try:
+            return wire.verdict_message(await moderator.moderate(post))
+        except PostError as error:
+            raise ConfigError(f"the post is refused with {error.reason}: {error}") from None
