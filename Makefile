@@ -15,7 +15,7 @@ IMAGE   = $(ENGINE) build $(IMAGE_OPTIONS) --file deploy/image/Dockerfile --buil
   --build-arg REVISION=$(shell git rev-parse HEAD)
 
 # A comment behind two hashes, after a target's name, is its help.
-.PHONY: help demo test unit chaos soak misbehaving hostile test-kubernetes test-containers lint hooks format protos bench baseline pins images clean
+.PHONY: help demo test unit chaos soak misbehaving hostile test-kubernetes test-containers lint hooks format protos reference bench baseline pins images clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -65,6 +65,10 @@ format: $(VENV)/dev.ok ## Fix what ruff can fix
 
 protos: $(VENV)/dev.ok ## Generate moderation/v1 and the JSON Schemas from protos/
 	$(BIN)/python protos/generate.py
+
+reference: $(VENV)/dev.ok ## Write the references from the code: protos/asyncapi.yaml, reason codes, deploy/reference/
+	$(BIN)/python protos/reference.py
+	$(BIN)/python deploy/reference.py
 
 bench: $(VENV)/dev.ok ## Measure scoring: ratios within one run
 	$(BIN)/moderation bench engine --policies 5

@@ -23,7 +23,7 @@ from moderation.observability.fast_metrics import FastCounter, FastHistogram
 
 PACKAGE = Path(moderation.__file__).parent
 PAGES = Path(__file__).parent / "reference"
-WRITTEN = "<!-- Written by `python deploy/reference.py`. Change the code and run it again. -->"
+WRITTEN = "<!-- Written by `make reference`. Change the code and run it again. -->"
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -226,7 +226,7 @@ def check() -> int:
         if not (PAGES / name).exists() or (PAGES / name).read_text(encoding="utf-8") != page()
     ]
     for name in differing:
-        print(f"deploy/reference/{name} is out of date: run `python deploy/reference.py`", file=sys.stderr)
+        print(f"deploy/reference/{name} is out of date: run `make reference`", file=sys.stderr)
     return len(differing)
 
 

@@ -20,7 +20,7 @@ from moderation.v1 import moderation_service_pb2
 from moderation.wire import formats
 
 PROTOS = Path(__file__).resolve().parent
-WRITTEN = "Written by `python protos/reference.py`. Change the code and run it again."
+WRITTEN = "Written by `make reference`. Change the code and run it again."
 
 # asyncapi.yaml
 
@@ -313,7 +313,7 @@ def check() -> int:
         if not (PROTOS / name).exists() or (PROTOS / name).read_text(encoding="utf-8") != text()
     ]
     for name in differing:
-        print(f"protos/{name} is out of date: run `python protos/reference.py`", file=sys.stderr)
+        print(f"protos/{name} is out of date: run `make reference`", file=sys.stderr)
     return len(differing)
 
 

@@ -1,1 +1,1 @@
-"""The API: what callers look up, submit and watch, and who may do so. No transport but in `grpc`."""
+"""The API: lookups, submissions, watches, and who may call them. Only `grpc` knows a transport."""

@@ -83,7 +83,7 @@ class Permit:
         self._edition = self._authenticator.check(self._credentials, self._edition)
 
     def spend(self, calls: float) -> None:
-        """Counts so many further calls of this caller. Raises RefusedError when the caller's rate is exceeded."""
+        """Counts further calls of this caller. Raises RefusedError when the caller's rate is exceeded."""
         self._authenticator.spend(self.owner, calls)
 
 
@@ -108,7 +108,7 @@ class Authenticator:
         return self.keys.edition if self.keys else 0
 
     def admit(self, credentials: Credentials, method: str, calls: float = 1.0) -> Permit:
-        """Admits a call of this method, which counts as so many calls. Raises RefusedError."""
+        """Admits a call of this method. `calls`: how many calls it counts as. Raises RefusedError."""
         permit = Permit(self, credentials, self.identify(credentials))
         scopes, scope = permit.caller.scopes, SCOPES[method]
         if scopes is not None and scope not in scopes:
@@ -149,7 +149,7 @@ class Authenticator:
         return self.keys.edition
 
     def spend(self, owner: str, calls: float) -> None:
-        """Counts so many calls of an owner. Raises RefusedError when the rate is exceeded.
+        """Counts calls of an owner. Raises RefusedError when the rate is exceeded.
 
         Each owner has a bucket that holds the calls of one second and is filled at the rate.
         """

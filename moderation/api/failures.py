@@ -1,4 +1,4 @@
-"""Errors that no caller has caused: those that end the process, and defects."""
+"""Errors that no caller has caused: defects, and errors that end the process."""
 
 from __future__ import annotations
 

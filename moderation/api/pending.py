@@ -79,7 +79,7 @@ class PendingPosts:
     async def put(
         self, post: Post, request_id: str, trace: Sequence[tuple[str, bytes]], until: float, memory: ExitStack
     ) -> Source:
-        """Puts a post on its topic. A put goes on when its caller leaves: else a repeated call could not find it.
+        """Puts a post on its topic. A put continues when its caller leaves: else a repeated call could not find it.
 
         `memory`: closing it gives back what the post holds of its caller's share. The put takes it over and closes it
         at its end, unless the same request came before.
@@ -113,7 +113,7 @@ class PendingPosts:
         full = self._bytes and self._bytes + size > self._settings.max_submit_bytes
         if full or len(self) >= self._settings.max_pending_posts:
             raise exhausted("BACKLOG_FULL", "too many posts wait for their verdicts; try again later", RETRY_S)
-        owned = memory.pop_all()  # a caller who leaves does not give it back: the post is here until it is put
+        owned = memory.pop_all()  # kept until the post is put, also when its caller leaves
         self._bytes += size
         task = asyncio.create_task(self._producer.put(post, trace, until))
         self._puts.add(task)

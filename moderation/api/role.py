@@ -113,5 +113,5 @@ def _is_close(lag: ViewLag, settings: ApiSettings, serving: bool) -> bool:
     """
     if lag.records is None:
         return serving and not 0 < settings.max_lag_unknown_s < lag.unknown_s
-    # To serve again, half of the bound: an API that goes in and out at the bound would make balancers do so, too.
+    # To serve again, half of the bound: an API that flaps at the bound would make balancers flap, too.
     return lag.records <= (settings.max_lag if serving else settings.max_lag // 2)

@@ -57,7 +57,7 @@ class Submissions:
         """Puts the post of a request on the posts topic, once for each request id and tenant.
 
         `trace`: headers for the post's record. `until`: deadline by the loop's clock. `memory`: closing it gives back
-        what the post holds of its caller's share. The put takes it over, since a put goes on when its caller leaves.
+        what the post holds of its caller's share. The put takes it over, since a put continues when its caller leaves.
 
         Raises RefusedError, PostError, NotAcceptedError and StoreUnavailableError.
         """

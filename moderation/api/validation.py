@@ -18,14 +18,13 @@ from moderation.api import cursors
 from moderation.api.refusals import RefusedError, invalid, invalid_consistency_token, invalid_page_token
 from moderation.types import Outcome
 from moderation.v1 import moderation_service_pb2 as pb
-from moderation.view.stores import Query
+from moderation.view.stores import EVER_MS, Query
 
 MAX_BATCH = 1_000
 MAX_PAGE = 1_000
 DEFAULT_PAGE = 100
 MAX_POLICIES = 100
 MAX_REQUEST_ID_BYTES = 128
-EVER_MS = 1 << 62
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

@@ -49,7 +49,7 @@ class Watch:
                         async for changes in self._view.replay(self._positions, feed.positions):
                             await self._send(changes)
                             self._check_end(feed)
-                    if not (replaying and feed.lost):  # else more came meanwhile than the feed holds: replay on
+                    if not (replaying and feed.lost):  # else more changes came than the feed holds: replay them
                         await self._send(Changes((), feed.positions), always=True)
                         await self._follow(feed)
         finally:

@@ -320,12 +320,12 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
         return asyncio.get_running_loop().run_in_executor(self._threads, read)
 
     def _drop(self, partition: TopicPartition) -> None:
-        """What is held of it: it is fetched again, from where it stands."""
+        """Drops what is fetched of a partition. It is fetched again from its position."""
         del self._fetcher._records[partition]
         self._fetcher._notify(self._fetcher._wait_consume_future)
 
     def _fail(self, partition: TopicPartition, fetched: Fetched, error: Exception) -> None:
-        """The first time it is fetched again: it may have been broken on its way."""
+        """Fetches the batch again: it may have been damaged on its way. Raises UnreadableError the second time."""
         offset = fetched.next_fetch_offset
         if self._failed.get(partition) == offset:
             raise UnreadableError(partition, offset, max(fetched.after, offset + 1), str(error)) from error

@@ -25,7 +25,7 @@ async def committed(consumer: AIOKafkaConsumer, partition: TopicPartition) -> Co
     Raises KafkaError if the coordinator refuses.
 
     Replaces the consumer's own method, which reads the errors of partitions and not the error of the group. That method
-    takes a coordinator that is loading, or no longer one, for a group without offsets. Then all posts of the partition
+    takes a coordinator that is loading, or has moved, for a group without offsets. Then all posts of the partition
     would be moderated again.
     """
     coordinator = consumer._coordinator

@@ -1,6 +1,6 @@
 """What each log event means, and what to do where it is a warning or an error.
 
-`python deploy/reference.py` writes deploy/reference/log-events.md from this table and from the calls in the source. A
+`make reference` writes deploy/reference/log-events.md from this table and from the calls in the source. A
 test fails when an event is logged and not in the table, or in the table and not logged.
 """
 

@@ -1,7 +1,7 @@
 """Every metric, defined once. The operations port (probes.py) serves the metrics to Prometheus.
 
 Units are base units. The values of a label are bounded by the code, by the policy set or by the number of partitions.
-A label never holds a post's id, a tenant or a text. `python deploy/reference.py` writes deploy/reference/metrics.md.
+A label never holds a post's id, a tenant or a text. `make reference` writes deploy/reference/metrics.md.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Sent:
 
     place: Place
     key: bytes | None
-    id: str  # of the post; empty: nobody can read it
+    id: str  # of the post; empty: it cannot be read
     reason: str = ""  # of the dead letter it must become; ERASED; empty: it must be judged
 
 
@@ -103,7 +103,7 @@ def _decision(answer: Mapping[str, Any]) -> str:
 
 
 def _check_repeats(found: Findings, answers: Mapping[Place, Sequence[Mapping[str, Any]]]) -> None:
-    """A post that is unchanged says what it said before, unless it was erased since: memory is what holds that.
+    """An unchanged post gets the verdict that it had before, unless it was erased since. The cache ensures this.
 
     The fake gives every judgement a mass of its own, so that one judged twice says something else.
     """
@@ -122,7 +122,7 @@ def _check_repeats(found: Findings, answers: Mapping[Place, Sequence[Mapping[str
 
 
 def _stands(answer: Mapping[str, Any]) -> bool:
-    """As the service says it: the model has spoken to all policies. What failed may be tried anew."""
+    """Whether a verdict can be reused: the model scored all policies. What failed may be tried again."""
     findings = answer.get("findings", ())
     said = all(finding.get("reason", "") in ("", "NO_ANSWER") for finding in findings)
     return bool(findings) and not answer.get("reason") and said

@@ -53,7 +53,7 @@ def dying(*steps: str) -> list[list[Mapping[str, Any]]]:
     return [[{"kill": step, "pass": 3 + turn} for turn, step in enumerate(share)] for share in shares]
 
 
-# 2  a worker is a zombie
+# 2  a worker returns after it was declared dead
 
 
 async def stops(run: Run) -> None:
@@ -73,7 +73,7 @@ async def logged(run: Run, event: str, more_than: int = 0) -> None:
             await asyncio.sleep(0.1)
 
 
-async def wake_zombies(run: Run) -> None:
+async def wake_stopped(run: Run) -> None:
     """Those that stopped themselves at a step, after others have taken over."""
     await logged(run, "struck")
     await run.wake(after=PAST_SESSION_S)
@@ -84,7 +84,7 @@ async def wake_zombies(run: Run) -> None:
 async def settled(run: Run) -> None:
     """Until each worker has partitions, and has kept them for a second.
 
-    Whoever is stopped while it drains gives up, when it wakes, what it had in hand: that proves nothing.
+    A worker that is stopped while it drains gives up its posts when it wakes: that proves nothing.
     """
     changes, since = -1, time.monotonic()
     async with asyncio.timeout(90):
@@ -95,21 +95,21 @@ async def settled(run: Run) -> None:
                 changes, since = now, time.monotonic()
 
 
-async def make_zombie(run: Run) -> None:
+async def stop_one(run: Run) -> None:
     await settled(run)
     run.hit(run.workers[0], signal.SIGUSR1)
     await logged(run, "struck")
 
 
 async def wake_at_work(run: Run) -> None:
-    """A zombie commits when its successors have gone on for a while."""
-    await make_zombie(run)
+    """A worker that was declared dead commits when its successors have worked for a while."""
+    await stop_one(run)
     await run.wake(after=PAST_SESSION_S)
 
 
 async def wake_before_the_fence(run: Run) -> None:
-    """A zombie commits when its successor has been given the partition, and has not fenced it yet."""
-    await make_zombie(run)
+    """A worker that was declared dead commits when its successor owns the partition, and has not fenced it yet."""
+    await stop_one(run)
     await logged(run, "fencing", more_than=sum(worker.count("fencing") for worker in run.workers))
     await run.wake(after=SLOW_FENCE_S / 3)
 
@@ -124,7 +124,7 @@ THROTTLED_S, PERIOD_S = 0.15, 0.5  # stopped for so long, so often: a CPU limit 
 
 
 async def throttled(run: Run) -> None:
-    """All workers are stopped and let go on, over and over, until each post has its verdict or time is up."""
+    """Stops and continues all workers, again and again, until each post has its verdict or time is up."""
     patience = time.monotonic() + run.scenario.posts / run.scenario.rate + run.scenario.patience
     while time.monotonic() < patience and sum(run.committed.values()) < run.scenario.posts:
         for number, seconds in ((signal.SIGSTOP, THROTTLED_S), (signal.SIGCONT, PERIOD_S - THROTTLED_S)):
@@ -267,7 +267,7 @@ async def loading(run: Run) -> None:
 
 
 async def broker_killed(run: Run) -> None:
-    """Each of three in turn: whatever leads and coordinates there moves."""
+    """Kills each of three brokers in turn: leaders and coordinators move."""
     await run.answered(0.02)
     for node in run.random.sample(range(1, run.cluster.nodes + 1), run.cluster.nodes):
         run.cluster.kafka.kill(node)

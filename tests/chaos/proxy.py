@@ -43,7 +43,7 @@ LOSE_REPLY = "lose reply"
 LATE = "late"
 # All is well, after `seconds`.
 DELAY = "delay"
-# Never forwarded: the reply is an error `code` of ours.
+# Never forwarded: the proxy replies with the error `code`.
 REFUSE = "refuse"
 # The broker has done it, and the reply says `code`.
 LIE = "lie"
@@ -94,7 +94,7 @@ class Proxy:
             await asyncio.wait(self._tasks)
 
     def cut(self) -> None:
-        """Every connection, in the middle of whatever it carries."""
+        """Cuts every connection, also in the middle of a request."""
         for connection in tuple(self._connections):
             connection.cut()
 

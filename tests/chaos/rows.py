@@ -35,7 +35,7 @@ from tests.chaos.faults import (
     throttled,
     wake_at_work,
     wake_before_the_fence,
-    wake_zombies,
+    wake_stopped,
 )
 from tests.chaos.harness import REBALANCE_S
 from tests.chaos.scenario import Scenario
@@ -61,14 +61,14 @@ ROWS: dict[str, Scenario] = {
         Scenario(
             "2s",
             "SIGSTOP at a commit step past the session, then CONT",
-            wake_zombies,
+            wake_stopped,
             posts=1500,
             plans=[[{"stop": IN_MODEL, "pass": 8}], [{"stop": "after_send", "pass": 5}], []],
             must=[f"{IN_MODEL} struck", "after_send struck"],
         ),
         Scenario(
             "2z",
-            "a zombie wakes before its successor has fenced it",
+            "a worker that was declared dead wakes before its successor has fenced it",
             wake_before_the_fence,
             posts=1500,
             model=SLOW_STEPS,
@@ -78,7 +78,7 @@ ROWS: dict[str, Scenario] = {
         ),
         Scenario(
             "2w",
-            "a zombie wakes when its successor is at work",
+            "a worker that was declared dead wakes when its successor is at work",
             wake_at_work,
             posts=1500,
             model=SLOW_STEPS,

@@ -172,18 +172,18 @@ def mutate(design: str) -> None:
         enter = Publisher.__aenter__
 
         async def enter_wrapped(self: Publisher) -> Publisher:
-            position = await self._find_position()  # where the group stood when we were assigned: nobody was fenced yet
+            position = await self._find_position()  # the position at the assignment, before the fence
             await enter(self)
             self.position = position.position
             return self
 
         setattr(Publisher, "__aenter__", enter_wrapped)  # noqa: B010
     if design == PRODUCER_PER_WORKER:
-        producer, mine = clients.producer, f"-{os.getpid()}-{time.time_ns()}"
+        producer, suffix = clients.producer, f"-{os.getpid()}-{time.time_ns()}"
 
         def of_this_worker(some: Any, **options: Any) -> Any:
             """Fences no predecessor, because ids differ. (One id for all partitions would fence the worker itself.)"""
-            return producer(some, **options | {"transactional_id": options["transactional_id"] + mine})
+            return producer(some, **options | {"transactional_id": options["transactional_id"] + suffix})
 
         setattr(clients, "producer", of_this_worker)  # noqa: B010
     if design == NO_RECALL:
@@ -195,7 +195,7 @@ def mutate(design: str) -> None:
 
 
 def main() -> int:
-    os.nice(10)  # the harness strikes in time, whatever the workers do
+    os.nice(10)  # so that the harness strikes in time
     given = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
     plan = Plan(given)
     signal.signal(signal.SIGUSR1, lambda *_: setattr(plan, "asked", True))

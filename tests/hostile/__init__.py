@@ -1,1 +1,1 @@
-"""Hostile clients of the gRPC API, over real sockets on loopback, with a good caller beside them."""
+"""Hostile clients of the gRPC API, over real sockets on loopback, next to a good caller."""

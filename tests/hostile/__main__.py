@@ -1,4 +1,4 @@
-"""`python -m tests.hostile`: every attack against a real API with a good caller beside it, as a table and as JSON."""
+"""`python -m tests.hostile`: every attack on a real API that a good caller uses, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.hostile import attacks, harness
 from tests.hostile.measure import Plan, beside
 
 POD_MIB = 1_024
-ATTACKER = "127.0.0.2"  # where the API is open, a caller is an address
+ATTACKER = "127.0.0.2"  # an open API tells callers apart by their addresses
 
 
 def _cpu() -> str:
@@ -29,10 +29,10 @@ def _cpu() -> str:
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _told(row: dict[str, Any]) -> str:
+def _line(row: dict[str, Any]) -> str:
     quiet, attacked, memory = row["quiet"], row["attacked"], row["memory_mib"]
     return (
-        f"{row['api']:8} {row['by']:9} {row['attack']:20} p50 {quiet['p50_ms']:7.1f} > {attacked['p50_ms']:9.1f} ms  "
+        f"{row['api']:8} {row['by']:15} {row['attack']:20} p50 {quiet['p50_ms']:7.1f} > {attacked['p50_ms']:9.1f} ms  "
         f"p99 {quiet['p99_ms']:7.1f} > {attacked['p99_ms']:9.1f} ms ({row['ratio']:7.2f}x)  refused {row['refused']:4}"
         f" +{row['refused_after']:4}  memory {memory['before']:4} > {memory['peak']:5} > {memory['after']:5} MiB"
         f"  CPU {row['cpu_s']:5.1f} s"
@@ -40,7 +40,7 @@ def _told(row: dict[str, Any]) -> str:
 
 
 async def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each attack, on a process of its own."""
+    """A row for each attack. Each attack gets a new API process."""
     rows = []
     plan = Plan(options.rounds, options.seconds, options.pace)
     async with LocalKafka(progress=print) as broker:
@@ -50,15 +50,15 @@ async def run(options: argparse.Namespace) -> list[dict[str, Any]]:
         environment = {"MODERATION_KAFKA__BOOTSTRAP": broker.bootstrap}
         for api, by, name in _plan(options):
             with tempfile.TemporaryDirectory(prefix="moderation-hostile-") as folder:
-                credentials = harness.Credentials(Path(folder)) if api == "guarded" else None
+                credentials = harness.Credentials(Path(folder)) if api == "secured" else None
                 async with harness.api(
                     environment, Path(folder), credentials, tree=options.tree, nice=options.nice
                 ) as server:
                     token = credentials.token("hostile") if credentials and by == "caller" else ""
-                    found = await beside(server, name, token, ATTACKER, plan)
+                    measured = await beside(server, name, token, ATTACKER, plan)
                     logged = server.events()
-            rows.append({"api": api, "by": by, "attack": name, **found, "log_lines": len(logged)})
-            print(_told(rows[-1]), flush=True)
+            rows.append({"api": api, "by": by, "attack": name, **measured, "log_lines": len(logged)})
+            print(_line(rows[-1]), flush=True)
             if options.json:
                 _write(options, rows)
             for text in sorted({str(event.get("line", event["event"])) for event in logged})[: options.log]:
@@ -67,8 +67,8 @@ async def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _plan(options: argparse.Namespace) -> list[tuple[str, str, str]]:
-    plan = [("guarded", "stranger", name) for name in attacks.STRANGER]
-    plan += [("guarded", "caller", name) for name in attacks.ADMITTED]
+    plan = [("secured", "unauthenticated", name) for name in attacks.UNAUTHENTICATED]
+    plan += [("secured", "caller", name) for name in attacks.ADMITTED]
     plan += [("open", "anyone", name) for name in attacks.ADMITTED]
     chosen = [set(text.split(",")) if text else None for text in (options.api, options.by, options.attacks)]
     return [row for row in plan if all(not some or part in some for part, some in zip(row, chosen, strict=True))]
@@ -79,7 +79,7 @@ def _write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
     results = {
         "command": f"python -m tests.hostile {' '.join(sys.argv[1:])}",
-        "revision": revision.strip() if options.tree is None else "a tree beside this one",
+        "revision": revision.strip() if options.tree is None else "another tree",
         "machine": machine | {"grpcio": version("grpcio")},
         "rows": rows,
     }
@@ -87,17 +87,17 @@ def _write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    """0: every attack is within the bounds."""
+    """Returns 0 if every attack stays within the bounds."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--api", default="", help="guarded, open")
-    parser.add_argument("--by", default="", help="stranger, caller, anyone")
+    parser.add_argument("--api", default="", help="secured, open")
+    parser.add_argument("--by", default="", help="unauthenticated, caller, anyone")
     parser.add_argument("--attacks", default="", help="names, separated by commas; default: all")
-    parser.add_argument("--rounds", type=int, default=3, help="of a quiet phase and one beside the attack")
+    parser.add_argument("--rounds", type=int, default=3, help="each a phase without the attack and one with it")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each phase")
     parser.add_argument("--pace", type=float, default=50.0, help="calls a second of the good caller")
     parser.add_argument("--nice", type=int, default=0, help="of the API and the good caller; the attacker has 19")
     parser.add_argument("--tree", type=Path, help="a checkout whose code is attacked in place of this one")
-    parser.add_argument("--log", type=int, default=0, help="events of the API's log to show, of each kind one")
+    parser.add_argument("--log", type=int, default=0, help="how many kinds of events of the API's log to show")
     parser.add_argument("--json", type=Path, help="a file for the results")
     options = parser.parse_args()
     rows = asyncio.run(run(options))

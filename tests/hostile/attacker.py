@@ -1,7 +1,7 @@
-"""An attack as a process of its own, which gives way to what it attacks: its computing would be another machine's.
+"""An attack as a process with the lowest priority: a real attacker computes on another machine.
 
-`-m tests.hostile.attacker NAME ADDRESS CA TOKEN SOURCE`, `-` for what there is none of. Runs until stdin ends; then
-prints what it has done, as JSON.
+`-m tests.hostile.attacker NAME ADDRESS CA TOKEN SOURCE`, with `-` for an absent CA or token. Runs until stdin ends.
+Then prints what it has done, as JSON.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tests.hostile.connection import trusting
 
 
 async def main(name: str, target: attacks.Target) -> None:
-    """Until stdin ends."""
-    attack = (attacks.STRANGER | attacks.ADMITTED)[name]
+    """Runs the attack until stdin ends."""
+    attack = (attacks.UNAUTHENTICATED | attacks.ADMITTED)[name]
     attacking = asyncio.ensure_future(attack(target))
     await asyncio.to_thread(sys.stdin.read)
     attacking.cancel()
@@ -30,7 +30,7 @@ async def main(name: str, target: attacks.Target) -> None:
 
 if __name__ == "__main__":
     os.nice(19)
-    logging.getLogger("asyncio").setLevel(logging.ERROR)  # that a server has hung up is what is looked for
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # connections that the server closes are expected
     name, address, ca, token, source = sys.argv[1:]
     target = attacks.Target(address, None if ca == "-" else trusting(ca), "" if token == "-" else token, source)  # noqa: S105
     asyncio.run(main(name, target))

@@ -1,7 +1,7 @@
-"""What hostile clients do. Each runs until it is cancelled, or ends by itself; it counts what it has done.
+"""Attacks of hostile clients. Each runs until it is cancelled, or ends by itself, and counts what it has done.
 
-All are bounded: in connections, in bytes and in frames a second. They go on after the server has hung up, as an
-attacker would, with a new connection at most every RETRY_S.
+All are bounded: in connections, in bytes and in frames a second. When the server closes a connection, an attack goes on
+with a new one after RETRY_S.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Target:
 
     address: str
     tls: ssl.SSLContext | None = None
-    token: str = ""  # of an authorised attacker; empty: a stranger
+    token: str = ""  # of an authenticated attacker; empty: the attacker has no credentials
     source: str = "127.0.0.1"  # the address that it comes from
     scale: float = 1.0  # of connections, streams and bodies
     done: Counter[str] = field(default_factory=Counter)
@@ -57,7 +57,7 @@ Attack = Callable[[Target], Awaitable[None]]
 
 
 async def _again(target: Target, once: Callable[[Connection], Awaitable[None]]) -> None:
-    """On one connection after the other."""
+    """Runs `once` on one connection after the other."""
     while True:
         try:
             async with connected(target.address, target.tls, target.source) as connection:
@@ -66,7 +66,7 @@ async def _again(target: Target, once: Callable[[Connection], Awaitable[None]]) 
                     await once(connection)
                     await connection.closed.wait()
                 finally:
-                    target.done.update(connection.told)
+                    target.done.update(connection.received)
         except GONE:
             target.done["hung up"] += 1
         await asyncio.sleep(RETRY_S)
@@ -74,9 +74,9 @@ async def _again(target: Target, once: Callable[[Connection], Awaitable[None]]) 
 
 async def _hold(target: Target, connection: Connection, start: Callable[[], Awaitable[object]], share: int = 1) -> None:
     """Opens streams until 4,488 are open, and others for those that end; 3,000 a second. Divided by `share`."""
-    most, opened = len(target.many(STREAMS // share)), 0
+    limit, opened = len(target.many(STREAMS // share)), 0
     while not connection.closed.is_set():
-        for _ in range(min(60 // share, most - opened + connection.ended)):
+        for _ in range(min(60 // share, limit - opened + connection.ended)):
             await start()
             opened += 1
             target.done["streams"] += 1
@@ -87,11 +87,11 @@ async def watches(target: Target) -> None:
     """Streams of the health service's Watch, 4,488 on one connection, and held."""
 
     async def once(connection: Connection) -> None:
-        async def one() -> None:
+        async def start() -> None:
             stream = await connection.open(HEALTH_WATCH, *target.metadata)
             await connection.send(stream, frames.message(b""), end=True)
 
-        await _hold(target, connection, one)
+        await _hold(target, connection, start)
 
     await _again(target, once)
 
@@ -139,11 +139,11 @@ async def unfinished_lookups(target: Target) -> None:
     body = frames.message(_post(BODY))[:-1]
 
     async def once(connection: Connection) -> None:
-        async def one() -> None:
+        async def send() -> None:
             stream = await connection.open(GET, *target.metadata)
             target.done["bytes"] += await connection.send(stream, body)
 
-        await asyncio.gather(*(one() for _ in range(10)))
+        await asyncio.gather(*(send() for _ in range(10)))
 
     async with asyncio.TaskGroup() as tasks:
         for _ in target.many(BODIES // 10):
@@ -244,7 +244,7 @@ async def idle_connections(target: Target) -> None:
     async def once(_: Connection) -> None:
         return
 
-    async def one() -> None:
+    async def idle() -> None:
         while True:
             try:
                 async with connected(target.address, target.tls, target.source) as connection:
@@ -257,7 +257,7 @@ async def idle_connections(target: Target) -> None:
 
     async with asyncio.TaskGroup() as tasks:
         for _ in target.many(MANY):
-            tasks.create_task(one())
+            tasks.create_task(idle())
 
 
 async def slow_headers(target: Target) -> None:
@@ -334,7 +334,7 @@ async def large_metadata(target: Target) -> None:
 
 
 async def refused_calls(target: Target) -> None:
-    """Whole calls, as many as 2,000 a second on four connections; a new one as soon as the server hangs up."""
+    """Whole calls, as many as 2,000 a second on four connections; a new connection as soon as the server closes one."""
     body = frames.message(pb.GetVerdictRequest(post_id="x").SerializeToString())
 
     async def once(connection: Connection) -> None:
@@ -351,7 +351,8 @@ async def refused_calls(target: Target) -> None:
             tasks.create_task(_again(target, once))
 
 
-STRANGER: dict[str, Attack] = {
+# Attacks of a caller without credentials.
+UNAUTHENTICATED: dict[str, Attack] = {
     "watches": watches,
     "checks": checks,
     "headers_alone": headers_alone,
@@ -369,7 +370,7 @@ STRANGER: dict[str, Attack] = {
     "large_metadata": large_metadata,
     "refused_calls": refused_calls,
 }
-# What one may do who is let in: with a token, or anybody where the API is open.
+# Attacks of a caller that is admitted: with a bearer token, or any caller of an open API.
 ADMITTED: dict[str, Attack] = {
     "watches": watches,
     "checks": checks,

@@ -1,8 +1,8 @@
-"""The good caller: lookups at a steady pace on one connection, as a process of its own.
+"""The good caller, as a process: lookups at a steady pace on one connection.
 
-`-m tests.hostile.caller ADDRESS CA TOKEN_FILE PER_SECOND SECONDS`, `-` for what there is none of. Prints JSON: calls by
-status code, and the latency in milliseconds from the moment at which a call was due, which counts the waiting of those
-that follow a slow one.
+`-m tests.hostile.caller ADDRESS CA TOKEN_FILE PER_SECOND SECONDS`, with `-` for an absent CA or token. Prints JSON:
+calls by status code, and their latency in milliseconds. Latency counts from the time at which a call was due, so it
+includes the wait for an earlier slow call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TIMEOUT_S = 20.0
 
 
 async def call(address: str, ca: str, token: str, pace: float, seconds: float) -> dict[str, Any]:
-    """What came of the calls."""
+    """Calls, and returns their codes and latencies."""
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
     if ca == "-":
         channel = grpc.aio.insecure_channel(address, options=options)
@@ -42,8 +42,8 @@ async def call(address: str, ca: str, token: str, pace: float, seconds: float) -
 
         async def look(due: float, *, counts: bool) -> None:
             try:
-                found = await stub.GetVerdict(request, metadata=metadata, timeout=TIMEOUT_S)
-                code = "OK" if found.state == pb.LOOKUP_STATE_FOUND else "NOT_FOUND"
+                response = await stub.GetVerdict(request, metadata=metadata, timeout=TIMEOUT_S)
+                code = "OK" if response.state == pb.LOOKUP_STATE_FOUND else "NOT_FOUND"
             except grpc.aio.AioRpcError as error:
                 code = error.code().name
             if counts:

@@ -1,4 +1,4 @@
-"""One connection of a hostile client: frames out as it likes, flow control of the server kept, answers counted."""
+"""One connection of a hostile client: it sends any frames, keeps to the server's flow control, and counts responses."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CLOSED = (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError)
 
 
 class Connection:
-    """Counts what the server sends, by frame: `told["RST_STREAM"]`. `closed` is set once the server has hung up."""
+    """Counts in `received` what the server sends. `closed` is set once the server has closed the connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.told: Counter[str] = Counter()
+        self.received: Counter[str] = Counter()
         self.closed = asyncio.Event()
-        self.limit: int | None = None  # streams at once, as the server says; None: it has not said
+        self.limit: int | None = None  # concurrent streams that the server permits; None: not known yet
         self._reader = reader
         self._writer = writer
         self._window = frames.WINDOW
@@ -42,14 +42,14 @@ class Connection:
         return len(self._ended)
 
     async def write(self, data: bytes) -> None:
-        """Sends, and waits while the socket is full. Raises ConnectionError once the server has hung up."""
+        """Sends, and waits while the socket is full. Raises ConnectionError once the connection is closed."""
         if self.closed.is_set() or self._writer.transport.is_closing():
             raise ConnectionResetError
         self._writer.write(data)
         await self._writer.drain()
 
     async def open(self, path: str, *metadata: tuple[str, str], end: bool = False, body: bytes = b"") -> int:
-        """The number of a new stream: its headers are sent, and a body with them that ends it."""
+        """Opens a stream with these headers, and ends it with the body if there is one. Returns its number."""
         number = self.stream()
         flags = frames.END_HEADERS | (frames.END_STREAM if end else 0)
         await self.write(frames.frame(frames.HEADERS, flags, number, frames.request(path, *metadata)))
@@ -85,7 +85,7 @@ class Connection:
                 number = int.from_bytes(head[5:], "big") & 0x7FFFFFFF
                 self._heard(kind, flags, number, await self._reader.readexactly(length))
         except CLOSED:
-            self.told["closed"] += 1
+            self.received["closed"] += 1
         finally:
             self.closed.set()
             self._moved.set()
@@ -104,11 +104,11 @@ class Connection:
                 self._window += more
             self._moved.set()
         elif kind == frames.RST_STREAM or (kind == frames.HEADERS and flags & frames.END_STREAM):
-            self.told["refused" if kind == frames.RST_STREAM else "answered"] += 1
+            self.received["refused" if kind == frames.RST_STREAM else "answered"] += 1
             self._ended.add(number)
             self._moved.set()
         elif kind == frames.GOAWAY:
-            self.told["goaway"] += 1
+            self.received["goaway"] += 1
 
     def _settings(self, payload: bytes) -> None:
         for name, value in struct.iter_unpack(">HI", payload):

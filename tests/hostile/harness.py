@@ -1,4 +1,4 @@
-"""A real API process, guarded or open, and what is measured beside it."""
+"""A real API process, secured or open, and its measurements."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIB = 1 << 20
 
 
 class Credentials:
-    """A CA, the API's certificate by it, and a key that signs tokens, as files in a folder."""
+    """A CA, a certificate of the API that it has signed, and a key that signs tokens, as files in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.ca = folder / "ca.pem"
@@ -53,7 +53,7 @@ class Credentials:
         }
 
     def token(self, name: str) -> str:
-        """A token of this caller, good for a day."""
+        """A bearer token of this caller, valid for a day."""
         scope = "verdicts:read verdicts:list posts:write policies:read"
         claims = {"sub": name, "aud": "moderation", "iss": "https://id", "exp": time.time() + 86_400, "scope": scope}
         return jwt.encode(claims, self._key, "ES256")
@@ -77,22 +77,22 @@ class Server:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def cpu_s(self) -> float:
-        """CPU seconds of all its threads, so far."""
+        """CPU seconds of all threads of the process so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def descriptors(self) -> int:
-        """Files and sockets that it holds open."""
+        """How many files and sockets the process has open."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     async def sample(self) -> None:
-        """Follows the peak of its memory, until it is cancelled."""
+        """Records the peak of the process's memory, until it is cancelled."""
         while True:
             self.peak = max(self.peak, self.rss())
             await asyncio.sleep(0.02)
 
     def events(self) -> list[dict[str, Any]]:
-        """What it has logged."""
+        """The events that the process has logged."""
         lines = self.log.read_text().splitlines()
         return [json.loads(line) if line.startswith("{") else {"event": "no event", "line": line} for line in lines]
 
@@ -113,7 +113,7 @@ async def api(
     tree: Path | None = None,
     nice: int = 0,
 ) -> AsyncIterator[Server]:
-    """The API as shipped, serving. `tree`: where its code is taken from, when not from here. `nice`: its priority."""
+    """The API as shipped, once it serves. `tree`: another checkout to run. `nice`: priority of the process."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")}
     log = folder / "api.log"
     with log.open("wb") as stderr:
@@ -164,7 +164,7 @@ def _lines(log: Path) -> list[str]:
 
 @asynccontextmanager
 async def calling(server: Server, pace: float, seconds: float) -> AsyncIterator[asyncio.Task[dict[str, Any]]]:
-    """The good caller at work; the task has what came of its calls."""
+    """The good caller, calling. The task returns the codes and latencies."""
     command = ["-m", "tests.hostile.caller", server.address, server.ca, server.token, str(pace), str(seconds)]
     process = await asyncio.create_subprocess_exec(
         *("nice", "-n", str(server.nice), sys.executable, *command),
@@ -175,15 +175,15 @@ async def calling(server: Server, pace: float, seconds: float) -> AsyncIterator[
     async def result() -> dict[str, Any]:
         if process.stdout is None:
             raise RuntimeError("no output")
-        found: dict[str, Any] = json.loads(await process.stdout.read())
-        return found
+        measured: dict[str, Any] = json.loads(await process.stdout.read())
+        return measured
 
     task = asyncio.create_task(result())
     try:
         if process.stderr is None:
             raise RuntimeError("no output")
         async with asyncio.timeout(60):
-            await process.stderr.readline()  # its connection stands
+            await process.stderr.readline()  # it is connected
         yield task
     finally:
         task.cancel()
@@ -193,5 +193,5 @@ async def calling(server: Server, pace: float, seconds: float) -> AsyncIterator[
 
 
 def target_tls(server: Server) -> Any:
-    """What an attacker connects with."""
+    """The TLS context that an attacker connects with."""
     return trusting(server.ca) if server.ca != "-" else None

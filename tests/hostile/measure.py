@@ -1,4 +1,4 @@
-"""The quiet caller, and then the caller beside an attack, round by round, in one run against one process."""
+"""The good caller alone and next to an attack, in turns, against one process in one run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.hostile.harness import MIB, Server, calling
 
-SETTLE_S = 2.0  # of an attack, before what is beside it counts
+SETTLE_S = 2.0  # of an attack, before its effect is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class Plan:
 
 
 async def beside(server: Server, attack: str, token: str, source: str, plan: Plan) -> dict[str, Any]:
-    """What the good caller, the attacker and the process came to: medians of the rounds, and the worst memory.
+    """Medians of the good caller's rounds, what the attacker did, and the highest memory of the process.
 
-    `ratio`: the attacked p99 over the quiet one of the same round. On a machine that does other work, too, a single
-    p99 says little: half of the ratios are no larger than this one.
+    `ratio`: the attacked p99 over the quiet one of the same round. On a busy machine a single
+    p99 means little. This is the median ratio.
     """
     quiet: list[dict[str, Any]] = []
     attacked: list[dict[str, Any]] = []
@@ -62,7 +62,7 @@ async def beside(server: Server, attack: str, token: str, source: str, plan: Pla
 
 
 def _median(rounds: list[dict[str, Any]]) -> dict[str, float]:
-    return {name: round(median(one[name] for one in rounds), 2) for name in ("p50_ms", "p99_ms", "max_ms")}
+    return {name: round(median(measured[name] for measured in rounds), 2) for name in ("p50_ms", "p99_ms", "max_ms")}
 
 
 def _refused(calls: dict[str, Any]) -> int:

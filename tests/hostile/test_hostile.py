@@ -1,4 +1,4 @@
-"""Hostile clients against a real API process: the good caller beside them is served, and memory stays bounded.
+"""Hostile clients against a real API process: a good caller is served, and memory stays bounded.
 
 `make hostile` measures the same attacks in full.
 """
@@ -30,7 +30,7 @@ ATTACKER = "127.0.0.2"
 
 
 class Case:
-    """A guarded and an open API, on topics of their own."""
+    """A secured and an open API, on new topics."""
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
         self.environment = environment
@@ -38,8 +38,8 @@ class Case:
         self.credentials = harness.Credentials(folder)
 
     @asynccontextmanager
-    async def api(self, *, guarded: bool, **changed: str) -> AsyncIterator[harness.Server]:
-        credentials = self.credentials if guarded else None
+    async def api(self, *, secured: bool, **changed: str) -> AsyncIterator[harness.Server]:
+        credentials = self.credentials if secured else None
         async with harness.api(self.environment | changed, self.folder, credentials) as server:
             yield server
 
@@ -48,7 +48,7 @@ class Case:
 
     @asynccontextmanager
     async def good(self, server: harness.Server) -> AsyncIterator[Callable[[], Any]]:
-        """Looks a verdict up, as a caller with a token where one is needed."""
+        """A function that looks a verdict up, with a bearer token if the API needs one."""
         metadata = (("authorization", f"Bearer {self.credentials.good_token.read_text()}"),)
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
         if server.ca == "-":
@@ -60,8 +60,8 @@ class Case:
             stub: Any = pb_grpc.ModerationServiceStub(channel)  # type: ignore[no-untyped-call]
 
             async def look() -> None:
-                found = await stub.GetVerdict(pb.GetVerdictRequest(post_id=POST), metadata=metadata, timeout=20)
-                assert found.state == pb.LOOKUP_STATE_FOUND
+                response = await stub.GetVerdict(pb.GetVerdictRequest(post_id=POST), metadata=metadata, timeout=20)
+                assert response.state == pb.LOOKUP_STATE_FOUND
 
             yield look
 
@@ -80,7 +80,7 @@ async def case(kafka: str, names: Callable[[str], str], tmp_path: Path) -> Case:
 
 
 async def until(happened: Callable[[], bool], what: str) -> None:
-    """Looks again and again, for a minute at most."""
+    """Waits until `happened`, for at most a minute. `what`: for the message."""
     end = time.monotonic() + 60
     while not happened():
         assert time.monotonic() < end, what
@@ -89,7 +89,7 @@ async def until(happened: Callable[[], bool], what: str) -> None:
 
 @asynccontextmanager
 async def attacked(server: harness.Server, attack: attacks.Attack, target: Target) -> AsyncIterator[None]:
-    """Beside an attack; afterwards, the memory that the process had at most is within bounds."""
+    """Runs an attack during the block. Then checks that the process's memory stayed within bounds."""
     sampling = asyncio.create_task(server.sample())
     attacking = asyncio.ensure_future(attack(target))
     try:
@@ -101,7 +101,7 @@ async def attacked(server: harness.Server, attack: attacks.Attack, target: Targe
     assert server.peak < ROOM_MIB * MIB
 
 
-STRANGERS = [
+ATTACKS = [
     ("watches", "streams", 600),
     ("checks", "streams", 2_000),
     ("headers_alone", "streams", 600),
@@ -116,26 +116,26 @@ STRANGERS = [
 ]
 
 
-async def test_strangers_take_nothing_from_a_good_caller(case: Case) -> None:
-    async with case.api(guarded=True) as server, case.good(server) as look:
-        for name, what, many in STRANGERS:
+async def test_unauthenticated_callers_take_nothing_from_a_good_caller(case: Case) -> None:
+    async with case.api(secured=True) as server, case.good(server) as look:
+        for name, what, many in ATTACKS:
             target = case.target(server)
-            async with attacked(server, attacks.STRANGER[name], target):
+            async with attacked(server, attacks.UNAUTHENTICATED[name], target):
                 await until(lambda target=target, what=what, many=many: target.done[what] >= many, name)  # type: ignore[misc]
                 for _ in range(CALLS):
                     await look()
         events = server.events()
-    told = [event for event in events if event["event"] == "unauthenticated_calls_refused"]
-    assert told
-    assert told[0]["calls"] > 0
-    assert told[0]["latest_address"] == f"ipv4:{ATTACKER}"
+    refused = [event for event in events if event["event"] == "unauthenticated_calls_refused"]
+    assert refused
+    assert refused[0]["calls"] > 0
+    assert refused[0]["latest_address"] == f"ipv4:{ATTACKER}"
     assert len(events) < 50  # an attack does not fill the log
     assert not [event for event in events if event["event"] == "no event"]
 
 
-@pytest.mark.parametrize("guarded", [True, False])
-async def test_a_caller_who_is_let_in_takes_no_more_than_a_share(case: Case, guarded: bool) -> None:
-    async with case.api(guarded=guarded) as server, case.good(server) as look:
+@pytest.mark.parametrize("secured", [True, False])
+async def test_an_admitted_caller_takes_no_more_than_its_share(case: Case, secured: bool) -> None:
+    async with case.api(secured=secured) as server, case.good(server) as look:
         for name, what, many in (
             ("headers_alone", "streams", 600),
             ("unfinished_bodies", "connections", 20),
@@ -143,27 +143,27 @@ async def test_a_caller_who_is_let_in_takes_no_more_than_a_share(case: Case, gua
             ("bombs", "messages", 20),
             ("many_small_parts", "bytes", 8 * MIB),
         ):
-            target = case.target(server, token=case.credentials.token("hostile") if guarded else "")
+            target = case.target(server, token=case.credentials.token("hostile") if secured else "")
             async with attacked(server, attacks.ADMITTED[name], target):
                 await until(lambda target=target, what=what, many=many: target.done[what] >= many, name)  # type: ignore[misc]
                 for _ in range(CALLS):
                     await look()
 
 
-async def test_a_connection_has_a_limit_of_streams_and_says_so(case: Case) -> None:
+async def test_a_connection_has_a_limit_of_streams_and_announces_it(case: Case) -> None:
     changed = {"MODERATION_API__MAX_CONNECTION_CALLS": "7"}
-    async with case.api(guarded=False, **changed) as server, connected(server.address, None) as connection:
+    async with case.api(secured=False, **changed) as server, connected(server.address, None) as connection:
         await until(lambda: connection.limit is not None, "no settings")
         assert connection.limit == 7
         for _ in range(8):
             await connection.open(attacks.GET)
-        await until(lambda: connection.told["refused"] == 1, "the eighth")
+        await until(lambda: connection.received["refused"] == 1, "the eighth")
 
 
 async def test_connections_of_an_address_have_a_limit(case: Case) -> None:
-    """Those that a call was let in on stay, and so does another address."""
+    """Connections with an admitted call stay, and so do those of another address."""
     async with (
-        case.api(guarded=False, MODERATION_API__MAX_PEER_CONNECTIONS="5") as server,
+        case.api(secured=False, MODERATION_API__MAX_PEER_CONNECTIONS="5") as server,
         case.good(server) as look,
         contexts(server.address, 3) as old,
     ):
@@ -171,16 +171,16 @@ async def test_connections_of_an_address_have_a_limit(case: Case) -> None:
         body = frames.message(pb.GetVerdictRequest(post_id=POST).SerializeToString())
         for connection in old:
             await connection.send(await connection.open(attacks.GET), body, end=True)
-        await until(lambda: all(connection.told["answered"] for connection in old), "answers")
+        await until(lambda: all(connection.received["answered"] for connection in old), "answers")
         async with contexts(server.address, 6) as new:
             await until(lambda: sum(connection.closed.is_set() for connection in new) == 4, "four are too many")
             await look()
         assert not any(connection.closed.is_set() for connection in old)
 
 
-async def test_a_stranger_who_says_nothing_is_hung_up_on(case: Case) -> None:
+async def test_a_silent_unauthenticated_connection_is_closed(case: Case) -> None:
     async with (
-        case.api(guarded=True, MODERATION_API__UNAUTHENTICATED_TIMEOUT_S="0.5") as server,
+        case.api(secured=True, MODERATION_API__UNAUTHENTICATED_TIMEOUT_S="0.5") as server,
         case.good(server) as look,
     ):
         await look()
@@ -195,9 +195,9 @@ async def test_a_stranger_who_says_nothing_is_hung_up_on(case: Case) -> None:
 
 
 async def test_checks_without_a_body_are_not_held(case: Case) -> None:
-    """A few wait to be read; the others are refused calls of a stranger, who is hung up on."""
+    """A few wait to be read. The others count as refused unauthenticated calls, which close the connection."""
     async with (
-        case.api(guarded=True, MODERATION_API__UNAUTHENTICATED_TIMEOUT_S="600") as server,
+        case.api(secured=True, MODERATION_API__UNAUTHENTICATED_TIMEOUT_S="600") as server,
         case.good(server) as look,
     ):
         await look()
@@ -210,9 +210,9 @@ async def test_checks_without_a_body_are_not_held(case: Case) -> None:
 
 
 async def test_a_watch_that_takes_nothing_does_not_hold_up_the_stop(case: Case) -> None:
-    """Its window is 0: what is written to it stays with the API."""
+    """The window of the client is 0: nothing that the API writes leaves the API."""
     nothing = frames.frame(frames.SETTINGS, 0, 0, b"\0\x04\0\0\0\0")
-    async with case.api(guarded=False) as server, connected(server.address, None) as connection:
+    async with case.api(secured=False) as server, connected(server.address, None) as connection:
         await connection.write(nothing)
         for _ in range(3):
             await connection.open(attacks.HEALTH_WATCH, body=frames.message(b""))
@@ -225,7 +225,7 @@ async def test_a_watch_that_takes_nothing_does_not_hold_up_the_stop(case: Case) 
 
 @asynccontextmanager
 async def contexts(address: str, count: int) -> AsyncIterator[list[Connection]]:
-    """So many connections of the attacker's address."""
+    """As many connections of the attacker's address."""
     opened = [connected(address, None, ATTACKER) for _ in range(count)]
     try:
         yield [await connection.__aenter__() for connection in opened]

@@ -1,4 +1,4 @@
-"""One run: real workers with a model that misbehaves, on a real Kafka, and what became of each post."""
+"""One run: real workers with a model that misbehaves, on a real Kafka, and a check of each post."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def posts(row: Row) -> dict[int, bytes]:
 
 
 class _Slot:
-    """One worker, and after its end the next, as an orchestrator would."""
+    """A worker that is started again when it ends, as an orchestrator would."""
 
     def __init__(self, environment: Mapping[str, str], deaths: int) -> None:
         self._environment = environment
@@ -111,7 +111,7 @@ async def workers(harness: Harness, row: Row, folder: Path) -> AsyncIterator[lis
 
 
 async def play(harness: Harness, row: Row, folder: Path) -> Outcome:
-    """Posts everything, waits for all verdicts, stops the workers, and checks what holds for every row."""
+    """Sends all posts, waits for all verdicts, stops the workers, and checks what holds for every row."""
     values = posts(row)
     drawn = random.Random(0)
     await harness.produce(
@@ -126,7 +126,7 @@ async def play(harness: Harness, row: Row, folder: Path) -> Outcome:
 
 
 def check(row: Row, values: Mapping[int, bytes], outcome: Outcome) -> None:
-    """One verdict for each post, the right one; no exit but those that the fault explains; no text in a log."""
+    """Checks for one correct verdict for each post, no exit that the fault does not explain, and no text in a log."""
     named = Counter(verdict["postId"] for verdict in outcome.verdicts)
     assert named == Counter(f"post-{number}" for number in values)
     wrong = []

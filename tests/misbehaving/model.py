@@ -1,9 +1,9 @@
-"""A double of a model that misbehaves, as a post's words or its own options ask.
+"""A fake model that misbehaves as a post's words or its own options ask.
 
 A post asks for a fault with a word `fault:<method>:<kind>` in its text, for instance `fault:score:nan`. The kinds are
 the keys of STRIKES, and those of SCORE and ENCODE. The name of the model asks for faults of the model itself:
 
-    misbehaving?every=10&fault=score:raise    every tenth call of score fails, whatever it holds
+    misbehaving?every=10&fault=score:raise    every tenth call of score fails
     misbehaving?at=10&fault=score:raise       the tenth call fails
     misbehaving?shift=1                       rows come shifted by one once score has raised: each is the one before
     misbehaving?blind=10                      from the tenth call on score fails on what holds a post of the test
@@ -31,7 +31,7 @@ from moderation.models.fake import Fake, FakeEncoded
 from moderation.settings import ModelSettings
 from moderation.types import Content, Question, Score
 
-SECRET = "what nobody may read in a log"  # noqa: S105  the text of foreign exceptions raised here
+SECRET = "what no log may hold"  # noqa: S105  the text of foreign exceptions raised here
 OF_THE_TEST = "number"  # a word of each post of the tests, and of no probe
 
 Rows = list[list[Any]]
@@ -60,7 +60,7 @@ STRIKES: dict[str, Callable[[], None]] = {
     "interrupt": raises(KeyboardInterrupt),
     "exit": raises(SystemExit),
     "stop": raises(StopIteration),
-    "device": raises(DeviceError, "the double's device has failed"),  # a text of ours: it is logged
+    "device": raises(DeviceError, "the double's device has failed"),  # a DeviceError is logged with its text
     "hang": hang,
     "abort": os.abort,
 }

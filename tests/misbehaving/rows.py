@@ -8,7 +8,15 @@ from typing import Any
 from tests.misbehaving.harness import Row
 from tests.misbehaving.model import ENCODE, SCORE
 
-PASSES = ("raise", "memory", "panic", "cancelled", "interrupt", "exit", "stop")  # that a step may raise and be well
+PASSES = (
+    "raise",
+    "memory",
+    "panic",
+    "cancelled",
+    "interrupt",
+    "exit",
+    "stop",
+)  # the model may still be healthy
 SMALL_STEPS = {"MODERATION_WORKER__BATCH_TOKENS": "60"}
 ONE_A_STEP = {"MODERATION_WORKER__BATCH_TOKENS": "1"}
 DIES_ONCE: Any = {"exits": frozenset({3}), "deaths": 1}
@@ -42,7 +50,7 @@ _ROWS = (
         **DIES_ONCE,
     ),
     Row("loading-panics", "misbehaving?load=panic&once=FILE", posts=5, **DIES_ONCE),
-    Row("a-bad-post-that-nobody-follows", faults=["fault:score:raise"], posts=0),
+    Row("a-bad-post-without-followers", faults=["fault:score:raise"], posts=0),
 )
 ROWS = {row.name: row for row in _ROWS}
 FULL = {

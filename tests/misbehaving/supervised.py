@@ -1,4 +1,4 @@
-"""Workers that are started again after they die, while posts come at a steady rate: what a post that kills them does.
+"""Workers that are started again after they die, while posts come at a steady rate and one post kills workers.
 
 python -m pytest tests/misbehaving/test_suspects.py -s      prints deaths and waiting times of each kind of fault
 """
@@ -34,7 +34,7 @@ class Pause:
 
 @dataclass
 class Life:
-    """Of a worker that has ended."""
+    """A worker process that has ended."""
 
     code: int
     began: float
@@ -76,7 +76,7 @@ class Supervisor:
 
 @dataclass
 class Run:
-    """What has become of the posts and of the workers."""
+    """What happened to the posts and to the workers."""
 
     sent: dict[str, float]  # post id to the time when it was put on its topic, in seconds since the epoch
     verdicts: list[ConsumerRecord]

@@ -1,4 +1,4 @@
-"""A model or a machine that misbehaves: real workers with a double that does, on a real Kafka.
+"""A model that misbehaves: real workers with the misbehaving fake model, on a real Kafka.
 
 The quick rows; `make misbehaving` plays the same rows with more posts.
 """

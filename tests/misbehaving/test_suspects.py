@@ -1,4 +1,4 @@
-"""One post that ends the process ends few of them: the others are answered, and then it has its verdict too."""
+"""A post that ends the process ends few processes. All other posts get their verdict, and then this post does."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def print_figures(word: str, delivery: str, run: Run) -> None:
 
 
 def keep(run: Run, folder: Path) -> None:
-    """The logs of all lives, for whoever looks into a failure."""
+    """Saves the logs of all lives, for reading after a failure."""
     for at, supervisor in enumerate(run.supervisors):
         for number, life in enumerate(supervisor.lives):
             (folder / f"worker-{at}-{number}.log").write_text(life.log)

@@ -1,4 +1,4 @@
-"""The real command with the double that misbehaves among its models: `python -m tests.misbehaving.worker worker`."""
+"""The real command, with the misbehaving fake among its models: `python -m tests.misbehaving.worker worker`."""
 
 from __future__ import annotations
 

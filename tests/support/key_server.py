@@ -1,4 +1,4 @@
-"""An https server of a JWKS that misbehaves as it is told: raw sockets under real TLS."""
+"""An https server of a JWKS that misbehaves in a chosen way: raw sockets under real TLS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def a_key() -> EllipticCurvePrivateKey:
 
 
 def a_set(**keys: EllipticCurvePrivateKey) -> bytes:
-    """A JWKS with the public halves of these keys, by their ids."""
+    """A JWKS with the public parts of these keys, by id."""
     made = [ECAlgorithm.to_jwk(key.public_key(), as_dict=True) | {"kid": id, "use": "sig"} for id, key in keys.items()]
     return json.dumps({"keys": made}).encode()
 
@@ -37,11 +37,11 @@ def a_token(key: EllipticCurvePrivateKey, id: str, **claims: Any) -> str:
 
 
 class KeyServer:
-    """Answers each connection as `serve` says, and counts them."""
+    """Serves each connection with `serve`, and counts connections."""
 
     def __init__(self, folder: Path, certificate: trustme.LeafCert) -> None:
         self.serve: Serve = nothing
-        self.secure = True  # whether it speaks TLS at all
+        self.secure = True  # whether it uses TLS
         self.served = 0  # connections that have ended
         self.accepted = 0
         self.ca = folder / "key-server-ca.pem"
@@ -61,7 +61,7 @@ class KeyServer:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):  # who asks may hang up, and does
+        with connection, suppress(OSError):  # the client may close the connection, and does
             connection.settimeout(60)
             if self.secure:
                 connection = self._context.wrap_socket(connection, server_side=True)
@@ -77,7 +77,7 @@ class KeyServer:
 
 @contextmanager
 def key_server(folder: Path, *names: str) -> Iterator[KeyServer]:
-    """`names`: of its certificate; default the right one."""
+    """`names`: of the server's certificate; default: the right one."""
     ca = trustme.CA()
     server = KeyServer(folder, ca.issue_cert(*(names or ("127.0.0.1",))))
     ca.cert_pem.write_to_path(str(server.ca))
@@ -101,13 +101,13 @@ def asked(connection: socket.socket) -> bytes:
 
 
 def nothing(connection: socket.socket) -> None:
-    """No answer, until the other side hangs up."""
+    """Sends nothing, until the other side closes the connection."""
     while connection.recv(4096):
         pass
 
 
 def sending(*parts: bytes) -> Serve:
-    """These bytes, and the connection ends."""
+    """Sends these bytes and closes the connection."""
 
     def serve(connection: socket.socket) -> None:
         asked(connection)
@@ -118,7 +118,7 @@ def sending(*parts: bytes) -> Serve:
 
 
 def dripping(head: bytes, endless: bytes, pause_s: float = DRIP_S) -> Serve:
-    """`head` at once, then `endless` again and again, until the other side hangs up."""
+    """Sends `head` at once, then `endless` again and again, until the other side closes the connection."""
 
     def serve(connection: socket.socket) -> None:
         asked(connection)
@@ -136,14 +136,14 @@ def answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
 
 
 def chunked(body: bytes, *, cut: int = 0) -> bytes:
-    """In chunks of 50 bytes, without the last `cut` bytes."""
+    """A response with this body in chunks of 50 bytes, without the last `cut` bytes."""
     chunks = [body[at : at + 50] for at in range(0, len(body), 50)]
     written = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
     return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + (written[:-cut] if cut else written)
 
 
 def faults(good: bytes) -> dict[str, Serve]:
-    """Ways to misbehave, by name; `good`: the set that another server would give."""
+    """Ways to misbehave, by name. `good`: a valid key set."""
     ok = b"HTTP/1.1 200 OK\r\n"
     oct_key = {"kty": "oct", "k": "c2VjcmV0", "kid": "a", "alg": "HS256"}
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -180,11 +180,6 @@ async def changes(stream: Any, count: int) -> list[tuple[str, str]]:
             digest = change.verdict.content_digest[:1]
             read.append((change.post_id, "erased" if change.HasField("erasure") else digest))
     return read
-
-
-def events(logged: Sequence[Any], name: str) -> list[Any]:
-    """The log events of this name."""
-    return [event for event in logged if event["event"] == name]
 
 
 def source_of(record: ConsumerRecord) -> Source:

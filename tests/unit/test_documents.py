@@ -86,6 +86,14 @@ def lines_of_modules() -> dict[str, list[str]]:
     return {module: re.findall(r"`([^`]+)`", places) for module, places in rows}
 
 
+def test_the_map_has_each_room() -> None:
+    page = (REPO / "moderation/README.md").read_text("utf-8")
+    listed = set(re.findall(r"^\| `([\w/]+)/` \|", page, re.MULTILINE))
+    package = REPO / "moderation"
+    rooms = {str(path.parent.relative_to(package)) for path in package.rglob("*.py") if path.parent != package}
+    assert listed == rooms
+
+
 def has_behaviour(module: str) -> bool:
     """Whether it defines a function or a class: a folder's `__init__` may hold a docstring alone."""
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

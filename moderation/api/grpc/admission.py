@@ -23,11 +23,11 @@ OVERLOAD_S = 0.5  # after which a call that got no place may be tried again
 LOOKUP_READS = 32  # requests of lookups that are read at a time
 MAX_HELD_OFF = 1_000  # calls that are refused late at a time; further ones are refused at once
 AUTHENTICATED = (RefusalKind.FORBIDDEN, RefusalKind.EXHAUSTED)  # refusals that only an authenticated caller gets
-SHARE = 9  # a caller may hold so many times the places that are left free: alone at most nine tenths
+SHARE = 9  # a caller may hold at most this multiple of the free places: alone at most nine tenths of all
 
 
 class Admission:
-    """Admits calls, and counts those under way by their kind: lookup, wait or watch."""
+    """Admits calls, and counts the calls under way by kind: lookup, wait or watch."""
 
     def __init__(
         self, settings: ApiSettings, authenticator: Authenticator, connections: Connections, largest: int

@@ -18,7 +18,7 @@ from moderation.api.grpc.status import Context
 from moderation.api.refusals import RefusalKind, RefusedError, exhausted
 from moderation.observability import metrics
 
-SHARE = 2  # a caller may hold so many times the bytes that are left free: alone at most two thirds
+SHARE = 2  # a caller may hold at most this multiple of the free bytes: alone at most two thirds of all
 WAIT_S = 2.0  # for memory to read a body with
 LOOKUP_S = 5.0  # within which the body of a lookup has to be complete
 GRACE_S = 0.25  # after which the body of a lookup is slow, and makes room for others

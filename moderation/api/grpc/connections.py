@@ -26,7 +26,7 @@ BURST = 64  # refused calls of an address that are answered at once
 REFILL_PER_S = 4.0  # further ones in a second; the next one closes its connection
 CHECK_COST = 0.02  # of a health check, in refused calls: an address may ask 200 times a second, and 3,200 times at once
 SWEEP_S = 0.5
-FEW = 200  # connections; among so many the event loop looks for a socket, among more a thread does
+FEW = 200  # connections; up to this number the event loop looks for a socket, beyond it a thread does
 LOOK_S = 0.01  # between two such looks of the event loop
 LOG_S = 10.0  # between two log lines about refused calls
 MAX_ADDRESSES = 10_000  # whose refused calls are counted
@@ -194,7 +194,7 @@ class _Sockets:
 
 
 def affordable(wanted: int, ports: int) -> int:
-    """How many connections each of so many ports may have: `wanted`, or fewer if the descriptors do not suffice.
+    """How many connections each of the ports may have: `wanted`, or fewer if the descriptors do not suffice.
 
     Raises the process's limit of descriptors as far as needed and allowed. A process at the limit cannot open files.
     """

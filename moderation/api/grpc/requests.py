@@ -37,10 +37,10 @@ def parser(message: str, *, post: bool) -> Callable[[bytes, int], Any]:
     """
     from_bytes: Callable[[bytes], Any] = getattr(pb, message).FromString
 
-    def parse(body: bytes, most: int) -> Any:
+    def parse(body: bytes, max_parts: int) -> Any:
         try:
             if post:
-                prescan.check_protobuf(body, POST_PARTS, most)
+                prescan.check_protobuf(body, POST_PARTS, max_parts)
             return from_bytes(body)
         except prescan.ShapeError as error:
             raise PostError(Reason.INVALID_POST, str(error)) from None

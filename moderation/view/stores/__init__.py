@@ -41,7 +41,7 @@ class StoreBehindError(ModerationError):
 
 
 class Kind(IntEnum):
-    """What kind of record the newest one about a post is."""
+    """The kind of the newest record about a post."""
 
     VERDICT = 1
     UNREADABLE = 2  # not a verdict that this version can read
@@ -60,7 +60,7 @@ class Entry(NamedTuple):
     source_offset: int
     tenant: str  # of an erasure: the tenant that the post had in the store
     outcome: int
-    policy: str  # the deciding one
+    policy: str  # that decided the outcome
     decided_ms: int
     verdict: bytes | None  # as Protobuf
 

@@ -229,8 +229,8 @@ class Sqlite:
     def _prune(self, before_ms: int, erased_before_ms: int, limit: int) -> int:
         left = limit
         for statement, before in ((sql.OLDEST, before_ms), (sql.OLDEST_ERASED, erased_before_ms)):
-            while left and (gone := self._delete(statement, before, left)):
-                left -= len(gone)
+            while left and (rows := self._delete(statement, before, left)):
+                left -= len(rows)
         return limit - left
 
     def _make_room(self, pages: int) -> int:
@@ -239,11 +239,11 @@ class Sqlite:
         Erasures go last: a watch from an old position has to get them.
         """
         deleted = 0
-        while self._free_pages() < pages and (gone := self._delete_oldest()):
+        while self._free_pages() < pages and (rows := self._delete_oldest()):
             if self._horizon_ms == -EVER_MS:
-                log.warning("view_full", path=str(self._path), bound=self._bound, oldest_ms=gone[-1][1])
-            self._horizon_ms = max(self._horizon_ms, gone[-1][1])
-            deleted += len(gone)
+                log.warning("view_full", path=str(self._path), bound=self._bound, oldest_ms=rows[-1][1])
+            self._horizon_ms = max(self._horizon_ms, rows[-1][1])
+            deleted += len(rows)
         metrics.PRUNED.inc(deleted)
         return deleted
 

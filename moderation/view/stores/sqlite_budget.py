@@ -104,4 +104,4 @@ def pieces(items: Iterable[T], cost: Callable[[T], int], limit: int) -> Iterator
         yield piece
 
 
-assert log_bytes(2 * LARGEST_VERDICT) <= SMALLEST // 8  # noqa: S101  one that takes another's place fits a transaction
+assert log_bytes(2 * LARGEST_VERDICT) <= SMALLEST // 8  # noqa: S101  a verdict that replaces another fits a transaction

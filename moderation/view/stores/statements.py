@@ -91,7 +91,7 @@ class Placed(Protocol):
 
 
 def is_newer(record: Placed, known: Placed) -> bool:
-    """Whether a record of a post wins over the one that is known.
+    """Whether a record of a post wins over the known record.
 
     Offsets order the records of a partition. After partitions were added, a post may change its partition: then
     timestamps decide. A record that is read again wins over itself.

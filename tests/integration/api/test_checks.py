@@ -22,11 +22,11 @@ from moderation.v1.moderation_service_pb2 import (
 from moderation.view.stores import StoreUnavailableError
 from moderation.view.stores.sqlite import Sqlite
 from tests.support.builders import a_verdict
+from tests.support.logged import events
 from tests.support.lookups import (
     NOT_SERVING,
     SERVING,
     Api,
-    events,
     service,
     watch_health,
 )

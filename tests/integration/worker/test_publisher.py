@@ -1,4 +1,4 @@
-"""A transaction holds all of its messages and their offset, or nothing, whatever becomes of a request."""
+"""A transaction holds all of its messages and their offset, or nothing, also when requests are lost."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def test_nor_does_it_by_way_of_a_new_producer(
     assert await published(settings) == ([b"1", b"2"], 2)
 
 
-async def test_before_the_process_ends_it_fences_nobody_to_publish_what_is_ready(
+async def test_before_the_process_ends_no_producer_is_replaced_to_publish_what_is_ready(
     settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lossy = Lossy(monkeypatch)

@@ -39,7 +39,7 @@ def users() -> dict[str, list[dict[str, Any]]]:
 
 @pytest.fixture
 def sasl_port(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Of the listener that asks who is there. On the other one everybody is a superuser: the platform, and us."""
+    """Of the listener that authenticates. On the other listener every client is a superuser."""
     (port,) = free_ports(1)
     logins = " ".join(f'user_{user}="{user}"' for user in users())
     module = "org.apache.kafka.common.security.plain.PlainLoginModule required"

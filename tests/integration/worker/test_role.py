@@ -55,7 +55,7 @@ async def test_what_cannot_be_judged_becomes_a_dead_letter_and_an_undetermined_v
     bad: dict[str, tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]] = {
         "NOT_DECODABLE": (b"key-1", b'{"id": "broken', []),
         "NULL_VALUE": (b"key\n2", None, []),  # a null under a key that is an id erases
-        "UNKNOWN_CONTENT_TYPE": (b"key-3", a_value("x"), [("content-type", b"text/csv"), ("mine", b"1")]),
+        "UNKNOWN_CONTENT_TYPE": (b"key-3", a_value("x"), [("content-type", b"text/csv"), ("custom", b"1")]),
         "INVALID_POST": (None, json.dumps({"id": "", "text": "no id"}).encode(), []),
         "IMAGE_CORRUPT": (b"key-4", a_value("torn", images=[{"data": base64.b64encode(truncated).decode()}]), []),
         "IMAGE_FORBIDDEN": (b"key-5", a_value("far", images=[{"uri": "http://example.com/a.png"}]), []),
@@ -271,7 +271,7 @@ async def test_a_worker_that_may_take_no_post_still_polls(harness: Harness, monk
 
     async def counted(self: Consumer, partitions: Iterable[TopicPartition], *others: Any) -> None:
         nonlocal polls
-        polls += not partitions  # none has room
+        polls += not partitions  # no partition may take posts
         await wait(self, partitions, *others)
 
     monkeypatch.setattr(Consumer, "wait", counted)

@@ -77,7 +77,7 @@ async def test_what_failed_is_tried_anew(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("verdict_format", ["json", "protobuf"])
-async def test_a_restarted_worker_remembers(harness: Harness, fickle: Fickle, verdict_format: Any) -> None:
+async def test_a_restarted_worker_restores_its_cache(harness: Harness, fickle: Fickle, verdict_format: Any) -> None:
     harness = harness.with_kafka(verdict_format=verdict_format)
     posts: list[Any] = [(number % 2, b"a", a_value(number), []) for number in range(6)]
     async with running(harness):

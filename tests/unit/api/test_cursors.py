@@ -1,4 +1,4 @@
-"""What callers carry for us is checked like all that comes from them."""
+"""Tokens that callers keep are checked like any input."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from moderation.api import cursors
 from moderation.v1.moderation_service_pb2 import Position
 
 
-def test_a_produce_acknowledgement_makes_the_token_that_the_proto_tells_of() -> None:
+def test_a_produce_acknowledgement_makes_the_token_that_the_proto_describes() -> None:
     assert cursors.of_record(3, 17) == Position(posts={3: 17}).SerializeToString()
     assert cursors.position(cursors.of_watch({0: 5, 1: 0})).verdicts == {0: 5, 1: 0}
 
 
-def test_merged_it_reaches_as_far_as_the_farthest() -> None:
+def test_a_merged_token_reaches_as_far_as_the_farthest() -> None:
     whole = cursors.merged(
         cursors.of_record(0, 4), cursors.of_record(0, 2), cursors.of_record(7, 0), cursors.of_watch({1: 9})
     )
@@ -23,24 +23,24 @@ def test_merged_it_reaches_as_far_as_the_farthest() -> None:
 
 
 @given(st.binary(max_size=80))
-def test_any_bytes_are_a_token_or_refused(token: bytes) -> None:
+def test_any_bytes_are_a_token_or_are_refused(token: bytes) -> None:
     try:
-        found = cursors.position(token)
+        position = cursors.position(token)
     except ValueError:
         return
-    assert all(number >= 0 and offset >= 0 for number, offset in [*found.posts.items(), *found.verdicts.items()])
+    assert all(number >= 0 and offset >= 0 for number, offset in [*position.posts.items(), *position.verdicts.items()])
 
 
 @pytest.mark.parametrize(
     "token", [b"\xff", Position(posts={-1: 3}).SerializeToString(), cursors.of_record(1, -5), b"\x00" * 70_000]
 )
-def test_what_is_no_token(token: bytes) -> None:
+def test_invalid_tokens(token: bytes) -> None:
     with pytest.raises(ValueError, match=r".*"):
         cursors.position(token)
 
 
 @given(st.integers(-(1 << 61), 1 << 61), st.text(min_size=1, max_size=40).filter(lambda id: id.isprintable()))
-def test_a_page_goes_on_where_it_ended_and_for_the_same_query_only(ms: int, post_id: str) -> None:
+def test_a_page_token_continues_the_same_query_only(ms: int, post_id: str) -> None:
     token = cursors.of_page(b"query", (ms, post_id))
     assert cursors.page(b"query", token) == (ms, post_id)
     with pytest.raises(ValueError, match="another query"):
@@ -48,6 +48,6 @@ def test_a_page_goes_on_where_it_ended_and_for_the_same_query_only(ms: int, post
 
 
 @pytest.mark.parametrize("token", ["x", "äöü", "W10", "bnVsbA", "eyJhIjoxfQ", "A" * 5_000])
-def test_what_is_no_page(token: str) -> None:
+def test_invalid_page_tokens(token: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         cursors.page(b"query", token)

@@ -1,4 +1,4 @@
-"""Answers put together from stored bytes are the messages that they stand for."""
+"""Responses that are put together from stored bytes are equal to the messages."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ BYTES = MESSAGE.SerializeToString()
 
 def test_the_response_to_a_lookup() -> None:
     for kind in (pb.GetVerdictResponse, pb.WaitVerdictResponse):
-        found: Any = kind.FromString(responses.lookup((pb.LOOKUP_STATE_FOUND, BYTES)))
-        assert found == kind(state=pb.LOOKUP_STATE_FOUND, verdict=MESSAGE)
+        response: Any = kind.FromString(responses.lookup((pb.LOOKUP_STATE_FOUND, BYTES)))
+        assert response == kind(state=pb.LOOKUP_STATE_FOUND, verdict=MESSAGE)
         missing: Any = kind.FromString(responses.lookup((pb.LOOKUP_STATE_NOT_FOUND, None)))
         assert missing == kind(state=pb.LOOKUP_STATE_NOT_FOUND)
 

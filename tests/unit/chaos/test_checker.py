@@ -69,8 +69,8 @@ def test_each_record_is_answered_once_and_in_order(
 @pytest.mark.parametrize(
     ("posts", "verdicts", "forgotten"),
     [
-        pytest.param("aaa", [said(0), said(1), said(2)], 0, id="remembered"),
-        pytest.param("aaa", [said(0), said(1), said(2, mass=0.97)], 1, id="judged anew"),
+        pytest.param("aaa", [said(0), said(1), said(2)], 0, id="from the cache"),
+        pytest.param("aaa", [said(0), said(1), said(2, mass=0.97)], 1, id="judged again"),
         pytest.param("aa", [said(0), said(1, outcome="OUTCOME_REMOVE")], 1, id="another outcome"),
         pytest.param("ab", [said(0), said(1, "b", 0.97)], 0, id="another post"),
         pytest.param("aa", [said(0), said(1, mass=0.97, contentDigest="b")], 0, id="an edit"),
@@ -81,7 +81,7 @@ def test_each_record_is_answered_once_and_in_order(
             "aaa",
             [said(0), said(1, mass=0.97, contentDigest="b"), said(2, mass=0.96)],
             1,
-            id="back from an edit, judged anew",
+            id="back from an edit, judged again",
         ),
         pytest.param(
             ["a", "a!", "a", "a"],
@@ -93,7 +93,7 @@ def test_each_record_is_answered_once_and_in_order(
             ["a", "a!", "a", "a"],
             [said(0), erased(1), said(2, mass=0.97), said(3, mass=0.96)],
             1,
-            id="judged anew after its erasure",
+            id="judged again after its erasure",
         ),
         pytest.param(["a", "b!", "a"], [said(0), erased(1, "b"), said(2, mass=0.97)], 1, id="another post's erasure"),
     ],

@@ -61,7 +61,7 @@ async def test_a_bad_post_among_good_ones_waits_for_one_of_them_and_no_longer(se
 
 
 @pytest.mark.parametrize("seam", ["score", "encode"])
-async def test_a_bad_post_that_nobody_follows_is_answered_soon(seam: str) -> None:
+async def test_a_bad_post_without_followers_fails_soon(seam: str) -> None:
     assert await outcomes_of(Misbehaving(), f"fault:{seam}:raise", failed_post_s=0.02) == [PostError]
 
 
@@ -112,7 +112,7 @@ async def test_a_run_of_bad_posts_does_not_end_the_process(seam: str) -> None:
 
 
 @pytest.mark.parametrize("seam", ["score", "encode"])
-async def test_a_run_without_end_does_whatever_an_earlier_post_says(seam: str) -> None:
+async def test_an_endless_row_of_failures_dooms_the_model_even_if_an_earlier_post_succeeds(seam: str) -> None:
     bad = [f"{number} fault:{seam}:raise" for number in range(40)]
     outcomes = await outcomes_of(Misbehaving(), "a", *bad)
     assert outcomes[0] is Scored or seam == "encode"
@@ -142,7 +142,7 @@ async def test_closing_reaches_those_that_are_held_back() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError(), SystemExit(), asyncio.CancelledError(), PanicException()])
-async def test_a_pump_that_ends_leaves_nobody_waiting(error: BaseException) -> None:
+async def test_a_fault_of_the_batcher_fails_all_callers_that_wait(error: BaseException) -> None:
     def fails(step: object) -> None:
         raise error
 

@@ -1,4 +1,4 @@
-"""The same question is put to the model once; what is remembered has bounds, and never answers another question."""
+"""Equal questions reach the model once. The cache has bounds and never answers another question."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moderation.inference.verdict_cache import FINDING_BYTES, VERDICT_BYTES, Ver
 from moderation.types import Identity, ModelInfo, Origin, Reason, Score, Source, Status, Timings, Verdict
 from tests.support.builders import a_finding, a_verdict
 
-ROOM = 1 << 20
+MAX_BYTES = 1 << 20
 
 
 def standing(post_id: str = "post-1", content: str = "c", margin: float = 1.0) -> Verdict:
@@ -42,7 +42,7 @@ class Judge:
 
 
 async def test_what_was_decided_is_the_answer_to_the_same_question() -> None:
-    cache, judge = VerdictCache(10, ROOM), Judge(standing())
+    cache, judge = VerdictCache(10, MAX_BYTES), Judge(standing())
     judge.open.set()
     first = await cache.decided(standing().identity, judge, 0)
     again = await cache.decided(standing().identity, judge, 0)
@@ -63,7 +63,7 @@ async def test_what_was_decided_is_the_answer_to_the_same_question() -> None:
 )
 async def test_another_question_is_another_question(other: dict[str, object]) -> None:
     asked: Verdict = replace(standing(), **other)  # type: ignore[arg-type]
-    cache, judge = VerdictCache(10, ROOM), Judge(asked)
+    cache, judge = VerdictCache(10, MAX_BYTES), Judge(asked)
     judge.open.set()
     cache.remember(standing())
     assert (await cache.decided(asked.identity, judge, 0)).origin is Origin.MODEL
@@ -71,7 +71,7 @@ async def test_another_question_is_another_question(other: dict[str, object]) ->
 
 
 async def test_who_comes_meanwhile_waits_and_gets_the_same() -> None:
-    cache, judge = VerdictCache(0, 0), Judge(standing())  # it needs no room for that
+    cache, judge = VerdictCache(0, 0), Judge(standing())  # waiting callers need no entry
     several = [asyncio.create_task(cache.decided(standing().identity, judge, 0)) for _ in range(5)]
     other = asyncio.create_task(cache.decided(standing("post-2").identity, Judge(standing("post-2")), 0))
     await judge.called.wait()
@@ -84,8 +84,8 @@ async def test_who_comes_meanwhile_waits_and_gets_the_same() -> None:
     other.cancel()
 
 
-async def test_a_failure_is_nobody_elses_and_the_next_tries_anew() -> None:
-    cache, judge = VerdictCache(10, ROOM), Judge(standing())
+async def test_a_failure_is_not_shared_and_the_next_caller_tries_again() -> None:
+    cache, judge = VerdictCache(10, MAX_BYTES), Judge(standing())
 
     async def fail() -> Verdict:
         await judge.open.wait()
@@ -111,11 +111,11 @@ async def test_a_failure_is_nobody_elses_and_the_next_tries_anew() -> None:
         (replace(standing(), status=Status.DEGRADED, findings=(a_finding(reason=Reason.NO_ANSWER),)), True),
         (replace(standing(), findings=(a_finding(), a_finding("b", reason=Reason.MODEL_FAILED))), False),
         (replace(standing(), status=Status.UNDETERMINED, reason=Reason.DEADLINE_EXCEEDED), False),
-        (replace(standing(), findings=()), False),  # nobody was asked, or it was cut
+        (replace(standing(), findings=()), False),  # no policy applied, or the verdict was cut
     ],
 )
 async def test_only_what_the_model_has_said_stands(verdict: Verdict, stands: bool) -> None:
-    cache, judge = VerdictCache(10, ROOM), Judge(verdict)
+    cache, judge = VerdictCache(10, MAX_BYTES), Judge(verdict)
     judge.open.set()
     await cache.decided(verdict.identity, judge, 0)
     await cache.decided(verdict.identity, judge, 0)
@@ -123,10 +123,10 @@ async def test_only_what_the_model_has_said_stands(verdict: Verdict, stands: boo
 
 
 async def test_a_record_that_is_not_what_its_header_says_answers_nothing() -> None:
-    cache, judge = VerdictCache(10, ROOM), Judge(standing())
+    cache, judge = VerdictCache(10, MAX_BYTES), Judge(standing())
     judge.open.set()
     for unreadable in (lambda: None, lambda: standing("post-2")):
-        cache = VerdictCache(10, ROOM)
+        cache = VerdictCache(10, MAX_BYTES)
         assert cache.recall(standing().identity.digest, "post-1", unreadable, 100)
         assert (await cache.decided(standing().identity, judge, 0)).origin is Origin.MODEL
         assert cache.bytes < 100 + 2 * VERDICT_BYTES
@@ -137,7 +137,7 @@ ids = st.integers(0, 12).map(lambda number: f"post-{number}")
 
 
 @given(st.integers(0, 8), st.integers(0, 9 * (VERDICT_BYTES + 2 * FINDING_BYTES)), st.lists(ids, max_size=60))
-def test_it_knows_the_latest_within_its_bounds(max_entries: int, max_bytes: int, published: list[str]) -> None:
+def test_the_latest_verdicts_are_kept_within_the_bounds(max_entries: int, max_bytes: int, published: list[str]) -> None:
     cache = VerdictCache(max_entries, max_bytes)
     for post_id in published:
         cache.remember(standing(post_id))
@@ -145,16 +145,16 @@ def test_it_knows_the_latest_within_its_bounds(max_entries: int, max_bytes: int,
         assert cache.bytes <= max_bytes
     latest = list(dict.fromkeys(reversed(published)))
     assert [digest in knows(cache) for digest in latest] == [index < len(cache) for index in range(len(latest))]
-    room = len(cache) == max_entries or cache.bytes + 2 * VERDICT_BYTES > max_bytes
-    assert room or len(cache) == len(latest)
+    full = len(cache) == max_entries or cache.bytes + 2 * VERDICT_BYTES > max_bytes
+    assert full or len(cache) == len(latest)
 
 
 @given(st.integers(1, 8), st.lists(ids, max_size=30), st.lists(ids, max_size=10))
-def test_recalled_it_knows_what_it_knew_before_the_restart(
+def test_a_restored_cache_knows_what_it_knew_before_the_restart(
     max_entries: int, before: list[str], after: list[str]
 ) -> None:
-    """Backwards from the end of the log, it comes to what one that lived on has come to."""
-    lived, restarted = VerdictCache(max_entries, ROOM), VerdictCache(max_entries, ROOM)
+    """Filled backwards from the end of the log, it equals a cache that was never restarted."""
+    lived, restarted = VerdictCache(max_entries, MAX_BYTES), VerdictCache(max_entries, MAX_BYTES)
     for post_id in before:
         lived.remember(standing(post_id))
     for post_id in reversed(before):
@@ -209,7 +209,7 @@ def knows(cache: VerdictCache) -> list[str]:
 
 
 async def test_what_is_erased_is_judged_anew() -> None:
-    cache, judge = VerdictCache(10, ROOM), Judge(standing())
+    cache, judge = VerdictCache(10, MAX_BYTES), Judge(standing())
     judge.open.set()
     await cache.decided(standing().identity, judge, 0)
     cache.remember(standing("post-2"))
@@ -223,12 +223,12 @@ async def test_what_is_erased_is_judged_anew() -> None:
 
 
 async def test_of_a_post_that_its_erasure_has_overtaken_nothing_is_kept() -> None:
-    cache, judge = VerdictCache(10, ROOM), Judge(standing())
+    cache, judge = VerdictCache(10, MAX_BYTES), Judge(standing())
     judge.open.set()
     cache.forget("post-1", 5)  # while the post at 4 was still being read
     await cache.decided(standing().identity, judge, 4)
     assert (len(cache), judge.calls) == (0, 1)
-    await cache.decided(standing().identity, judge, 6)  # posted anew behind the erasure
+    await cache.decided(standing().identity, judge, 6)  # posted again behind the erasure
     await cache.decided(standing().identity, judge, 4)
     assert (len(cache), judge.calls) == (1, 3)
     cache.committed(5)
@@ -236,7 +236,7 @@ async def test_of_a_post_that_its_erasure_has_overtaken_nothing_is_kept() -> Non
 
 
 async def test_who_waited_for_a_decision_that_came_to_nothing_is_overtaken_by_an_erasure_too() -> None:
-    cache, judge = VerdictCache(10, ROOM), Judge(standing())
+    cache, judge = VerdictCache(10, MAX_BYTES), Judge(standing())
 
     async def fail() -> Verdict:
         await judge()
@@ -259,7 +259,7 @@ async def test_who_waited_for_a_decision_that_came_to_nothing_is_overtaken_by_an
     [Score(math.nan, -8.0, 0.9), Score(0.001, 8.0, 0.9), Score(0.1, -2.2, math.nan), Score(1.5, 8.0, 0.9), None],
 )
 async def test_what_came_of_no_sound_score_is_not_recalled(score: Score | None) -> None:
-    cache, judge = VerdictCache(10, ROOM), Judge(standing())
+    cache, judge = VerdictCache(10, MAX_BYTES), Judge(standing())
     judge.open.set()
     unsound = a_verdict("post-1", content_digest="c", findings=(a_finding(score=score),))
     assert cache.recall(standing().identity.digest, "post-1", lambda: unsound, 100)

@@ -67,7 +67,7 @@ def test_json_that_this_service_wrote_is_read_as_the_library_reads_it(verdict: V
         {"postId": 5},
     ],
 )
-def test_in_any_other_shape_the_librarys_word_counts(changed: dict[str, Any]) -> None:
+def test_json_in_any_other_shape_is_read_by_the_library(changed: dict[str, Any]) -> None:
     value, headers = wire.verdict_record(a_verdict(), "json")
     value = json.dumps(json.loads(value) | changed).encode()
     try:
@@ -82,6 +82,6 @@ def test_in_any_other_shape_the_librarys_word_counts(changed: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b"7", b"{", b"\xff", b'{"findings": [[]]}', b"[" * 100_000])
-def test_what_is_none_is_refused(value: bytes) -> None:
+def test_values_that_are_not_a_verdict_are_refused(value: bytes) -> None:
     with pytest.raises(ValueError, match=r".*"):
         json_in.parse(value, Message)

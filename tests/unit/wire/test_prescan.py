@@ -41,7 +41,7 @@ HOSTILE_PROTOBUF = {
 
 
 def refused(value: bytes, headers: wire.Headers) -> int:
-    """Bytes of memory that its refusal took."""
+    """Refuses a value; returns the bytes of memory that this took."""
     tracemalloc.start()
     with pytest.raises(PostError) as error:
         wire.post_record(value, headers, MediaSettings())
@@ -96,6 +96,6 @@ def test_verdicts_of_a_thousand_policies_are_read() -> None:
         (verdict_pb2.Verdict(post_id="a").SerializeToString() + b"\xa0\x3f\x01" * MIB, PROTOBUF),
     ],
 )
-def test_a_verdict_of_very_many_elements_is_none(value: bytes, headers: wire.Headers) -> None:
+def test_a_verdict_of_very_many_elements_is_refused(value: bytes, headers: wire.Headers) -> None:
     with pytest.raises(ValueError, match="not a moderation"):
         wire.read_verdict(value, headers)

@@ -1,4 +1,4 @@
-"""What a message is made of is counted before it is parsed."""
+"""The fields of a message are counted before the message is parsed."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from moderation.wire import prescan
 def test_the_fields_of_a_post_and_its_images_count() -> None:
     images = [Image(data=b"x" * 1_000), Image(uri="file:///a")]
     body = pb.ModeratePostRequest(request_id="r", post=Post(id="a", text="t", images=images)).SerializeToString()
-    # The request's two, the post's id, text and two images, and what each image is.
+    # The request has two fields, the post has id, text and two images, and each image has one field.
     prescan.check_protobuf(body, POST_PARTS, 8)
     with pytest.raises(prescan.ShapeError, match="more than 7 fields"):
         prescan.check_protobuf(body, POST_PARTS, 7)
 
 
-def test_many_small_parts_are_seen_without_a_look_at_all_of_them() -> None:
+def test_many_small_fields_are_refused_before_all_are_counted() -> None:
     body = b"\x0a\x80\x80\x80\x04" + b"\x1a\0" * (4 << 20)
     with pytest.raises(prescan.ShapeError, match="more than 100 fields"):
         prescan.check_protobuf(body, POST_PARTS, 100)
 
 
 @pytest.mark.parametrize("body", [b"\x0a", b"\x0a\x05ab", b"\xff" * 20, b"\x0b", b"\x09\0", b"\x0a\x02\x0a\x05"])
-def test_bytes_that_are_no_message(body: bytes) -> None:
+def test_bytes_that_are_not_a_message_are_refused(body: bytes) -> None:
     with pytest.raises(prescan.ShapeError, match="not well-formed"):
         prescan.check_protobuf(body, POST_PARTS, 100)
 
 
 @given(st.binary(max_size=200))
-def test_whatever_comes_ends_in_time(body: bytes) -> None:
+def test_any_bytes_are_counted_in_bounded_steps(body: bytes) -> None:
     try:
         prescan.check_protobuf(body, POST_PARTS, 50)
     except prescan.ShapeError:

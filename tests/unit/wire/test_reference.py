@@ -15,10 +15,12 @@ from google.protobuf.json_format import MessageToJson
 from jsonschema import Draft202012Validator
 
 from moderation import wire
-from moderation.settings import MediaSettings
+from moderation.kafka.records import KEY_BYTES, Record
+from moderation.settings import KafkaSettings, MediaSettings
 from moderation.types import Reason, Source
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.post_pb2 import Post
+from moderation.worker.messages import dead_letter
 from tests.support.builders import a_finding, a_verdict
 
 PROTOS = Path(__file__).parents[3] / "protos"
@@ -97,7 +99,7 @@ def reference() -> ModuleType:
 
 @pytest.mark.parametrize("name", ["asyncapi.yaml", "reason-codes.md"])
 def test_a_file_is_as_the_code_is(reference: ModuleType, name: str) -> None:
-    assert (PROTOS / name).read_text(encoding="utf-8") == reference.FILES[name](), "run python protos/reference.py"
+    assert (PROTOS / name).read_text(encoding="utf-8") == reference.FILES[name](), "run make reference"
 
 
 def test_every_reason_has_a_meaning_and_a_remedy(reference: ModuleType) -> None:
@@ -153,8 +155,20 @@ def test_an_erasure_is_as_the_document_says() -> None:
     check_record("erasure", None, wire.erasure_headers(SOURCE))
 
 
-def test_a_dead_letter_is_as_the_document_says() -> None:
-    check_record("deadLetter", b"", wire.dead_letter_headers(SOURCE, (), Reason.NOT_DECODABLE, "moderation"))
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record("posts", 2, 7, 1234, b"post-1", b"{", ()),
+        Record("posts", 2, 7, 1234, None, None, ()),
+        Record("posts", 2, 7, 1234, b"post-1", b"x" * 4096, (), marks=("headers.escaped",)),
+        Record("posts", 2, 7, 1234, b"k" * (KEY_BYTES + 1), b"x" * 4096, [("dlq.x", b"y" * 4096)]),
+    ],
+)
+def test_a_dead_letter_is_as_the_document_says(record: Record) -> None:
+    message = dead_letter(SOURCE, record, Reason.NOT_DECODABLE, KafkaSettings(max_dead_letter_bytes=1024))
+    assert message.cut
+    for letter in (message, message.cut()):
+        check_record("deadLetter", letter.value, letter.headers)
 
 
 @pytest.mark.parametrize("content_type", CONTENT_TYPES)

@@ -1,4 +1,4 @@
-"""The JSON Schemas beside the protos say of JSON what moderation/wire does of it."""
+"""The JSON Schemas beside the protos and moderation/wire accept the same JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def schema(name: str) -> Draft202012Validator:
     return Draft202012Validator(content)
 
 
-def test_a_verdict_on_the_topic_is_as_its_schema_says() -> None:
+def test_a_written_verdict_is_valid_by_its_schema() -> None:
     value, _ = wire.verdict_record(a_verdict(), "json")
     schema("verdict").validate(json.loads(value))
     assert not schema("verdict").is_valid(json.loads(value) | {"outcome": "MAYBE"})

@@ -110,7 +110,7 @@ async def test_lag_is_what_has_no_committed_answer(assigned: tuple[Watched, Topi
     watch.update()
     assert lag() == (0, 0)
 
-    worker.end = (9, 5)  # four records that nobody has read
+    worker.end = (9, 5)  # four records that are not read yet
     await asked(watch, worker)
     watch.update()
     now += 30

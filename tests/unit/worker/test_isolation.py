@@ -1,4 +1,4 @@
-"""Posts run together, except one that runs alone; neither kind starves the other, and nobody is forgotten."""
+"""Posts run together, except one that runs alone; neither kind starves the other, and no post waits for ever."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_the_lowest_rank_is_first() -> None:
     assert log.ran == ["first", "a", "b", "c", "d"]
 
 
-async def test_closed_it_admits_nobody_and_those_who_wait_can_be_cancelled() -> None:
+async def test_after_closing_no_post_is_admitted_and_posts_that_wait_can_be_cancelled() -> None:
     log, first = Log(), asyncio.Event()
     running = asyncio.create_task(log.run_together("first", first))
     await turns()
@@ -122,7 +122,7 @@ async def test_a_post_that_is_stuck_holds_up_the_one_that_must_run_alone_and_no_
 
 
 @pytest.mark.parametrize("seed", range(30))
-async def test_whoever_is_cancelled_at_any_time_the_rest_run(seed: int) -> None:
+async def test_posts_run_when_others_are_cancelled_at_any_time(seed: int) -> None:
     chance = random.Random(seed)
     log = Log()
     tasks = []

@@ -17,7 +17,7 @@ def test_one_busy_partition_may_take_all_that_one_may() -> None:
     assert shares.free(0).bytes > 128 << 20
 
 
-def test_full_partitions_leave_room_for_one_that_was_quiet() -> None:
+def test_full_partitions_leave_a_part_to_a_quiet_one() -> None:
     shares = Shares({number: Held(0, 0) for number in range(6)}, MOST, 128)
     for full in (0, 1, 2):
         free = shares.free(full)
@@ -48,7 +48,7 @@ def test_together_they_never_take_more_than_there_is(seed: int) -> None:
                 held[number] = Held(0, 0)
 
 
-def test_a_post_larger_than_the_room_goes_alone() -> None:
+def test_a_post_larger_than_the_bound_goes_alone() -> None:
     shares = Shares({0: Held(0, 0), 1: Held(0, 0)}, Held(10, 100), 10)
     assert shares.alone(0)
     shares.take(0, Held(1, 500))
@@ -57,7 +57,7 @@ def test_a_post_larger_than_the_room_goes_alone() -> None:
     assert shares.free(1) == Held(8, 25)
 
 
-def test_while_a_large_post_waits_nobody_borrows() -> None:
+def test_while_a_large_post_waits_no_partition_borrows() -> None:
     shares = Shares({0: Held(2, 40), 1: Held(0, 0)}, Held(10, 100), 10)
     shares.keep()
     assert shares.free(0).bytes == 0

@@ -32,7 +32,7 @@ FOREIGN = [
     "moderation/2 position=5 openings=1 until=0 offset=0 attempts=0",
     "moderation/1 position=5 openings=1 until=0 offset=0 attempts=0 more=1",
     "moderation/1 position=5 openings=-1 until=0 offset=0 attempts=0",
-    "moderation/1 position=5 openings=1 until=0 offset=0 attempts=٣",  # digits that are none of ours
+    "moderation/1 position=5 openings=1 until=0 offset=0 attempts=٣",  # digits that are not ASCII
     "moderation/1 position=5 openings=1 until=0 offset=0 attempts=0\n",
     "moderation/1 position=5 openings=1 until=0 offset=0 attempts=" + "9" * 4000,
     "[" * 4096,
@@ -45,7 +45,7 @@ def test_metadata_that_is_not_ours_is_none(metadata: str | None) -> None:
 
 
 @given(st.text(max_size=4096))
-def test_whatever_it_is(metadata: str) -> None:
+def test_any_metadata_is_read_or_ignored(metadata: str) -> None:
     assert Mark.read(metadata, 5) == Mark()
 
 
@@ -134,7 +134,7 @@ def test_an_innocent_post_whose_machine_failed_is_not_given_up() -> None:
     log = Log()
     log.count(log.opened(100))  # crash
     second = log.opened(100)
-    log.attempt(second, 100)  # killed by somebody
+    log.attempt(second, 100)  # killed from outside
     third = log.opened(100)
     assert log.attempt(third, 100) == 2
     assert third.passed(100), "that it has passed must be known before its outcome is published"
