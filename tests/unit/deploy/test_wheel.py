@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 def test_the_wheel_has_the_demo_checkpoint_and_no_training(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
+    subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert not [name for name in names if name.startswith(("moderation/training/", "tests/"))]
