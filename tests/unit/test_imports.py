@@ -166,12 +166,3 @@ def test_the_api_and_the_command_line_are_light() -> None:
     )
     heavy = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True, timeout=60)
     assert heavy.stdout == "\n"
-
-
-def test_files_stay_short() -> None:
-    repository = PACKAGE.parent
-    folders = ("moderation", "tests", "protos", "deploy")
-    files = [path for folder in folders for kind in ("*.py", "*.proto") for path in (repository / folder).rglob(kind)]
-    lengths = {path: path.read_text().count("\n") for path in files if PACKAGE / "v1" not in path.parents}
-    assert len(lengths) > 300
-    assert not {str(path): lines for path, lines in lengths.items() if lines > 400}
