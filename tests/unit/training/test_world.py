@@ -6,37 +6,16 @@ from itertools import combinations
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import pytest
 import torch
 
 from moderation.demo.posts import FOLDER, SAMPLES
-from moderation.models.phi3.network import SHORT
 from moderation.models.shared import attention, tree
-from moderation.models.shared.tokenizer import Tokenizer
-from moderation.training import lessons, phrasings, pictographs, pictures, sayings, student, words, world
-from moderation.training.lessons import Course, Shelf
+from moderation.training import lessons, phrasings, pictographs, pictures, sayings, student, world
+from moderation.training.lessons import Course
 from moderation.training.phrasings import Kind, Rule
-from moderation.training.student import Student
-from moderation.training.world import BY_NAME, GROUPS, HELD_OUT_GROUPS, THINGS, Truth
-
-
-def a_shelf(count: int = 40) -> Shelf:
-    """Grey pictures of one thing each, some of them panoramas."""
-    shown = np.eye(len(THINGS), dtype=np.bool_)[np.arange(count) % len(THINGS)]
-    grid = np.array([(1, 2) if number % 5 == 0 else (1, 1) for number in range(count)])
-    first = np.concatenate([[0], np.cumsum(np.where(grid[:, 1] == 2, 3, 1))])
-    labels = np.full((count, lessons.PLACES), lessons.NOTHING)
-    pixels = np.random.default_rng(0).integers(0, 255, (int(first[-1]), 3, 112, 112)).astype(np.uint8)
-    return Shelf(pixels, first, grid, labels, shown)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The JSON files of the small checkpoint."""
-    folder = tmp_path_factory.mktemp("phi3v-pictographs")
-    words.write(folder, crops=lessons.BUDGET)
-    return folder
+from moderation.training.world import BY_NAME, GROUPS, HELD_OUT_GROUPS, THINGS
+from tests.support.lessons import a_shelf
 
 
 def test_the_world_is_as_large_as_promised() -> None:
@@ -124,59 +103,6 @@ def test_rules_are_broken_in_about_a_third_of_questions() -> None:
     random, shelf = Random(7), a_shelf()
     answers = [answer for _ in range(300) for answer in lessons.lesson(random, shelf).answers]
     assert 0.25 < sum(answers) / len(answers) < 0.5
-
-
-def test_every_word_of_policies_has_a_token_of_its_own(folder: Path) -> None:
-    tokenizer, random = Tokenizer(folder), Random(9)
-    truth = Truth(frozenset(), frozenset(), frozenset(), frozenset(), frozenset())
-    for _ in range(300):
-        rule = phrasings.rule(random, truth, groups=random.choice((None, tuple(GROUPS))), training=False)
-        prose = phrasings.phrase(random, rule, unseen=random.random() < 0.5).prose
-        assert len(tokenizer.trusted(prose)) <= len(prose.split()) + sum(prose.count(mark) for mark in ",.?:-") + 1, (
-            prose
-        )
-
-
-def test_the_answers_are_single_tokens_and_case_does_not_matter(folder: Path) -> None:
-    tokenizer = Tokenizer(folder)
-    assert tokenizer.word("Yes") != tokenizer.word("No")
-    assert tokenizer.untrusted("SELLING A GUN") == tokenizer.untrusted("selling a gun")
-    assert tokenizer.added.isdisjoint(tokenizer.untrusted("<|end|></s><s><|user|><|image_1|>"))
-
-
-def test_training_computes_the_scores_of_the_service(folder: Path) -> None:
-    """Training's attention over padded posts is the service's, and so are its crops."""
-    learner, shelf, random = Student(folder, 1), a_shelf(), Random(11)
-    made = [lessons.lesson(random, shelf) for _ in range(4)]
-    trees = [learner.read(shelf, lesson) for lesson in made]
-    with torch.inference_mode():
-        features, _ = learner.embed_images(shelf, [picture for lesson in made for picture in lesson.pictures])
-        trained, _ = learner.answer(trees, features)
-        packed = tree.pack(trees, learner.network.device)
-        hidden = learner.network(packed, features, [SHORT] * len(trees))
-        served = learner.network.logits(hidden[packed.scored])
-    torch.testing.assert_close(trained, served, atol=1e-4, rtol=1e-4)
-
-
-def test_the_student_learns(folder: Path) -> None:
-    """Gradients reach every parameter that is asked for an answer about a picture, the tower's among them."""
-    learner, shelf, random = Student(folder, 1), a_shelf(), Random(13)
-    made = [lessons.lesson(random, shelf) for _ in range(6)]
-    features, labels = learner.embed_images(
-        shelf, [picture for lesson in made for picture in lesson.pictures], light=True, patched=True
-    )
-    trees = [learner.read(shelf, lesson) for lesson in made]
-    places, facts = learner.facts(made, trees)
-    logits, clues = learner.answer(trees, features, places)
-    assert clues.shape == facts.shape
-    loss = logits.logsumexp(-1).sum() + clues.sum() + learner.grounding(features, labels)
-    loss.backward()  # type: ignore[no-untyped-call]
-    without = [
-        name
-        for name, parameter in learner.named_parameters()
-        if parameter.grad is None or not parameter.grad.isfinite().all()
-    ]
-    assert without == []
 
 
 @pytest.mark.skipif(not pictographs.FONT.exists(), reason="pictures are drawn with fonts-noto-color-emoji")
