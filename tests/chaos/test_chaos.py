@@ -17,7 +17,7 @@ from tests.chaos.harness import Cluster, play
 from tests.chaos.rows import BROKERS, ROWS
 from tests.chaos.scenario import Result, Scenario
 from tests.chaos.worker import NO_RECALL, NO_RESEEK, PRODUCER_PER_WORKER
-from tests.conftest import run_apart
+from tests.support.topics import run_apart
 
 SEED = int(os.environ.get("MODERATION_TEST_SEED", "20"))
 ATTEMPTS = 3  # to see a mutation do wrong

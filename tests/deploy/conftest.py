@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import say
 from tests.kubernetes.cluster import DEPLOY, Cluster, Manifest, one, rendered
 from tests.kubernetes.control_plane import api_server
 from tests.kubernetes.definitions import definitions
 from tests.kubernetes.programs import Unavailable, kubectl, program
+from tests.support.terminal import say
 
 MISSING = pytest.StashKey[str]()
 COLD_S = 1800  # a first run builds a control plane within a test's time

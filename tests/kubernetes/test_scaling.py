@@ -15,12 +15,12 @@ import pytest
 
 from moderation.dev.topics import create_service_topics
 from moderation.settings import KafkaSettings
-from tests.conftest import say
 from tests.kubernetes.conftest import Place
 from tests.kubernetes.deployment import Deployment
 from tests.kubernetes.keda import keda
 from tests.kubernetes.programs import Unavailable
 from tests.kubernetes.traffic import Traffic
+from tests.support.terminal import say
 
 PARTITIONS = 6
 BACKLOG = 1200

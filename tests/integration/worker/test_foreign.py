@@ -16,10 +16,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from moderation.errors import DeliveryError
-from tests.conftest import make_topics
 from tests.support import foreign
 from tests.support.foreign import a_batch, a_record
 from tests.support.harness import PARTITIONS, WORKER, Harness, a_value, running
+from tests.support.topics import make_topics
 
 MIB = 1 << 20
 

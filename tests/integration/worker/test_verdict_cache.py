@@ -23,10 +23,10 @@ from moderation.worker import restore
 from moderation.worker.messages import Message, verdict_message
 from moderation.worker.publisher import Publisher
 from moderation.worker.suspects import Opening
-from tests.conftest import make_topics
 from tests.support import foreign
 from tests.support.builders import a_finding, a_verdict
 from tests.support.harness import WORKER, Fickle, Harness, a_value, running
+from tests.support.topics import make_topics
 
 
 async def nowhere() -> Opening:
