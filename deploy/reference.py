@@ -78,14 +78,14 @@ class Event:
 
 def events() -> dict[str, Event]:
     """Every event that the source logs, by name."""
-    found: dict[str, Event] = {}
+    by_name: dict[str, Event] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for name, level, fields in _logged(ast.parse(path.read_text())):
-            event = found.setdefault(name, Event())
+            event = by_name.setdefault(name, Event())
             event.levels.add(level)
             event.modules.add(str(path.relative_to(PACKAGE)))
             event.fields.update(fields)
-    return dict(sorted(found.items()))
+    return dict(sorted(by_name.items()))
 
 
 def _logged(tree: ast.AST) -> Iterator[tuple[str, str, list[str]]]:

@@ -372,7 +372,7 @@ def dashboard() -> dict[str, Any]:
         },
         "annotations": {"list": []},
         "links": [],
-        "panels": [{"id": number, **one} for number, one in enumerate(panels, 1)],
+        "panels": [{"id": number, **panel} for number, panel in enumerate(panels, 1)],
     }
 
 

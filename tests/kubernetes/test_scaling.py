@@ -99,7 +99,7 @@ async def test_workers_follow_the_lag(place: Place, broker: str, scaler: None, t
             await until_replicas(3, PARTITIONS)
             await traffic.settled()
             await until_replicas(1, 1)
-            posts, places, dead = await traffic.read_anew()
+            posts, places, dead = await traffic.read_again()
     except BaseException:
         print(deployment.report())
         print(deployment.kubectl("describe", "scaledobject,hpa"))

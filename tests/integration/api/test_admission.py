@@ -16,10 +16,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from moderation.api.grpc.requests import LOOKUP_BYTES
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.post_pb2 import Image, Post
-from tests.hostile import frames
-from tests.hostile.connection import CLOSED, connected
-from tests.hostile.harness import Credentials
+from tests.support import frames
 from tests.support.builders import a_verdict
+from tests.support.connection import CLOSED, connected
+from tests.support.credentials import Credentials
 from tests.support.lookups import NOT_SERVING, SERVICE, SERVING, Api, a_free_address, refused, service
 
 
@@ -77,10 +77,10 @@ async def test_reflection_that_is_on_needs_credentials_like_any_method(
         stub, asked = stubs.ServerReflectionStub(channel), message.ServerReflectionRequest(list_services="")
         async with refused(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
             await stub.ServerReflectionInfo(iter([asked])).read()
-        answers = [
+        responses = [
             response async for response in stub.ServerReflectionInfo(iter([asked, asked]), metadata=bearer(credentials))
         ]
-        assert [len(response.list_services_response.service) for response in answers] == [3, 3]
+        assert [len(response.list_services_response.service) for response in responses] == [3, 3]
 
 
 async def test_a_request_larger_than_its_method_takes(running_api: Api) -> None:

@@ -107,8 +107,8 @@ async def test_a_batch_that_becomes_large_is_held_a_piece_at_a_time(codec: str) 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert seen == count
-    most = 8 * max(each, SMALL_BYTES) + 2 * len(batch)
-    assert peak < most, f"{peak >> 20} MiB of {count * each >> 20}"
+    limit = 8 * max(each, SMALL_BYTES) + 2 * len(batch)
+    assert peak < limit, f"{peak >> 20} MiB of {count * each >> 20}"
 
 
 @pytest.mark.parametrize("codec", CODECS)
