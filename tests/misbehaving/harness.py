@@ -134,9 +134,9 @@ def check(case: Case, values: Mapping[int, bytes], outcome: Outcome) -> None:
         value = values[int(verdict["postId"].removeprefix("post-"))]
         fails = case.dead and b"fault:" in value
         expected = ("REVIEW", "UNDETERMINED") if fails else ("REMOVE" if b"violates:" in value else "ALLOW", "FINAL")
-        said = verdict["outcome"].removeprefix("OUTCOME_"), verdict["status"].removeprefix("STATUS_")
-        if said != expected:
-            wrong.append((verdict["postId"], value, said, expected))
+        decision = verdict["outcome"].removeprefix("OUTCOME_"), verdict["status"].removeprefix("STATUS_")
+        if decision != expected:
+            wrong.append((verdict["postId"], value, decision, expected))
     assert not wrong
     assert set(outcome.exits) <= case.exits | {0}, outcome.logs
     assert sum(code != 0 for code in outcome.exits) <= case.deaths

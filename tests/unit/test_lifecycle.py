@@ -30,7 +30,7 @@ def test_exit_code_of_our_errors(error: str, code: int, event: str, message: str
     assert "secret" not in json.dumps(events)
 
 
-def test_crash_tells_where_and_not_what() -> None:
+def test_a_logged_crash_has_its_place_and_no_message() -> None:
     returned, events = run(
         """
         async def deep(): raise KeyError("what a user wrote")

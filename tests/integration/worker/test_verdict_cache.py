@@ -67,7 +67,7 @@ async def test_repeats_in_flight_wait_for_the_first(harness: Harness, fickle: Fi
     assert len({(verdict["postId"], str(verdict["findings"])) for verdict in verdicts}) == 2
 
 
-async def test_what_failed_is_tried_anew(harness: Harness) -> None:
+async def test_a_post_that_failed_is_tried_again(harness: Harness) -> None:
     async with running(harness.with_("fake?raise_on=poison")):
         await harness.produce(*[(0, b"a", a_value(1, text="a poison"), [])] * 2)
         verdicts = await harness.verdicts(2)

@@ -70,7 +70,7 @@ async def test_another_question_is_another_question(other: dict[str, object]) ->
     assert judge.calls == 1
 
 
-async def test_who_comes_meanwhile_waits_and_gets_the_same() -> None:
+async def test_callers_during_a_decision_wait_and_get_the_same_verdict() -> None:
     cache, judge = VerdictCache(0, 0), Judge(standing())  # waiting callers need no entry
     several = [asyncio.create_task(cache.decided(standing().identity, judge, 0)) for _ in range(5)]
     other = asyncio.create_task(cache.decided(standing("post-2").identity, Judge(standing("post-2")), 0))
@@ -208,7 +208,7 @@ def knows(cache: VerdictCache) -> list[str]:
     return [digests[digest] for digest in cache._entries]
 
 
-async def test_what_is_erased_is_judged_anew() -> None:
+async def test_an_erased_post_is_judged_again() -> None:
     cache, judge = VerdictCache(10, MAX_BYTES), Judge(standing())
     judge.open.set()
     await cache.decided(standing().identity, judge, 0)
@@ -235,7 +235,7 @@ async def test_of_a_post_that_its_erasure_has_overtaken_nothing_is_kept() -> Non
     assert (await cache.decided(standing().identity, judge, 4)).origin is Origin.CACHE
 
 
-async def test_who_waited_for_a_decision_that_came_to_nothing_is_overtaken_by_an_erasure_too() -> None:
+async def test_an_erasure_overtakes_a_caller_that_waited_for_a_failed_decision() -> None:
     cache, judge = VerdictCache(10, MAX_BYTES), Judge(standing())
 
     async def fail() -> Verdict:

@@ -147,7 +147,7 @@ async def test_millions_of_headers_are_not_held() -> None:
 
 
 @pytest.mark.parametrize("first_ms", [-1, -(1 << 63), (1 << 63) - 1, 0])
-async def test_any_timestamp(first_ms: int) -> None:
+async def test_timestamps_of_any_size_fit_into_64_bits(first_ms: int) -> None:
     """Large ones do not leave 64 bits: a view keeps them in columns."""
     parts = a_record(0, b"x", since_ms=1 << 40, headers=FOREIGN) + a_record(1, b"y", since_ms=-(1 << 40))
     records = all_of(fetched(a_batch(parts, 2, first_ms=first_ms)))

@@ -43,7 +43,7 @@ def test_what_a_warning_or_an_error_asks_for_is_said(reference: ModuleType) -> N
 
 
 @pytest.mark.parametrize("name", ["metrics.md", "log-events.md"])
-def test_a_page_is_as_the_code_is(reference: ModuleType, name: str) -> None:
+def test_committed_references_are_current(reference: ModuleType, name: str) -> None:
     page = (reference.PAGES / name).read_text(encoding="utf-8")
     assert page == reference.FILES[name](), "run make reference"
 

@@ -71,7 +71,7 @@ async def test_an_erasure_with_such_a_header_erases(harness: Harness) -> None:
     assert (record.key, record.value) == (b"post-1", None)
 
 
-async def test_keys_and_times_of_any_kind(harness: Harness, names: Callable[[str], str]) -> None:
+async def test_records_with_any_key_and_any_time_get_verdicts(harness: Harness, names: Callable[[str], str]) -> None:
     harness = harness.with_kafka(posts_topic=names("any-time"))
     await make_topics(harness.kafka, harness.topics[2], partitions=PARTITIONS)
     far = {"message_timestamp_after_max_ms": str((1 << 63) - 1)}
