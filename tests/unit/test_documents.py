@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.unit.test_imports import MODULES
-from tests.unit.test_prose import REPO, pages, prose_lines
+from tests.support.repository import MODULES, REPO, pages, prose_lines
 
 PAGES = [str(page.relative_to(REPO)) for page in pages()]
 # Roots of paths that prose names in backticks.

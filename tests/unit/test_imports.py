@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import moderation
-
-PACKAGE = Path(moderation.__file__).parent
+from tests.support.repository import MODULES, PACKAGE
 
 # Each room, or module at the root, and what it imports. All may import BASE, and generated code (`v1`).
 BASE = "types errors settings observability"
@@ -67,17 +65,6 @@ LIBRARIES = {
     "PIL": "types media models.phi3 bench training",
     "numpy": "dev models.phi3 bench training",
 }
-
-PATHS = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-
-
-def name_of(path: Path) -> str:
-    """models.fake for moderation/models/fake.py, models for its __init__.py."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(part for part in parts if part != "__init__")
-
-
-MODULES = {name_of(path): path for path in PATHS}
 
 
 def room_of(module: str) -> str:

@@ -9,7 +9,6 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +17,8 @@ import typer
 from moderation.cli.app import app
 from moderation.observability.events import EVENTS
 from moderation.settings import fields
+from tests.support.repository import PACKAGE, REPO, pages, prose_lines
 
-REPO = Path(__file__).parents[2]
-PACKAGE = REPO / "moderation"
 COLUMNS = 120
 
 # A whole word or phrase, and what to write in its place.
@@ -88,22 +86,6 @@ class Passage:
     def where(self, start: int) -> str:
         """The place of the character at `start`."""
         return f"{self.place}:{self.line + self.text.count(chr(10), 0, start)}" if self.line else self.place
-
-
-def pages() -> list[Path]:
-    """Markdown files of this checkout, without its environment and caches."""
-    folders = [path for path in REPO.iterdir() if path.is_dir() and (path.name[0] != "." or path.name == ".github")]
-    return sorted([*REPO.glob("*.md"), *(page for folder in folders for page in folder.rglob("*.md"))])
-
-
-def prose_lines(page: Path) -> Iterator[tuple[int, str]]:
-    """Lines outside of code blocks."""
-    code = False
-    for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
-        if line.lstrip().startswith("```"):
-            code = not code
-        elif not code:
-            yield number, line
 
 
 def markdown() -> Iterator[Passage]:
