@@ -39,7 +39,7 @@ soak: $(VENV)/dev.ok ## Run one worker through 300,000 posts, throttled and not:
 misbehaving: $(VENV)/dev.ok ## Run real workers with a model that misbehaves, with thousands of posts for each case
 	MODERATION_TEST_FULL=1 $(BIN)/pytest tests/misbehaving
 
-hostile: $(VENV)/dev.ok ## Attack an API with a good caller beside: a quarter of an hour
+hostile: $(VENV)/dev.ok ## Attack an API while a well-behaved caller uses it: a quarter of an hour
 	$(BIN)/python -m tests.hostile --json hostile.json
 
 test-kubernetes: $(VENV)/dev.ok ## Run the service on the cluster of KUBECONFIG, or on one of its own: deploy/README.md

@@ -50,6 +50,7 @@ def _split_paths(value: object) -> object:
 
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_split_paths)]
 Name = Annotated[str, Field(min_length=1)]
+Security = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Posts = Annotated[int, Field(ge=1), Unit("posts")]
@@ -75,24 +76,24 @@ class KafkaSettings(_Group):
     posts_topic: Name = basic("posts", "topic that posts are read from")
     verdicts_topic: Name = basic("verdicts", "topic that verdicts are written to; needs as many partitions as posts")
     dead_letter_topic: str = advanced("", "topic for posts that cannot be judged; default: `<posts>.<group>.dlq`")
-    group: Name = basic("moderation", "consumer group, and prefix of the transactional ids")
+    group: Name = advanced("moderation", "consumer group, and prefix of the transactional ids")
     delivery: Literal["exactly_once", "at_least_once"] = advanced(
         "exactly_once", "at_least_once is for brokers without transactions: a crash may repeat verdicts"
     )
     verdict_format: Literal["json", "protobuf"] = advanced("json", "format of the verdicts on their topic")
     connect_timeout_s: Seconds = advanced(60.0, "a starting process tries to reach the brokers for this long")
-    transaction_timeout_ms: Milliseconds = advanced(30_000, "the broker aborts the batch of a dead worker after this")
+    transaction_timeout_ms: Milliseconds = advanced(30_000, "the broker aborts an open transaction after this time")
     session_timeout_ms: Milliseconds = advanced(30_000, "the group removes a silent worker after this time")
     rebalance_timeout_ms: Milliseconds = advanced(120_000, "a worker may drain for this long in a rebalance")
     max_message_bytes: Bytes = advanced(20 << 20, "largest record to read or write, and limit of the topics", ge=1024)
-    max_dead_letter_bytes: Bytes = advanced(1 << 20, "part of a record that its dead letter keeps", ge=1024)
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = basic("PLAINTEXT", "of the brokers")
+    max_dead_letter_bytes: Bytes = advanced(1 << 20, "largest part of a record that its dead letter keeps", ge=1024)
+    security_protocol: Security = basic("PLAINTEXT", "security protocol of the brokers")
     ssl_ca: Path | None = advanced(None, "PEM file of the CA that signed the brokers' certificates")
     ssl_certificate: Path | None = advanced(None, "PEM file of the client certificate, for mTLS")
     ssl_key: Path | None = advanced(None, "PEM file of the client key, for mTLS")
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = advanced("SCRAM-SHA-512", "how to log in")
-    sasl_username: str = basic("", "user name for SASL")
-    sasl_password: SecretStr = basic(SecretStr(""), "password for SASL")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = advanced("SCRAM-SHA-512", "SASL mechanism")
+    sasl_username: str = advanced("", "user name for SASL")
+    sasl_password: SecretStr = advanced(SecretStr(""), "password for SASL")
 
     @model_validator(mode="after")
     def _topics_differ(self) -> Self:
@@ -117,7 +118,9 @@ class ModelSettings(_Group):
         "", "digest of the checkpoint (`moderation model info`); empty: any", pattern="^([0-9a-f]{64})?$"
     )
     device: Literal["auto", "cpu", "cuda"] = advanced("auto", "auto: CUDA if there is a GPU")
-    dtype: Literal["auto", "float32", "bfloat16"] = advanced("auto", "auto: bfloat16 on CUDA; set it on a CPU with AMX")
+    dtype: Literal["auto", "float32", "bfloat16"] = advanced(
+        "auto", "auto: bfloat16 on CUDA, float32 on a CPU; bfloat16 is faster on a CPU with AMX"
+    )
     compile: bool = advanced(False, "whether torch compiles the decoder; a start then takes minutes longer")
     fp8: bool = advanced(False, "whether the decoder runs in 8 bits (GPU only); the log says how far scores move")
     num_crops: int | None = advanced(None, "crops of an image; default: the checkpoint's", unit="crops", ge=1, le=64)
@@ -156,9 +159,7 @@ class WorkerSettings(_Group):
 
     batch_tokens: Count = advanced(8192, "token budget of a batch, image encoding included", unit="tokens")
     overtake_s: SecondsOrZero = advanced(
-        10.0,
-        "batches are filled oldest first; time spent waiting in Kafka counts towards a post's age, but at most this "
-        "long, so that a backlog cannot delay new posts for ever",
+        10.0, "batches are filled oldest first; of a post's wait in Kafka, at most this time counts towards its age"
     )
     max_in_flight: Posts = advanced(256, "posts in progress in this process; at most half of them of one partition")
     max_in_flight_bytes: Bytes = advanced(
@@ -175,9 +176,7 @@ class WorkerSettings(_Group):
         900.0, "longest time from poll to commit; then the worker exits, and Kafka delivers the post again"
     )
     failed_posts: Posts = advanced(
-        5,
-        "after so many different posts failed in a row, each alone in its batch, the model is tested with a post that "
-        "once succeeded; after four times as many, the worker exits",
+        5, "if so many posts fail in a row, a post that succeeded is scored again; at 4 times as many, the worker exits"
     )
     failed_post_s: Seconds = advanced(2.0, "a failed post waits this long for a success, then becomes a dead letter")
     self_check_s: SecondsOrZero = advanced(60.0, "time between two self-checks; 0: only after a failed batch")
@@ -200,28 +199,30 @@ class ApiSettings(_Group):
     view: Path = basic(Path("~/.local/state/moderation/verdicts.sqlite"), "SQLite file of the view of the verdicts")
     view_database: SecretStr = basic(SecretStr(""), "postgresql:// URL to keep the view in, in place of the file")
     view_start_s: Seconds = advanced(60.0, "a starting API waits this long for its view, then exits with code 2")
-    view_max_bytes: BytesOrZero = advanced(16 << 30, "limit of the SQLite files; old posts make room; 0: no limit")
+    view_max_bytes: BytesOrZero = advanced(16 << 30, "limit of the SQLite files: oldest posts are deleted; 0: no limit")
     recent_bytes: BytesOrZero = advanced(128 << 20, "memory for the newest verdicts, in front of the view")
     retention_days: float = advanced(0.0, "the view removes posts of this age; 0: never", unit="days", ge=0)
     max_lag: CountOrZero = advanced(10_000, "health is NOT_SERVING at this lag behind the topic", unit="records")
     max_lag_unknown_s: SecondsOrZero = advanced(300.0, "health allows an unknown lag for this long; 0: for ever")
     max_wait_s: Seconds = advanced(60.0, "longest wait for a verdict in one call")
-    max_queued_calls: Calls = advanced(1_000, "calls that wait; beyond it some are dropped, at twice as many all")
+    max_queued_calls: Calls = advanced(
+        1_000, "calls that wait to be read. Above this number gRPC drops some; above twice this number, all"
+    )
     max_concurrent_calls: Calls = advanced(256, "lookups at once; more get RESOURCE_EXHAUSTED")
     max_waits: Calls = advanced(4_000, "WaitVerdict and ModeratePost calls at once; more get RESOURCE_EXHAUSTED")
     max_watches: Count = advanced(200, "WatchVerdicts streams at once; more are refused", unit="streams")
     calls_per_second: CallRate = advanced(0.0, "limit of one caller; a batch counts once per 100 ids; 0: no limit")
     max_connection_calls: Calls = advanced(500, "calls at once on one connection; clients queue the rest")
     max_connections: Count = advanced(1_000, "connections at once; fewer if files are limited", unit="connections")
-    max_peer_connections: CountOrZero = advanced(100, "at once from one address; 0: no limit", unit="connections")
-    unauthenticated_timeout_s: Seconds = advanced(20.0, "a connection without an authenticated call is closed then")
+    max_peer_connections: CountOrZero = advanced(100, "connections from one address; 0: no limit", unit="connections")
+    unauthenticated_timeout_s: Seconds = advanced(20.0, "an unauthenticated connection is closed after this time")
     max_body_bytes: Bytes = advanced(
-        240 << 20, "memory for requests being read, half of it for posts; each counts as the largest message"
+        240 << 20, "memory for requests being read. Half is for posts. Each request reserves the largest message size"
     )
     body_timeout_s: Seconds = advanced(15.0, "longest time for a request to arrive; a lookup has at most 5 s")
     watch_s: Seconds = advanced(3_600.0, "longest life of a watch; the client then continues from its last token")
     max_pending_posts: Posts = advanced(10_000, "submitted posts without verdict; more are refused")
-    max_submit_bytes: Bytes = advanced(64 << 20, "posts being sent to the topic, held three times; more are refused")
+    max_submit_bytes: Bytes = advanced(64 << 20, "memory for posts on their way to the topic; each counts three times")
     show_prompts: bool = advanced(False, "whether ListPolicies returns the text that the model reads")
     reflection: Literal["auto", "on", "off"] = advanced("auto", "auto: on if the API needs no credentials")
     keepalive_s: Seconds = advanced(60.0, "time between pings on an idle connection; set it below a balancer's limit")

@@ -234,7 +234,7 @@ ERRORS: dict[str, tuple[str, str]] = {
         FIX_POST,
     ),
     "INVALID_CURSOR": (
-        "The token is not one that this service gave, or belongs to another query.",
+        "The consistency token or page token is not valid, or belongs to another query.",
         "Start again without the token.",
     ),
     "UNAUTHENTICATED": ("Credentials are missing, wrong or expired.", "Send valid credentials."),

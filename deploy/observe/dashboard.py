@@ -90,7 +90,7 @@ ROWS: list[tuple[str, list[Any]]] = [
                 kind="stat",
             ),
             panel(
-                "Age of the oldest, by partition", "0: the partition is answered up to its end.", "s",
+                "Age of the oldest, by partition", "0: each post of the partition has a verdict.", "s",
                 ("max by (partition) (moderation_worker_lag_seconds)", "{{partition}}"),
             ),
             panel(
@@ -115,11 +115,11 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("sum by (phase) (moderation_worker_posts_in_phase)", "{{phase}}"),
             ),
             panel(
-                "Bytes under way", "Of the records; the bound is MODERATION_WORKER__MAX_IN_FLIGHT_BYTES.", "bytes",
+                "Bytes under way", "Size of the records; the bound is MODERATION_WORKER__MAX_IN_FLIGHT_BYTES.", "bytes",
                 ("sum by (instance) (moderation_worker_in_flight_bytes)", "{{instance}}"),
             ),
             panel(
-                "Longest wait for a step", "Share of the encoded posts.", "s",
+                "Longest wait for a step", "Of the encoded posts, by worker.", "s",
                 ("max by (instance) (moderation_batch_queue_age_seconds)", "{{instance}}"),
             ),
         ],
@@ -145,8 +145,11 @@ ROWS: list[tuple[str, list[Any]]] = [
             panel(
                 "GPU memory", "Used by tensors; reserved by torch; total.", "bytes",
                 ("sum by (instance, device) (moderation_gpu_memory_allocated_bytes)", "{{instance}} {{device}} used"),
-                ("sum by (instance, device) (moderation_gpu_memory_reserved_bytes)", "{{instance}} {{device}} held"),
-                ("sum by (instance, device) (moderation_gpu_memory_total_bytes)", "{{instance}} {{device}} there is"),
+                (
+                    "sum by (instance, device) (moderation_gpu_memory_reserved_bytes)",
+                    "{{instance}} {{device}} reserved",
+                ),
+                ("sum by (instance, device) (moderation_gpu_memory_total_bytes)", "{{instance}} {{device}} total"),
             ),
             panel(
                 "Pictures seen before", "Share of pictures whose features were kept.", "percentunit",
@@ -166,7 +169,10 @@ ROWS: list[tuple[str, list[Any]]] = [
     (
         "Outcomes",
         [
-            panel("Outcome", "Verdicts/s.", "cps", (rate("moderation_verdicts_total", "outcome"), "{{outcome}}")),
+            panel(
+                "Outcome", "Verdicts per second.", "cps",
+                (rate("moderation_verdicts_total", "outcome"), "{{outcome}}"),
+            ),
             panel("Status", "Verdicts per second.", "cps", (rate("moderation_verdicts_total", "status"), "{{status}}")),
             panel(
                 "Origin", "Origins: the model, the verdict cache (same post before), or none.", "cps",
@@ -185,11 +191,11 @@ ROWS: list[tuple[str, list[Any]]] = [
                 (rate("moderation_findings_undetermined_total", "policy, reason"), "{{policy}} {{reason}}"),
             ),
             panel(
-                "Models in the verdicts", "Two sets: a rollout is under way.", "cps",
+                "Models in the verdicts", "One line for each model. Two lines: a rollout is under way.", "cps",
                 (rate("moderation_verdicts_total", "model"), "{{model}}"),
             ),
             panel(
-                "Policy sets in use", "One line for each model. Two lines: a rollout is under way.", "short",
+                "Policy sets in use", "One line for each policy set. Two lines: a rollout is under way.", "short",
                 ("count by (digest) (moderation_policies_info)", "{{digest}}"), width=16,
             ),
         ],
@@ -211,7 +217,7 @@ ROWS: list[tuple[str, list[Any]]] = [
                 "Dead letters", "By reason.", "cps", (rate("moderation_dead_letters_total", "reason"), "{{reason}}")
             ),
             panel(
-                "Partitions", "Of each worker.", "short",
+                "Partitions", "Partitions of each worker.", "short",
                 ("sum by (instance) (moderation_worker_partitions)", "{{instance}}"),
             ),
             panel(
@@ -220,11 +226,11 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("sum by (instance) (increase(moderation_producers_replaced_total[10m]))", "producers {{instance}}"),
             ),
             panel(
-                "Verdict cache", "Verdicts that answer repeated posts; erasures per second.", "bytes",
+                "Verdict cache", "Memory of the cached verdicts, by worker.", "bytes",
                 ("sum by (instance) (moderation_verdict_cache_bytes)", "{{instance}}"),
             ),
             panel(
-                "Verdicts in the cache and erasures", "Erasures in ten minutes.", "short",
+                "Verdicts in the cache and erasures", "Verdicts in the cache; erasures in ten minutes.", "short",
                 ("sum by (instance) (moderation_verdict_cache_entries)", "{{instance}}"),
                 ("sum(increase(moderation_erasures_total[10m]))", "erasures"),
             ),
@@ -233,7 +239,7 @@ ROWS: list[tuple[str, list[Any]]] = [
     (
         "Lookups",
         [
-            panel("Calls", "A second.", "cps", (rate("moderation_api_calls_total", "method"), "{{method}}")),
+            panel("Calls", "Per second.", "cps", (rate("moderation_api_calls_total", "method"), "{{method}}")),
             panel(
                 "Calls that did not return OK", "By code.", "cps",
                 (rate("moderation_api_calls_total", "method, code", '{code!="OK"}'), "{{method}} {{code}}"),
@@ -265,7 +271,8 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("max by (instance) (moderation_view_ends_age_seconds)", "{{instance}} topic's end"),
             ),
             panel(
-                "Records that the view lacks", "1 while its store takes no writes.", "short",
+                "Records that the view lacks",
+                "Records that are not in the view yet. `stalled` is 1 while the store refuses writes.", "short",
                 ("max by (instance) (moderation_view_lag_records)", "{{instance}}"),
                 ("max by (instance) (moderation_view_stalled)", "{{instance}} stalled"),
             ),
@@ -274,13 +281,13 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("sum(moderation_api_pending_posts)", "pending posts"), ("sum(moderation_api_watches)", "watches"),
             ),
             panel(
-                "Size of the view", "Of its files.", "bytes",
+                "Size of the view", "Size of its files.", "bytes",
                 ("max by (instance) (moderation_view_bytes)", "{{instance}}"),
             ),
             panel(
                 "Folding", "Records folded in and posts evicted, per second.", "cps",
                 (rate("moderation_view_folded_records_total", "instance"), "{{instance}} folded"),
-                (rate("moderation_view_pruned_posts_total", "instance"), "{{instance}} forgotten"),
+                (rate("moderation_view_pruned_posts_total", "instance"), "{{instance}} evicted"),
             ),
             panel(
                 "Age of the keys", "Since the keys of bearer tokens were last read.", "s",
@@ -322,8 +329,8 @@ ROWS: list[tuple[str, list[Any]]] = [
                     "{{instance}} failed: {{cause}}",
                 ),
             ),
-            panel("Processes", "What runs.", "short", ("moderation_build_info", ""), kind="table"),
-            panel("Models", "What judges.", "short", ("moderation_model_info", ""), kind="table"),
+            panel("Processes", "Versions and roles.", "short", ("moderation_build_info", ""), kind="table"),
+            panel("Models", "The model of each worker.", "short", ("moderation_model_info", ""), kind="table"),
         ],
     ),
 ]  # fmt: skip

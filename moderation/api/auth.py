@@ -120,12 +120,12 @@ class Authenticator:
         """The caller, for what needs no scope. Raises RefusedError: unauthenticated, or unavailable for now."""
         names = credentials.certificate_names if self.needs_certificates else ()
         if self.needs_certificates and self._names and self._names.isdisjoint(names):
-            raise unauthenticated("no name of the client certificate may call this API")
+            raise unauthenticated("the client certificate has no allowed name")
         if self.keys is None:
             return Caller(names[0]) if names else ANYONE
         bearer = _bearer(credentials.authorization)
         if self.keys.expired:
-            text = "the keys of bearer tokens could not be read for too long; try again later"
+            text = "the signing keys are too old, because they could not be read; try again later"
             raise unavailable("NOT_READY", text, KEYS_RETRY_S)
         if self._callers_edition != self.keys.edition:  # a withdrawn key invalidates its tokens
             self._callers.clear()
@@ -161,7 +161,7 @@ class Authenticator:
         missing = min(calls, self._rate) - left
         self._buckets[owner] = (left if missing > 0 else -missing), now
         if missing > 0:
-            raise exhausted("RATE_LIMITED", "too many calls of this caller; try again later", missing / self._rate)
+            raise exhausted("RATE_LIMITED", "this caller makes too many calls; try again later", missing / self._rate)
 
     def _verified(self, bearer: str, keys: Keys) -> Caller:
         settings = self._settings

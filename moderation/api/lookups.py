@@ -1,7 +1,6 @@
 """Lookups of verdicts: one post, several, a wait for one, a page of all. They read the view and know no transport.
 
-A state and the bytes of a verdict, as they are stored, are what is known of a post: nothing is parsed for a caller that
-only passes it on.
+A lookup returns a state and the stored bytes of the verdict. Nothing is parsed.
 """
 
 from __future__ import annotations

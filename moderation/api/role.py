@@ -107,8 +107,8 @@ async def _come_close(lag: ViewLag, settings: ApiSettings) -> None:
 def _is_close(lag: ViewLag, settings: ApiSettings, serving: bool) -> bool:
     """Whether the view is close enough to its topic for lookups.
 
-    While the brokers do not answer, the end of the topic is not known. An API that serves then serves on for
-    max_lag_unknown_s: the brokers may be away for all replicas at once, and a view misses nothing while nothing new
+    While the brokers do not respond, the end of the topic is not known. An API that is serving continues for
+    max_lag_unknown_s: the brokers may be away for all replicas at once, and a view misses nothing while no new verdict
     can come.
     """
     if lag.records is None:

@@ -1,8 +1,8 @@
 """Requests become queries whose fields are valid. Every function raises RefusedError, which names the field.
 
 Requests are the messages of the proto, as data: an edge fills them from what it receives, and no copy slows a lookup
-down. The checks are written by hand. They are few, half of them are the rules of posts (moderation/wire), and a rule
-engine would take longer than a lookup of one post does.
+down. The checks are written by hand. Half are the rules of posts (moderation/wire). A rule engine would take longer
+than the lookup.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Watch:
             async with asyncio.timeout(self._settings.watch_stall_s):
                 await self._write(message)
         except TimeoutError:
-            text = "the reader took no message for too long; continue from the last consistency token"
+            text = "the reader did not keep up; continue from the last consistency token"
             raise exhausted("SLOW_READER", text, RETRY_S) from None
         return True
 
@@ -105,7 +105,7 @@ class Watch:
 
     def _check_end(self, feed: Feed) -> None:
         if feed.ended:
-            raise unavailable("STOPPING", "the service is stopping; continue from the last consistency token")
+            raise unavailable("STOPPING", "this API is stopping; continue from the last consistency token")
         self._permit.check()
         if self._clock() >= self._expiry:
             text = "the bearer token has expired; continue from the last consistency token with a new bearer token"

@@ -12,24 +12,26 @@ from rich.console import Console
 
 from moderation import settings
 
-app = typer.Typer(no_args_is_help=True, help="Ratios measured in one run.")
+app = typer.Typer(no_args_is_help=True, help="Measure this service against the simplest program that does the same.")
 out = Console(soft_wrap=True)
 
 
 @app.command()
 def engine(
     *,
-    size: Annotated[str, typer.Option(help="of the network with drawn weights: small, mini, full")] = "small",
-    kinds: Annotated[str, typer.Option(help="posts: text, image4, image16; mix after these three")] = "text,image4",
+    size: Annotated[str, typer.Option(help="size of the random network: small, mini, full")] = "small",
+    kinds: Annotated[
+        str, typer.Option(help="posts: text, image4, image16; `mix` needs the other three")
+    ] = "text,image4",
     policies: Annotated[str, typer.Option(help="numbers of policies for a post")] = "1,5,20",
     ways: Annotated[str, typer.Option(help="ways to score")] = "tree,tree1,bfloat16,original,lean,padded,prefix",
-    rounds: Annotated[int, typer.Option(min=1, help="in which the ways take turns")] = 3,
-    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes")] = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds; in each, ways alternate")] = 3,
+    threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: torch's default")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="file for all times")] = None,
     plot: Annotated[Path | None, typer.Option(help="file for an SVG")] = None,
 ) -> None:
-    """Scoring against one prompt for each policy on transformers' own modules, all measured in this run."""
+    """Measure scoring against one prompt for each policy on transformers' own modules."""
     from moderation.bench.engine import Options, main
 
     sys.exit(
@@ -51,12 +53,12 @@ def engine(
 
 @app.command()
 def agreement(
-    gguf: Annotated[Path | None, typer.Option(help="a small Llama; default: drawn weights")] = None,
-    batches: Annotated[int, typer.Option(min=2, help="mixed ones")] = 1000,
-    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes")] = 0,
+    gguf: Annotated[Path | None, typer.Option(help="file of a small Llama; default: a random network")] = None,
+    batches: Annotated[int, typer.Option(min=2, help="mixed batches")] = 1000,
+    threads: Annotated[int, typer.Option(min=0, help="threads of torch; 0: torch's default")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="file for the figures")] = None,
 ) -> None:
-    """How far a score moves with its batch, in float32, bfloat16 and eight bits, and whether a verdict flips."""
+    """Measure score agreement: how far a score moves with its batch in each type, and how many verdicts change."""
     from moderation.bench.agreement import main
 
     sys.exit(main(gguf, batches, json_file, threads))
@@ -65,13 +67,13 @@ def agreement(
 @app.command()
 def stream(
     delivery: Annotated[Literal["exactly_once", "at_least_once"], typer.Option()] = "exactly_once",
-    posts: Annotated[int, typer.Option(min=1000, help="for each measurement")] = 6000,
+    posts: Annotated[int, typer.Option(min=1000, help="posts of each measurement")] = 6000,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
-    memory: Annotated[int, typer.Option(min=0, help="posts to watch memory over; 0: none")] = 0,
-    quiet: Annotated[int, typer.Option(min=0, help="seconds to watch quiet partitions next to full ones; 0: none")] = 0,
+    memory: Annotated[int, typer.Option(min=0, help="posts over which memory is measured; 0: none")] = 0,
+    quiet: Annotated[int, typer.Option(min=0, help="seconds of quiet partitions next to full ones; 0: none")] = 0,
     results: Annotated[Path | None, typer.Option("--json", help="file for the results")] = None,
 ) -> None:
-    """Kafka to Kafka against a plain consume-produce loop. KAFKA_BOOTSTRAP_SERVERS, or a broker of its own."""
+    """Measure the worker against a plain consume-produce loop, on KAFKA_BOOTSTRAP_SERVERS or a broker of its own."""
     from moderation.bench import stream as measure
 
     measure.run(measure.Plan(settings.load().policies, delivery, posts, rounds, memory, quiet), results)
@@ -80,12 +82,12 @@ def stream(
 @app.command()
 def lookup(
     seconds: Annotated[float, typer.Option(min=0.5, help="seconds of each measurement")] = 4.0,
-    rounds: Annotated[int, typer.Option(min=1, help="of each measurement; the median is shown")] = 3,
-    verdicts: Annotated[int, typer.Option(min=100, help="in the view")] = 60_000,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds of each measurement; the median is shown")] = 3,
+    verdicts: Annotated[int, typer.Option(min=100, help="verdicts in the view")] = 60_000,
     as_json: Annotated[bool, typer.Option("--as-json", help="put verdicts on their topic as JSON")] = False,
     output: Annotated[Path | None, typer.Option("--json", help="file for the results")] = None,
 ) -> None:
-    """Lookups over gRPC against a bare handler that returns a constant of the same size."""
+    """Measure lookups over gRPC against a bare handler that returns a constant of the same size."""
     from moderation.bench import lookup as lookups
 
     plan = lookups.Plan(verdicts, rounds, seconds, format="json" if as_json else "protobuf")

@@ -29,8 +29,8 @@ def classify(
     *,
     text: Text = "",
     image: Images = [],  # noqa: B006  typer copies it
-    language: Annotated[str, typer.Option(help="language of the text (BCP 47), as en or pt-BR")] = "",
-    surface: Annotated[str, typer.Option(help="where the platform shows the post, as comment or profile")] = "",
+    language: Annotated[str, typer.Option(help="language of the text (BCP 47), such as en or pt-BR")] = "",
+    surface: Annotated[str, typer.Option(help="where the platform shows the post, such as comment or profile")] = "",
     tenant: Annotated[str, typer.Option(help="tenant whose post it is")] = "",
     post_file: Annotated[
         Path | None,
@@ -39,7 +39,9 @@ def classify(
     model_name: Annotated[
         str | None, typer.Option("--model", help="hub id, folder or demo; default MODERATION_MODEL")
     ] = None,
-    folder: Annotated[Path | None, typer.Option("--policies", help="default MODERATION_POLICIES")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--policies", help="folder of the policy set; default MODERATION_POLICIES")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge one post in this process, without Kafka: from options, or a whole post with --post."""

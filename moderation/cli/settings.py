@@ -18,7 +18,7 @@ from moderation.cli.options import out
 def print_settings(
     every: Annotated[bool, typer.Option("--all", help="all settings, not only those of a first deployment")] = False,
 ) -> None:
-    """List settings: the variable and its default, what it does, its unit. A first deployment sets these."""
+    """List the settings that a first deployment sets. --all lists all."""
     settings.load()  # names the variables that are set and wrong
     for group, members in groupby(described(), key=lambda setting: setting.group):
         shown = [setting for setting in members if setting.basic or every]

@@ -114,13 +114,15 @@ async def connected(start: Callable[[], Awaitable[T]], settings: KafkaSettings) 
                 except (KafkaError, OSError) as error:
                     origin = error.__cause__ or error  # a producer wraps errors of its search for a coordinator
                     if not getattr(origin, "retriable", True):
-                        raise ConfigError(f"{display_name(settings)} refused us: {type(origin).__name__}") from None
+                        raise ConfigError(
+                            f"{display_name(settings)} refused the connection: {type(origin).__name__}"
+                        ) from None
                     cause = causes.taken() or type(origin).__name__
                     log.warning("broker_unreachable", bootstrap=settings.bootstrap, cause=cause)
                 await asyncio.sleep(min(random.uniform(0, pause), deadline - time.monotonic()))  # noqa: S311  jitter
                 pause = min(2 * pause, LONGEST_PAUSE_S)
     except TimeoutError:
-        cause = causes.taken() or "no answer"
+        cause = causes.taken() or "no response"
         raise ConfigError(
             f"{display_name(settings)} could not be reached within {settings.connect_timeout_s:g} s ({cause}): "
             "start Kafka there (`moderation dev kafka` runs one on this machine), or set "

@@ -1,4 +1,7 @@
-"""Checks of the topics at start: a role refuses to run on topics that are not as it needs them, and says what helps."""
+"""Checks of the topics at start.
+
+A role refuses to start on unsuitable topics and prints the command that repairs them.
+"""
 
 from __future__ import annotations
 
@@ -94,9 +97,13 @@ def _how_to_create(settings: KafkaSettings, missing: Sequence[str], partitions: 
         f"--config {configs.get(name, f'max.message.bytes={settings.max_message_bytes}')}"
         for name in missing
     )
+    several = len(missing) > 1
+    subject = (
+        f"topic{'s' if several else ''} {', '.join(missing)} do{'' if several else 'es'} not exist or cannot be read"
+    )
     return "\n".join(
         [
-            f"{display_name(settings)} has no topic {' and no topic '.join(missing)} that we may see. To create:",
+            f"{display_name(settings)}: {subject}. Create {'them' if several else 'it'}:",
             *(f"  {command}" for command in commands),
             "(`moderation dev kafka` runs a broker that has them)",
         ]

@@ -54,7 +54,7 @@ class Fake:
             name="fake",
             revision="",
             digest=hashlib.sha256(b"moderation.models.fake 1").hexdigest(),
-            caution="it is a double: its verdicts are made up from words of the post",
+            caution="fake model: words in the post set the scores",
         )
         self.step_ms = step_ms
         self.raise_on = raise_on

@@ -172,12 +172,11 @@ class ModerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchVerdicts(self, request, context):
-        """Streams verdicts and erasures as they come, from now or from a position on. Scope verdicts:read.
+        """Streams new verdicts and erasures, from now or after a token. Scope verdicts:read.
 
         Each message has the changes since the last message, possibly none, and the token to continue from. The first
-        message comes at once. Changes of one post come in order. After a position, only the latest of several verdicts of
-        a post may come, and nothing older than what the view keeps. A stream has a maximum age: continue from the last
-        token.
+        message comes at once. Changes of one post come in order. After a token, superseded verdicts may be left out, and so
+        may changes that the view no longer keeps. A stream has a maximum age: continue from the last token.
 
         - INVALID_ARGUMENT: a field breaks its rule.
         - RESOURCE_EXHAUSTED with reason SLOW_READER: the reader did not keep up and would miss changes. Continue from the
@@ -209,9 +208,8 @@ class ModerationServiceServicer:
 
         - INVALID_ARGUMENT: the post breaks a rule, or is larger than the topic takes.
         - ALREADY_EXISTS: the request id was used before, with another post.
-        - PERMISSION_DENIED: another tenant has a verdict under this id, or a pending post that this API has put. Across
-        replicas this is best effort: what another replica or the platform has put is known once it is judged. So give
-        each tenant ids of its own.
+        - PERMISSION_DENIED: another tenant has a verdict under this id, or a pending post that this API has put. An API
+        learns of posts from other replicas only when they are judged. Give each tenant ids of its own.
         - RESOURCE_EXHAUSTED with reason BACKLOG_FULL: too many posts wait for their verdicts. Nothing was put on the
         topic.
         - UNAVAILABLE: the post may not have been accepted. The same call again is safe, with the same request id.

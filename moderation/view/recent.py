@@ -1,4 +1,4 @@
-"""The newest entries of the view, in memory: callers ask most for what was decided last, and a store is far away.
+"""The newest entries of the view, in memory. Most lookups are for recent verdicts, and the store is slower than memory.
 
 It holds what this process has folded in. So it agrees with this process's view, even if other processes are further.
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import json
 import re
+import ssl
 import subprocess
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
+import jwt
 import pytest
 import yaml
 
-from tests.support.repository import MODULES, REPO, pages, prose_lines
+from tests.support.repository import MODULES, PACKAGE, REPO, pages, prose_lines
 
 PAGES = [str(page.relative_to(REPO)) for page in pages()]
 # Roots of paths that prose names in backticks.
@@ -78,11 +82,50 @@ def test_hand_written_files_stay_short() -> None:
     assert {str(path.relative_to(REPO)): lines for path, lines in lengths.items() if lines > LONGEST} == {}
 
 
-def lines_of_modules() -> dict[str, list[str]]:
+def strings() -> set[str]:
+    """Constant strings of the package, and f-strings with a space for each value."""
+    nodes = [node for path in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    plain = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    formatted = {
+        "".join(str(part.value) if isinstance(part, ast.Constant) else " " for part in node.values)
+        for node in nodes
+        if isinstance(node, ast.JoinedStr)
+    }
+    return plain | formatted
+
+
+def test_messages_that_the_runbook_quotes_exist() -> None:
+    """Three or more plain words in backticks, which are no command."""
+    page = (REPO / "deploy/RUNBOOK.md").read_text("utf-8")
+    quoted = re.findall(r"`(?:\.\.\. )?((?!moderation |kubectl )[a-z]+(?: [a-z'-]+){2,})(?: \.\.\.)?`", page)
+    assert len(quoted) > 3
+    logged = strings()
+    assert not [message for message in quoted if not any(message in text for text in logged)]
+
+
+def test_errors_that_the_runbook_names_exist() -> None:
+    page = (REPO / "deploy/RUNBOOK.md").read_text("utf-8")
+    named = set(re.findall(r"`([A-Z]\w+[a-z](?:Error|Hang))`", page))
+    assert len(named) > 4
+    source = "\n".join(path.read_text("utf-8") for path in PACKAGE.rglob("*.py"))
+    own = strings() | set(re.findall(r"^class (\w+)", source, re.MULTILINE))
+    assert not {name for name in named - own if not any(hasattr(room, name) for room in (builtins, json, jwt, ssl))}
+
+
+def rows_of_modules() -> list[tuple[str, str]]:
     """Module or pattern, and the places that test it: the last table of tests/README.md."""
     table = (REPO / "tests/README.md").read_text("utf-8").partition("## Where each module is tested")[2]
-    rows = re.findall(r"^\| `([\w.*]+)` \| (.+) \|$", table, re.MULTILINE)
-    return {module: re.findall(r"`([^`]+)`", places) for module, places in rows}
+    return re.findall(r"^\| `([\w.*]+)` \| (.+) \|$", table, re.MULTILINE)
+
+
+def lines_of_modules() -> dict[str, list[str]]:
+    """The same, with the paths of the places."""
+    return {module: re.findall(r"`([^`]+)`", places) for module, places in rows_of_modules()}
+
+
+def test_no_module_has_two_lines() -> None:
+    modules = [module for module, _ in rows_of_modules()]
+    assert modules == sorted(set(modules), key=modules.index)
 
 
 def test_the_map_has_each_room() -> None:

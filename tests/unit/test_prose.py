@@ -1,11 +1,13 @@
 """Prose that users and first readers meet: plain words, and lines of at most 120 columns in Markdown.
 
-It reads Markdown, proto comments, docstrings, raised errors, help of metrics, events, settings and commands, manifests.
+It reads Markdown, proto comments, docstrings, raised errors, statuses, help of metrics, events, settings and commands,
+manifests, the dashboard, forms of GitHub, and schemas.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from moderation.cli.app import app
 from moderation.observability.events import EVENTS
@@ -130,6 +133,25 @@ def error_texts() -> Iterator[Passage]:
                     yield Passage(file, part.value, part.lineno)
 
 
+def statuses() -> Iterator[Passage]:
+    """Constant parts of the texts of refused calls, also of those that a variable holds."""
+    builders = {"RefusedError", "exhausted", "forbidden", "invalid", "unauthenticated", "unavailable"}
+    for file, tree in trees():
+        if not file.startswith("moderation/api/"):
+            continue
+        nodes = list(ast.walk(tree))
+        calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) in builders]
+        names = {part.id for call in calls for part in call.args if isinstance(part, ast.Name)}
+        assigned = [
+            node.value for node in nodes if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in names
+        ]
+        for part in [
+            part for text in (*(text for call in calls for text in call.args), *assigned) for part in ast.walk(text)
+        ]:
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                yield Passage(file, part.value, part.lineno)
+
+
 def metric_help() -> Iterator[Passage]:
     kinds = {"Counter", "Gauge", "Histogram", "FastCounter", "FastHistogram", "Summary", "Info"}
     for file, tree in trees():
@@ -153,6 +175,42 @@ def operators_files() -> Iterator[Passage]:
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
             if text := re.search(r"(?:^|\s)##? (.+)|(?:summary|description): (.+)", line):
                 yield Passage(str(path.relative_to(REPO)), text[1] or text[2], number)
+
+
+def leaves(value: Any, keys: frozenset[str], key: str = "") -> Iterator[str]:
+    """Texts under these keys, anywhere in a document."""
+    if isinstance(value, str):
+        if key in keys:
+            yield value
+    elif isinstance(value, dict | list):
+        for name, part in value.items() if isinstance(value, dict) else ((key, part) for part in value):
+            yield from leaves(part, keys, name)
+
+
+def dashboard() -> Iterator[Passage]:
+    """Titles, descriptions and legends."""
+    path = "deploy/observe/dashboard.json"
+    content = json.loads((REPO / path).read_text("utf-8"))
+    for text in leaves(content, frozenset({"title", "description", "legendFormat"})):
+        yield Passage(path, text)
+
+
+def forms() -> Iterator[Passage]:
+    """The forms that GitHub shows."""
+    for path in sorted((REPO / ".github").rglob("*.yml")):
+        for text in leaves(
+            yaml.safe_load(path.read_text("utf-8")), frozenset({"name", "description", "label", "value"})
+        ):
+            yield Passage(str(path.relative_to(REPO)), text)
+
+
+def schemas() -> Iterator[Passage]:
+    """Descriptions of the topics and of values on them, and of policies."""
+    keys = frozenset({"title", "summary", "description"})
+    for path in (REPO / "protos/asyncapi.yaml", *REPO.glob("p*/**/*.schema.json")):
+        content = yaml.safe_load(path.read_text("utf-8"))  # JSON is YAML
+        for text in leaves(content, keys):
+            yield Passage(str(path.relative_to(REPO)), text)
 
 
 def settings() -> Iterator[Passage]:
@@ -180,9 +238,13 @@ SOURCES = {
         proto_comments,
         docstrings,
         error_texts,
+        statuses,
         metric_help,
         events,
         operators_files,
+        dashboard,
+        forms,
+        schemas,
         settings,
         commands,
     )

@@ -95,13 +95,13 @@ class Admission:
                 await asyncio.sleep(OVERLOAD_S)
             finally:
                 self._held_off -= 1
-        raise exhausted("OVERLOADED", "too many calls of this caller at once; try again later", OVERLOAD_S)
+        raise exhausted("OVERLOADED", "this caller makes too many calls at once; try again later", OVERLOAD_S)
 
     def check(self, kind: str) -> None:
         """Raises RefusedError when a call that has taken a place is one too many, or its kind is closed."""
         if kind in self.closed:
             self.late += 1
-            raise unavailable("STOPPING", "the service is stopping; try again elsewhere", 0.0)
+            raise unavailable("STOPPING", "this API is stopping; try again on a new connection", 0.0)
         if self._free[kind] < 0:
             raise exhausted("OVERLOADED", "too many calls at once; try again later", OVERLOAD_S)
 

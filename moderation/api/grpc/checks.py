@@ -162,7 +162,7 @@ class Checks:
                     async with asyncio.timeout(STALL_S):
                         await context.write(health_pb2.HealthCheckResponse(status=serving).SerializeToString())
                 except TimeoutError:
-                    text = "the reader took no message for too long"
+                    text = "the reader did not keep up"
                     raise exhausted("SLOW_READER", text, RETRY_S) from None
                 sent = serving
             with suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""Connections to a port of the API: how many a peer may have, and which are closed because they only cost.
+"""Connections to a port of the API: how many a peer may have, and which are closed: those without authenticated calls.
 
 gRPC refuses calls one by one, and each refusal takes time on the event loop. gRPC has no way to close a connection. So
 this module finds the socket of a connection among the process's descriptors, by the peer's address, and shuts it down.

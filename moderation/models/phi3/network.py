@@ -352,7 +352,7 @@ class Phi3Network(nn.Module):
         return out
 
     def rounded(self, tokens: int) -> int:
-        """The number of tokens that a pass of so many is padded to."""
+        """The padded size of a pass of `tokens` tokens."""
         return tokens if self.compiled is None else compiled.rounded(tokens)
 
     def embed_images(self, pictures: Sequence[Crops]) -> list[Tensor]:

@@ -77,7 +77,7 @@ class Network(Protocol[PictureT_contra]):
         """
 
     def rounded(self, tokens: int) -> int:
-        """The number of tokens that a pass of so many is padded to."""
+        """The padded size of a pass of `tokens` tokens."""
 
     def embed_images(self, pictures: Sequence[PictureT_contra]) -> list[Tensor]:
         """The features of pictures, [tokens, hidden] each."""

@@ -1,9 +1,9 @@
 """What the view's files may take on the disk, and how that bound is divided between them.
 
 SQLite bounds its database file (max_page_count) and not its write-ahead log. The log holds every page that a
-transaction changes. It can be emptied only while no connection reads an older state. So each transaction is kept small
-enough for what is left of the log, by an upper bound on the pages that it can change. The log is emptied before a
-transaction that would not fit.
+transaction changes. It can be emptied only while no connection reads an older state. So the pages that a transaction
+can change are bounded, and the bound must fit into the rest of the log. The log is emptied before a transaction that
+would not fit.
 """
 
 from __future__ import annotations
