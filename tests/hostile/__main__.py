@@ -22,7 +22,7 @@ from tests.hostile.measure import Plan, under_attack
 from tests.support.credentials import Credentials
 
 POD_MIB = 1_024
-ATTACKER = "127.0.0.2"  # an open API tells callers apart by their addresses
+ATTACKER = "127.0.0.2"  # an open API distinguishes callers by their addresses
 
 
 def _cpu() -> str:

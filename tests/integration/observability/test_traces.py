@@ -23,7 +23,7 @@ from tests.support.harness import Harness, a_value, running
 from tests.support.lookups import Api
 
 CALL = "moderation.v1.ModerationService/ModeratePost"
-UNSAID = "a sentence that nobody may read in a trace"
+UNSAID = "a sentence that no trace may hold"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 

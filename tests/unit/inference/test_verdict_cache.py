@@ -114,7 +114,7 @@ async def test_a_failure_is_not_shared_and_the_next_caller_tries_again() -> None
         (replace(standing(), findings=()), False),  # no policy applied, or the verdict was cut
     ],
 )
-async def test_only_what_the_model_has_said_stands(verdict: Verdict, stands: bool) -> None:
+async def test_only_scores_of_the_model_are_cached(verdict: Verdict, stands: bool) -> None:
     cache, judge = VerdictCache(10, MAX_BYTES), Judge(verdict)
     judge.open.set()
     await cache.decided(verdict.identity, judge, 0)

@@ -35,7 +35,7 @@ def test_every_event_that_is_logged_has_a_sentence_and_no_other_has(reference: M
     assert list(EVENTS) == sorted(EVENTS), "keep the table in order"
 
 
-def test_what_a_warning_or_an_error_asks_for_is_said(reference: ModuleType) -> None:
+def test_warnings_and_errors_say_what_to_do(reference: ModuleType) -> None:
     for name, event in reference.events().items():
         assert EVENTS[name].endswith(".")
         if event.levels & {"warning", "error", "critical"}:
