@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cachetools import TTLCache
 
-from moderation.api.refusals import RefusalKind, RefusedError, exhausted
+from moderation.api.errors import RefusalKind, RefusedError, exhausted
 from moderation.errors import DeliveryError, ModerationError
 from moderation.kafka.post_producer import PostProducer
 from moderation.observability import metrics

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from moderation import wire
 from moderation.api import cursors, validation
 from moderation.api.auth import Permit
+from moderation.api.errors import forbidden
 from moderation.api.lookups import Lookups
 from moderation.api.pending import PendingPosts
-from moderation.api.refusals import forbidden
 from moderation.api.validation import LookupQuery
 from moderation.settings import MediaSettings
 from moderation.types import Source

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from moderation.api import cursors
 from moderation.api.auth import Permit
-from moderation.api.refusals import exhausted, unauthenticated, unavailable
+from moderation.api.errors import exhausted, unauthenticated, unavailable
 from moderation.api.validation import WatchQuery
 from moderation.observability import metrics
 from moderation.settings import ApiSettings

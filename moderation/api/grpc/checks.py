@@ -17,11 +17,11 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 
 from moderation.api.auth import Authenticator
+from moderation.api.errors import RefusalKind, RefusedError, exhausted, invalid
 from moderation.api.grpc import requests, status
 from moderation.api.grpc.bodies import Bodies
 from moderation.api.grpc.connections import Connections, address_of
 from moderation.api.grpc.status import Context
-from moderation.api.refusals import RefusalKind, RefusedError, exhausted, invalid
 from moderation.observability.probes import Liveness
 
 MAX_REQUEST_BYTES = 1_024

@@ -109,14 +109,14 @@ async def a_bench(model: Fake) -> AsyncIterator[Bench]:
     media = Media(settings.media)
     begun = asyncio.Event()
 
-    async def recall() -> None:
+    async def restore() -> None:
         pass
 
     async with Batcher(model, settings.worker) as batcher:
         moderator = Moderator(PolicySet.of([a_policy()]), media, batcher, model.info)
         worker = Worker(moderator, settings, Liveness(settings.ops))
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(assigned.run(recall, lambda _: begun.set()))
+            tasks.create_task(assigned.run(restore, lambda _: begun.set()))
             await begun.wait()
             yield Bench(worker, assigned, topic, media, batcher, tasks)
             assigned.drain()
