@@ -76,7 +76,7 @@ class VerdictCache:
                 return replace(known, origin=Origin.CACHE)
             if (computation := self._computations.get(digest)) is None:
                 break
-            phases.enter(Phase.TWIN)
+            phases.enter(Phase.DUPLICATE)
             await asyncio.wait([computation.done])  # unlike await, this does not cancel the future with this task
             if verdict := computation.done.result():
                 return replace(verdict, origin=Origin.CACHE)

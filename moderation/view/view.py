@@ -32,7 +32,7 @@ from moderation.view.topic_lag import ViewLag
 
 BATCH = 500  # records in one transaction
 BATCH_BYTES = 32 << 20  # of these records; a larger record goes alone
-RETRY_S = 1.0  # before a store that could not be written is tried again
+STORE_RETRY_S = 1.0  # before a store that could not be written is tried again
 RENEW_S = 10.0  # between two notes in the store that the view is up to date
 PRUNE_S = 10.0  # between two searches for what is too old
 WARM_BYTES = 4_000  # of memory for each verdict that is read at the start
@@ -182,7 +182,7 @@ class View:
                         f"the view could not be opened in time, see MODERATION_API__VIEW*: {error}"
                     ) from None
                 self._stall.begin("open", error)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(STORE_RETRY_S)
             else:
                 self._stall.end("open")
                 return
@@ -224,7 +224,7 @@ class View:
             await self._stall.watch("follow", self.store.followed(age_s))
         except StoreUnavailableError as error:
             self._stall.begin("follow", error)
-            self._renew_at = time.monotonic() + RETRY_S
+            self._renew_at = time.monotonic() + STORE_RETRY_S
         else:
             self._stall.end("follow")
 
@@ -289,7 +289,7 @@ class View:
                 tenants = await self._stall.watch("fold", self.store.fold(entries, before, after))
             except StoreUnavailableError as error:
                 self._stall.begin("fold", error)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(STORE_RETRY_S)
             else:
                 self._stall.end("fold")
                 return tenants

@@ -46,11 +46,11 @@ def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crop
         variant = LONG if len(ids) > network.config.original_max_position_embeddings else SHORT
         hidden = network(packed, network.embed_images(pictures), [variant])
         logits = network.logits(hidden[-TAIL:]).numpy()
-    answers = [tokenizer.word("Yes"), tokenizer.word("No")]
+    yes_no_ids = [tokenizer.word("Yes"), tokenizer.word("No")]
     arrays = {
         "input_ids": np.array(ids, dtype=np.int32),
         "last_logits": logits[-1],
-        "tail_logits_yes_no": logits[:, answers],
+        "tail_logits_yes_no": logits[:, yes_no_ids],
     }
     if pictures:
         means = np.zeros((len(pictures), transform.budget + 1))
