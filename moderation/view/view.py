@@ -20,6 +20,7 @@ from moderation.kafka import clients
 from moderation.kafka.consumer import Consumer, UnreadableError
 from moderation.kafka.records import Record
 from moderation.kafka.topics import Topics
+from moderation.lifecycle import first_result
 from moderation.observability import metrics
 from moderation.settings import Settings
 from moderation.view import stores
@@ -124,22 +125,12 @@ class View:
 
     async def follow(self) -> None:
         """Folds the topic in until cancelled. Raises DeliveryError when the topic cannot be read any more."""
-        tasks = [
-            asyncio.create_task(self._follow()),
-            asyncio.create_task(self.lag.follow(self._ask_ends, self.caught_up)),
-        ]
         try:
-            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                task.result()
+            await first_result(self._follow(), self.lag.follow(self._ask_ends, self.caught_up))
         except UnreadableError as error:
             raise DeliveryError(str(error)) from error
         except KafkaError as error:
             raise DeliveryError(f"cannot read topic {self._topic}: {type(error).__name__}") from error
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
 
     async def _ask_ends(self) -> dict[int, int]:
         """Where the partitions end, as the brokers report now."""
