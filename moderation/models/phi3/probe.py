@@ -24,7 +24,7 @@ TAG = re.compile(r"<\|image_(\d+)\|>")
 TAIL = 16  # positions whose answer logits are written, from the end
 
 
-def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crops: int | None = None) -> None:
+def probe(place: str, prompt: str, images: Sequence[Path], out: Path, *, num_crops: int | None = None) -> None:
     """Runs one prompt in float32 on the CPU and writes an npz file with
 
     input_ids           int32 [tokens]; each token of image i is -i
@@ -34,7 +34,7 @@ def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crop
 
     Raises ConfigError for a prompt that the original refuses.
     """
-    folder, _ = checkpoint.locate(name, None)
+    folder, _ = checkpoint.locate(place, None)
     preprocessor = checkpoint.parse(folder / PREPROCESSOR, PreprocessorConfig)
     tokenizer = Tokenizer(folder)
     network = read(folder, dtype=torch.float32, device=torch.device("cpu"))
