@@ -224,7 +224,8 @@ class Sqlite:
             written.executemany("UPDATE partitions SET next = ?, decided = ? WHERE number = ?", rows)
             read = "SELECT post_id, tenant FROM verdicts WHERE post_id = ?"
             erased = [entry.post_id for entry in kept if entry.kind == Kind.ERASED]
-            return dict(written.execute(read, (post_id,)).fetchone() for post_id in erased)
+            tenants = (written.execute(read, (post_id,)).fetchone() for post_id in erased)
+            return dict(row for row in tenants if row)  # none: an old verdict has superseded the erasure at once
 
     def _prune(self, before_ms: int, erased_before_ms: int, limit: int) -> int:
         left = limit

@@ -337,6 +337,8 @@ async def test_what_is_older_than_the_retention_is_not_written_and_supersedes_al
         assert await store.find(["old", "edited"]) == {}
         await fold(an_entry("new", 5, ms=old, erased=True))
         assert (await store.find(["new", "x"]))["new"][0] == Kind.ERASED
+        await fold(an_entry("again", 6, ms=old, erased=True), an_entry("again", 7, ms=old))  # in one transaction
+        assert await store.find(["again"]) == {}
 
 
 async def test_a_record_of_a_clock_that_is_ahead_does_not_outlast_those_after_it(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ async def test_without_brokers_the_lag_is_not_known_and_after_a_while_the_api_le
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(topic_lag, "UNKNOWN_S", 2.0)
-    monkeypatch.setattr(topic_lag, "ANSWER_S", 1.0)
+    monkeypatch.setattr(topic_lag, "RESPONSE_S", 1.0)
     with capture_logs() as logged:
         async with LocalKafka() as local:
             await local.create_topics("posts", "verdicts")
@@ -282,7 +282,7 @@ async def test_a_partition_without_a_leader_makes_the_lag_unknown(
 ) -> None:
     """The view gets nothing of it, silently, and all else goes on."""
     monkeypatch.setattr(topic_lag, "UNKNOWN_S", 2.0)
-    monkeypatch.setattr(topic_lag, "ANSWER_S", 1.0)
+    monkeypatch.setattr(topic_lag, "RESPONSE_S", 1.0)
     async with LocalKafka(nodes=3) as local:
         admin = AIOKafkaAdminClient(bootstrap_servers=local.bootstrap)
         await admin.start()
