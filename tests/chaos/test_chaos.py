@@ -16,7 +16,7 @@ import pytest
 from tests.chaos.harness import Cluster, play
 from tests.chaos.rows import BROKERS, ROWS
 from tests.chaos.scenario import Result, Scenario
-from tests.chaos.worker import NO_RECALL, NO_RESEEK, PRODUCER_PER_WORKER
+from tests.chaos.worker import NO_RESEEK, NO_RESTORE, PRODUCER_PER_WORKER
 from tests.conftest import run_apart
 
 SEED = int(os.environ.get("MODERATION_TEST_SEED", "20"))
@@ -71,7 +71,7 @@ TWICE = ("missing", "duplicated", "contradictory")
 
 @pytest.mark.parametrize(
     ("row", "design", "wrongs"),
-    [("2w", PRODUCER_PER_WORKER, TWICE), ("2z", NO_RESEEK, TWICE), ("10", NO_RECALL, ("forgotten",))],
+    [("2w", PRODUCER_PER_WORKER, TWICE), ("2z", NO_RESEEK, TWICE), ("10", NO_RESTORE, ("forgotten",))],
 )
 async def test_the_checker_catches_a_worker_that_lacks_a_safeguard(
     one_broker: Cluster, row: str, design: str, wrongs: Sequence[str], tmp_path: Path

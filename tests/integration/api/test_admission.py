@@ -77,10 +77,10 @@ async def test_reflection_that_is_on_needs_credentials_like_any_method(
         stub, asked = stubs.ServerReflectionStub(channel), message.ServerReflectionRequest(list_services="")
         async with refused(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
             await stub.ServerReflectionInfo(iter([asked])).read()
-        answers = [
+        responses = [
             response async for response in stub.ServerReflectionInfo(iter([asked, asked]), metadata=bearer(credentials))
         ]
-        assert [len(response.list_services_response.service) for response in answers] == [3, 3]
+        assert [len(response.list_services_response.service) for response in responses] == [3, 3]
 
 
 async def test_a_request_larger_than_its_method_takes(running_api: Api) -> None:

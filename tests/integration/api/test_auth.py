@@ -215,8 +215,8 @@ async def test_a_renewed_certificate_is_used(running_api: Api, deployment: Deplo
         deployment.ca = trustme.CA()  # a caller that trusts the new CA alone refuses the old certificate
         deployment.renew()
         async with grpc.aio.secure_channel(running_api.address, deployment.channel()) as channel:
-            answer = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"), timeout=10)
-            assert answer.state == pb.LOOKUP_STATE_NOT_FOUND
+            response = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"), timeout=10)
+            assert response.state == pb.LOOKUP_STATE_NOT_FOUND
 
 
 async def test_missing_certificates(running_api: Api, deployment: Deployment) -> None:

@@ -60,8 +60,8 @@ async def test_lookups(running_api: Api) -> None:
 
 async def test_batches_have_a_limit(running_api: Api) -> None:
     async with running_api.running() as channel:
-        answer = await service(channel).BatchGetVerdicts(pb.BatchGetVerdictsRequest(post_ids=["a"] * 1_000))
-        assert len(answer.results) == 1_000
+        response = await service(channel).BatchGetVerdicts(pb.BatchGetVerdictsRequest(post_ids=["a"] * 1_000))
+        assert len(response.results) == 1_000
         for count in (0, 1_001):
             async with refused(INVALID) as details:
                 await service(channel).BatchGetVerdicts(pb.BatchGetVerdictsRequest(post_ids=["a"] * count))
@@ -74,8 +74,8 @@ async def test_pending_is_neither_found_nor_unknown(running_api: Api) -> None:
             token = await running_api.accepted(channel, Post(id="a"))
 
         async def get(post_id: str, **fields: Any) -> int:
-            answer = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id=post_id, **fields))
-            return int(answer.state)
+            response = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id=post_id, **fields))
+            return int(response.state)
 
         assert [await get("a"), await get("never"), await get("never", consistency_token=token)] == [
             PENDING,  # this API has put the post
@@ -122,8 +122,8 @@ async def test_a_row_read_before_a_fold_does_not_count_as_newer(
 
         async def get(post_id: str, token: bytes = b"") -> tuple[int, str]:
             request = pb.GetVerdictRequest(post_id=post_id, consistency_token=token)
-            answer = await service(channel).GetVerdict(request)
-            return answer.state, answer.verdict.content_digest[:1]
+            response = await service(channel).GetVerdict(request)
+            return response.state, response.verdict.content_digest[:1]
 
         first = await running_api.accepted(channel, Post(id="a"))
         await running_api.put(running_api.judged("a", first, content_digest="a" * 64))
@@ -235,7 +235,7 @@ async def test_two_apis_answer_from_one_database(
         async with asyncio.timeout(60):
             for channel in (first_api, second_api):
                 waits = (service(channel).WaitVerdict(pb.WaitVerdictRequest(post_id=f"p{n}")) for n in range(300))
-                assert {answer.state for answer in await asyncio.gather(*waits)} == {FOUND}
+                assert {response.state for response in await asyncio.gather(*waits)} == {FOUND}
                 gone = pb.GetVerdictRequest(post_id="before")
                 while (await service(channel).GetVerdict(gone)).state != NOT_FOUND:
                     pass

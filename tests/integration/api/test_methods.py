@@ -115,11 +115,11 @@ async def test_a_defect_is_an_internal_error_without_content(running_api: Api, m
 
 async def test_policies_are_listed_without_prompts(running_api: Api, tmp_path: Path) -> None:
     async with running_api.running() as channel:  # the settings' default: the folder of the checkout
-        answer = await service(channel).ListPolicies(pb.ListPoliciesRequest())
-        assert [policy.id for policy in answer.policies] == sorted(policy.id for policy in answer.policies)
-        assert len(answer.digest) == len(answer.policies[0].digest) == 64
-        assert answer.policies[0].thresholds.review
-        assert not any(policy.prompt for policy in answer.policies)
+        response = await service(channel).ListPolicies(pb.ListPoliciesRequest())
+        assert [policy.id for policy in response.policies] == sorted(policy.id for policy in response.policies)
+        assert len(response.digest) == len(response.policies[0].digest) == 64
+        assert response.policies[0].thresholds.review
+        assert not any(policy.prompt for policy in response.policies)
     running_api.stop.clear()
     running_api.set(show_prompts=True)
     async with running_api.running() as channel:

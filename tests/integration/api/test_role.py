@@ -134,7 +134,7 @@ async def test_a_drain_cuts_nothing(running_api: Api) -> None:
         assert codes.keys() == {"OK", "UNAVAILABLE"}
         async with refused(grpc.StatusCode.UNAVAILABLE, "STOPPING", retry=True):
             await watch.read()
-        assert {answer.state for answer in await asyncio.gather(*waits)} == {NOT_FOUND}
+        assert {response.state for response in await asyncio.gather(*waits)} == {NOT_FOUND}
 
 
 async def test_an_aged_connection_is_replaced_without_an_error(running_api: Api) -> None:
@@ -160,8 +160,8 @@ async def test_reflection_lists_the_services(running_api: Api) -> None:
         service_stubs: Any = reflection_pb2_grpc
         stub = service_stubs.ServerReflectionStub(channel)
         asked = iter([message.ServerReflectionRequest(list_services="")])
-        async for answer in stub.ServerReflectionInfo(asked):
-            listed = {listed_service.name for listed_service in answer.list_services_response.service}
+        async for response in stub.ServerReflectionInfo(asked):
+            listed = {listed_service.name for listed_service in response.list_services_response.service}
     assert listed == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 
 

@@ -57,10 +57,10 @@ async def test_a_post_is_found_when_its_verdict_comes(running_api: Api) -> None:
         assert (read.id, read.text, read.images[0].data, read.language) == ("post-1", "hello", b"123", "en")
         judged = a_verdict("post-1", outcome=Outcome.REVIEW, source=source_of(record))
         await running_api.put(judged)
-        answer = await asked
-    assert answer.state == FOUND
-    assert answer.verdict == wire.verdict_message(judged)
-    assert answer.source == wire.source_message(source_of(record))
+        response = await asked
+    assert response.state == FOUND
+    assert response.verdict == wire.verdict_message(judged)
+    assert response.source == wire.source_message(source_of(record))
 
 
 async def test_an_older_verdict_of_the_same_post_is_not_taken(running_api: Api) -> None:
@@ -82,9 +82,9 @@ async def test_pending_comes_before_the_callers_deadline(running_api: Api) -> No
     async with running_api.running() as channel:
         request = pb.ModeratePostRequest(post=Post(id="a"))
         started = time.monotonic()
-        answer = await service(channel).ModeratePost(request, timeout=3.0)
-        assert answer.state == PENDING
-        assert answer.source.topic == running_api.settings.kafka.posts_topic
+        response = await service(channel).ModeratePost(request, timeout=3.0)
+        assert response.state == PENDING
+        assert response.source.topic == running_api.settings.kafka.posts_topic
         assert 2.0 < time.monotonic() - started < 3.0
     running_api.stop.clear()
     running_api.set(max_wait_s=1.0)
@@ -174,8 +174,8 @@ async def test_a_post_that_is_erased_during_a_wait_is_not_found(running_api: Api
         record = await asyncio.wait_for(consumer.getone(), 30)
         token = cursors.of_record(record.partition, record.offset)
         await running_api.put(running_api.judged("b", token))  # the record of post a is judged, and it has no verdict
-        answer = await asyncio.wait_for(asked, 30)
-        assert (answer.state, answer.consistency_token) == (NOT_FOUND, token)
+        response = await asyncio.wait_for(asked, 30)
+        assert (response.state, response.consistency_token) == (NOT_FOUND, token)
 
 
 async def test_a_topic_limit_that_is_lowered_at_runtime_ends_the_process(running_api: Api, kafka: str) -> None:
