@@ -132,6 +132,21 @@ async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T
     return None
 
 
+async def first_result(*works: Coroutine[Any, Any, T]) -> T:
+    """Runs all until the first ends, and returns its result. Of several that end at once, the first in order counts.
+
+    The others are cancelled and awaited. Raises what the first raises.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task for task in tasks if task.done()).result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
 async def uncancelled(work: Coroutine[Any, Any, T]) -> T:
     """Returns what `work` returns. Only the owner of the task may cancel the task: a cancelled task ends silently.
 

@@ -16,8 +16,8 @@ import jwt
 from cachetools import LRUCache
 
 from moderation.api import validation
+from moderation.api.errors import exhausted, forbidden, unauthenticated, unavailable
 from moderation.api.keys import Keys
-from moderation.api.refusals import exhausted, forbidden, unauthenticated, unavailable
 from moderation.settings import AuthSettings
 
 READ, LIST, WRITE, POLICIES = "verdicts:read", "verdicts:list", "posts:write", "policies:read"

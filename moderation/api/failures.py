@@ -6,7 +6,7 @@ import asyncio
 
 import structlog
 
-from moderation.api.refusals import RefusalKind, RefusedError, refusal_of, unavailable
+from moderation.api.errors import RefusalKind, RefusedError, refusal_of, unavailable
 from moderation.errors import ModerationError
 
 log = structlog.get_logger()

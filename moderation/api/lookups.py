@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from moderation.api import cursors, validation
+from moderation.api.errors import unavailable
 from moderation.api.pending import PendingPosts
-from moderation.api.refusals import unavailable
 from moderation.api.validation import LookupQuery
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1 import verdict_pb2

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cachetools import TTLCache
 
-from moderation.api.refusals import RefusalKind, RefusedError, exhausted
+from moderation.api.errors import RefusalKind, RefusedError, exhausted
 from moderation.errors import DeliveryError, ModerationError
 from moderation.kafka.post_producer import PostProducer
 from moderation.observability import metrics
@@ -22,7 +22,7 @@ from moderation.v1.post_pb2 import Post
 REQUEST_ID_S = 15 * 60  # for which a request id is kept
 MAX_REQUEST_IDS = 50_000
 LARGE_BYTES = 1 << 20  # of a post that is hashed on a thread
-RETRY_S = 2.0  # after which a full backlog may have moved
+BACKLOG_RETRY_S = 2.0  # after which a full backlog may have moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +77,22 @@ class PendingPosts:
         metrics.PENDING.set(len(self))
 
     async def put(
-        self, post: Post, request_id: str, trace: Sequence[tuple[str, bytes]], until: float, memory: ExitStack
+        self, post: Post, request_id: str, trace: Sequence[tuple[str, bytes]], until: float, body_share: ExitStack
     ) -> Source:
         """Puts a post on its topic. A put continues when its caller leaves: else a repeated call could not find it.
 
-        `memory`: closing it gives back what the post holds of its caller's share. The put takes it over and closes it
-        at its end, unless the same request came before.
+        `body_share`: closing it gives back what the post holds of its caller's share. The put takes it over and closes
+        it at its end, unless the same request came before.
 
         Raises RefusedError, and what PostProducer.put raises.
         """
         if not request_id:
-            return await asyncio.shield(self._start(post, trace, until, memory))
+            return await asyncio.shield(self._start(post, trace, until, body_share))
         # Hashing 20 MiB takes so long that other calls would notice.
         digest = await asyncio.to_thread(_digest, post) if post.ByteSize() > LARGE_BYTES else _digest(post)
         put = self._put_before(post.tenant, request_id, digest)
         if put is None:
-            put = self._start(post, trace, until, memory)
+            put = self._start(post, trace, until, body_share)
             self._requests[post.tenant, request_id] = _Request(digest, put)
         return await asyncio.shield(put)
 
@@ -107,13 +107,13 @@ class PendingPosts:
         return request.put
 
     def _start(
-        self, post: Post, trace: Sequence[tuple[str, bytes]], until: float, memory: ExitStack
+        self, post: Post, trace: Sequence[tuple[str, bytes]], until: float, body_share: ExitStack
     ) -> asyncio.Task[Source]:
         size = post.ByteSize()
         full = self._bytes and self._bytes + size > self._settings.max_submit_bytes
         if full or len(self) >= self._settings.max_pending_posts:
-            raise exhausted("BACKLOG_FULL", "too many posts wait for their verdicts; try again later", RETRY_S)
-        owned = memory.pop_all()  # kept until the post is put, also when its caller leaves
+            raise exhausted("BACKLOG_FULL", "too many posts wait for their verdicts; try again later", BACKLOG_RETRY_S)
+        owned = body_share.pop_all()  # kept until the post is put, also when its caller leaves
         self._bytes += size
         task = asyncio.create_task(self._producer.put(post, trace, until))
         self._puts.add(task)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moderation.api.auth import Permit
+from moderation.api.errors import RefusalKind, RefusedError
 from moderation.api.failures import Failures
 from moderation.api.lookups import Encode, Lookups
 from moderation.api.pending import PendingPosts
-from moderation.api.refusals import RefusalKind, RefusedError
 from moderation.api.submissions import Submissions
 from moderation.api.validation import WatchQuery
 from moderation.api.watches import Watch, Write

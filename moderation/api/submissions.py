@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from moderation import wire
 from moderation.api import cursors, validation
 from moderation.api.auth import Permit
+from moderation.api.errors import forbidden
 from moderation.api.lookups import Lookups
 from moderation.api.pending import PendingPosts
-from moderation.api.refusals import forbidden
 from moderation.api.validation import LookupQuery
 from moderation.settings import MediaSettings
 from moderation.types import Source
@@ -52,12 +52,13 @@ class Submissions:
         permit: Permit,
         trace: Sequence[tuple[str, bytes]],
         until: float,
-        memory: ExitStack,
+        body_share: ExitStack,
     ) -> Accepted:
         """Puts the post of a request on the posts topic, once for each request id and tenant.
 
-        `trace`: headers for the post's record. `until`: deadline by the loop's clock. `memory`: closing it gives back
-        what the post holds of its caller's share. The put takes it over, since a put continues when its caller leaves.
+        `trace`: headers for the post's record. `until`: deadline by the loop's clock. `body_share`: closing it gives
+        back what the post holds of its caller's share. The put takes it over, since a put continues when its caller
+        leaves.
 
         Raises RefusedError, PostError, NotAcceptedError and StoreUnavailableError.
         """
@@ -67,7 +68,7 @@ class Submissions:
         self._lookups.check_ready()
         if permit.caller.tenant is not None:
             await self._check_id_is_free(post.id, permit.caller.tenant)
-        source = await self._pending.put(post, request_id, trace, until, memory)
+        source = await self._pending.put(post, request_id, trace, until, body_share)
         return Accepted(source, LookupQuery((post.id,), post.tenant, posts={source.partition: source.offset}))
 
     async def _check_id_is_free(self, post_id: str, tenant: str) -> None:

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from moderation import wire
 from moderation.api import cursors
-from moderation.api.refusals import RefusedError, invalid, invalid_consistency_token, invalid_page_token
+from moderation.api.errors import RefusedError, invalid, invalid_consistency_token, invalid_page_token
 from moderation.types import Outcome
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.view.stores import EVER_MS, Query

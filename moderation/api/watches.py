@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from moderation.api import cursors
 from moderation.api.auth import Permit
-from moderation.api.refusals import exhausted, unauthenticated, unavailable
+from moderation.api.errors import exhausted, unauthenticated, unavailable
 from moderation.api.validation import WatchQuery
 from moderation.observability import metrics
 from moderation.settings import ApiSettings
@@ -18,7 +18,7 @@ from moderation.view.stores import Entry, Kind
 from moderation.view.view import View
 
 BEAT_S = 15.0  # a reader gets a message at least so often, with changes or without
-RETRY_S = 0.5
+READER_RETRY_S = 0.5
 
 Write = Callable[[pb.WatchVerdictsResponse], Awaitable[None]]
 
@@ -67,7 +67,7 @@ class Watch:
             self._check_end(feed)
             if feed.lost:
                 text = "the reader did not keep up and would miss changes; continue from the last consistency token"
-                raise exhausted("SLOW_READER", text, RETRY_S)
+                raise exhausted("SLOW_READER", text, READER_RETRY_S)
             if await self._send(changes, always=self._clock() >= beat):
                 beat = self._clock() + BEAT_S
 
@@ -85,7 +85,7 @@ class Watch:
                 await self._write(message)
         except TimeoutError:
             text = "the reader did not keep up; continue from the last consistency token"
-            raise exhausted("SLOW_READER", text, RETRY_S) from None
+            raise exhausted("SLOW_READER", text, READER_RETRY_S) from None
         return True
 
     def _change(self, entry: Entry) -> pb.Change | None:

@@ -91,4 +91,4 @@ def lookup(
     from moderation.bench import lookup as lookups
 
     plan = lookups.Plan(verdicts, rounds, seconds, format="json" if as_json else "protobuf")
-    lookups.show(asyncio.run(lookups.run(plan, out, output)), out)
+    lookups.print_tables(asyncio.run(lookups.run(plan, out, output)), out)

@@ -92,7 +92,7 @@ async def run(plan: Plan, console: Console, output: Path | None = None) -> dict[
     return results
 
 
-def show(results: Mapping[str, Any], console: Console) -> None:
+def print_tables(results: Mapping[str, Any], console: Console) -> None:
     """Prints the results as tables."""
     fold = results["fold"]
     console.print(f"folding: {fold['per_s']} verdicts/s, from Kafka to the view ({results['plan']['format']})")

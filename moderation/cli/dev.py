@@ -32,9 +32,7 @@ def kafka(
     logs.configure(loaded.log)
     sys.exit(
         lifecycle.run(
-            lambda stop: local.run_until_stopped(
-                stop, loaded.kafka, host=host, port=port, data=data, partitions=partitions
-            )
+            lambda stop: local.serve(stop, loaded.kafka, host=host, port=port, data=data, partitions=partitions)
         )
     )
 

@@ -24,8 +24,8 @@ def check(
     policy_set = PolicySet.load(folder or settings.load().policies)
     table = Table("policy", "version", "status", "severity", "review", "remove", "on error")
     for policy in policy_set.policies:
-        limits = f"{policy.thresholds.review:.2f}", f"{policy.thresholds.remove:.2f}"
-        table.add_row(policy.id, str(policy.version), policy.status, policy.severity, *limits, policy.on_error)
+        thresholds = f"{policy.thresholds.review:.2f}", f"{policy.thresholds.remove:.2f}"
+        table.add_row(policy.id, str(policy.version), policy.status, policy.severity, *thresholds, policy.on_error)
     out.print(table)
     out.print(f"{len(policy_set.policies)} policies, digest {policy_set.digest}", highlight=False)
 

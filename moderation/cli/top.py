@@ -48,7 +48,7 @@ def top(
     """Show lag, rates, batches, outcomes and calls of workers and APIs, from their /metrics. Ctrl-C ends it."""
     targets = endpoints or [settings.load().ops.listen or "127.0.0.1:9464"]
     with suppress(KeyboardInterrupt):
-        show([address(target) for target in targets], Console(), interval=interval, once=once)
+        render([address(target) for target in targets], Console(), interval=interval, once=once)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ def page(frame: Frame) -> RenderableType:
     return Group(*parts)
 
 
-def show(urls: Sequence[str], console: Console, *, interval: float, once: bool) -> None:
+def render(urls: Sequence[str], console: Console, *, interval: float, once: bool) -> None:
     """Prints one page, or keeps one page up to date until Ctrl-C."""
     with ThreadPoolExecutor(len(urls)) as pool:
         before = list(pool.map(read, urls))

@@ -231,18 +231,14 @@ async def _role(name: str, environment: dict[str, str], folder: Path) -> AsyncIt
 
 async def _while_alive(work: Coroutine[None, None, None], roles: Sequence[_Role]) -> None:
     """Raises ConfigError, with the end of its log, when a role ends before the work does."""
-    task = asyncio.create_task(work)
-    ends = {asyncio.create_task(role.process.wait()): role for role in roles}
-    try:
-        await asyncio.wait({task, *ends}, return_when=asyncio.FIRST_COMPLETED)
-        for role in (role for end, role in ends.items() if end.done() and not task.done()):
-            tail = "\n".join(role.log.read_text().splitlines()[-5:])
-            raise ConfigError(f"the {role.name} ended with {role.process.returncode}; its log ends:\n{tail}")
-        task.result()
-    finally:
-        for waiting in (task, *ends):
-            waiting.cancel()
-        await asyncio.gather(task, *ends, return_exceptions=True)
+
+    async def end_of(role: _Role) -> _Role:
+        await role.process.wait()
+        return role
+
+    if role := await lifecycle.first_result(work, *map(end_of, roles)):
+        tail = "\n".join(role.log.read_text().splitlines()[-5:])
+        raise ConfigError(f"the {role.name} ended with {role.process.returncode}; its log ends:\n{tail}")
 
 
 async def _serving(listen: str) -> None:

@@ -318,7 +318,7 @@ def _arrange(tensors: dict[str, NDArray[np.float32]], vocabulary: dict[str, int]
         # Sharper attention: with plain random weights it is an average that hardly differs between posts.
         tensors[at + "self_attn.qkv_proj.weight"][: 2 * HIDDEN] *= 2.0
         tensors[at + "self_attn.qkv_proj.weight"][2 * HIDDEN :] *= 2.0
-    answers = [vocabulary["▁Yes"], vocabulary["▁No"]]
+    yes_no_ids = [vocabulary["▁Yes"], vocabulary["▁No"]]
     head[:, 0] = 0.0
-    head[answers, 0] = 16.0
-    head[answers, 1:] *= 3.0
+    head[yes_no_ids, 0] = 16.0
+    head[yes_no_ids, 1:] *= 3.0

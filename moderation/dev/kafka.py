@@ -323,7 +323,7 @@ async def broker(progress: Callable[[str], object] = lambda _: None) -> AsyncIte
         yield kafka.bootstrap
 
 
-async def run_until_stopped(
+async def serve(
     stop: asyncio.Event,
     settings: KafkaSettings,
     *,
@@ -337,7 +337,7 @@ async def run_until_stopped(
     Stops the broker before it returns. Raises KafkaUnavailable, or ConfigError when the broker does not start or ends.
     """
 
-    async def serve() -> None:
+    async def run() -> None:
         def progress(line: str) -> None:
             log.info("kafka_fetch_started", message=line)
 
@@ -347,4 +347,4 @@ async def run_until_stopped(
             log.info("kafka_started", bootstrap=kafka.bootstrap, data=str(data or ""))
             await kafka.died()
 
-    await unless_stopped(stop, serve())
+    await unless_stopped(stop, run())

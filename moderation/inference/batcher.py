@@ -25,7 +25,7 @@ from moderation.inference.encode_pool import EncodePool
 from moderation.inference.failed_posts import FailedPosts
 from moderation.inference.model_thread import ModelThread
 from moderation.inference.post_queue import Job, PostQueue, Window, middle
-from moderation.inference.self_check import PROBES, SelfCheck
+from moderation.inference.self_check import REFERENCE_POSTS, SelfCheck
 from moderation.inference.steps import Step, report
 from moderation.models.checked import CheckedModel, Failure, Item, Scores
 from moderation.models.contract import Classifier
@@ -107,16 +107,17 @@ class Batcher:
         return len(self._unencoded) + len(self._unscored)
 
     async def warm_up(self, questions: Sequence[Question] = ()) -> None:
-        """Scores the questions on a probe, and records the scores that later self-checks compare with.
+        """Scores the questions on a reference post, and records the scores that later self-checks compare with.
 
-        Raises DeviceError if the model fails on the probe, and ConfigError if a question does not fit the model.
+        Raises DeviceError if the model fails on the reference post. Raises ConfigError if a question does not fit the
+        model.
         """
         try:
-            windows = await self._encoders.encode(PROBES[0], questions) if questions else ()
+            windows = await self._encoders.encode(REFERENCE_POSTS[0], questions) if questions else ()
         except PostError:
-            raise DeviceError("the model failed its self-check: it cannot encode a probe") from None
+            raise DeviceError("the model failed its self-check: it cannot encode a reference post") from None
         if windows and isinstance(await self._thread.run(self.model.score, windows), Failure):
-            raise DeviceError("the model failed its self-check: it cannot score a probe")
+            raise DeviceError("the model failed its self-check: it cannot score a reference post")
         await self._thread.run(self._self_check.start)
         self._checked = time.perf_counter()
 

@@ -1,7 +1,7 @@
-"""The self-check of the model: two probes whose scores are known since the start.
+"""The self-check of the model: two reference posts whose scores are known since the start.
 
 After an exception, a model may return wrong rows: those of the item before, or of the step before. The rows themselves
-look right. So both probes are scored after each step that failed, and at intervals, and compared with their scores at
+look right. So both posts are scored after each step that failed, and at intervals, and compared with their scores at
 the start.
 """
 
@@ -15,8 +15,8 @@ from moderation.errors import DeviceError, ModerationError
 from moderation.models.checked import CheckedModel, Failure, Item, Scores
 from moderation.types import Content, Question
 
-# The probes differ for any model. The word after each is for the fake model, which reads nothing else.
-PROBES = (
+# The posts differ for any model. The word after each is for the fake model, which reads nothing else.
+REFERENCE_POSTS = (
     Content("Good morning, everybody! violates:greeting", (), ""),
     Content("Buy our cheap watches now! violates:advertisement", (), ""),
 )
@@ -24,8 +24,8 @@ QUESTIONS = (
     Question("greeting", "Is it a greeting?"),
     Question("advertisement", "Is it an advertisement?"),
 )
-ATTEMPTS = 2  # at scoring the probes: a failure may be temporary, a disagreement is not
-# How much a margin may differ from the start: a share of the distance between both probes, within two bounds. In
+ATTEMPTS = 2  # at scoring both: a failure may be temporary, a disagreement is not
+# How much a margin may differ from the start: a share of the distance between both posts, within two bounds. In
 # bfloat16 the logits of one batch on one device may differ by one step of their last digit, an eighth.
 SHARE, MIN_TOLERANCE, MAX_TOLERANCE = 0.25, 0.02, 0.5
 
@@ -35,22 +35,25 @@ log = structlog.get_logger()
 
 
 class SelfCheck:
-    """Compares the probes' scores with those at the start. Belongs to the model's thread."""
+    """Compares the scores of the reference posts with those at the start. Belongs to the model's thread."""
 
     def __init__(self, model: CheckedModel) -> None:
         self._model = model
-        self._probes: Sequence[Sequence[Item]] = ()
+        self._encoded_posts: Sequence[Sequence[Item]] = ()
         self._expected: Margins = ()
         self._tolerance = 0.0
 
     def start(self) -> None:
-        """Records the scores of the probes. Raises DeviceError if the scores depend on the order in the batch."""
+        """Records the scores of the reference posts.
+
+        Raises DeviceError if the scores depend on the order in the batch.
+        """
         self._expected = ()
         self.run()
         self._compare(self._margins(swapped=True))
 
     def run(self) -> None:
-        """Raises DeviceError if the model fails on the probes, or scores them otherwise than at the start."""
+        """Raises DeviceError if the model fails on the reference posts, or scores them otherwise than at the start."""
         margins = self._margins()
         if self._expected:
             self._compare(margins)
@@ -58,7 +61,7 @@ class SelfCheck:
             self._expect(margins)
 
     def _margins(self, swapped: bool = False) -> Margins:
-        """Returns the margins of the windows of both probes, in order. `swapped`: the second probe comes first."""
+        """Returns the margins of the windows of both posts, in order. `swapped`: the second comes first."""
         first, second = self._encoded()
         items = [*second, *first] if swapped else [*first, *second]
         for _ in range(ATTEMPTS):
@@ -76,18 +79,21 @@ class SelfCheck:
         return () if isinstance(scores, Failure) else scores
 
     def _encoded(self) -> Sequence[Sequence[Item]]:
-        """Returns the encoded probes. They are encoded once, on this thread, so that a check never waits for posts."""
-        if not self._probes:
+        """Returns the encoded reference posts.
+
+        They are encoded once, on this thread, so that a check never waits for posts.
+        """
+        if not self._encoded_posts:
             try:
-                self._probes = [self._model.encode(probe, QUESTIONS) for probe in PROBES]
+                self._encoded_posts = [self._model.encode(post, QUESTIONS) for post in REFERENCE_POSTS]
             except DeviceError:
                 raise
             except ModerationError:
-                raise DeviceError("the model cannot encode the probes of its self-check") from None
-        return self._probes
+                raise DeviceError("the model cannot encode the reference posts of its self-check") from None
+        return self._encoded_posts
 
     def _expect(self, margins: Margins) -> None:
-        first, second = (margins[: len(self._probes[0])], margins[len(self._probes[0]) :])
+        first, second = (margins[: len(self._encoded_posts[0])], margins[len(self._encoded_posts[0]) :])
         apart = _distance(first[:1], second[:1])
         self._tolerance = min(MAX_TOLERANCE, max(MIN_TOLERANCE, SHARE * apart))
         self._expected = margins
@@ -97,7 +103,7 @@ class SelfCheck:
     def _compare(self, margins: Margins) -> None:
         if (difference := _distance(margins, self._expected)) > self._tolerance:
             log.error("self_check_failed", difference=round(difference, 4), tolerance=round(self._tolerance, 4))
-            raise DeviceError("the model scores the probes of its self-check otherwise than at start")
+            raise DeviceError("the model scores the reference posts of its self-check otherwise than at start")
 
 
 def _distance(first: Margins, second: Margins) -> float:

@@ -76,7 +76,7 @@ class VerdictCache:
                 return replace(known, origin=Origin.CACHE)
             if (computation := self._computations.get(digest)) is None:
                 break
-            phases.enter(Phase.TWIN)
+            phases.enter(Phase.DUPLICATE)
             await asyncio.wait([computation.done])  # unlike await, this does not cancel the future with this task
             if verdict := computation.done.result():
                 return replace(verdict, origin=Origin.CACHE)
@@ -119,7 +119,7 @@ class VerdictCache:
         for post_id in [post_id for post_id, erasure in self._erased.items() if erasure <= offset]:
             del self._erased[post_id]
 
-    def recall(self, digest: str, post_id: str, read: Callable[[], Verdict | None], size: int) -> bool:
+    def restore_older(self, digest: str, post_id: str, read: Callable[[], Verdict | None], size: int) -> bool:
         """Adds a verdict that is older than all entries. Returns False if the cache is full.
 
         `read` decodes the verdict, or returns None if it cannot be decoded. `size`: bytes that `read` holds.

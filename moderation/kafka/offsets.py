@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, NotCoordinatorForGroupError, for_code
 from aiokafka.protocol.commit import OffsetFetchRequest
 
-RETRY_S = 0.1  # before a coordinator is asked again
+COORDINATOR_RETRY_S = 0.1  # before a coordinator is asked again
 
 
 class Committed(NamedTuple):
@@ -43,6 +43,6 @@ async def committed(consumer: AIOKafkaConsumer, partition: TopicPartition) -> Co
                 raise
             if isinstance(error, NotCoordinatorForGroupError):
                 coordinator.coordinator_dead()
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(COORDINATOR_RETRY_S)
         else:
             return None if offset < 0 else Committed(int(offset), metadata or "")

@@ -7,8 +7,8 @@ A family is a folder `moderation/models/NAME`:
     network.py        a `shared.engine.Network`, built from `shared.decoder` and a vision tower such as `shared.clip`
     preprocessing.py  pictures as the vision tower takes them
 
-    describe.py       optional: `describe(name)` for `moderation model info`
-    probe.py          optional: `probe(name, prompt, images, out, num_crops=...)` for `moderation model probe`
+    describe.py       optional: `describe(place, name)` for `moderation model info`
+    probe.py          optional: `probe(place, prompt, images, out, num_crops=...)` for `moderation model probe`
 
 MODELS gets one row for the family, DESCRIPTIONS and PROBES one each where it has them. `models.shared` holds what
 families share, and imports no family.
@@ -41,6 +41,8 @@ MODELS: dict[str, str] = {
 # The model_type of a checkpoint -> the function that describes it, and the one that runs a raw prompt on it.
 DESCRIPTIONS: dict[str, str] = {"phi3_v": "moderation.models.phi3.describe:describe"}
 PROBES: dict[str, str] = {"phi3_v": "moderation.models.phi3.probe:probe"}
+# Short names of checkpoints that the package ships -> their folders. `./demo` is a folder named demo.
+SHIPPED = {"demo": Path(__file__).parents[1] / "demo" / "phi3-pictographs"}
 
 
 def load(settings: ModelSettings) -> Classifier:
@@ -66,7 +68,8 @@ def load(settings: ModelSettings) -> Classifier:
 
 def describe(name: str) -> str:
     """A checkpoint as a table, with its model card if it has one. name: as in `load`. Raises ConfigError."""
-    text: str = _family_function(DESCRIPTIONS, name, None)(name)
+    place = _place(name)
+    text: str = _family_function(DESCRIPTIONS, place, None)(place, name)
     return text
 
 
@@ -76,25 +79,35 @@ def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crop
     name: as in `load`. num_crops: crops of a picture at most; default the checkpoint's. The family's own `probe` says
     what the file holds. Raises ConfigError when the checkpoint is broken or refuses the prompt.
     """
-    _family_function(PROBES, name, None)(name, prompt, images, out, num_crops=num_crops)
+    place = _place(name)
+    _family_function(PROBES, place, None)(place, prompt, images, out, num_crops=num_crops)
 
 
 def _load(settings: ModelSettings) -> Classifier:
     kind = settings.name.partition("?")[0]
     by_name = MODELS.get(kind)
-    function = _function(by_name) if by_name else _family_function(MODELS, settings.name, settings.revision)
+    if by_name:
+        function = _function(by_name)
+    else:
+        settings = settings.model_copy(update={"name": _place(settings.name)})
+        function = _family_function(MODELS, settings.name, settings.revision)
     classifier: Classifier = function(settings)
     return classifier
 
 
-def _family_function(functions: Mapping[str, str], name: str, revision: str | None) -> Callable[..., Any]:
+def _place(name: str) -> str:
+    """The folder of a short name; any other name as it is, a folder or a hub id."""
+    return str(SHIPPED.get(name, name))
+
+
+def _family_function(functions: Mapping[str, str], place: str, revision: str | None) -> Callable[..., Any]:
     """The function for the model_type of a folder or hub id. Raises ConfigError when there is none."""
     from moderation.models.shared import checkpoint  # noqa: PLC0415 - reads safetensors with torch
 
-    kind = checkpoint.model_type(name, revision)
+    kind = checkpoint.model_type(place, revision)
     if kind not in functions:
         raise ConfigError(
-            f"{name}: config.json says model_type {kind!r}, which this service cannot run; "
+            f"{place}: config.json says model_type {kind!r}, which this service cannot run; "
             f"it runs {', '.join(sorted(functions))}"
         )
     return _function(functions[kind])

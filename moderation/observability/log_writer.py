@@ -20,7 +20,7 @@ from typing import TextIO
 from moderation.observability import metrics
 
 MAX_LINES = 8_192  # in the queue: some seconds of a busy worker at level debug
-RETRY_S = 1.0  # between attempts to write a line
+WRITE_RETRY_S = 1.0  # between attempts to write a line
 REPORT_S = 10.0  # between reports of dropped lines, while the queue is not empty
 FLUSH_S = 2.0  # how long the end of a process waits for the queue
 
@@ -93,7 +93,7 @@ class LogWriter:
             except (OSError, ValueError) as error:  # ValueError: the stream is closed
                 number = error.errno if isinstance(error, OSError) else None
                 metrics.LOG_ERRORS.counts[(errno.errorcode.get(number or 0, type(error).__name__),)] += 1
-                self._closed.wait(RETRY_S)
+                self._closed.wait(WRITE_RETRY_S)
 
     def _write(self, data: bytes) -> int:
         """The number of bytes written. A line is one write, because processes may share the stream."""
@@ -107,7 +107,7 @@ class LogWriter:
         except BlockingIOError:  # another process has made the stream non-blocking
             ready = select.poll()
             ready.register(self._fd, select.POLLOUT)
-            ready.poll(RETRY_S * 1000)
+            ready.poll(WRITE_RETRY_S * 1000)
             return 0
 
     def _drop(self, lines: int) -> None:

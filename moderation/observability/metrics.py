@@ -83,7 +83,7 @@ FEATURES_REUSED = Counter("moderation_picture_features_reused", "Pictures whose 
 VERDICTS = FastCounter("moderation_verdicts", "Verdicts published", ["outcome", "status", "model"])
 ORIGINS = FastCounter("moderation_verdict_origins", "Verdicts published, by origin", ["origin"])
 FINDINGS = FastCounter("moderation_findings", "Findings published, by policy", ["policy", "outcome", "mode"])
-UNANSWERED = FastCounter(
+UNDETERMINED = FastCounter(
     "moderation_findings_undetermined", "Findings without an answer from the model", ["policy", "reason"]
 )
 DEAD_LETTERS = FastCounter("moderation_dead_letters", "Records that could not be judged", ["reason"])
@@ -158,4 +158,4 @@ def count_verdict(verdict: Verdict, commit_s: float) -> None:
     for finding in verdict.findings:
         findings[finding.policy_id, finding.outcome, _MODES[finding.counts]] += 1
         if finding.reason:
-            UNANSWERED.counts[finding.policy_id, finding.reason] += 1
+            UNDETERMINED.counts[finding.policy_id, finding.reason] += 1

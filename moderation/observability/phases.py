@@ -15,7 +15,7 @@ class Phase(StrEnum):
     READ = "read"  # the record becomes a post
     FETCH = "fetch"  # the bytes of the images are read
     DECODE = "decode"  # the images become pictures, or wait for memory
-    TWIN = "twin"  # the same content under the same id is being judged
+    DUPLICATE = "duplicate"  # the same content under the same id is being judged
     ADMISSION = "admission"  # the post waits for a place in the batcher
     ENCODE = "encode"  # the post becomes the model's input
     BATCH_WAIT = "batch_wait"  # the encoded post waits for a step of the model

@@ -13,6 +13,16 @@ from __future__ import annotations
 
 from moderation.policies.decision import Decision, decide, finding_of
 from moderation.policies.policy_set import PolicySet, digest_of
-from moderation.policies.schema import Clause, Limits, Policy, json_schema
+from moderation.policies.schema import Clause, Policy, PolicyThresholds, json_schema
 
-__all__ = ["Clause", "Decision", "Limits", "Policy", "PolicySet", "decide", "digest_of", "finding_of", "json_schema"]
+__all__ = [
+    "Clause",
+    "Decision",
+    "Policy",
+    "PolicySet",
+    "PolicyThresholds",
+    "decide",
+    "digest_of",
+    "finding_of",
+    "json_schema",
+]

@@ -26,7 +26,7 @@ def finding_of(policy: Policy, windows: Sequence[Score]) -> Finding:
         policy_version=policy.version,
         outcome=max(outcome, policy.outcome_on_error) if undetermined else outcome,
         severity=policy.severity_level,
-        thresholds=policy.limits,
+        thresholds=policy.finding_thresholds,
         score=strictest,
         windows=len(windows),
         counts=policy.counts,

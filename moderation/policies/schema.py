@@ -70,7 +70,7 @@ class Example(_Part):
     label: Prose = Field(description="the id of a clause")
 
 
-class Limits(_Part):
+class PolicyThresholds(_Part):
     """The numbers that turn a probability into an outcome."""
 
     review: Probability = Field(description="at or above this P(Yes) a person should look")
@@ -100,7 +100,7 @@ class Policy(_Part):
     violates: Annotated[tuple[Clause, ...], Field(min_length=1)]
     allows: tuple[Clause, ...] = ()
     examples: tuple[Example, ...] = ()
-    thresholds: Limits
+    thresholds: PolicyThresholds
     on_error: OutcomeName = Field("review", description="the outcome of a post that could not be judged")
     golden: str | None = Field(None, description="file beside this one: posts with known answers")
 
@@ -146,7 +146,7 @@ class Policy(_Part):
         return Severity[self.severity.upper()]
 
     @cached_property
-    def limits(self) -> Thresholds:
+    def finding_thresholds(self) -> Thresholds:
         """The thresholds as findings carry them."""
         return Thresholds(self.thresholds.review, self.thresholds.remove, self.thresholds.mass)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from moderation.policies import Clause, Limits, Policy
+from moderation.policies import Clause, Policy, PolicyThresholds
 from moderation.training.world import (
     BY_NAME,
     GROUPS,
@@ -339,7 +339,7 @@ def phrase(random: Random, rule: Rule, *, unseen: bool = False, wide: bool = Fal
         definitions=definitions,
         question=random.choice(phrasing.questions).format(x=words),
         violates=tuple(Clause(id=f"W{number}", text=text) for number, text in enumerate(clauses, 1)),
-        thresholds=Limits(review=0.5, remove=0.9),
+        thresholds=PolicyThresholds(review=0.5, remove=0.9),
     )
 
 

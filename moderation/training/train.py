@@ -136,7 +136,7 @@ def run(rank: int, plan: Plan) -> None:
             _say(f"step {step + 1}/{plan.steps}  loss {mean:.4f}  {time.monotonic() - started:.0f} s")
             losses.clear()
         if rank == 0 and ((step + 1) % plan.every == 0 or step + 1 == plan.steps):
-            _check(student, held_out, answers=step >= plan.grounding)
+            _check(student, held_out, questions=step >= plan.grounding)
             seconds = time.monotonic() - started
             draft = state.with_suffix(".draft")
             kept = {"student": student.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
@@ -197,7 +197,7 @@ def _share(student: Student) -> None:
 def _loss(student: Student, shelf: Shelf, random: Random, plan: Plan, step: int) -> Tensor:
     if step < plan.grounding:
         return _ground(student, shelf, random, plan)
-    return _answer(student, shelf, random, plan, late=step >= plan.grounding + EARLY)
+    return _question_loss(student, shelf, random, plan, late=step >= plan.grounding + EARLY)
 
 
 def _ground(student: Student, shelf: Shelf, random: Random, plan: Plan) -> Tensor:
@@ -212,7 +212,7 @@ def _plain(shelf: Shelf, random: Random, count: int) -> list[int]:
     return random.choices(np.flatnonzero(shelf.grid.prod(axis=1) == 1).tolist(), k=count)
 
 
-def _answer(student: Student, shelf: Shelf, random: Random, plan: Plan, *, late: bool) -> Tensor:
+def _question_loss(student: Student, shelf: Shelf, random: Random, plan: Plan, *, late: bool) -> Tensor:
     course = lessons.WIDE if late else lessons.TRAINING
     made = [lessons.lesson(random, shelf, course) for _ in range(BATCH // plan.workers)]
     with _mixed(student):
@@ -230,14 +230,14 @@ def _answer(student: Student, shelf: Shelf, random: Random, plan: Plan, *, late:
         return functional.cross_entropy(logits, targets) + 2 * fact_loss + student.grounding(features, labels)
 
 
-def _check(student: Student, shelf: Shelf, *, answers: bool) -> None:
+def _check(student: Student, shelf: Shelf, *, questions: bool) -> None:
     """Prints figures of a few held-out posts. The figures of the model card come from `evaluate`."""
     with torch.inference_mode(), _mixed(student):
         features, labels = student.embed_images(shelf, range(min(CHECKED_PICTURES, len(shelf))))
         right = student.recognised(features, labels)
         _say(f"  grounding: loss {student.grounding(features, labels):.3f}, {right:.1%} of tokens")
-        for name, course in CHECKS.items() if answers else ():
-            truth, margins, kinds = _answers(student, shelf, course)
+        for name, course in CHECKS.items() if questions else ():
+            truth, margins, kinds = _held_out_margins(student, shelf, course)
             by_kind = {
                 kind: ([truth[at] for at in places], [margins[at] for at in places])
                 for kind in sorted(set(kinds))
@@ -248,7 +248,7 @@ def _check(student: Student, shelf: Shelf, *, answers: bool) -> None:
             _say(f"  {name}: AUC {auc(truth, margins):.4f}, right {correct:.1%}; {', '.join(parts)}")
 
 
-def _answers(student: Student, shelf: Shelf, course: Course) -> tuple[list[bool], list[float], list[str]]:
+def _held_out_margins(student: Student, shelf: Shelf, course: Course) -> tuple[list[bool], list[float], list[str]]:
     random, truth, kinds = Random("look"), [], []
     margins: list[float] = []
     for _ in range(CHECKED_POSTS // BATCH):

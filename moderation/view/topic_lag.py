@@ -71,11 +71,13 @@ class ViewLag:
             except Exception as error:  # noqa: BLE001  aiokafka does not say what it raises
                 if known and self.unknown_s > UNKNOWN_S:
                     known = False
-                    log.warning("topic_ends_unknown", error=type(error).__name__, seconds=round(self.unknown_s))
+                    log.warning(
+                        "verdicts_topic_ends_unknown", error=type(error).__name__, seconds=round(self.unknown_s)
+                    )
             else:
                 if not known:
                     known = True
-                    log.info("topic_ends_known", seconds=round(self.unknown_s))
+                    log.info("verdicts_topic_ends_known", seconds=round(self.unknown_s))
                 self._responded, self._ends = self._clock(), ends
             self._set_gauges()
             if not caught_up.is_set() and self._clock() - logged > CATCHING_UP_S:

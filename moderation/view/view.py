@@ -20,6 +20,7 @@ from moderation.kafka import clients
 from moderation.kafka.consumer import Consumer, UnreadableError
 from moderation.kafka.records import Record
 from moderation.kafka.topics import Topics
+from moderation.lifecycle import first_result
 from moderation.observability import metrics
 from moderation.settings import Settings
 from moderation.view import stores
@@ -32,7 +33,7 @@ from moderation.view.topic_lag import ViewLag
 
 BATCH = 500  # records in one transaction
 BATCH_BYTES = 32 << 20  # of these records; a larger record goes alone
-RETRY_S = 1.0  # before a store that could not be written is tried again
+STORE_RETRY_S = 1.0  # before a store that could not be written is tried again
 RENEW_S = 10.0  # between two notes in the store that the view is up to date
 PRUNE_S = 10.0  # between two searches for what is too old
 WARM_BYTES = 4_000  # of memory for each verdict that is read at the start
@@ -124,22 +125,12 @@ class View:
 
     async def follow(self) -> None:
         """Folds the topic in until cancelled. Raises DeliveryError when the topic cannot be read any more."""
-        tasks = [
-            asyncio.create_task(self._follow()),
-            asyncio.create_task(self.lag.follow(self._ask_ends, self.caught_up)),
-        ]
         try:
-            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                task.result()
+            await first_result(self._follow(), self.lag.follow(self._ask_ends, self.caught_up))
         except UnreadableError as error:
             raise DeliveryError(str(error)) from error
         except KafkaError as error:
             raise DeliveryError(f"cannot read topic {self._topic}: {type(error).__name__}") from error
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
 
     async def _ask_ends(self) -> dict[int, int]:
         """Where the partitions end, as the brokers report now."""
@@ -182,7 +173,7 @@ class View:
                         f"the view could not be opened in time, see MODERATION_API__VIEW*: {error}"
                     ) from None
                 self._stall.begin("open", error)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(STORE_RETRY_S)
             else:
                 self._stall.end("open")
                 return
@@ -224,7 +215,7 @@ class View:
             await self._stall.watch("follow", self.store.followed(age_s))
         except StoreUnavailableError as error:
             self._stall.begin("follow", error)
-            self._renew_at = time.monotonic() + RETRY_S
+            self._renew_at = time.monotonic() + STORE_RETRY_S
         else:
             self._stall.end("follow")
 
@@ -289,7 +280,7 @@ class View:
                 tenants = await self._stall.watch("fold", self.store.fold(entries, before, after))
             except StoreUnavailableError as error:
                 self._stall.begin("fold", error)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(STORE_RETRY_S)
             else:
                 self._stall.end("fold")
                 return tenants

@@ -57,14 +57,14 @@ def dumps(verdict: Verdict, trace_id: str) -> bytes:
 
 
 def _finding(finding: Finding) -> dict[str, object]:
-    limits = finding.thresholds
+    thresholds = finding.thresholds
     return _score(finding.score) | {
         "policyId": finding.policy_id,
         "policyVersion": finding.policy_version,
         "thresholds": {
-            "review": _double(limits.review),
-            "remove": _double(limits.remove),
-            "mass": _double(limits.mass),
+            "review": _double(thresholds.review),
+            "remove": _double(thresholds.remove),
+            "mass": _double(thresholds.mass),
         },
         "outcome": _OUTCOME[finding.outcome],
         "status": "STATUS_UNDETERMINED" if finding.reason else "STATUS_FINAL",

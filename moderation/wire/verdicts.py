@@ -106,11 +106,11 @@ def verdict_record(verdict: Verdict, format: Format, headers: Headers = ()) -> t
 
 
 def _finding_message(finding: Finding) -> verdict_pb2.Finding:
-    limits, score = finding.thresholds, finding.score
+    thresholds, score = finding.thresholds, finding.score
     message = verdict_pb2.Finding(
         policy_id=finding.policy_id,
         policy_version=finding.policy_version,
-        thresholds=verdict_pb2.Thresholds(review=limits.review, remove=limits.remove, mass=limits.mass),
+        thresholds=verdict_pb2.Thresholds(review=thresholds.review, remove=thresholds.remove, mass=thresholds.mass),
         outcome=number(finding.outcome),
         status=verdict_pb2.STATUS_UNDETERMINED if finding.reason else verdict_pb2.STATUS_FINAL,
         reason=finding.reason or "",
@@ -199,14 +199,14 @@ def verdict_from_message(message: verdict_pb2.Verdict) -> Verdict:
 
 
 def _finding_from_message(message: verdict_pb2.Finding) -> Finding:
-    limits = message.thresholds
+    thresholds = message.thresholds
     scored = message.HasField("probability")
     return Finding(
         policy_id=message.policy_id,
         policy_version=message.policy_version,
         outcome=Outcome(message.outcome),
         severity=Severity(message.severity),
-        thresholds=Thresholds(limits.review, limits.remove, limits.mass),
+        thresholds=Thresholds(thresholds.review, thresholds.remove, thresholds.mass),
         score=Score(message.probability, message.margin, message.mass) if scored else None,
         windows=message.windows_scored,
         counts=message.mode != verdict_pb2.MODE_SHADOW,

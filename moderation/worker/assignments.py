@@ -77,7 +77,7 @@ class Assignments:
             limit = self._settings.worker.max_partition_in_flight
             assigned = AssignedPartition(self._publisher(partition), cache, self._changed, limit)
             self._partitions[partition] = assigned
-            fill = partial(restore.recall, cache, self._settings.kafka, partition.partition)
+            fill = partial(restore.restore, cache, self._settings.kafka, partition.partition)
             self._tasks[assigned] = self._begin_task(assigned.run(fill, partial(self._begin, partition, assigned)))
 
     async def release(self, patience: float) -> None:

@@ -101,7 +101,7 @@ class WorkerGauges:
                     self._ends |= await self._worker.ends(partitions)
             except Exception as error:  # noqa: BLE001  aiokafka raises errors of any kind
                 self._ends = {}  # unknown; records in hand still count
-                log.debug("ends_unknown", error=type(error).__name__)
+                log.debug("posts_topic_ends_unknown", error=type(error).__name__)
             await asyncio.sleep(ASK_S)
 
     def _lag(self, partition: TopicPartition, assigned: AssignedPartition, now: float) -> tuple[int, float]:

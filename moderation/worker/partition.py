@@ -93,15 +93,15 @@ class AssignedPartition:
         """Whether the partition takes posts."""
         return self._offsets is not None and not self._draining
 
-    async def run(self, recall: Callable[[], Awaitable[None]], begin: Callable[[int], None]) -> None:
+    async def run(self, restore: Callable[[], Awaitable[None]], begin: Callable[[int], None]) -> None:
         """Runs the partition until it is drained. Calls `begin` once, with the position, when posts may come.
 
-        `recall` fills the verdict cache. It is called after the fence: from then on no earlier owner adds verdicts.
+        `restore` fills the verdict cache. It is called after the fence: from then on no earlier owner adds verdicts.
 
         Raises DeliveryError.
         """
         async with self._publisher:
-            await recall()
+            await restore()
             if self._draining:
                 return
             self._offsets = Offsets(self._publisher.position)

@@ -23,13 +23,13 @@ from moderation.types import Verdict
 STEP = 1_000  # offsets read at a time, backwards from the end
 STEP_BYTES = 1 << 20  # of a fetch; a larger record is fetched alone
 HELD_BYTES = 64 << 20  # of a step; more than a verdict cache holds by default
-MAX_RECALLED_BYTES = 256 << 10  # of a verdict: it is decoded on the event loop when it is looked up
+MAX_RESTORED_BYTES = 256 << 10  # of a verdict: it is decoded on the event loop when it is looked up
 RECORD_BYTES = 1_000  # of a record, without its value
 
 log = structlog.get_logger()
 
 
-async def recall(cache: VerdictCache, settings: KafkaSettings, partition: int) -> None:
+async def restore(cache: VerdictCache, settings: KafkaSettings, partition: int) -> None:
     """Fills an empty cache from the verdicts partition of this number, latest verdict first, until it is full.
 
     The caller must have fenced earlier owners: otherwise the end may move. Reads committed verdicts only, and at most
@@ -66,9 +66,9 @@ async def _fill(cache: VerdictCache, consumer: Consumer, verdicts: TopicPartitio
             post_id = (record.key or b"").decode("utf-8", "replace")
             if record.value is None:
                 erased.add(post_id)
-            elif digest and post_id not in erased and len(record.value) <= MAX_RECALLED_BYTES:
+            elif digest and post_id not in erased and len(record.value) <= MAX_RESTORED_BYTES:
                 size = RECORD_BYTES + len(record.value)
-                if not cache.recall(digest.decode("ascii", "replace"), post_id, partial(_read, record), size):
+                if not cache.restore_older(digest.decode("ascii", "replace"), post_id, partial(_read, record), size):
                     return
         end = start
 

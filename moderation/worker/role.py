@@ -125,19 +125,19 @@ class Worker:
                 rebalance = Rebalance(assignments, self._settings.kafka.rebalance_timeout_ms / 2000)
                 self._consumer.subscribe([self._settings.kafka.posts_topic], listener=rebalance)
                 log.info("worker_ready", topic=self._settings.kafka.posts_topic, group=self._settings.kafka.group)
-                polling = self._begin_task(self._poll())
-                watching = self._begin_task(self._watchdog.run())
+                poll = self._begin_task(self._poll())
+                watchdog = self._begin_task(self._watchdog.run())
                 self._liveness.ready = True
                 await unless_stopped(self._failed, stop.wait())
                 self._liveness.ready = False
                 assignments.refuse()
-                polling.cancel()
-                await asyncio.wait([polling])
+                poll.cancel()
+                await asyncio.wait([poll])
                 await unless_stopped(self._failed, assignments.release(self._settings.worker.drain_timeout_s))
                 if self._error:
                     await self._commit_first(assignments, self._error)
                     raise self._error
-                watching.cancel()
+                watchdog.cancel()
         finally:
             self._liveness.ready = False
             if self._assignments:
@@ -156,9 +156,9 @@ class Worker:
             self._failed.set()
 
     def _begin_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return self._tasks.create_task(self._guarded(work))
+        return self._tasks.create_task(self._fail_on_error(work))
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _fail_on_error(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await uncancelled(work)
         except Exception as error:  # noqa: BLE001  raised again by `run`

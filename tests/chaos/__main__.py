@@ -28,9 +28,9 @@ from rich.table import Table
 from tests.chaos.harness import LOGGED, Cluster, cluster, play
 from tests.chaos.scenario import Result, Scenario
 from tests.chaos.scenarios import BROKERS, SCENARIOS
-from tests.chaos.worker import AS_BUILT, DESIGNS, NO_RECALL, NO_RESEEK, PRODUCER_PER_WORKER
+from tests.chaos.worker import AS_BUILT, DESIGNS, NO_RESEEK, NO_RESTORE, PRODUCER_PER_WORKER
 
-MUTATIONS = (("2w", PRODUCER_PER_WORKER), ("2z", NO_RESEEK), ("10", NO_RECALL))
+MUTATIONS = (("2w", PRODUCER_PER_WORKER), ("2z", NO_RESEEK), ("10", NO_RESTORE))
 COLUMNS = ("missing", "duplicated", "contradictory", "forgotten", "out_of_order")
 
 

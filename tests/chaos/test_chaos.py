@@ -17,7 +17,7 @@ import pytest
 from tests.chaos.harness import Cluster, play
 from tests.chaos.scenario import Result, Scenario
 from tests.chaos.scenarios import BROKERS, SCENARIOS
-from tests.chaos.worker import NO_RECALL, NO_RESEEK, PRODUCER_PER_WORKER
+from tests.chaos.worker import NO_RESEEK, NO_RESTORE, PRODUCER_PER_WORKER
 from tests.support.topics import run_apart
 
 SEED = int(os.environ.get("MODERATION_TEST_SEED", "20"))
@@ -72,7 +72,7 @@ TWICE = ("missing", "duplicated", "contradictory")
 
 @pytest.mark.parametrize(
     ("name", "design", "wrongs"),
-    [("2w", PRODUCER_PER_WORKER, TWICE), ("2z", NO_RESEEK, TWICE), ("10", NO_RECALL, ("forgotten",))],
+    [("2w", PRODUCER_PER_WORKER, TWICE), ("2z", NO_RESEEK, TWICE), ("10", NO_RESTORE, ("forgotten",))],
 )
 async def test_the_checker_catches_a_worker_that_lacks_a_safeguard(
     one_broker: Cluster, name: str, design: str, wrongs: Sequence[str], tmp_path: Path

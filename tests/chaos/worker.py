@@ -44,8 +44,8 @@ COMMIT_STEPS = (
 AS_BUILT = "as built"
 NO_RESEEK = "no re-seek after the fence"
 PRODUCER_PER_WORKER = "a producer per worker"
-NO_RECALL = "no recall on assignment"
-DESIGNS = (AS_BUILT, NO_RESEEK, PRODUCER_PER_WORKER, NO_RECALL)
+NO_RESTORE = "no restore on assignment"
+DESIGNS = (AS_BUILT, NO_RESEEK, PRODUCER_PER_WORKER, NO_RESTORE)
 
 
 class Plan:
@@ -186,12 +186,12 @@ def mutate(design: str) -> None:
             return producer(some, **options | {"transactional_id": options["transactional_id"] + suffix})
 
         setattr(clients, "producer", of_this_worker)  # noqa: B010
-    if design == NO_RECALL:
+    if design == NO_RESTORE:
 
         async def nothing(*_: Any) -> None:
             """The new owner of a partition knows no earlier verdict."""
 
-        setattr(restore, "recall", nothing)  # noqa: B010
+        setattr(restore, "restore", nothing)  # noqa: B010
 
 
 def main() -> int:

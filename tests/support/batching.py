@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from moderation.inference.batcher import Batcher, Scored
-from moderation.inference.self_check import PROBES
+from moderation.inference.self_check import REFERENCE_POSTS
 from moderation.models.contract import Encoded
 from moderation.models.fake import Fake, FakeEncoded
 from moderation.settings import WorkerSettings
@@ -18,7 +18,7 @@ from moderation.types import Arrival, Content, Question, Score
 SPAM = Question("spam", "spam")  # one word: a post of n words costs n + 1 tokens
 
 
-PROBE_WORDS = {word for probe in PROBES for word in probe.text.split()}
+REFERENCE_WORDS = {word for post in REFERENCE_POSTS for word in post.text.split()}
 
 
 class GatedModel(Fake):
@@ -43,7 +43,7 @@ class GatedModel(Fake):
 
     def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
         texts = [item.text for item in batch if isinstance(item, FakeEncoded)]
-        if PROBE_WORDS.issuperset(texts[0].split()):
+        if REFERENCE_WORDS.issuperset(texts[0].split()):
             self.checks += 1
             return super().score(batch)
         self.steps.append(texts)

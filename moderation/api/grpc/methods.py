@@ -144,9 +144,11 @@ class Methods:
         self, request: pb.ModeratePostRequest, permit: Permit, context: Context
     ) -> pb.ModeratePostResponse:
         until = self._deadline(context)
-        with ExitStack() as memory:
-            memory.enter_context(self.admission.posts.held(permit.owner, request.ByteSize()))
-            accepted = await self._service.submissions.submit(request, permit, requests.trace(context), until, memory)
+        with ExitStack() as body_share:
+            body_share.enter_context(self.admission.posts.held(permit.owner, request.ByteSize()))
+            accepted = await self._service.submissions.submit(
+                request, permit, requests.trace(context), until, body_share
+            )
         del request  # up to 20 MiB, and the verdict may be a minute away
         result = await self._lookups.wait(accepted.query, until)
         permit.check()

@@ -9,11 +9,11 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from moderation.api.errors import RefusedError, unreadable
 from moderation.api.grpc import status
 from moderation.api.grpc.admission import Admission
 from moderation.api.grpc.bodies import EndedError
 from moderation.api.grpc.status import Context
-from moderation.api.refusals import RefusedError, unreadable
 
 MAX_REQUEST_BYTES = 4_096
 METHOD = "ListPolicies"  # a caller that may list the policies may also list the services

@@ -10,9 +10,9 @@ from google.protobuf.message import DecodeError
 
 from moderation.api import validation
 from moderation.api.auth import Authenticator, Credentials
+from moderation.api.errors import unreadable
 from moderation.api.grpc.connections import address_of
 from moderation.api.grpc.status import Context
-from moderation.api.refusals import unreadable
 from moderation.errors import PostError
 from moderation.settings import MediaSettings
 from moderation.types import Reason

@@ -97,7 +97,7 @@ def serialized(response: Message | bytes) -> bytes:
 
 
 def _policy(policy: Policy, *, prompts: bool) -> policy_pb2.Policy:
-    limits = policy.thresholds
+    thresholds = policy.thresholds
     return policy_pb2.Policy(
         id=policy.id,
         version=policy.version,
@@ -105,7 +105,7 @@ def _policy(policy: Policy, *, prompts: bool) -> policy_pb2.Policy:
         title=policy.title,
         status=f"POLICY_STATUS_{policy.status.name}",
         severity=wire.number(Severity[policy.severity.upper()]),
-        thresholds=verdict_pb2.Thresholds(review=limits.review, remove=limits.remove, mass=limits.mass),
+        thresholds=verdict_pb2.Thresholds(review=thresholds.review, remove=thresholds.remove, mass=thresholds.mass),
         on_error=wire.number(Outcome[policy.on_error.upper()]),
         prompt=policy.prose if prompts else "",
     )

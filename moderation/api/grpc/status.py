@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from moderation.api.refusals import RefusalKind, RefusedError
+from moderation.api.errors import RefusalKind, RefusedError
 
 DOMAIN = "moderation.v1"
 CODES = {

@@ -13,9 +13,12 @@ from moderation.models.shared.tokenizer import TOKENIZER
 CARD = "README.md"
 
 
-def describe(name: str) -> str:
-    """A table of a Phi-3-Vision folder or hub id, and its model card if it has one. Raises ConfigError."""
-    folder, revision = checkpoint.locate(name, None)
+def describe(place: str, name: str) -> str:
+    """A table of a checkpoint of Phi-3-Vision, and its model card if it has one. Raises ConfigError.
+
+    place: a folder or hub id. name: what the caller calls it.
+    """
+    folder, revision = checkpoint.locate(place, None)
     config = checkpoint.parse(folder / checkpoint.CONFIG, Phi3Config)
     preprocessor = checkpoint.parse(folder / network.PREPROCESSOR, PreprocessorConfig)
     weights = checkpoint.weight_files(folder)

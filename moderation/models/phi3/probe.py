@@ -24,7 +24,7 @@ TAG = re.compile(r"<\|image_(\d+)\|>")
 TAIL = 16  # positions whose answer logits are written, from the end
 
 
-def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crops: int | None = None) -> None:
+def probe(place: str, prompt: str, images: Sequence[Path], out: Path, *, num_crops: int | None = None) -> None:
     """Runs one prompt in float32 on the CPU and writes an npz file with
 
     input_ids           int32 [tokens]; each token of image i is -i
@@ -34,7 +34,7 @@ def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crop
 
     Raises ConfigError for a prompt that the original refuses.
     """
-    folder, _ = checkpoint.locate(name, None)
+    folder, _ = checkpoint.locate(place, None)
     preprocessor = checkpoint.parse(folder / PREPROCESSOR, PreprocessorConfig)
     tokenizer = Tokenizer(folder)
     network = read(folder, dtype=torch.float32, device=torch.device("cpu"))
@@ -46,11 +46,11 @@ def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crop
         variant = LONG if len(ids) > network.config.original_max_position_embeddings else SHORT
         hidden = network(packed, network.embed_images(pictures), [variant])
         logits = network.logits(hidden[-TAIL:]).numpy()
-    answers = [tokenizer.word("Yes"), tokenizer.word("No")]
+    yes_no_ids = [tokenizer.word("Yes"), tokenizer.word("No")]
     arrays = {
         "input_ids": np.array(ids, dtype=np.int32),
         "last_logits": logits[-1],
-        "tail_logits_yes_no": logits[:, answers],
+        "tail_logits_yes_no": logits[:, yes_no_ids],
     }
     if pictures:
         means = np.zeros((len(pictures), transform.budget + 1))

@@ -62,7 +62,7 @@ def two_part(packed: Packed) -> Attend:
     split = [span for span in packed.spans if len(span.bounds) > 2]
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        key, value = _spread(key, query.shape[1]), _spread(value, query.shape[1])
+        key, value = _repeat_heads(key, query.shape[1]), _repeat_heads(value, query.shape[1])
         out = torch.empty_like(query)
         for span in whole:
             own = slice(span.start, span.stop)
@@ -155,13 +155,13 @@ def stretches(packed: Packed, kernel: Kernel) -> Attend:
     own = Stretches.of(sorted(bounds), device)
     asking = torch.cat([torch.arange(span.bounds[0], span.stop) for span in split] or [torch.arange(0)]).to(device)
     shared = torch.cat([torch.arange(span.start, span.bounds[0]) for span in split] or [torch.arange(0)]).to(device)
-    asked = Stretches.of(list(accumulate((span.stop - span.bounds[0] for span in split), initial=0)), device)
-    seen = Stretches.of(list(accumulate((span.bounds[0] - span.start for span in split), initial=0)), device)
+    query_stretches = Stretches.of(list(accumulate((span.stop - span.bounds[0] for span in split), initial=0)), device)
+    key_stretches = Stretches.of(list(accumulate((span.bounds[0] - span.start for span in split), initial=0)), device)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         out, weight = kernel(query, key, value, own, own, True)
         if split:
-            before, other = kernel(query[asking], key[shared], value[shared], asked, seen, False)
+            before, other = kernel(query[asking], key[shared], value[shared], query_stretches, key_stretches, False)
             out[asking] = merge(before, other, out[asking], weight[asking])
         return out
 
@@ -169,9 +169,9 @@ def stretches(packed: Packed, kernel: Kernel) -> Attend:
 
 
 def _varlen(
-    query: Tensor, key: Tensor, value: Tensor, asked: Stretches, seen: Stretches, causal: bool
+    query: Tensor, key: Tensor, value: Tensor, query_stretches: Stretches, key_stretches: Stretches, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    out, weight = _kernel(query, key, value, asked, seen, causal=causal)
+    out, weight = _kernel(query, key, value, query_stretches, key_stretches, causal=causal)
     return out, weight.transpose(0, 1) if heads_first(query.device) else weight
 
 
@@ -191,7 +191,7 @@ def heads_first(device: torch.device) -> bool:
 
 
 def _kernel(
-    query: Tensor, key: Tensor, value: Tensor, asked: Stretches, seen: Stretches, *, causal: bool
+    query: Tensor, key: Tensor, value: Tensor, query_stretches: Stretches, key_stretches: Stretches, *, causal: bool
 ) -> tuple[Tensor, Tensor]:
     """torch's varlen attention; see `heads_first` for the shape of its log-sum-exp."""
     from torch.nn.attention import varlen  # noqa: PLC0415 - only a GPU has it
@@ -200,10 +200,10 @@ def _kernel(
         query,
         key,
         value,
-        asked.bounds,
-        seen.bounds,
-        asked.longest,
-        seen.longest,
+        query_stretches.bounds,
+        key_stretches.bounds,
+        query_stretches.longest,
+        key_stretches.longest,
         return_aux=varlen.AuxRequest(lse=True),
         window_size=(-1, 0 if causal else -1),
         enable_gqa=query.shape[1] != key.shape[1],
@@ -220,13 +220,13 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> tuple[
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """[tokens, heads, size] -> the same; causal without a mask. Fewer key heads than query heads are repeated."""
-    key, value = _spread(key, query.shape[1]), _spread(value, query.shape[1])
+    key, value = _repeat_heads(key, query.shape[1]), _repeat_heads(value, query.shape[1])
     query, key, value = (part.transpose(0, 1)[None] for part in (query, key, value))
     out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
     return out[0].transpose(0, 1)
 
 
-def _spread(part: Tensor, heads: int) -> Tensor:
+def _repeat_heads(part: Tensor, heads: int) -> Tensor:
     """[tokens, kv heads, size], each head repeated for the queries' heads that share it."""
     groups = heads // part.shape[1]
     return part.repeat_interleave(groups, dim=1) if groups > 1 else part

@@ -21,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-import moderation
 from moderation.errors import ConfigError
 from moderation.observability import logs
 
@@ -30,7 +29,6 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 WANTED = ("*.json", "*.safetensors", "README.md")  # the files that are fetched of a hub id
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})  # dtypes that can be cast without a scale
-SHIPPED = {"demo": Path(moderation.__file__).parent / "demo" / "phi3-pictographs"}  # short names; ./demo is a folder
 NAMED = 4  # tensors that an error names before it counts the rest
 
 Json = TypeVar("Json", bound=BaseModel)
@@ -48,9 +46,9 @@ def model_type(name: str, revision: str | None) -> str:
 def locate(name: str, revision: str | None, wanted: Sequence[str] = WANTED) -> tuple[Path, str]:
     """The folder of a checkpoint and its commit ("": a plain folder). Fetches a hub id that is not cached.
 
-    name: a short name of SHIPPED, a folder or a hub id. wanted: patterns of the files to fetch.
+    name: a folder or a hub id. wanted: patterns of the files to fetch.
     """
-    folder = SHIPPED.get(name) or Path(name).expanduser()
+    folder = Path(name).expanduser()
     if folder.is_dir():
         return folder, ""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):

@@ -46,12 +46,12 @@ async def prune_erased(db: Any, verdicts: str, before_ms: int, limit: int) -> in
 async def page(db: Any, verdicts: str, query: Query) -> Page:
     """See stores.Store."""
     listing = statements.Listing(POSTGRES, verdicts, query)
-    edge = None
+    scan_end = None
     if query.filters:
-        statement, values = listing.edge()
-        edge = await db.fetchrow(statement, *values)
-    statement, values = listing.page(edge)
-    return listing.result(await db.fetch(statement, *values), edge)
+        statement, values = listing.scan_end()
+        scan_end = await db.fetchrow(statement, *values)
+    statement, values = listing.page(scan_end)
+    return listing.result(await db.fetch(statement, *values), scan_end)
 
 
 def _count(status: str) -> int:

@@ -295,8 +295,8 @@ class Sqlite:
     def _page(self, query: Query) -> Page:
         db = _opened(self._bulk)
         listing = statements.Listing(SQLITE, "verdicts", query)
-        edge = db.execute(*listing.edge()).fetchone() if query.filters else None
-        return listing.result(db.execute(*listing.page(edge)).fetchall(), edge)
+        scan_end = db.execute(*listing.scan_end()).fetchone() if query.filters else None
+        return listing.result(db.execute(*listing.page(scan_end)).fetchall(), scan_end)
 
     def _since(self, partition: int, start: int, end: int, limit: int) -> list[Entry]:
         return [Entry(*row) for row in _opened(self._bulk).execute(sql.SINCE, (partition, start, end, limit))]

@@ -157,7 +157,7 @@ class Listing:
             where.append(f"tenant = {self._add(query.tenant)}")
         self._where = where
 
-    def edge(self) -> tuple[str, list[object]]:
+    def scan_end(self) -> tuple[str, list[object]]:
         """The statement that finds the last row that this page may look at, and its values. No row: it may look at all.
 
         Needed where the query filters.
@@ -166,10 +166,10 @@ class Listing:
         read = f"SELECT decided_ms, post_id FROM {self._table} WHERE {where} {LATEST_FIRST} LIMIT 1 OFFSET {SCANNED}"
         return read, list(self._values)
 
-    def page(self, edge: Sequence[Any] | None) -> tuple[str, list[object]]:
-        """The statement that reads the page, and its values. `edge`: the row that the other statement has found."""
-        if edge:
-            self._where.append(f"(decided_ms, post_id) >= ({self._add(edge[0])}, {self._add(edge[1])})")
+    def page(self, scan_end: Sequence[Any] | None) -> tuple[str, list[object]]:
+        """The statement that reads the page, and its values. `scan_end`: the row that the other statement has found."""
+        if scan_end:
+            self._where.append(f"(decided_ms, post_id) >= ({self._add(scan_end[0])}, {self._add(scan_end[1])})")
         for column, wanted in (("outcome", self._query.outcomes), ("policy", self._query.policies)):
             if wanted:
                 parameter = self._add(self._dialect.array(wanted))
@@ -178,9 +178,9 @@ class Listing:
         read = f"SELECT decided_ms, post_id, verdict FROM {self._table} WHERE {where} {LATEST_FIRST} LIMIT {limit}"
         return read, list(self._values)
 
-    def result(self, rows: Sequence[Sequence[Any]], edge: Sequence[Any] | None) -> Page:
+    def result(self, rows: Sequence[Sequence[Any]], scan_end: Sequence[Any] | None) -> Page:
         """The page, from the rows of both statements."""
-        last = rows[-1] if len(rows) == self._query.limit else edge
+        last = rows[-1] if len(rows) == self._query.limit else scan_end
         return Page([row[2] for row in rows], (last[0], last[1]) if last else None)
 
     def _add(self, value: object) -> str:

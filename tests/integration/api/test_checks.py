@@ -48,7 +48,7 @@ async def test_a_lagging_view_changes_health_and_still_serves_lookups(
             raise StoreUnavailableError("as with a full disk")
 
         monkeypatch.setattr(Sqlite, "fold", full)
-        monkeypatch.setattr("moderation.view.view.RETRY_S", 0.1)
+        monkeypatch.setattr("moderation.view.view.STORE_RETRY_S", 0.1)
         await running_api.put(*(a_verdict(f"p{n}") for n in range(30)))
         assert (await asyncio.wait_for(health.read(), 30)).status == NOT_SERVING
         response = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="p1"))
@@ -88,7 +88,7 @@ async def test_a_starting_api_serves_once_its_view_is_close_to_the_topics_curren
 
     monkeypatch.setattr(Sqlite, "serve", grows)
     monkeypatch.setattr(Sqlite, "fold", full)
-    monkeypatch.setattr("moderation.view.view.RETRY_S", 0.1)
+    monkeypatch.setattr("moderation.view.view.STORE_RETRY_S", 0.1)
     with capture_logs() as logged:
         serving = asyncio.create_task(role.serve(running_api.settings, running_api.stop))
         try:

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
 from moderation.dev import jars
-from moderation.dev.kafka import LocalKafka, broker, run_until_stopped
+from moderation.dev.kafka import LocalKafka, broker, serve
 from moderation.dev.node import Node, pick_ports
 from moderation.errors import ConfigError
 from moderation.settings import KafkaSettings
@@ -41,12 +41,12 @@ asyncio.run(hold())
 RUN = """
 import functools, sys
 from moderation import lifecycle
-from moderation.dev.kafka import run_until_stopped
+from moderation.dev.kafka import serve
 from moderation.observability import logs
 from moderation.settings import KafkaSettings, LogSettings
 
 logs.configure(LogSettings(format="json"))
-sys.exit(lifecycle.run(functools.partial(run_until_stopped, settings=KafkaSettings(), port=0, partitions=3)))
+sys.exit(lifecycle.run(functools.partial(serve, settings=KafkaSettings(), port=0, partitions=3)))
 """
 
 
@@ -253,7 +253,7 @@ async def test_it_runs_until_stopped(number: signal.Signals, child: Callable[[st
 
 @linux
 async def test_running_until_stopped_can_be_cancelled(local_kafka: None, tmp_path: Path) -> None:
-    running = asyncio.create_task(run_until_stopped(asyncio.Event(), KafkaSettings(), port=0, data=tmp_path))
+    running = asyncio.create_task(serve(asyncio.Event(), KafkaSettings(), port=0, data=tmp_path))
     async with asyncio.timeout(60):
         while not (tmp_path / "node-1" / "broker.log").exists():  # noqa: ASYNC110
             await asyncio.sleep(0.01)

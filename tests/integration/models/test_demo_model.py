@@ -15,8 +15,8 @@ from moderation.demo import posts
 from moderation.errors import PostError
 from moderation.inference.batcher import Batcher
 from moderation.media.reader import Media
+from moderation.models import SHIPPED
 from moderation.models.contract import Classifier, Encoded
-from moderation.models.shared.checkpoint import SHIPPED
 from moderation.moderator import Moderator
 from moderation.policies import PolicySet
 from moderation.settings import MediaSettings, ModelSettings, WorkerSettings

@@ -76,8 +76,8 @@ async def test_one_trace_from_the_client_to_the_verdict(harness: Harness, tmp_pa
     api = Api(harness.kafka, *harness.topics[:2], tmp_path)
     async with running(harness), api.running(), Client(api.address) as client:
         with trace.get_tracer("caller").start_as_current_span("caller"):
-            answer = await client.moderate(Post(id="post-1", text=UNSAID), timeout=60)
-        assert answer.state == pb.LOOKUP_STATE_FOUND
+            response = await client.moderate(Post(id="post-1", text=UNSAID), timeout=60)
+        assert response.state == pb.LOOKUP_STATE_FOUND
         (record,) = await harness.read(harness.topics[1], 1)
     caller, process = spans.only("caller"), spans.only("process posts")
     chain = [
@@ -108,7 +108,7 @@ async def test_one_trace_from_the_client_to_the_verdict(harness: Harness, tmp_pa
     version, trace_id, span_id, flags = (dict(record.headers)["traceparent"] or b"").decode().split("-")
     assert (version, trace_id, span_id) == ("00", trace_of(caller), id_of(process))
     assert int(flags, 16) & 1  # sampled
-    assert json.loads(record.value)["traceId"] == answer.verdict.trace_id == trace_of(caller)
+    assert json.loads(record.value)["traceId"] == response.verdict.trace_id == trace_of(caller)
     assert (process.attributes or {})["moderation.outcome"] == "ALLOW"
     assert {trace_of(span) for span in spans} == {trace_of(caller), trace_of(step)}
     assert UNSAID not in "".join(span.to_json() for span in spans)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from moderation import models
-from moderation.models.shared.checkpoint import SHIPPED
+from moderation.models import SHIPPED
 from moderation.settings import ModelSettings
 from moderation.training import lessons, pictographs, train
 from moderation.training.train import Plan

@@ -222,8 +222,8 @@ async def test_an_api_that_its_database_refuses_at_the_start_waits_for_it(
             healing = asyncio.create_task(heal())
             async with running_api.running() as channel:
                 await healing
-                answer = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="before"))
-                assert answer.state == pb.LOOKUP_STATE_FOUND
+                response = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="before"))
+                assert response.state == pb.LOOKUP_STATE_FOUND
     assert SECRET not in str(logged)
 
 

@@ -56,8 +56,8 @@ class Observed:
                 pass
 
     async def state(self, post_id: str) -> int:
-        answer = await service(self.channel).GetVerdict(pb.GetVerdictRequest(post_id=post_id), timeout=5)
-        return int(answer.state)
+        response = await service(self.channel).GetVerdict(pb.GetVerdictRequest(post_id=post_id), timeout=5)
+        return int(response.state)
 
     async def verdicts(self, begin: int, end: int) -> None:
         """On the topic."""
@@ -275,7 +275,7 @@ async def test_without_brokers_the_lag_is_not_known_and_after_a_while_the_api_le
                 await observer.becomes(SERVING)
                 await observer.finds("p19")
                 assert await observer.port.value(ENDS_AGE) < SOON_S
-    assert len(events(logged, "topic_ends_unknown")) == len(events(logged, "topic_ends_known")) == 1
+    assert len(events(logged, "verdicts_topic_ends_unknown")) == len(events(logged, "verdicts_topic_ends_known")) == 1
 
 
 @pytest.mark.usefixtures("local_kafka")

@@ -222,8 +222,8 @@ async def test_lookups_that_a_database_does_not_answer_end_and_hold_no_fold_up(
                 pass
             assert await store.fold([], fold.at, {0: Progress(3, 2)}) == {}  # of records without a verdict
             assert not all(task.done() for task in asked)
-            answers = await asyncio.gather(*asked, return_exceptions=True)
-        assert {type(error) for error in answers} == {StoreUnavailableError}
+            responses = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(error) for error in responses} == {StoreUnavailableError}
         await locked.rollback()
         await admin.close()
         assert await verdict(store, "a") == b"a@1"

@@ -133,16 +133,16 @@ async def test_partitions_that_are_added_are_read(topic: Topic) -> None:
 
 
 async def test_the_view_knows_how_far_posts_are_decided_and_wakes_waiters(topic: Topic) -> None:
-    def answer(post_id: str, partition: int, offset: int, topic: str = "posts") -> Any:
+    def judged(post_id: str, partition: int, offset: int, topic: str = "posts") -> Any:
         return a_verdict(post_id, source=Source(topic, partition, offset, 0))
 
-    await topic.put(answer("a", 1, 4))
+    await topic.put(judged("a", 1, 4))
     async with topic.view() as view:
         assert view.reached({1: 4})
         assert not view.reached({1: 5})
         assert not view.reached({0: 0})
         with view.waiting("a", {}) as news_of_a, view.waiting("elsewhere", {1: 6}) as sixth:
-            await topic.put(answer("b", 0, 9), answer("c", 1, 9, "other"), answer("d", 1, 6))
+            await topic.put(judged("b", 0, 9), judged("c", 1, 9, "other"), judged("d", 1, 6))
             await asyncio.wait_for(sixth.wait(), 30)
             assert view.decided == {0: 9, 1: 6, 2: -1}
             assert not news_of_a.is_set()

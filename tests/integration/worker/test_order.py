@@ -9,11 +9,11 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from moderation import models
-from moderation.inference.self_check import PROBES
+from moderation.inference.self_check import REFERENCE_POSTS
 from moderation.models.fake import Fake
 from tests.support.harness import Harness, a_value, running
 
-PROBE_TEXTS = {probe.text for probe in PROBES}
+REFERENCE_TEXTS = {post.text for post in REFERENCE_POSTS}
 
 
 class Recording(Fake):
@@ -22,7 +22,7 @@ class Recording(Fake):
         self.scored: list[str] = []
 
     def score(self, batch: Any) -> Any:
-        self.scored += [item.text for item in batch if item.text not in PROBE_TEXTS]
+        self.scored += [item.text for item in batch if item.text not in REFERENCE_TEXTS]
         return super().score(batch)
 
 

@@ -89,8 +89,8 @@ async def allow(bootstrap: str) -> None:
     await admin.start()
     try:
         for row in rows:
-            answer = await admin._send_request(CreateAclsRequest(*row))  # it has no method for it
-            assert [code for code, _ in answer.creation_responses] == [0]
+            response = await admin._send_request(CreateAclsRequest(*row))  # it has no method for it
+            assert [code for code, _ in response.creation_responses] == [0]
     finally:
         await admin.close()
 
@@ -123,8 +123,8 @@ async def test_each_role_can_do_its_work(broker: str, roles: tuple[Role, Role]) 
     assert len(await committed_records(broker, TOPICS.dead_letters, count=1)) == 1
     port = api.wait_for("api_ready")["port"]
     async with Client(f"127.0.0.1:{port}") as client:
-        answer = await client.moderate(Post(id="asked", text="hello"), 30.0)
-        assert answer.verdict.post_id == "asked"
+        response = await client.moderate(Post(id="asked", text="hello"), 30.0)
+        assert response.verdict.post_id == "asked"
     assert worker.stop() == 0
     assert api.stop() == 0
 

@@ -15,14 +15,14 @@ from structlog.testing import capture_logs
 
 from moderation import models
 from moderation.errors import DeliveryError, DeviceError
-from moderation.inference.self_check import PROBES
+from moderation.inference.self_check import REFERENCE_POSTS
 from moderation.kafka import clients
 from moderation.models.fake import Fake
 from moderation.worker.publisher import Publisher
 from moderation.worker.suspects import ATTEMPTS, Mark
 from tests.support.harness import Harness, a_value, running
 
-PROBE_TEXTS = {probe.text for probe in PROBES}
+REFERENCE_TEXTS = {post.text for post in REFERENCE_POSTS}
 
 
 class Watched(Fake):
@@ -37,12 +37,12 @@ class Watched(Fake):
 
     def encode(self, content: Any, questions: Any) -> Any:
         with self._lock:
-            self._now += content.text not in PROBE_TEXTS
+            self._now += content.text not in REFERENCE_TEXTS
             self.highest = max(self.highest, self._now)
         return super().encode(content, questions)
 
     def score(self, batch: Any) -> Any:
-        texts = [item.text for item in batch if item.text not in PROBE_TEXTS]
+        texts = [item.text for item in batch if item.text not in REFERENCE_TEXTS]
         if texts:
             self.batches.append(texts)
         for text in texts:

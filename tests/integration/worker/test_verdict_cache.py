@@ -115,7 +115,7 @@ async def test_the_worker_after_a_killed_one_restores_what_was_committed(harness
             assert verdict["findings"] == first[verdict["postId"]]["findings"]
 
 
-async def test_a_memory_of_nothing_asks_each_time(harness: Harness, fickle: Fickle) -> None:
+async def test_a_cache_without_room_asks_each_time(harness: Harness, fickle: Fickle) -> None:
     async with running(harness.with_(verdict_cache_posts=0)):
         for count in (1, 2):
             await harness.produce((0, b"a", a_value(1), []))
@@ -123,7 +123,7 @@ async def test_a_memory_of_nothing_asks_each_time(harness: Harness, fickle: Fick
     assert len(fickle.asked) == 2
 
 
-# What is recalled
+# What is restored
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def messages(settings: KafkaSettings, *numbers: int) -> list[Message]:
     return [verdict_message(standing(number), (), settings) for number in numbers]
 
 
-async def answer(cache: VerdictCache, number: int) -> Verdict:
+async def decided(cache: VerdictCache, number: int) -> Verdict:
     async def decide() -> Verdict:
         return replace(standing(number), decided_at_ms=0)
 
@@ -163,17 +163,17 @@ async def test_the_latest_verdicts_are_restored_in_steps_up_to_the_bounds(
         for number in range(30):
             await publisher.publish(messages(settings, number, 100 + number), number + 1)
     cache = VerdictCache(21, 1 << 20)
-    await restore.recall(cache, settings, 0)
+    await restore.restore(cache, settings, 0)
     assert len(cache) == 21
     expected = [number for pair in zip(range(30), range(100, 130), strict=True) for number in pair][-21:]
-    assert [(await answer(cache, number)).origin for number in expected] == [Origin.CACHE] * 21
-    assert replace(await answer(cache, 129), origin=Origin.MODEL) == standing(129)
+    assert [(await decided(cache, number)).origin for number in expected] == [Origin.CACHE] * 21
+    assert replace(await decided(cache, 129), origin=Origin.MODEL) == standing(129)
     small = VerdictCache(1_000, 5_000)
-    await restore.recall(small, settings, 0)
+    await restore.restore(small, settings, 0)
     assert 0 < small.bytes <= 5_000
 
 
-async def test_neither_aborted_nor_foreign_nor_broken_records_are_recalled(settings: KafkaSettings) -> None:
+async def test_neither_aborted_nor_foreign_nor_broken_records_are_restored(settings: KafkaSettings) -> None:
     async with Publisher(settings, 0, nowhere) as dead:
         await dead.publish(messages(settings, 1), 1)
         await dead._producer.begin_transaction()
@@ -188,14 +188,14 @@ async def test_neither_aborted_nor_foreign_nor_broken_records_are_recalled(setti
             ]
             await publisher.publish([*messages(settings, 4), *foreign], 1)
     cache = VerdictCache(100, 1 << 20)
-    await restore.recall(cache, settings, 0)
-    origins = {number: (await answer(cache, number)).origin.name for number in (1, 2, 3, 4)}
+    await restore.restore(cache, settings, 0)
+    origins = {number: (await decided(cache, number)).origin.name for number in (1, 2, 3, 4)}
     assert origins == {1: "CACHE", 2: "MODEL", 3: "MODEL", 4: "CACHE"}
 
 
-async def test_nothing_is_recalled_of_an_empty_partition(settings: KafkaSettings) -> None:
+async def test_nothing_is_restored_of_an_empty_partition(settings: KafkaSettings) -> None:
     cache = VerdictCache(100, 1 << 20)
-    await restore.recall(cache, settings, 0)
+    await restore.restore(cache, settings, 0)
     assert len(cache) == 0
 
 
@@ -213,8 +213,8 @@ async def test_a_foreign_batch_hides_nothing(settings: KafkaSettings) -> None:
     async with Publisher(settings, 0, nowhere) as publisher:
         await publisher.publish(messages(settings, 2), 2)
     cache = VerdictCache(100, 1 << 20)
-    await restore.recall(cache, settings, 0)
-    assert [(await answer(cache, number)).origin for number in (1, 2)] == [Origin.CACHE] * 2
+    await restore.restore(cache, settings, 0)
+    assert [(await decided(cache, number)).origin for number in (1, 2)] == [Origin.CACHE] * 2
 
 
 def test_the_fickle_model_contradicts_itself() -> None:

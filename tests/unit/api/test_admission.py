@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from moderation.api.auth import Authenticator
+from moderation.api.errors import RefusalKind, RefusedError
 from moderation.api.grpc import admission as admission_module
 from moderation.api.grpc.admission import Admission
 from moderation.api.grpc.connections import BURST, Connections
-from moderation.api.refusals import RefusalKind, RefusedError
 from moderation.settings import ApiSettings, AuthSettings
 from tests.support.key_server import a_key, a_set, a_token
 

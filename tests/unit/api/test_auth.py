@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from moderation import settings
 from moderation.api.auth import READ, SCOPES, Authenticator, Caller, Credentials
-from moderation.api.refusals import RefusalKind, RefusedError
+from moderation.api.errors import RefusalKind, RefusedError
 from moderation.errors import ConfigError
 from moderation.settings import AuthSettings
 from moderation.v1 import moderation_service_pb2 as pb

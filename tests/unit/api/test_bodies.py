@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import pytest
 
+from moderation.api.errors import RefusalKind, RefusedError
 from moderation.api.grpc import bodies
 from moderation.api.grpc.bodies import Bodies
-from moderation.api.refusals import RefusalKind, RefusedError
 
 LARGEST = 100
 

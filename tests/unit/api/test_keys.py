@@ -19,8 +19,8 @@ from structlog.testing import capture_logs
 
 from moderation.api import keys as keys_module
 from moderation.api.auth import Authenticator, Credentials
+from moderation.api.errors import RefusedError
 from moderation.api.keys import MAX_STUCK, Keys, NotReadError
-from moderation.api.refusals import RefusedError
 from moderation.errors import ConfigError
 from moderation.settings import AuthSettings
 from tests.support.key_server import (

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from moderation.api.errors import RefusalKind, RefusedError
 from moderation.api.pending import PendingPosts
-from moderation.api.refusals import RefusalKind, RefusedError
 from moderation.errors import DeliveryError, ModerationError
 from moderation.kafka import post_producer
 from moderation.settings import ApiSettings

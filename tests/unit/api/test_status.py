@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from google.rpc import error_details_pb2, status_pb2
 
+from moderation.api.errors import RefusalKind, exhausted, forbidden, invalid
 from moderation.api.grpc.status import CODES, status_of
-from moderation.api.refusals import RefusalKind, exhausted, forbidden, invalid
 
 
 def details(status: status_pb2.Status) -> dict[str, bytes]:

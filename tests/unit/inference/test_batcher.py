@@ -143,7 +143,7 @@ async def test_warm_up_scores_the_questions_and_starts_the_self_check() -> None:
     async with Batcher(model, WorkerSettings()) as batcher:
         await batcher.warm_up([SPAM])
     assert model.steps == []
-    assert model.checks == 3, "the questions, then both probes in either order"
+    assert model.checks == 3, "the questions, then both reference posts in either order"
 
 
 async def test_callers_that_left_are_skipped() -> None:

@@ -87,7 +87,7 @@ async def test_a_post_too_large_for_the_device_fails_alone(error: Exception) -> 
     assert [type(outcome) for outcome in outcomes] == [Scored, Scored, PostError, Scored]
 
 
-async def test_a_model_that_fails_on_a_probe_is_a_sick_device() -> None:
+async def test_a_model_that_fails_on_a_reference_post_is_a_sick_device() -> None:
     class Sick(GatedModel):
         def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
             super().score(batch)

@@ -65,7 +65,7 @@ async def test_a_bad_post_without_followers_fails_soon(seam: str) -> None:
     assert await outcomes_of(Misbehaving(), f"fault:{seam}:raise", failed_post_s=0.02) == [PostError]
 
 
-async def test_everything_but_the_probe_fails_and_no_post_is_a_dead_letter() -> None:
+async def test_everything_but_the_reference_posts_fails_and_no_post_is_a_dead_letter() -> None:
     texts = [f"post {OF_THE_TEST} {number}" for number in range(40)]
     assert await outcomes_of(Misbehaving(blind=1), *texts) == [DeviceError] * 40
 

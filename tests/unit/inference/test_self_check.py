@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from moderation.errors import DeviceError
 from moderation.inference.batcher import Batcher, Scored
-from moderation.inference.self_check import MAX_TOLERANCE, MIN_TOLERANCE, PROBES, SelfCheck
+from moderation.inference.self_check import MAX_TOLERANCE, MIN_TOLERANCE, REFERENCE_POSTS, SelfCheck
 from moderation.models.checked import CheckedModel
 from moderation.models.contract import Encoded
 from moderation.models.fake import Fake
@@ -67,7 +67,7 @@ def test_a_model_whose_rows_depend_on_their_place_does_not_start() -> None:
         SelfCheck(CheckedModel(model)).start()
 
 
-def test_the_probes_are_encoded_once() -> None:
+def test_the_reference_posts_are_encoded_once() -> None:
     class Counting(Fake):
         encoded = 0
 
@@ -79,7 +79,7 @@ def test_the_probes_are_encoded_once() -> None:
     check = SelfCheck(CheckedModel(model))
     check.start()
     check.run()
-    assert model.encoded == len(PROBES)
+    assert model.encoded == len(REFERENCE_POSTS)
 
 
 class Drifting(Fake):
@@ -101,7 +101,7 @@ class Drifting(Fake):
 
 @pytest.mark.parametrize(("scale", "tolerance"), [(1.0, MAX_TOLERANCE), (1e-9, MIN_TOLERANCE), (0.05, 0.2)])
 def test_rounding_is_tolerated_and_no_more(scale: float, tolerance: float) -> None:
-    model = Drifting(scale)  # at 0.05 both probes are 0.8 apart
+    model = Drifting(scale)  # at 0.05 both posts are 0.8 apart
     check = SelfCheck(CheckedModel(model))
     check.start()
     model.drift = 0.9 * tolerance
@@ -111,7 +111,7 @@ def test_rounding_is_tolerated_and_no_more(scale: float, tolerance: float) -> No
         check.run()
 
 
-def test_probes_with_similar_scores_are_logged_at_the_start_and_still_compared() -> None:
+def test_reference_posts_with_similar_scores_are_logged_at_the_start_and_still_compared() -> None:
     model = Drifting(1e-9)
     check = SelfCheck(CheckedModel(model))
     with capture_logs() as events:

@@ -6,6 +6,7 @@ import asyncio
 import math
 import tracemalloc
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -127,7 +128,7 @@ async def test_a_record_that_is_not_what_its_header_says_answers_nothing() -> No
     judge.open.set()
     for unreadable in (lambda: None, lambda: standing("post-2")):
         cache = VerdictCache(10, MAX_BYTES)
-        assert cache.recall(standing().identity.digest, "post-1", unreadable, 100)
+        assert cache.restore_older(standing().identity.digest, "post-1", unreadable, 100)
         assert (await cache.decided(standing().identity, judge, 0)).origin is Origin.MODEL
         assert cache.bytes < 100 + 2 * VERDICT_BYTES
     assert judge.calls == 2
@@ -158,7 +159,8 @@ def test_a_restored_cache_knows_what_it_knew_before_the_restart(
     for post_id in before:
         lived.remember(standing(post_id))
     for post_id in reversed(before):
-        if not restarted.recall(standing(post_id).identity.digest, post_id, lambda id=post_id: standing(id), 100):  # type: ignore[misc]
+        verdict = standing(post_id)
+        if not restarted.restore_older(verdict.identity.digest, post_id, partial(standing, post_id), 100):
             break
     for post_id in after:
         assert knows(lived) == knows(restarted)
@@ -258,10 +260,10 @@ async def test_an_erasure_overtakes_a_caller_that_waited_for_a_failed_decision()
     "score",
     [Score(math.nan, -8.0, 0.9), Score(0.001, 8.0, 0.9), Score(0.1, -2.2, math.nan), Score(1.5, 8.0, 0.9), None],
 )
-async def test_what_came_of_no_sound_score_is_not_recalled(score: Score | None) -> None:
+async def test_what_came_of_no_sound_score_is_not_restored(score: Score | None) -> None:
     cache, judge = VerdictCache(10, MAX_BYTES), Judge(standing())
     judge.open.set()
     unsound = a_verdict("post-1", content_digest="c", findings=(a_finding(score=score),))
-    assert cache.recall(standing().identity.digest, "post-1", lambda: unsound, 100)
+    assert cache.restore_older(standing().identity.digest, "post-1", lambda: unsound, 100)
     verdict = await cache.decided(standing().identity, judge, 0)
     assert (verdict.origin, judge.calls) == (Origin.MODEL, 1)

@@ -131,7 +131,7 @@ async def test_without_a_response_the_lag_is_unknown_and_that_is_reported_once(
     following.cancel()
     await asyncio.wait([following])
     assert (lag.records, lag.unknown_s) == (2, 0)
-    assert [event["event"] for event in logged] == ["topic_ends_unknown", "topic_ends_known"]
+    assert [event["event"] for event in logged] == ["verdicts_topic_ends_unknown", "verdicts_topic_ends_known"]
     assert "wrote" not in str(logged)
 
 

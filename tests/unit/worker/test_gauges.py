@@ -75,10 +75,10 @@ async def assigned() -> AsyncIterator[tuple[Watched, Topic]]:
     assigned = Watched(topic, VerdictCache(10, 1 << 20), asyncio.Event(), 10)
     begun = asyncio.Event()
 
-    async def recall() -> None:
+    async def restore() -> None:
         pass
 
-    life = asyncio.create_task(assigned.run(recall, lambda _: begun.set()))
+    life = asyncio.create_task(assigned.run(restore, lambda _: begun.set()))
     await begun.wait()
     yield assigned, topic
     topic.let.set()

@@ -86,7 +86,10 @@ class Bench:
         return {
             "all": (sum(said.values()), len(offsets)),
             "isolation": (said[Phase.ISOLATION], len(isolation._together) + len(isolation._alone)),
-            "twin without its twin": (int(said[Phase.TWIN] > 0 and not self.assigned.cache._computations), 0),
+            "duplicate without its computation": (
+                int(said[Phase.DUPLICATE] > 0 and not self.assigned.cache._computations),
+                0,
+            ),
             "media": (with_images, media),
             "admission": (said[Phase.ADMISSION], admission),
             "encode": (said[Phase.ENCODE], len(self.batcher._encoders.pool)),
@@ -109,21 +112,21 @@ async def a_bench(model: Fake) -> AsyncIterator[Bench]:
     media = Media(settings.media)
     begun = asyncio.Event()
 
-    async def recall() -> None:
+    async def restore() -> None:
         pass
 
     async with Batcher(model, settings.worker) as batcher:
         moderator = Moderator(PolicySet.of([a_policy()]), media, batcher, model.info)
         worker = Worker(moderator, settings, Liveness(settings.ops))
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(assigned.run(recall, lambda _: begun.set()))
+            tasks.create_task(assigned.run(restore, lambda _: begun.set()))
             await begun.wait()
             yield Bench(worker, assigned, topic, media, batcher, tasks)
             assigned.drain()
 
 
 def values(some: random.Random) -> list[bytes]:
-    """Posts of all kinds: small and long ones, twins, with pictures, broken, and such that a step fails on."""
+    """Posts of all kinds: small and long ones, duplicates, with pictures, broken, and such that a step fails on."""
     picture = base64.b64encode(a_file(an_image(16, 16))).decode()
 
     def post(number: int) -> dict[str, Any]:
@@ -133,7 +136,7 @@ def values(some: random.Random) -> list[bytes]:
         if kind == 1:
             return {"id": f"post-{number}", "text": "with a broken one", "images": [{"data": "AAAA"}]}
         if kind == 2:
-            return {"id": "twin", "text": f"the same again {number // 40}"}
+            return {"id": "duplicate", "text": f"the same again {number // 40}"}
         if kind == 3:
             return {"id": f"post-{number}", "text": "long " * 2_000}
         if kind == 4:
