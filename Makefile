@@ -34,9 +34,9 @@ chaos: $(VENV)/dev.ok ## Kill workers, requests and brokers for half an hour, an
 	$(BIN)/python -m tests.chaos --runs 60 --json chaos.json
 
 soak: $(VENV)/dev.ok ## Run one worker through 300,000 posts, throttled and not: a quarter of an hour
-	$(BIN)/python -m tests.chaos --rows 20,20q --scale 7.5 --json soak.json
+	$(BIN)/python -m tests.chaos --scenarios 20,20q --scale 7.5 --json soak.json
 
-misbehaving: $(VENV)/dev.ok ## Run real workers with a model that misbehaves, with thousands of posts for each row
+misbehaving: $(VENV)/dev.ok ## Run real workers with a model that misbehaves, with thousands of posts for each case
 	MODERATION_TEST_FULL=1 $(BIN)/pytest tests/misbehaving
 
 hostile: $(VENV)/dev.ok ## Attack an API while a well-behaved caller uses it: a quarter of an hour
@@ -66,7 +66,7 @@ format: $(VENV)/dev.ok ## Fix what ruff can fix
 protos: $(VENV)/dev.ok ## Generate moderation/v1 and the JSON Schemas from protos/
 	$(BIN)/python protos/generate.py
 
-reference: $(VENV)/dev.ok ## Write the references from the code: protos/asyncapi.yaml, reason codes, deploy/reference/
+reference: $(VENV)/dev.ok ## Write from the code: asyncapi.yaml, reason codes, deploy/reference/, dashboard, PrometheusRule
 	$(BIN)/python protos/reference.py
 	$(BIN)/python deploy/reference.py
 

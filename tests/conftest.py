@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import importlib
 import os
 import re
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaConnectionError
 
 from moderation.dev.jars import KafkaUnavailable, fetch_jars, find_java
 from moderation.dev.kafka import LocalKafka
-from moderation.dev.topics import create_topics
 from moderation.errors import ConfigError
-
-T = TypeVar("T")
+from tests.support.terminal import say
+from tests.support.topics import delete_topics, run_apart
 
 UNAVAILABLE = pytest.StashKey[str]()
 DIED = pytest.StashKey[list[str]]()  # why shared brokers have ended
@@ -34,12 +28,6 @@ hypothesis = importlib.import_module("hypothesis")  # its plugin would, at the e
 # A shared machine may stand still for longer than any deadline of one example.
 hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")
-
-
-def run_apart(work: Coroutine[object, object, T]) -> T:
-    """Runs it on a loop in a thread of its own: a sync fixture stays out of the way of the tests' loops."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
 
 
 @pytest.fixture(scope="session")
@@ -125,35 +113,6 @@ def names(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
     yield name
     if given and "kafka" in request.fixturenames:
         run_apart(delete_topics(request.getfixturevalue("kafka"), given))
-
-
-async def delete_topics(kafka: str, names: Sequence[str]) -> None:
-    """Those that have one of the names in their own; says nothing where the broker is gone."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
-    try:
-        await admin.start()
-        if topics := [topic for topic in await admin.list_topics() if any(name in topic for name in names)]:
-            await admin.delete_topics(topics)
-    except KafkaConnectionError:
-        return
-    finally:
-        await admin.close()
-
-
-async def make_topics(kafka: str, *topics: str, partitions: int = 1, **configs: str) -> None:
-    """Returns when they can be used. Topic settings in Python's spelling: `cleanup_policy="compact"`."""
-    settings = {key.replace("_", "."): value for key, value in configs.items()}
-    await create_topics(kafka, *topics, partitions=partitions, configs=settings)
-
-
-def say(config: pytest.Config, line: str) -> None:
-    """To the terminal at once: a first run waits here for a download."""
-    capture = config.pluginmanager.getplugin("capturemanager")
-    terminal = config.pluginmanager.getplugin("terminalreporter")
-    if capture and terminal:
-        with capture.global_and_fixture_disabled():
-            terminal.ensure_newline()
-            terminal.write_line(line)
 
 
 def pytest_collection_finish() -> None:

@@ -1,7 +1,7 @@
 """The long run: each scenario, with one seed after another, and a table of the checker's findings.
 
-    python -m tests.chaos --runs 30              as many runs, all rows in turn, and two of each mutation
-    python -m tests.chaos --rows 1,4 --seed 7    some rows, once each
+    python -m tests.chaos --runs 30              as many runs, all scenarios in turn, and two of each mutation
+    python -m tests.chaos --scenarios 1,4 --seed 7   some of them, once each
     python -m tests.chaos --json results.json    and writes each run in full
 
 Exits non-zero on any violation, or if no run of a mutation catches it.
@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.harness import LOGGED, Cluster, cluster, play
-from tests.chaos.rows import BROKERS, ROWS
 from tests.chaos.scenario import Result, Scenario
+from tests.chaos.scenarios import BROKERS, SCENARIOS
 from tests.chaos.worker import AS_BUILT, DESIGNS, NO_RESEEK, NO_RESTORE, PRODUCER_PER_WORKER
 
 MUTATIONS = (("2w", PRODUCER_PER_WORKER), ("2z", NO_RESEEK), ("10", NO_RESTORE))
@@ -35,31 +35,31 @@ COLUMNS = ("missing", "duplicated", "contradictory", "forgotten", "out_of_order"
 
 
 def show(results: Sequence[Result]) -> Table:
-    table = Table("row", "design", "faults", title="chaos")
-    for name in ("runs", "posts", *(name.replace("_", " ") for name in COLUMNS), "else", "struck"):
-        table.add_column(name, justify="right")
+    table = Table("scenario", "design", "faults", title="chaos")
+    for column in ("runs", "posts", *(column.replace("_", " ") for column in COLUMNS), "else", "struck"):
+        table.add_column(column, justify="right")
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
-        groups.setdefault((result.row, result.design, result.faults), []).append(result)
-    for (row, design, faults), several in groups.items():
-        counts = [sum(getattr(result.findings, name) for result in several) for name in COLUMNS]
+        groups.setdefault((result.scenario, result.design, result.faults), []).append(result)
+    for (name, design, faults), several in groups.items():
+        counts = [sum(getattr(result.findings, column) for result in several) for column in COLUMNS]
         others = sum(result.findings.broken for result in several) - sum(counts)
         others += sum(len(result.problems) for result in several)
         struck: dict[str, int] = {}
         for result in several:
-            for name, count in result.struck.items():
-                struck[name] = struck.get(name, 0) + count
-        hits = sum(n for name, n in struck.items() if name not in LOGGED)
+            for fault, count in result.struck.items():
+                struck[fault] = struck.get(fault, 0) + count
+        hits = sum(count for fault, count in struck.items() if fault not in LOGGED)
         table.add_row(
-            row, design, faults, str(len(several)), str(sum(result.posts for result in several)), *map(str, counts),
+            name, design, faults, str(len(several)), str(sum(result.posts for result in several)), *map(str, counts),
             str(others), str(hits),
         )  # fmt: skip
     return table
 
 
 def schedule(args: argparse.Namespace) -> list[Scenario]:
-    every = ROWS | BROKERS
-    chosen = [every[row] for row in args.rows.split(",")] if args.rows else list(every.values())
+    every = SCENARIOS | BROKERS
+    chosen = [every[name] for name in args.scenarios.split(",")] if args.scenarios else list(every.values())
     chosen = [
         replace(
             scenario.with_design(args.design),
@@ -69,7 +69,7 @@ def schedule(args: argparse.Namespace) -> list[Scenario]:
         for scenario in chosen
     ]
     planned = list(islice(cycle(chosen), args.runs or len(chosen)))
-    return planned + [ROWS[row].with_design(design) for row, design in MUTATIONS] * (2 if args.runs else 0)
+    return planned + [SCENARIOS[name].with_design(design) for name, design in MUTATIONS] * (2 if args.runs else 0)
 
 
 def save(path: Path | None, results: Sequence[Result]) -> None:
@@ -88,8 +88,8 @@ def save(path: Path | None, results: Sequence[Result]) -> None:
 async def run(args: argparse.Namespace, console: Console) -> list[Result]:
     results: list[Result] = []
     planned = list(enumerate(schedule(args)))
-    for nodes, rows in ((3, BROKERS), (1, ROWS)):
-        here = [(number, scenario) for number, scenario in planned if scenario.row in rows]
+    for nodes, scenarios in ((3, BROKERS), (1, SCENARIOS)):
+        here = [(number, scenario) for number, scenario in planned if scenario.name in scenarios]
         if not here:
             continue
         async with cluster(nodes) as made:
@@ -102,9 +102,7 @@ async def run(args: argparse.Namespace, console: Console) -> list[Result]:
 async def _once(cluster: Cluster, scenario: Scenario, seed: int, console: Console, keep: Path | None) -> Result:
     result = await play(cluster, scenario, seed, keep)
     word = "ok" if result.ok else "BROKEN" if scenario.design == AS_BUILT else "caught"
-    console.print(
-        f"{word:<7}row {scenario.row:<4}seed {seed:<6}{result.seconds:>6} s  {scenario.faults}", soft_wrap=True
-    )
+    console.print(f"{word:<7}{scenario.name:<4}seed {seed:<6}{result.seconds:>6} s  {scenario.faults}", soft_wrap=True)
     console.print(f"       {result.struck}", soft_wrap=True)
     if word == "BROKEN":
         console.print(result.summary(), markup=False)
@@ -113,8 +111,8 @@ async def _once(cluster: Cluster, scenario: Scenario, seed: int, console: Consol
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--runs", type=int, default=0, help="default: one of each row")
-    parser.add_argument("--rows", default="", help="of the matrix, separated by commas; default: all")
+    parser.add_argument("--runs", type=int, default=0, help="default: each scenario once")
+    parser.add_argument("--scenarios", default="", help="names, separated by commas; default: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of posts")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Reads the topics, as any consumer may, and says what is wrong with them. Knows nothing of workers or faults."""
+"""Reads the topics as a consumer, and lists what is wrong with them. It does not know the workers or the faults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 Place = tuple[int, int]  # partition and offset on the posts topic
-
 
 ERASED = "ERASED"  # what must become of a null under a post's id: a null on the verdicts topic
 
@@ -28,12 +27,12 @@ class Sent:
 
 @dataclass
 class Findings:
-    """How often each promise was broken: all of them zero, or the run has failed."""
+    """How often each promise was broken. A run has failed unless all are zero."""
 
     missing: int = 0
     duplicated: int = 0
     contradictory: int = 0
-    forgotten: int = 0  # posts that were answered again with another decision, though nothing about them was
+    forgotten: int = 0  # posts that got another decision, though nothing about them had changed
     out_of_order: int = 0  # keys
     strays: int = 0  # verdicts on what was never sent, or with another post's id, or in another partition
     wrong_dead_letters: int = 0
@@ -51,102 +50,103 @@ class Findings:
 
 
 def check(sent: Sequence[Sent], verdicts: Sequence[ConsumerRecord], letters: Sequence[ConsumerRecord]) -> Findings:
-    """Holds what is on the verdict and dead-letter topics, both in log order, against what was sent."""
-    found = Findings()
+    """Compares the verdict and dead-letter topics, both in log order, with what was sent."""
+    findings = Findings()
     known = {post.place: post for post in sent}
-    answers: dict[Place, list[dict[str, Any]]] = defaultdict(list)
+    published: dict[Place, list[dict[str, Any]]] = defaultdict(list)
     order: dict[object, list[Place]] = defaultdict(list)
     for record in verdicts:
-        answer = _answer(record)
-        source = answer["source"]
+        verdict = _verdict(record)
+        source = verdict["source"]
         place = source.get("partition", 0), int(source.get("offset", 0))
         post = known.get(place)
-        if post is None or record.partition != place[0] or (post.id and answer["postId"] != post.id):
-            found.strays += 1
-            found.note(f"stray verdict for {place}")
+        if post is None or record.partition != place[0] or (post.id and verdict["postId"] != post.id):
+            findings.strays += 1
+            findings.note(f"stray verdict for {place}")
             continue
-        answers[place].append(answer)
+        published[place].append(verdict)
         order[post.key if post.key is not None else place[0]].append(place)
     for place, post in known.items():
-        several = answers[place]
+        several = published[place]
         if not several:
-            found.missing += 1
-            found.note(f"no verdict for {place}")
-        found.duplicated += max(0, len(several) - 1)
-        if len({_decision(answer) for answer in several}) > 1:
-            found.contradictory += 1
-            found.note(f"{len(several)} contradictory verdicts for {place}")
-        if any(answer.get("reason", "") != post.reason for answer in several):
-            found.wrong_dead_letters += 1
-            reasons = [answer.get("reason") for answer in several]
-            found.note(f"verdict for {place} has reason {reasons}, not {post.reason!r}")
+            findings.missing += 1
+            findings.note(f"no verdict for {place}")
+        findings.duplicated += max(0, len(several) - 1)
+        if len({_decision(verdict) for verdict in several}) > 1:
+            findings.contradictory += 1
+            findings.note(f"{len(several)} contradictory verdicts for {place}")
+        if any(verdict.get("reason", "") != post.reason for verdict in several):
+            findings.wrong_dead_letters += 1
+            reasons = [verdict.get("reason") for verdict in several]
+            findings.note(f"verdict for {place} has reason {reasons}, not {post.reason!r}")
     for places in order.values():
-        found.out_of_order += places != sorted(places)
-    _check_repeats(found, answers)
-    _check_letters(found, known, letters)
-    return found
+        findings.out_of_order += places != sorted(places)
+    _check_repeats(findings, published)
+    _check_letters(findings, known, letters)
+    return findings
 
 
-def _answer(record: ConsumerRecord) -> dict[str, Any]:
-    """The verdict; of a null, which names the record that it answers in its header, as much as there is."""
+def _verdict(record: ConsumerRecord) -> dict[str, Any]:
+    """The verdict. For an erasure: the fields that its headers give."""
     if record.value is not None:
         return dict(json.loads(record.value))
-    told = next(value.decode() for name, value in record.headers if name == "erased-by")
-    _, partition, offset = told.split("/")
+    erased_by = next(value.decode() for name, value in record.headers if name == "erased-by")
+    _, partition, offset = erased_by.split("/")
     source = {"partition": int(partition), "offset": offset}
     return {"postId": record.key.decode(), "source": source, "reason": ERASED}
 
 
-def _decision(answer: Mapping[str, Any]) -> str:
+def _decision(verdict: Mapping[str, Any]) -> str:
     """What two verdicts on one record must agree in; the nonce of the fake's mass is part of it."""
-    return json.dumps([answer.get(name) for name in ("outcome", "status", "reason", "findings")])
+    return json.dumps([verdict.get(name) for name in ("outcome", "status", "reason", "findings")])
 
 
-def _check_repeats(found: Findings, answers: Mapping[Place, Sequence[Mapping[str, Any]]]) -> None:
+def _check_repeats(findings: Findings, published: Mapping[Place, Sequence[Mapping[str, Any]]]) -> None:
     """An unchanged post gets the verdict that it had before, unless it was erased since. The cache ensures this.
 
-    The fake gives every judgement a mass of its own, so that one judged twice says something else.
+    The fake gives each judgement a mass of its own, so two judgements of one post differ.
     """
-    lives: dict[str, int] = defaultdict(int)  # of a post: how often it was erased up to here
-    said: dict[str, dict[str, Place]] = defaultdict(dict)  # of a question: decisions, and where the first of each is
-    for place in sorted(answers):
-        for answer in answers[place]:
-            if answer.get("reason") == ERASED:
-                lives[answer["postId"]] += 1
-            elif _stands(answer):
-                said[_question(answer, lives[answer["postId"]])].setdefault(_decision(answer), place)
-    for question, decisions in said.items():
+    lives: dict[str, int] = defaultdict(int)  # by post id: how often the post was erased up to here
+    decided: dict[str, dict[str, Place]] = defaultdict(dict)  # by question: decisions, and the place of each first one
+    for place in sorted(published):
+        for verdict in published[place]:
+            if verdict.get("reason") == ERASED:
+                lives[verdict["postId"]] += 1
+            elif _is_reusable(verdict):
+                question = _question(verdict, lives[verdict["postId"]])
+                decided[question].setdefault(_decision(verdict), place)
+    for question, decisions in decided.items():
         if (places := set(decisions.values())) and len(places) > 1:  # of one record alone: see contradictory
-            found.forgotten += 1
-            found.note(f"{len(decisions)} decisions on {question}, at {sorted(places)}")
+            findings.forgotten += 1
+            findings.note(f"{len(decisions)} decisions on {question}, at {sorted(places)}")
 
 
-def _stands(answer: Mapping[str, Any]) -> bool:
-    """Whether a verdict can be reused: the model scored all policies. What failed may be tried again."""
-    findings = answer.get("findings", ())
-    said = all(finding.get("reason", "") in ("", "NO_ANSWER") for finding in findings)
-    return bool(findings) and not answer.get("reason") and said
+def _is_reusable(verdict: Mapping[str, Any]) -> bool:
+    """Whether the model scored all policies. What failed may be tried again."""
+    policies = verdict.get("findings", ())
+    scored = all(finding.get("reason", "") in ("", "NO_ANSWER") for finding in policies)
+    return bool(policies) and not verdict.get("reason") and scored
 
 
-def _question(answer: Mapping[str, Any], life: int) -> str:
+def _question(verdict: Mapping[str, Any], life: int) -> str:
     """All that a decision follows from."""
-    policies = [finding["policyId"] for finding in answer["findings"]]
+    policies = [finding["policyId"] for finding in verdict["findings"]]
     names = ("postId", "tenant", "contentDigest")
-    digests = [answer[of]["digest"] for of in ("policySet", "model")]
-    return json.dumps([*(answer.get(name, "") for name in names), *digests, policies, life])
+    digests = [verdict[name]["digest"] for name in ("policySet", "model")]
+    return json.dumps([*(verdict.get(name, "") for name in names), *digests, policies, life])
 
 
-def _check_letters(found: Findings, known: Mapping[Place, Sent], letters: Iterable[ConsumerRecord]) -> None:
-    told: dict[Place, list[str]] = defaultdict(list)
+def _check_letters(findings: Findings, known: Mapping[Place, Sent], letters: Iterable[ConsumerRecord]) -> None:
+    codes: dict[Place, list[str]] = defaultdict(list)
     for letter in letters:
         headers = {name: value.decode("utf-8", "replace") for name, value in letter.headers if value is not None}
         place = int(headers["dlq.original.partition"]), int(headers["dlq.original.offset"])
-        told[place].append(headers["dlq.error.code"])
+        codes[place].append(headers["dlq.error.code"])
     expected = {place: [post.reason] for place, post in known.items() if post.reason not in ("", ERASED)}
-    for place in told.keys() | expected.keys():
-        if told[place] != expected.get(place, []):
-            found.wrong_dead_letters += 1
-            found.note(f"dead letters for {place}: {told[place]}, not {expected.get(place, [])}")
+    for place in codes.keys() | expected.keys():
+        if codes[place] != expected.get(place, []):
+            findings.wrong_dead_letters += 1
+            findings.note(f"dead letters for {place}: {codes[place]}, not {expected.get(place, [])}")
 
 
 async def read(bootstrap: str, topic: str, partitions: int) -> list[ConsumerRecord]:

@@ -162,14 +162,14 @@ async def insist(run: Run, rules: Sequence[Rule]) -> None:
     Some requests are made only then.
     """
     async with asyncio.timeout(INSIST_S):
-        while missed := [rule for rule in rules if not run.tally()[str(rule)]]:
+        while missed := [rule for rule in rules if not run.strike_counts()[str(rule)]]:
             for each in run.proxies:
                 each.rules = [replace(rule, chance=1.0, times=1) for rule in missed]
             await join_and_leave(run)
 
 
 def strikes(apis: Sequence[str], *actions: str) -> list[str]:
-    """How a run tells of all of them."""
+    """Names of all of them in a run's counts."""
     return [str(Rule(api, action)) for api in apis for action in actions]
 
 
@@ -206,7 +206,7 @@ async def swallowed(run: Run) -> None:
         for each in run.proxies:
             each.rules.append(rule)
         async with asyncio.timeout(INSIST_S):
-            while not run.tally()[str(rule)]:  # noqa: ASYNC110  a proxy counts, and sets no event
+            while not run.strike_counts()[str(rule)]:  # noqa: ASYNC110  a proxy counts, and sets no event
                 await asyncio.sleep(0.1)
         await run.sleep(4, 6)
 

@@ -102,7 +102,7 @@ class Run:
             while sum(self.committed.values()) < share * self.scenario.posts:  # noqa: ASYNC110  Kafka sets no event
                 await asyncio.sleep(0.1)
 
-    def tally(self) -> Counter[str]:
+    def strike_counts(self) -> Counter[str]:
         """Returns how often each fault and each logged event has happened."""
         counts = Counter(self.struck)
         for worker in self.workers:
@@ -115,8 +115,8 @@ class Run:
 
     def spared(self) -> list[str]:
         """Returns the faults that must strike and have not."""
-        tally = self.tally()
-        return [name for name in self.scenario.must if not tally[name]]
+        counts = self.strike_counts()
+        return [name for name in self.scenario.must if not counts[name]]
 
     def pick(self) -> Worker:
         return self.random.choice(self.workers)
@@ -322,15 +322,15 @@ async def play(cluster: Cluster, scenario: Scenario, seed: int, keep: Path | Non
         findings, problems = await run.play()
         exits = Counter(str(code) for worker in run.workers for code in worker.exits)
         seconds = round(time.monotonic() - begun, 1)
-        struck = dict(sorted(run.tally().items()))
+        struck = dict(sorted(run.strike_counts().items()))
         result = Result(
-            scenario.row, scenario.design, scenario.faults, seed, len(run.sent), struck, dict(exits), seconds, findings,
-            problems,
+            scenario.name, scenario.design, scenario.faults, seed, len(run.sent), struck, dict(exits), seconds,
+            findings, problems,
         )  # fmt: skip
         if keep and not result.ok:
             import shutil
 
-            shutil.copytree(folder, keep / f"{scenario.row}-{seed}", dirs_exist_ok=True)
+            shutil.copytree(folder, keep / f"{scenario.name}-{seed}", dirs_exist_ok=True)
         return result
 
 

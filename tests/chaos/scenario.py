@@ -20,7 +20,7 @@ Misfit = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]], str, str
 class Scenario:
     """What a run is made of."""
 
-    row: str  # of the fault matrix
+    name: str
     faults: str  # in words
     act: Callable[[Run], Awaitable[None]]
     posts: int = 600
@@ -47,7 +47,7 @@ class Scenario:
 class Result:
     """What a run did, and the findings of the checker."""
 
-    row: str
+    scenario: str
     design: str
     faults: str
     seed: int

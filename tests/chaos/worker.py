@@ -64,18 +64,18 @@ class Plan:
         if plan.get("clock") and step == plan["step"]:
             if self.passes[step] in (plan["pass"], 3 * plan["pass"]):
                 self.clock = plan["clock"] - self.clock
-                self._tell(step)
+                self.report(step)
             return
         if self.passes[step] != plan.get("pass"):
             return
         if plan.get("kill") == step:
-            self._tell(step)
+            self.report(step)
             os.kill(os.getpid(), signal.SIGKILL)
         elif plan.get("stop") == step:
-            self._tell(step)
+            self.report(step)
             os.kill(os.getpid(), signal.SIGSTOP)
         elif plan.get("stall") == step:
-            self._tell(step)
+            self.report(step)
             time.sleep(plan["seconds"])  # the event loop is what stands still
 
     def after_model(self) -> None:
@@ -87,10 +87,10 @@ class Plan:
         while time.monotonic() - quiet < QUIET_S:
             time.sleep(QUIET_S / 30)
             quiet = time.monotonic() if self.open else quiet
-        self._tell(AFTER_MODEL)
+        self.report(AFTER_MODEL)
         os.kill(os.getpid(), signal.SIGSTOP)
 
-    def _tell(self, step: str) -> None:
+    def report(self, step: str) -> None:
         """The harness counts these lines: a fault that never struck proves nothing."""
         print(json.dumps({"event": "struck", "step": step, "plan": self.plan}), file=sys.stderr, flush=True)
 
@@ -133,7 +133,7 @@ def arm(plan: Plan) -> None:
     def score_wrapped(self: Fake, batch: Any) -> Any:
         plan.at(IN_MODEL)
         if plan.passes[IN_MODEL] == plan.plan.get("sick"):
-            plan._tell(IN_MODEL)
+            plan.report(IN_MODEL)
             raise DeviceError("the fake's device has failed, as the plan asked")
         scores = score(self, batch)
         plan.after_model()

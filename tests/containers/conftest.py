@@ -25,7 +25,7 @@ from testcontainers.core.network import Network
 
 from moderation.dev.kafka import LocalKafka
 from moderation.errors import ConfigError
-from tests.conftest import run_apart
+from tests.support.topics import run_apart
 
 testcontainers_config.ryuk_disabled = True  # it would be one more image; these containers end with their `with`
 

@@ -46,7 +46,7 @@ def test_it_runs_its_role_as_nobody_and_without_a_shell(engine: docker.DockerCli
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_it_says_what_it_is(engine: docker.DockerClient, role: str) -> None:
+def test_labels_name_the_role_the_version_and_the_source(engine: docker.DockerClient, role: str) -> None:
     labels = settings_of(engine, role)["Labels"]
     named = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
     assert named["title"] == f"moderation-{role}"
@@ -86,7 +86,9 @@ def test_the_worker_has_torch_and_the_weights_that_ship(engine: docker.DockerCli
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("user", ["", "1234567:0", "1234567:1234567"])
-def test_every_file_of_ours_is_readable_and_none_writable(engine: docker.DockerClient, role: str, user: str) -> None:
+def test_every_file_of_the_project_is_readable_and_none_writable(
+    engine: docker.DockerClient, role: str, user: str
+) -> None:
     program = (
         "import os; paths = [os.path.join(at, name) for top in ('/opt/venv', '/opt/moderation')"
         " for at, _, files in os.walk(top) for name in files]; "
@@ -96,7 +98,7 @@ def test_every_file_of_ours_is_readable_and_none_writable(engine: docker.DockerC
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_it_is_no_larger_than_it_was(engine: docker.DockerClient, role: str) -> None:
+def test_an_image_keeps_to_its_size(engine: docker.DockerClient, role: str) -> None:
     """The size without the base image, which the builder chooses. Layers are listed newest first."""
     layers = engine.images.get(IMAGES[role]).history()
     first = next(number for number, layer in enumerate(layers) if "shutil" in layer["CreatedBy"])

@@ -14,9 +14,9 @@ from moderation.demo import posts
 from moderation.v1.moderation_service_pb2 import LOOKUP_STATE_FOUND
 from moderation.v1.post_pb2 import Image, Post
 from moderation.v1.verdict_pb2 import OUTCOME_ALLOW
-from tests.conftest import make_topics
 from tests.containers.conftest import Box
 from tests.support.commands import committed_records, produce
+from tests.support.topics import make_topics
 
 Boxes = Callable[..., AbstractContextManager[Box]]
 PROTOBUF = (("content-type", b"application/x-protobuf"),)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import say
-from tests.kubernetes.cluster import DEPLOY, Cluster, Manifest, one, rendered
+from tests.kubernetes.cluster import DEPLOY, Cluster, Manifest, rendered, the_only
 from tests.kubernetes.control_plane import api_server
 from tests.kubernetes.definitions import definitions
 from tests.kubernetes.programs import Unavailable, kubectl, program
+from tests.support.terminal import say
 
 MISSING = pytest.StashKey[str]()
 COLD_S = 1800  # a first run builds a control plane within a test's time
@@ -84,7 +84,7 @@ def server(
         named = [f"--filename={file}" for file in files]
         cluster.run("apply", "--server-side", *named)
         cluster.run("wait", "--for=condition=Established", "--timeout=60s", *named)
-        cluster.apply(one(combinations["demo"], "Namespace", "moderation"))
+        cluster.apply(the_only(combinations["demo"], "Namespace", "moderation"))
         yield cluster
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.kubernetes.cluster import Cluster, Manifest, one
+from tests.kubernetes.cluster import Cluster, Manifest, the_only
 
 Combinations = dict[str, list[Manifest]]
 GONE = object()
@@ -93,14 +93,14 @@ WRONG = [
 @pytest.mark.parametrize("wrong", [Wrong(*row) for row in WRONG], ids=[row[0] for row in WRONG])
 def test_the_server_refuses(wrong: Wrong, combinations: Combinations, server: Cluster) -> None:
     manifests, (kind, name) = combinations[wrong.combination], wrong.object.split("/")
-    right = _pod(manifests, name) if kind == "Pod" else one(manifests, kind, name)
+    right = _pod(manifests, name) if kind == "Pod" else the_only(manifests, kind, name)
     refusal = server.refusal(_with(right, wrong.path, wrong.value))
     print(f"{wrong.what}: {refusal}")
     assert wrong.reason in refusal
 
 
 def _pod(manifests: list[Manifest], role: str) -> Manifest:
-    template = one(manifests, "Deployment", role)["spec"]["template"]
+    template = the_only(manifests, "Deployment", role)["spec"]["template"]
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -17,7 +17,7 @@ from moderation.policies import PolicySet
 from moderation.settings import Settings
 from moderation.view.stores.sqlite_budget import SMALLEST
 from tests.deploy.conftest import Render
-from tests.kubernetes.cluster import DEPLOY, Manifest, named, one
+from tests.kubernetes.cluster import DEPLOY, Manifest, named, the_only
 
 ROOT = DEPLOY.parents[1]
 COMPONENTS = sorted(path.parent.name for path in (DEPLOY / "components").glob("*/kustomization.yaml"))
@@ -38,7 +38,7 @@ def own(*components: str, policies: str = "POLICIES") -> str:
 
 
 def pod(manifests: list[Manifest], role: str) -> dict[str, Any]:
-    spec: dict[str, Any] = one(manifests, "Deployment", role)["spec"]["template"]["spec"]
+    spec: dict[str, Any] = the_only(manifests, "Deployment", role)["spec"]["template"]["spec"]
     return spec
 
 
@@ -49,7 +49,7 @@ def container(manifests: list[Manifest], role: str) -> dict[str, Any]:
 
 def environment(manifests: list[Manifest], role: str) -> dict[str, str]:
     """Of the container, with a sample for each secret."""
-    settings = dict(one(manifests, "ConfigMap", "settings")["data"])
+    settings = dict(the_only(manifests, "ConfigMap", "settings")["data"])
     for each in container(manifests, role)["env"] or []:
         assert each["name"] not in settings, f"{each['name']} is set in two places"
         settings[each["name"]] = each.get("value") or SAMPLES[each["name"]]
@@ -74,13 +74,15 @@ def test_every_component_is_in_a_combination_or_in_another_component() -> None:
 def test_every_variable_is_a_setting_and_parses(combinations: Combinations) -> None:
     known = {variable for variable, _, _ in settings.fields()} | {"MODERATION_MODEL"}
     for name, manifests, role in roles(combinations):
-        ours = {key: value for key, value in environment(manifests, role).items() if key.startswith(settings.PREFIX)}
-        assert not set(ours) - known, name
-        settings.load(ours)
+        variables = {
+            key: value for key, value in environment(manifests, role).items() if key.startswith(settings.PREFIX)
+        }
+        assert not set(variables) - known, name
+        settings.load(variables)
 
 
 def test_service_links_are_off(combinations: Combinations) -> None:
-    """A Service puts variables into pods: with our prefix, and no setting of ours, they would stop the start."""
+    """A Service puts variables into pods: with our prefix, and no setting of that name, they would stop the start."""
     for name, manifests, role in roles(combinations):
         assert pod(manifests, role)["enableServiceLinks"] is False, name
 
@@ -101,7 +103,9 @@ def test_pods_are_hardened(combinations: Combinations) -> None:
     for name, manifests, role in roles(combinations):
         spec, only = pod(manifests, role), container(manifests, role)
         assert spec["automountServiceAccountToken"] is False, name
-        assert one(manifests, "ServiceAccount", spec["serviceAccountName"])["automountServiceAccountToken"] is False
+        assert (
+            the_only(manifests, "ServiceAccount", spec["serviceAccountName"])["automountServiceAccountToken"] is False
+        )
         assert spec["securityContext"] == {
             "runAsNonRoot": True,
             "runAsUser": 65532,
@@ -150,17 +154,17 @@ def test_probes_lead_to_ports_that_are_listened_on(combinations: Combinations) -
             assert own["MODERATION_API__HEALTH_LISTEN"] == f"0.0.0.0:{probes['readinessProbe']['grpc']['port']}"
             assert own["MODERATION_API__LISTEN"] == f"0.0.0.0:{ports['grpc']}"
         started = probes["startupProbe"]
-        deadline = one(manifests, "Deployment", role)["spec"]["progressDeadlineSeconds"]
+        deadline = the_only(manifests, "Deployment", role)["spec"]["progressDeadlineSeconds"]
         assert deadline > started["periodSeconds"] * started["failureThreshold"], "a slow start would count as failed"
 
 
 def test_a_worker_goes_before_its_successor_comes(combinations: Combinations) -> None:
     for name, manifests in combinations.items():
-        assert one(manifests, "Deployment", "worker")["spec"]["strategy"]["rollingUpdate"] == {
+        assert the_only(manifests, "Deployment", "worker")["spec"]["strategy"]["rollingUpdate"] == {
             "maxSurge": 0,
             "maxUnavailable": 1,
         }, name
-        assert one(manifests, "Deployment", "api")["spec"]["strategy"]["rollingUpdate"] == {
+        assert the_only(manifests, "Deployment", "api")["spec"]["strategy"]["rollingUpdate"] == {
             "maxSurge": 1,
             "maxUnavailable": 0,
         }
@@ -168,17 +172,17 @@ def test_a_worker_goes_before_its_successor_comes(combinations: Combinations) ->
 
 def test_disruption_is_bounded(combinations: Combinations) -> None:
     for _, manifests, role in roles(combinations):
-        budget = one(manifests, "PodDisruptionBudget", role)["spec"]
+        budget = the_only(manifests, "PodDisruptionBudget", role)["spec"]
         assert budget["maxUnavailable"] == 1
         assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
-        labels = one(manifests, "Deployment", role)["spec"]["template"]["metadata"]["labels"]
+        labels = the_only(manifests, "Deployment", role)["spec"]["template"]["metadata"]["labels"]
         assert budget["selector"]["matchLabels"].items() <= labels.items()
 
 
 def test_nothing_passes_but_what_is_named(combinations: Combinations) -> None:
     for name, manifests in combinations.items():
         policies = [manifest for manifest in manifests if manifest["kind"] == "NetworkPolicy"]
-        deny = one(policies, "NetworkPolicy", "default-deny")["spec"]
+        deny = the_only(policies, "NetworkPolicy", "default-deny")["spec"]
         assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}, name
         into = {
             port["port"] for policy in policies for rule in policy["spec"].get("ingress", ()) for port in rule["ports"]
@@ -194,7 +198,7 @@ def test_the_policies_are_the_folders(combinations: Combinations, tmp_path: Path
     for name, folder in {"demo": ROOT / "policies" / "demo", "strimzi": ROOT / "policies"}.items():
         mounted = tmp_path / name
         mounted.mkdir()
-        for file, text in one(combinations[name], "ConfigMap", "policies")["data"].items():
+        for file, text in the_only(combinations[name], "ConfigMap", "policies")["data"].items():
             (mounted / file).write_text(text)
         assert PolicySet.load(mounted).digest == PolicySet.load(folder).digest
         assert {path.name for path in mounted.iterdir()} == {path.name for path in folder.glob("*.yaml")}
@@ -248,14 +252,14 @@ def _settled(manifests: list[Manifest]) -> Any:
 
 
 def test_workers_scale_by_lag(combinations: Combinations) -> None:
-    scaled = one(combinations["strimzi"], "ScaledObject", "worker")["spec"]
-    partitions = one(combinations["strimzi"], "KafkaTopic", "posts")["spec"]["partitions"]
+    scaled = the_only(combinations["strimzi"], "ScaledObject", "worker")["spec"]
+    partitions = the_only(combinations["strimzi"], "KafkaTopic", "posts")["spec"]["partitions"]
     (trigger,) = scaled["triggers"]
     assert scaled["maxReplicaCount"] == partitions
     assert int(trigger["metadata"]["activationLagThreshold"]) >= partitions
     down = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
     assert 300 <= down["stabilizationWindowSeconds"] <= 600
-    assert "replicas" not in one(combinations["strimzi"], "Deployment", "worker")["spec"]
+    assert "replicas" not in the_only(combinations["strimzi"], "Deployment", "worker")["spec"]
     own = environment(combinations["strimzi"], "worker")
     read = {key: own[value] for key, value in trigger["metadata"].items() if key.endswith("FromEnv")}
     assert read == {
@@ -269,11 +273,11 @@ def test_the_topics_are_those_of_the_settings(combinations: Combinations) -> Non
     topics = {
         topic["metadata"]["name"]: topic["spec"] for topic in combinations["strimzi"] if topic["kind"] == "KafkaTopic"
     }
-    ours = Settings().kafka
-    assert set(topics) == {ours.posts_topic, ours.verdicts_topic, ours.dead_letters}
+    kafka = Settings().kafka
+    assert set(topics) == {kafka.posts_topic, kafka.verdicts_topic, kafka.dead_letters}
     assert len({topic["partitions"] for topic in topics.values()}) == 1
-    assert topics[ours.verdicts_topic]["config"]["cleanup.policy"] == "compact"
-    assert all(topic["config"]["max.message.bytes"] == ours.max_message_bytes for topic in topics.values())
+    assert topics[kafka.verdicts_topic]["config"]["cleanup.policy"] == "compact"
+    assert all(topic["config"]["max.message.bytes"] == kafka.max_message_bytes for topic in topics.values())
 
 
 def test_a_gpu_is_asked_for_and_granted(combinations: Combinations) -> None:
@@ -299,14 +303,14 @@ def test_no_secret_is_in_the_manifests(combinations: Combinations) -> None:
         assert not [each for each in manifests if each["kind"] == "Secret"], name
         for each in container(manifests, role)["env"] or []:
             assert each["name"] not in secret or "secretKeyRef" in each["valueFrom"]
-        assert not set(one(manifests, "ConfigMap", "settings")["data"]) & set(SAMPLES)
+        assert not set(the_only(manifests, "ConfigMap", "settings")["data"]) & set(SAMPLES)
 
 
 def test_what_is_scraped_is_what_is_served(combinations: Combinations) -> None:
     for name in ("strimzi", "sasl"):
-        monitor = one(combinations[name], "PodMonitor", "moderation")["spec"]
+        monitor = the_only(combinations[name], "PodMonitor", "moderation")["spec"]
         for role in ("worker", "api"):
-            labels = one(combinations[name], "Deployment", role)["spec"]["template"]["metadata"]["labels"]
+            labels = the_only(combinations[name], "Deployment", role)["spec"]["template"]["metadata"]["labels"]
             assert monitor["selector"]["matchLabels"].items() <= labels.items()
             ports = {port["name"] for port in container(combinations[name], role)["ports"]}
             assert {endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]} <= ports
@@ -314,8 +318,8 @@ def test_what_is_scraped_is_what_is_served(combinations: Combinations) -> None:
 
 def test_alerts_are_those_of_observe(combinations: Combinations) -> None:
     groups = yaml.safe_load((ROOT / "deploy" / "observe" / "rules.yaml").read_text())["groups"]
-    assert one(combinations["strimzi"], "PrometheusRule", "moderation")["spec"]["groups"] == groups, (
-        "they differ: python deploy/kubernetes/components/monitoring/rules.py writes them anew"
+    assert the_only(combinations["strimzi"], "PrometheusRule", "moderation")["spec"]["groups"] == groups, (
+        "they differ: run make reference"
     )
 
 
@@ -339,6 +343,6 @@ def test_the_overlay_of_the_readme_renders(render: Render, tmp_path: Path) -> No
     for source in next(each for each in overlay["configMapGenerator"] if each["name"] == "policies")["files"]:
         (tmp_path / "own" / source).write_text((ROOT / "policies" / "weapons-sale.yaml").read_text())
     manifests = render(yaml.safe_dump(overlay))
-    assert set(one(manifests, "ConfigMap", "policies")["data"]) == {"spam.yaml", "weapons.yaml"}
+    assert set(the_only(manifests, "ConfigMap", "policies")["data"]) == {"spam.yaml", "weapons.yaml"}
     assert container(manifests, "worker")["image"] == "registry.example.com/moderation-worker:0.1.0"
-    assert one(manifests, "ConfigMap", "settings")["data"]["MODERATION_MODEL__DIGEST"].startswith("<files' digest")
+    assert the_only(manifests, "ConfigMap", "settings")["data"]["MODERATION_MODEL__DIGEST"].startswith("<files' digest")

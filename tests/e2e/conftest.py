@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from moderation.dev.checkpoint import seeded
-from tests.conftest import make_topics
 from tests.support.commands import Service
+from tests.support.topics import make_topics
 
 
 @pytest.fixture(scope="session")

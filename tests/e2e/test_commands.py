@@ -67,7 +67,7 @@ def test_the_policy_in_the_readme_is_valid(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-def test_a_model_to_try_things_with(tmp_path: Path) -> None:
+def test_a_seeded_model_classifies_a_text(tmp_path: Path) -> None:
     assert moderation("model", "seed", str(tmp_path / "small")).returncode == 0
     assert moderation("classify", "--text", "hi", "--model", str(tmp_path / "small")).returncode == 0
     assert moderation("classify", "--model", str(tmp_path / "small")).returncode == 2

@@ -70,16 +70,16 @@ def test_no_answer_of_the_server_of_the_keys_ends_or_freezes_the_api(service: Se
             port = api.wait_for("api_ready")["port"]
             old, new = a_token(OLD, "old"), a_token(NEW, "new")
 
-            def of(token: str) -> grpc.StatusCode:
+            def status(token: str) -> grpc.StatusCode:
                 return asyncio.run(code(port, token))
 
-            assert (of(old), of(new)) == (grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED)
+            assert (status(old), status(new)) == (grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED)
             for fault in ("cut chunks", "bad status", "deep JSON", "no keys", "endless body", "slow body"):
                 known, begun = len(causes(api)), time.monotonic()
                 server.serve = FAULTS[fault]
                 until(api, lambda known=known: len(causes(api)) > known)  # type: ignore[misc]
                 assert time.monotonic() - begun < READ_S + 5
-                assert of(old) is grpc.StatusCode.OK
+                assert status(old) is grpc.StatusCode.OK
             assert {"IncompleteRead", "BadStatusLine", "RecursionError", "TimeoutError"} <= set(causes(api))
             assert "what a server says" not in api.log
             age = next(
@@ -87,8 +87,8 @@ def test_no_answer_of_the_server_of_the_keys_ends_or_freezes_the_api(service: Se
             )
             assert READ_S - 1 < float(age.split()[1]) < 120
             server.serve = sending(answer(a_set(new=NEW)))
-            until(api, lambda: of(new) is grpc.StatusCode.OK)
-            assert of(old) is grpc.StatusCode.UNAUTHENTICATED
+            until(api, lambda: status(new) is grpc.StatusCode.OK)
+            assert status(old) is grpc.StatusCode.UNAUTHENTICATED
             server.serve, accepted = FAULTS["silence"], server.accepted
             until(api, lambda: server.accepted > accepted + 1)
             begun = time.monotonic()

@@ -20,7 +20,7 @@ from moderation.errors import DeviceError
 from tests.support.commands import Service, committed_records, produce
 from tests.support.lookups import a_free_address
 from tests.support.operations_port import ask
-from tests.unit.observability.test_log_writer import STREAMS
+from tests.support.streams import STREAMS
 
 POSTS = 30
 

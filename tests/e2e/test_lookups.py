@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tests.e2e.test_service import a_record, look_up
 from tests.support.commands import Service, committed_records, produce
+from tests.support.service import a_record, look_up
 
 
 @contextmanager

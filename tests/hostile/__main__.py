@@ -18,10 +18,11 @@ from moderation.dev.kafka import LocalKafka
 from moderation.dev.topics import create_service_topics
 from moderation.settings import KafkaSettings
 from tests.hostile import attacks, harness
-from tests.hostile.measure import Plan, beside
+from tests.hostile.measure import Plan, under_attack
+from tests.support.credentials import Credentials
 
 POD_MIB = 1_024
-ATTACKER = "127.0.0.2"  # an open API tells callers apart by their addresses
+ATTACKER = "127.0.0.2"  # an open API distinguishes callers by their addresses
 
 
 def _cpu() -> str:
@@ -50,12 +51,12 @@ async def run(options: argparse.Namespace) -> list[dict[str, Any]]:
         environment = {"MODERATION_KAFKA__BOOTSTRAP": broker.bootstrap}
         for api, by, name in _plan(options):
             with tempfile.TemporaryDirectory(prefix="moderation-hostile-") as folder:
-                credentials = harness.Credentials(Path(folder)) if api == "secured" else None
+                credentials = Credentials(Path(folder)) if api == "secured" else None
                 async with harness.api(
                     environment, Path(folder), credentials, tree=options.tree, nice=options.nice
                 ) as server:
                     token = credentials.token("hostile") if credentials and by == "caller" else ""
-                    measured = await beside(server, name, token, ATTACKER, plan)
+                    measured = await under_attack(server, name, token, ATTACKER, plan)
                     logged = server.events()
             rows.append({"api": api, "by": by, "attack": name, **measured, "log_lines": len(logged)})
             print(_line(rows[-1]), flush=True)

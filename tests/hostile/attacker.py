@@ -14,7 +14,7 @@ import sys
 from contextlib import suppress
 
 from tests.hostile import attacks
-from tests.hostile.connection import trusting
+from tests.support.connection import trusting
 
 
 async def main(name: str, target: attacks.Target) -> None:

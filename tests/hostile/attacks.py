@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.post_pb2 import Image, Post
-from tests.hostile import frames
-from tests.hostile.connection import CLOSED, Connection, connected
+from tests.support import frames
+from tests.support.connection import CLOSED, Connection, connected
 
 SERVICE = "/moderation.v1.ModerationService"
 GET, MODERATE = f"{SERVICE}/GetVerdict", f"{SERVICE}/ModeratePost"

@@ -6,57 +6,22 @@ import asyncio
 import json
 import os
 import sys
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jwt
-import trustme
 from aiokafka import AIOKafkaProducer
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from moderation import wire
 from tests.hostile.caller import POST
-from tests.hostile.connection import trusting
 from tests.support.builders import a_verdict
+from tests.support.connection import trusting
+from tests.support.credentials import Credentials
 
 START_S = 120.0
 MIB = 1 << 20
-
-
-class Credentials:
-    """A CA, a certificate of the API that it has signed, and a key that signs tokens, as files in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ca = folder / "ca.pem"
-        authority = trustme.CA()
-        authority.cert_pem.write_to_path(str(self.ca))
-        certificate = authority.issue_cert("localhost", "127.0.0.1")
-        (folder / "server.key").write_bytes(certificate.private_key_pem.bytes())
-        (folder / "server.pem").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
-        key = generate_private_key(SECP256R1())
-        (folder / "jwt.pem").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-        self._key = key
-        self._folder = folder
-        self.good_token = folder / "good.token"
-        self.good_token.write_text(self.token("good"))
-        self.environment = {
-            "MODERATION_AUTH__TLS_CERTIFICATE": str(folder / "server.pem"),
-            "MODERATION_AUTH__TLS_KEY": str(folder / "server.key"),
-            "MODERATION_AUTH__JWT_KEYS": str(folder / "jwt.pem"),
-            "MODERATION_AUTH__JWT_AUDIENCE": "moderation",
-            "MODERATION_AUTH__JWT_ISSUER": "https://id",
-        }
-
-    def token(self, name: str) -> str:
-        """A bearer token of this caller, valid for a day."""
-        scope = "verdicts:read verdicts:list posts:write policies:read"
-        claims = {"sub": name, "aud": "moderation", "iss": "https://id", "exp": time.time() + 86_400, "scope": scope}
-        return jwt.encode(claims, self._key, "ES256")
 
 
 @dataclass

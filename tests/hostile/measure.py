@@ -25,7 +25,7 @@ class Plan:
     pace: float  # calls a second of the good caller
 
 
-async def beside(server: Server, attack: str, token: str, source: str, plan: Plan) -> dict[str, Any]:
+async def under_attack(server: Server, attack: str, token: str, source: str, plan: Plan) -> dict[str, Any]:
     """Medians of the good caller's rounds, what the attacker did, and the highest memory of the process.
 
     `ratio`: the attacked p99 over the quiet one of the same round. On a busy machine a single

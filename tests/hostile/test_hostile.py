@@ -17,11 +17,13 @@ import pytest
 
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1 import moderation_service_pb2_grpc as pb_grpc
-from tests.conftest import make_topics
-from tests.hostile import attacks, frames, harness
+from tests.hostile import attacks, harness
 from tests.hostile.attacks import Target
 from tests.hostile.caller import POST
-from tests.hostile.connection import Connection, connected
+from tests.support import frames
+from tests.support.connection import Connection, connected
+from tests.support.credentials import Credentials
+from tests.support.topics import make_topics
 
 MIB = 1 << 20
 ROOM_MIB = 512  # half of the pod's limit
@@ -35,7 +37,7 @@ class Case:
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
         self.environment = environment
         self.folder = folder
-        self.credentials = harness.Credentials(folder)
+        self.credentials = Credentials(folder)
 
     @asynccontextmanager
     async def api(self, *, secured: bool, **changed: str) -> AsyncIterator[harness.Server]:

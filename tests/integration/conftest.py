@@ -10,11 +10,10 @@ import asyncpg
 import pytest
 
 from moderation import models
-from moderation.settings import KafkaSettings, MediaSettings, ModelSettings, Settings, WorkerSettings
-from tests.conftest import make_topics
 from tests.support import postgres
-from tests.support.harness import PARTITIONS, POLICY, Fickle, Harness
+from tests.support.harness import Fickle, Harness, a_harness
 from tests.support.lookups import Api
+from tests.support.topics import make_topics
 
 
 @pytest.fixture(scope="session")
@@ -45,27 +44,7 @@ async def running_api(kafka: str, names: Callable[[str], str], tmp_path: Path) -
 
 @pytest.fixture
 async def harness(kafka: str, names: Callable[[str], str], tmp_path: Path) -> Harness:
-    folder = tmp_path / "policies"
-    folder.mkdir()
-    (folder / "spam.yaml").write_text(POLICY)
-    settings = Settings(
-        policies=folder,
-        kafka=KafkaSettings(
-            bootstrap=kafka,
-            posts_topic=names("posts"),
-            verdicts_topic=names("verdicts"),
-            group=names("group"),
-            transaction_timeout_ms=5_000,
-            session_timeout_ms=6_000,
-            rebalance_timeout_ms=20_000,
-        ),
-        model=ModelSettings(name="fake"),
-        media=MediaSettings(max_bytes=4 << 20),
-        worker=WorkerSettings(encode_threads=1),
-    )
-    made = Harness(kafka, settings)
-    await make_topics(kafka, *made.topics, partitions=PARTITIONS, max_message_bytes=str(4 << 20))
-    return made
+    return await a_harness(kafka, names, tmp_path)
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def dumped(manifests: Iterable[Mapping[str, Any]]) -> str:
     return yaml.safe_dump_all(manifests, sort_keys=False)
 
 
-def one(manifests: Iterable[Manifest], kind: str, name: str) -> Manifest:
+def the_only(manifests: Iterable[Manifest], kind: str, name: str) -> Manifest:
     """The one of that kind and name; of a generated name, the part before its hash."""
     matching = [each for each in manifests if each["kind"] == kind and named(each) == name]
     assert len(matching) == 1, f"{len(matching)} of {kind}/{name}"

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from moderation.dev.kafka import LocalKafka
-from tests.conftest import run_apart, say
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.node import GATEWAY, Node, names_in, own_node
 from tests.kubernetes.programs import Unavailable, kubectl
+from tests.support.terminal import say
+from tests.support.topics import run_apart
 
 IMAGES = {"moderation-api": "API_IMAGE", "moderation-worker": "WORKER_IMAGE"}
 BROKER_PORT = 9094  # one that the NetworkPolicy lets out to

@@ -54,7 +54,7 @@ class Session:
 
     async def end(self) -> dict[str, int]:
         """All of it, as the last row."""
-        posts, places, dead = await self.traffic.read_anew()
+        posts, places, dead = await self.traffic.read_again()
         lookups = await to_thread(self.deployment.lookups)
         repeated = sum(count - 1 for count in places.values())
         seen = f"{len(posts - set(places))} missing, {repeated} repeated, {dead} dead letters"

@@ -15,12 +15,12 @@ import pytest
 
 from moderation.dev.topics import create_service_topics
 from moderation.settings import KafkaSettings
-from tests.conftest import say
 from tests.kubernetes.conftest import Place
 from tests.kubernetes.deployment import Deployment
 from tests.kubernetes.keda import keda
 from tests.kubernetes.programs import Unavailable
 from tests.kubernetes.traffic import Traffic
+from tests.support.terminal import say
 
 PARTITIONS = 6
 BACKLOG = 1200
@@ -99,7 +99,7 @@ async def test_workers_follow_the_lag(place: Place, broker: str, scaler: None, t
             await until_replicas(3, PARTITIONS)
             await traffic.settled()
             await until_replicas(1, 1)
-            posts, places, dead = await traffic.read_anew()
+            posts, places, dead = await traffic.read_again()
     except BaseException:
         print(deployment.report())
         print(deployment.kubectl("describe", "scaledobject,hpa"))

@@ -88,7 +88,7 @@ class Traffic:
         """Each post has its verdict."""
         await self.until(lambda: set(self.posts) <= self.answered, "verdict on the last posts")
 
-    async def read_anew(self) -> tuple[set[Place], Counter[Place], int]:
+    async def read_again(self) -> tuple[set[Place], Counter[Place], int]:
         """(posts, how often each is answered, dead letters), by a reader that begins at the start of the topics."""
         posts = {(record.partition, record.offset) for record in await self._all(self.settings.posts_topic)}
         verdicts = [self._verdict(record) for record in await self._all(self.settings.verdicts_topic)]

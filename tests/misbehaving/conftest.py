@@ -1,5 +1,13 @@
 from __future__ import annotations
 
-from tests.integration.conftest import harness
+from collections.abc import Callable
+from pathlib import Path
 
-__all__ = ["harness"]
+import pytest
+
+from tests.support.harness import Harness, a_harness
+
+
+@pytest.fixture
+async def harness(kafka: str, names: Callable[[str], str], tmp_path: Path) -> Harness:
+    return await a_harness(kafka, names, tmp_path)

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tests.misbehaving.model import OF_THE_TEST, SECRET
 from tests.support.commands import Role
 from tests.support.harness import PARTITIONS, Harness, a_value
+from tests.support.misbehaving_model import OF_THE_TEST, SECRET
 
 MODULE = "tests.misbehaving.worker"
 
 
 @dataclass(frozen=True)
-class Row:
+class Case:
     """A model, posts, and what must become of them."""
 
     name: str
@@ -52,12 +52,12 @@ def faulty(number: int, word: str) -> bytes:
     return a_value(number, text=f"this is {OF_THE_TEST} {number} {word} violates:spam")
 
 
-def posts(row: Row) -> dict[int, bytes]:
+def posts(case: Case) -> dict[int, bytes]:
     """All values, by number: the posts with faults stand apart from one another, good ones before and after."""
-    total = row.posts + len(row.faults)
-    gap = total / (len(row.faults) + 1)
-    places = {int(gap * (at + 1)): word for at, word in enumerate(row.faults)}
-    assert len(places) == len(row.faults), "a row needs more good posts than posts with faults"
+    total = case.posts + len(case.faults)
+    gap = total / (len(case.faults) + 1)
+    places = {int(gap * (at + 1)): word for at, word in enumerate(case.faults)}
+    assert len(places) == len(case.faults), "a case needs more good posts than posts with faults"
     return {n: faulty(n, places[n]) if n in places else good(n) for n in range(total)}
 
 
@@ -89,14 +89,14 @@ class _Slot:
 
 
 @contextlib.asynccontextmanager
-async def workers(harness: Harness, row: Row, folder: Path) -> AsyncIterator[list[_Slot]]:
+async def workers(harness: Harness, case: Case, folder: Path) -> AsyncIterator[list[_Slot]]:
     settings = {
-        "MODERATION_MODEL__NAME": row.model,
+        "MODERATION_MODEL__NAME": case.model,
         "MODERATION_LOG__LEVEL": "debug",
         "MODERATION_LOG__FORMAT": "json",
-        **row.settings,
+        **case.settings,
     }
-    slots = [_Slot(harness.environment | settings, row.deaths) for _ in range(row.workers)]
+    slots = [_Slot(harness.environment | settings, case.deaths) for _ in range(case.workers)]
     try:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(slot.run()) for slot in slots]
@@ -110,35 +110,35 @@ async def workers(harness: Harness, row: Row, folder: Path) -> AsyncIterator[lis
                 print(f"worker {at}, life {life}: exit {slot.exits[life]}, log in {folder}", log[-4_000:], sep="\n")
 
 
-async def play(harness: Harness, row: Row, folder: Path) -> Outcome:
-    """Sends all posts, waits for all verdicts, stops the workers, and checks what holds for every row."""
-    values = posts(row)
+async def play(harness: Harness, case: Case, folder: Path) -> Outcome:
+    """Sends all posts, waits for all verdicts, stops the workers, and checks what holds for every case."""
+    values = posts(case)
     drawn = random.Random(0)
     await harness.produce(
         *((drawn.randrange(PARTITIONS), f"author-{n}".encode(), value, ()) for n, value in values.items())
     )
-    row = replace(row, model=row.model.replace("FILE", str(folder / "struck")))
-    async with workers(harness, row, folder) as slots:
-        verdicts = await harness.verdicts(len(values), row.timeout)
+    case = replace(case, model=case.model.replace("FILE", str(folder / "struck")))
+    async with workers(harness, case, folder) as slots:
+        verdicts = await harness.verdicts(len(values), case.timeout)
     outcome = Outcome(verdicts, [code for slot in slots for code in slot.exits], [log for s in slots for log in s.logs])
-    check(row, values, outcome)
+    check(case, values, outcome)
     return outcome
 
 
-def check(row: Row, values: Mapping[int, bytes], outcome: Outcome) -> None:
+def check(case: Case, values: Mapping[int, bytes], outcome: Outcome) -> None:
     """Checks for one correct verdict for each post, no exit that the fault does not explain, and no text in a log."""
     named = Counter(verdict["postId"] for verdict in outcome.verdicts)
     assert named == Counter(f"post-{number}" for number in values)
     wrong = []
     for verdict in outcome.verdicts:
         value = values[int(verdict["postId"].removeprefix("post-"))]
-        fails = row.dead and b"fault:" in value
+        fails = case.dead and b"fault:" in value
         expected = ("REVIEW", "UNDETERMINED") if fails else ("REMOVE" if b"violates:" in value else "ALLOW", "FINAL")
-        said = verdict["outcome"].removeprefix("OUTCOME_"), verdict["status"].removeprefix("STATUS_")
-        if said != expected:
-            wrong.append((verdict["postId"], value, said, expected))
+        decision = verdict["outcome"].removeprefix("OUTCOME_"), verdict["status"].removeprefix("STATUS_")
+        if decision != expected:
+            wrong.append((verdict["postId"], value, decision, expected))
     assert not wrong
-    assert set(outcome.exits) <= row.exits | {0}, outcome.logs
-    assert sum(code != 0 for code in outcome.exits) <= row.deaths
-    assert row.exits <= set(outcome.exits), "the fault never struck"
+    assert set(outcome.exits) <= case.exits | {0}, outcome.logs
+    assert sum(code != 0 for code in outcome.exits) <= case.deaths
+    assert case.exits <= set(outcome.exits), "the fault never struck"
     assert not [log for log in outcome.logs if SECRET in log or OF_THE_TEST in log]

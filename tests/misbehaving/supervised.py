@@ -28,8 +28,8 @@ WARM = 10_000  # and following: numbers of the posts before it
 class Pause:
     """Seconds between a death and the next start."""
 
-    least: float
-    most: float
+    shortest: float
+    longest: float
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Supervisor:
         """Until cancelled; then stops the worker by SIGTERM and waits for its end."""
         while True:
             await self._live()
-            await asyncio.sleep(self.chance.uniform(self.pause.least, self.pause.most))
+            await asyncio.sleep(self.chance.uniform(self.pause.shortest, self.pause.longest))
 
     async def _live(self) -> None:
         role, began, stopped = Role("worker", environment=self.environment, module=MODULE), time.time(), False

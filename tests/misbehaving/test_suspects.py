@@ -11,9 +11,9 @@ from statistics import median
 
 import pytest
 
-from tests.misbehaving.model import SECRET
 from tests.misbehaving.supervised import KILLER, QUIET, Pause, Run, play
 from tests.support.harness import Harness
+from tests.support.misbehaving_model import SECRET
 
 FULL = bool(os.environ.get("MODERATION_TEST_FULL"))
 PAUSE = Pause(2, 10) if FULL else Pause(0.5, 1)
@@ -24,7 +24,7 @@ KINDS = QUICK | {
     "fault:encode:abort": -signal.SIGABRT,
     "fault:encode:device": 3,
 }
-MOST_DEATHS = 3  # one that makes it a suspect, and two while it is alone
+MAX_DEATHS = 3  # one that makes it a suspect, and two while it is alone
 
 
 @pytest.mark.parametrize("word", KINDS if FULL else QUICK)
@@ -50,7 +50,7 @@ async def test_a_post_that_ends_the_process_ends_few_processes(
     assert dict(run.letters[0].headers)["dlq.error.code"] == b"MODEL_CRASHED"
     assert {life.code for life in run.deaths} == {KINDS[word]}
     assert {life.code for life in run.stops} <= {0, -signal.SIGTERM}  # the latter: while it was starting
-    assert len(run.deaths) <= MOST_DEATHS
+    assert len(run.deaths) <= MAX_DEATHS
     assert len(run.events("post_given_up")) == 1
     assert run.events("partition_opened_with_suspects")
     if not word.endswith(":device"):  # the text of a DeviceError is the model's own, for operators

@@ -6,5 +6,5 @@ from moderation import models
 from moderation.cli import app
 
 if __name__ == "__main__":
-    models.MODELS["misbehaving"] = "tests.misbehaving.model:load"
+    models.MODELS["misbehaving"] = "tests.support.misbehaving_model:load"
     app.main()

@@ -6,18 +6,20 @@ import asyncio
 import json
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 
 from moderation.inference.self_check import REFERENCE_POSTS
 from moderation.models.fake import Fake
-from moderation.settings import ModelSettings, Settings
+from moderation.settings import KafkaSettings, MediaSettings, ModelSettings, Settings, WorkerSettings
 from moderation.types import Score
 from moderation.worker import role
+from tests.support.topics import make_topics
 
 PARTITIONS = 6
 WORKER = """
@@ -168,3 +170,28 @@ async def running(harness: Harness) -> AsyncIterator[asyncio.Task[None]]:
         stop.set()
         await asyncio.wait([task], timeout=60)
     await task
+
+
+async def a_harness(kafka: str, names: Callable[[str], str], folder: Path) -> Harness:
+    """Topics, a policy set and settings of one test."""
+    policies = folder / "policies"
+    policies.mkdir()
+    (policies / "spam.yaml").write_text(POLICY)
+    settings = Settings(
+        policies=policies,
+        kafka=KafkaSettings(
+            bootstrap=kafka,
+            posts_topic=names("posts"),
+            verdicts_topic=names("verdicts"),
+            group=names("group"),
+            transaction_timeout_ms=5_000,
+            session_timeout_ms=6_000,
+            rebalance_timeout_ms=20_000,
+        ),
+        model=ModelSettings(name="fake"),
+        media=MediaSettings(max_bytes=4 << 20),
+        worker=WorkerSettings(encode_threads=1),
+    )
+    made = Harness(kafka, settings)
+    await make_topics(kafka, *made.topics, partitions=PARTITIONS, max_message_bytes=str(4 << 20))
+    return made

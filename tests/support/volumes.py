@@ -85,7 +85,7 @@ class Sizes:
     """What the files of a folder take together, looked at all the time by a thread, and whenever `look` is called."""
 
     def __init__(self, folder: Path) -> None:
-        self.most = 0  # bytes
+        self.largest = 0  # bytes
         self.looks = 0
         self._folder = folder
         self._ended = threading.Event()
@@ -99,7 +99,7 @@ class Sizes:
                 total += os.stat(self._folder / name).st_size
             except FileNotFoundError:
                 continue
-        self.most = max(self.most, total)
+        self.largest = max(self.largest, total)
         self.looks += 1
 
     def _watch(self) -> None:

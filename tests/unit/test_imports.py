@@ -83,7 +83,7 @@ def room_of(module: str) -> str:
 
 
 def imports_of(path: Path) -> Iterator[str]:
-    """Full names; of ours the module, with the leading package."""
+    """Full names. For names of this package, the module."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -97,7 +97,7 @@ def imports_of(path: Path) -> Iterator[str]:
 
 
 def module_of(name: str) -> str:
-    """The module that a dotted name of ours is in: moderation.errors for moderation.errors.PostError."""
+    """The module that a dotted name of this package is in: moderation.errors for moderation.errors.PostError."""
     parts = name.split(".")
     while len(parts) > 1 and ".".join(parts[1:]) not in MODULES:
         parts.pop()

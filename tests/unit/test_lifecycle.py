@@ -36,7 +36,7 @@ def test_commands_that_repair_it_are_logged_one_by_one() -> None:
     assert (rejected["message"], rejected["commands"]) == ("no topic:", ["make it", "fill it"])
 
 
-def test_crash_tells_where_and_not_what() -> None:
+def test_a_logged_crash_has_its_place_and_no_message() -> None:
     returned, events = run(
         """
         async def deep(): raise KeyError("what a user wrote")

@@ -80,7 +80,7 @@ def test_a_rule_over_two_settings() -> None:
     assert line == "MODERATION_MODEL: window_overlap must be at most half of window_tokens"
 
 
-def test_a_value_where_a_group_is() -> None:
+def test_a_value_for_a_whole_group_is_refused() -> None:
     lines = refused(MODERATION_LOG="info", MODERATION_LOG__LEVEL="info")
     assert "MODERATION_LOG is one value, not a group" in lines[0]
 

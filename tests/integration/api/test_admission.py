@@ -16,10 +16,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from moderation.api.grpc.requests import LOOKUP_BYTES
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.post_pb2 import Image, Post
-from tests.hostile import frames
-from tests.hostile.connection import CLOSED, connected
-from tests.hostile.harness import Credentials
+from tests.support import frames
 from tests.support.builders import a_verdict
+from tests.support.connection import CLOSED, connected
+from tests.support.credentials import Credentials
 from tests.support.lookups import NOT_SERVING, SERVICE, SERVING, Api, a_free_address, refused, service
 
 

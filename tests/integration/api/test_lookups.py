@@ -42,7 +42,7 @@ from tests.support.lookups import (
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_lookups(running_api: Api) -> None:
+async def test_a_lookup_returns_the_verdict_of_each_known_post(running_api: Api) -> None:
     await running_api.put(a_verdict("a", outcome=Outcome.REMOVE), a_verdict("b"))
     async with running_api.running() as channel:
         response = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"))

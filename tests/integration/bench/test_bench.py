@@ -84,7 +84,7 @@ def test_padding_is_counted_as_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_agreement(tmp_path: Path) -> None:
+def test_scores_agree_more_in_higher_precision(tmp_path: Path) -> None:
     out = tmp_path / "agreement.json"
     assert agreement.main(None, 40, out, 1) == 0
     single, half, eight = json.loads(out.read_text())["precisions"]

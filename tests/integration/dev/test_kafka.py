@@ -22,7 +22,7 @@ from moderation.dev.kafka import LocalKafka, broker, serve
 from moderation.dev.node import Node, pick_ports
 from moderation.errors import ConfigError
 from moderation.settings import KafkaSettings
-from tests.conftest import make_topics
+from tests.support.topics import make_topics
 
 FULL_CACHE = jars.cache_folder()
 

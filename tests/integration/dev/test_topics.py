@@ -13,7 +13,7 @@ from moderation.dev.topics import create_missing_topics
 from moderation.errors import ConfigError
 from moderation.kafka.topics import check_topics
 from moderation.settings import KafkaSettings
-from tests.conftest import make_topics
+from tests.support.topics import make_topics
 
 
 async def test_topics_of_a_deployment_are_created_once(kafka: str, names: Callable[[str], str]) -> None:

@@ -101,7 +101,7 @@ async def test_the_samples_travel_as_the_demo_sends_them(tmp_path: Path) -> None
     assert caught.value.reason is Reason.IMAGE_CORRUPT
 
 
-def test_it_says_what_it_is() -> None:
+def test_the_demo_model_says_that_it_is_no_model_for_people() -> None:
     assert "no moderation model for people" in a_model().info.caution
     described = models.describe("demo")
     assert "moderation.training.train" in described, "the card says how it was trained"

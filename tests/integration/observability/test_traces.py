@@ -23,7 +23,7 @@ from tests.support.harness import Harness, a_value, running
 from tests.support.lookups import Api
 
 CALL = "moderation.v1.ModerationService/ModeratePost"
-UNSAID = "a sentence that nobody may read in a trace"
+UNSAID = "a sentence that no trace may hold"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -36,7 +36,7 @@ class Spans:
     def __iter__(self) -> Iterator[ReadableSpan]:
         return iter(self._exporter.get_finished_spans())
 
-    def of(self, name: str, kind: SpanKind | None = None) -> ReadableSpan:
+    def only(self, name: str, kind: SpanKind | None = None) -> ReadableSpan:
         """The only one of this name."""
         (match,) = [span for span in self if span.name == name and kind in (None, span.kind)]
         return match
@@ -79,8 +79,14 @@ async def test_one_trace_from_the_client_to_the_verdict(harness: Harness, tmp_pa
             response = await client.moderate(Post(id="post-1", text=UNSAID), timeout=60)
         assert response.state == pb.LOOKUP_STATE_FOUND
         (record,) = await harness.read(harness.topics[1], 1)
-    caller, process = spans.of("caller"), spans.of("process posts")
-    chain = [caller, spans.of(CALL, SpanKind.CLIENT), spans.of(CALL, SpanKind.SERVER), spans.of("send posts"), process]
+    caller, process = spans.only("caller"), spans.only("process posts")
+    chain = [
+        caller,
+        spans.only(CALL, SpanKind.CLIENT),
+        spans.only(CALL, SpanKind.SERVER),
+        spans.only("send posts"),
+        process,
+    ]
     for parent, child in itertools.pairwise(chain):
         assert child in spans.below(parent), f"{child.name} is not below {parent.name}"
     assert [span.kind for span in chain[3:]] == [SpanKind.PRODUCER, SpanKind.CONSUMER]
@@ -115,7 +121,7 @@ async def test_an_error_is_traced_as_a_code_and_never_as_a_text(harness: Harness
         await client.moderate(bad, timeout=60)
         with pytest.raises(CallError):
             await client.moderate(Post(id="", text=UNSAID), timeout=60)
-    process = spans.of("process posts")
+    process = spans.only("process posts")
     assert process.status.status_code is StatusCode.ERROR
     assert (process.attributes or {})["error.type"] == "IMAGE_FORBIDDEN"
     failed = [span for span in spans if span.name == CALL and span.status.status_code is StatusCode.ERROR]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_topics
+from tests.support.topics import make_topics
 from tests.support.view_topic import PARTITIONS, Topic
 
 

@@ -68,7 +68,7 @@ async def test_a_view_of_a_topic_larger_than_its_volume_is_built_and_keeps_the_n
         assert not events(logged, "view_stalled")
         assert len(events(logged, "view_full")) == 1
     assert sizes.looks > 200
-    assert 40 * MIB < sizes.most <= 64 * MIB
+    assert 40 * MIB < sizes.largest <= 64 * MIB
 
 
 async def test_while_it_serves_slow_readers_do_not_make_it_larger(topic: Topic, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ async def test_while_it_serves_slow_readers_do_not_make_it_larger(topic: Topic, 
                 task.cancel()
             await asyncio.wait(watching)
     assert reads > 10
-    assert 20 * MIB < sizes.most <= 32 * MIB
+    assert 20 * MIB < sizes.largest <= 32 * MIB
 
 
 def long_ids(draw: random.Random) -> Iterator[dict[str, Any]]:
@@ -150,7 +150,7 @@ async def test_the_bound_holds_at_every_step_for_any_entries(
                 newest = {entry.post_id: entry.verdict or b"" for entry in entries[-20:]}
             assert {id: row[-1] for id, row in (await store.find([*newest, "none"])).items()} == newest
             assert await store.size() == size_of(tmp_path)
-    assert 20 * MIB < sizes.most <= 32 * MIB
+    assert 20 * MIB < sizes.largest <= 32 * MIB
     with closing(sqlite3.connect(tmp_path / "view.sqlite")) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -181,7 +181,7 @@ async def test_a_reader_of_an_old_state_stalls_the_view_before_the_log_outgrows_
                 assert await verdict(store, f"p{stood - 1}") == b"x" * 4_000  # lookups go on
             await more(100)
             assert fold.at[0].next == stood + 100 * 100
-    assert sizes.most <= 32 * MIB
+    assert sizes.largest <= 32 * MIB
 
 
 async def test_a_view_of_an_older_format_beyond_the_bound_is_built_again_in_its_place(
@@ -217,10 +217,10 @@ async def test_a_view_comes_down_to_a_bound_that_is_lowered(tmp_path: Path) -> N
     with Sizes(tmp_path) as sizes, capture_logs() as logged:
         async with opened(settings.model_copy(update={"view_max_bytes": 32 * MIB}), LOG) as store:
             assert await store.find(["p9999", "p0"]) == {}  # it is read again from the topic
-            sizes.most = 0
+            sizes.largest = 0
             await Folding(store)(*(an_entry(f"p{n}", n, ms=begin_ms + n, verdict=b"x" * 4_000) for n in range(500)))
     assert [event["reason"] for event in events(logged, "view_rebuilt")] == ["the file is larger than its bound"]
-    assert sizes.most <= 32 * MIB
+    assert sizes.largest <= 32 * MIB
 
 
 async def test_a_broken_view_is_deleted_and_only_what_may_be_anothers_is_kept(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ async def test_a_file_that_was_set_aside_counts(tmp_path: Path) -> None:
             for start in range(0, 20_000, 500):
                 rows = (an_entry(f"p{n}", n, ms=begin_ms + n, verdict=b"x" * 4_000) for n in range(start, start + 500))
                 await fold(*rows)
-    assert 40 * MIB < sizes.most <= 56 * MIB
+    assert 40 * MIB < sizes.largest <= 56 * MIB
 
 
 @pytest.mark.parametrize("bound", [1, sqlite_budget.SMALLEST - 1])

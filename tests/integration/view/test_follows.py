@@ -24,9 +24,9 @@ from moderation.view import freshness
 from moderation.view.stores import Kind
 from moderation.view.stores.postgres_generations import NAME
 from moderation.view.view import open_view
-from tests.conftest import make_topics
 from tests.support.builders import a_verdict
 from tests.support.logged import events
+from tests.support.topics import make_topics
 from tests.support.view_topic import FOUND, NOT_FOUND, Topic, states, until_answered
 
 HOUR_S = 3600

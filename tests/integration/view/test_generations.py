@@ -216,7 +216,7 @@ async def test_what_only_the_old_generation_knows_of_many_erasures_is_copied_a_p
     await shared.do(insert.format(2, "''"))
     await shared.do("UPDATE partitions SET next = 1000000 WHERE number = 1")
     await second(an_entry("late", 0))
-    assert await building.serve() is None  # the other is further, and has heard of this when the next one comes
+    assert await building.serve() is None  # the other is further, and knows of this when the next one comes
     await first(an_entry("late", 2, erased=True, ms=0))
     await second(an_entry("late", 1), an_entry("late", 2, erased=True, ms=0))
     assert await building.serve()

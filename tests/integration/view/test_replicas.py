@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from moderation.view.stores.postgres_generations import NAME
-from tests.conftest import make_topics
 from tests.support.replicas import Replicas, delayed, two_replicas
+from tests.support.topics import make_topics
 
 STARTS = 3
 

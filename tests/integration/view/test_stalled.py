@@ -121,7 +121,9 @@ async def test_with_its_volume_full_the_lag_is_true_and_the_api_leaves_service_u
     assert any("SQLITE_FULL" in event["reason"] for event in events(logged, "view_stalled"))
 
 
-async def test_at_a_real_end_of_what_the_file_may_hold_it_is_the_same(running_api: Api, tmp_path: Path) -> None:
+async def test_at_the_largest_size_of_the_file_the_lag_is_true_and_the_api_leaves_service(
+    running_api: Api, tmp_path: Path
+) -> None:
     """Where no volume can be mounted: SQLite's own bound, which the view does not know of."""
     made: list[Sqlite] = []
     real = Sqlite.__init__
@@ -203,7 +205,7 @@ def held(store: Sqlite) -> Any:
         go_on.set()
 
 
-async def test_a_thread_that_hangs_is_the_same(
+async def test_a_thread_that_hangs_makes_the_api_leave_service(
     running_api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(freshness, "STALL_S", 1.0)

@@ -238,7 +238,7 @@ async def test_lookups_that_a_database_does_not_answer_end_and_hold_no_fold_up(
         ("mysql://me:secret@127.0.0.1:1/x", ConfigError),
     ],
 )
-async def test_a_database_that_cannot_be_reached_or_named_is_said_without_the_password(
+async def test_a_database_that_cannot_be_reached_or_named_is_reported_without_the_password(
     url: str, error: type[Exception]
 ) -> None:
     with pytest.raises(error) as caught:
@@ -253,7 +253,7 @@ async def test_a_database_that_takes_no_tls_is_unavailable(database: str) -> Non
             pass
 
 
-async def test_a_full_disk_is_said_and_lookups_go_on(tmp_path: Path) -> None:
+async def test_a_full_disk_is_reported_and_lookups_continue(tmp_path: Path) -> None:
     async with opened(ApiSettings(view=tmp_path / "view.sqlite")) as store:
         fold = Folding(store)
         await fold(an_entry("a", 1))

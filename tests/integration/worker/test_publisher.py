@@ -17,7 +17,7 @@ from moderation.settings import KafkaSettings
 from moderation.worker.messages import Message
 from moderation.worker.publisher import Publisher
 from moderation.worker.suspects import Mark, Opening
-from tests.conftest import make_topics
+from tests.support.topics import make_topics
 
 
 @pytest.fixture

@@ -25,9 +25,9 @@ from moderation.kafka import clients
 from moderation.kafka.consumer import Consumer
 from moderation.worker import role
 from moderation.worker.processor import Processor
-from tests.conftest import make_topics
 from tests.support.builders import a_file
 from tests.support.harness import PARTITIONS, WORKER, Harness, a_value, running
+from tests.support.topics import make_topics
 
 
 async def test_each_post_gets_one_verdict_in_order(harness: Harness) -> None:

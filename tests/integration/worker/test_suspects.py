@@ -131,7 +131,7 @@ async def test_no_other_post_is_in_the_process_while_a_suspect_is(harness: Harne
     assert watched.highest == 1
 
 
-async def test_a_post_that_was_attempted_alone_in_vain_ends_as_a_dead_letter_with_its_verdict(
+async def test_a_post_whose_attempts_alone_failed_ends_as_a_dead_letter_with_its_verdict(
     each_delivery: Harness, watched: Watched
 ) -> None:
     await put(each_delivery, a_value("bad", text="wrong"), a_value(1))

@@ -23,10 +23,10 @@ from moderation.worker import restore
 from moderation.worker.messages import Message, verdict_message
 from moderation.worker.publisher import Publisher
 from moderation.worker.suspects import Opening
-from tests.conftest import make_topics
 from tests.support import foreign
 from tests.support.builders import a_finding, a_verdict
 from tests.support.harness import WORKER, Fickle, Harness, a_value, running
+from tests.support.topics import make_topics
 
 
 async def nowhere() -> Opening:
@@ -67,7 +67,7 @@ async def test_repeats_in_flight_wait_for_the_first(harness: Harness, fickle: Fi
     assert len({(verdict["postId"], str(verdict["findings"])) for verdict in verdicts}) == 2
 
 
-async def test_what_failed_is_tried_anew(harness: Harness) -> None:
+async def test_a_post_that_failed_is_tried_again(harness: Harness) -> None:
     async with running(harness.with_("fake?raise_on=poison")):
         await harness.produce(*[(0, b"a", a_value(1, text="a poison"), [])] * 2)
         verdicts = await harness.verdicts(2)

@@ -40,7 +40,7 @@ def test_the_response_to_a_batch(asked: list[tuple[str, bool]]) -> None:
     assert pb.BatchGetVerdictsResponse.FromString(responses.batch(parts)) == pb.BatchGetVerdictsResponse(results=wanted)
 
 
-def test_a_page() -> None:
+def test_a_page_has_its_verdicts_and_its_token() -> None:
     written = responses.page(Page([BYTES, BYTES], "next"))
     assert pb.ListVerdictsResponse.FromString(written) == pb.ListVerdictsResponse(
         verdicts=[MESSAGE, MESSAGE],

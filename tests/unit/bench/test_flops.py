@@ -22,20 +22,20 @@ def test_the_published_shapes() -> None:
     assert flops.crop(FULL) == pytest.approx(366e9, rel=0.01)
 
 
-def test_a_crop_in_tokens() -> None:
+def test_the_work_of_a_crop_is_counted_in_tokens() -> None:
     """What fills a step: a post's tokens and its crops, each by what it computes."""
     assert FULL.crop_work == pytest.approx(flops.crop(FULL) / flops.token(FULL), rel=0.1)
 
 
 @pytest.mark.parametrize(("policies", "trees", "prompts"), [(1, 1.99, 1.99), (5, 6.4, 10.5), (20, 23.0, 41.9)])
-def test_a_text_post(policies: int, trees: float, prompts: float) -> None:
+def test_a_text_post_takes_the_published_operations(policies: int, trees: float, prompts: float) -> None:
     """TFLOP, except for the last layer, of which the engine computes only the scored tokens."""
     post = workloads.post(KINDS["text"], policies, FULL, seed=0)
     assert 0.96 * trees < flops.step([post], FULL) / 1e12 < 1.01 * trees
     assert 0.90 * prompts < flops.plain(post, FULL) / 1e12 < 1.01 * prompts
 
 
-def test_what_torch_counts() -> None:
+def test_operations_are_those_that_torch_counts() -> None:
     config = sizes.config(Size(192, 256, 3, 2, "tiny"))
     network = sizes.network(config, dtype=torch.float32, device=torch.device("cpu"))
     window = Window(Tree((5,) * 40, ((6,) * 30, (7,) * 20)), (), 4096)

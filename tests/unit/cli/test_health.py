@@ -50,14 +50,14 @@ def deaf() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_http(ops: str) -> None:
+def test_only_status_200_is_healthy(ops: str) -> None:
     assert ask(f"{ops}/livez", 10) == Health(True, "200 OK")
     assert ask(f"{ops}/readyz", 10) == Health(False, "503 Service Unavailable")
     assert ask(f"{ops}/moved", 10) == Health(False, "302 Found")
     assert ask(ops, 10) == Health(False, "404 Not Found; a role serves /livez, /readyz and /startupz")
 
 
-def test_grpc() -> None:
+def test_only_a_serving_grpc_server_is_healthy() -> None:
     checks = HealthServicer()
     server = grpc.server(ThreadPoolExecutor(1))
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -79,7 +79,7 @@ def test_grpc_asked_of_a_port_for_http(ops: str) -> None:
     assert (health.healthy, f"give {ops}/livez" in health.response) == (False, True)
 
 
-def test_one_that_does_not_answer(deaf: str) -> None:
+def test_a_role_that_does_not_respond_is_unhealthy(deaf: str) -> None:
     assert ask(f"http://{deaf}/livez", 0.2) == Health(False, "no response: TimeoutError")
     assert ask(deaf, 0.2).healthy is False
 
@@ -87,12 +87,12 @@ def test_one_that_does_not_answer(deaf: str) -> None:
 @pytest.mark.parametrize(
     "target", ["", "localhost", "https://a:1/livez", "http://a/livez", "a:port", "a:99999", "/livez"]
 )
-def test_a_target_that_is_none(target: str) -> None:
+def test_a_target_without_host_and_port_is_refused(target: str) -> None:
     with pytest.raises(ConfigError, match="host:port"):
         ask(target, 1)
 
 
-def test_the_command(ops: str) -> None:
+def test_the_command_asks_its_role_without_a_proxy(ops: str) -> None:
     """Through a proxy that is not there it would fail: a check goes straight to its role."""
 
     def run(target: str) -> tuple[int, str, str]:

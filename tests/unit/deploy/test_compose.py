@@ -18,7 +18,7 @@ from moderation.policies import PolicySet
 
 REPO = Path(__file__).parents[3]
 FILE = REPO / "deploy" / "compose.yaml"
-OURS = ("topics", "worker", "api")
+OWN_SERVICES = ("topics", "worker", "api")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_mounted_files_exist_and_are_read_only(services: dict[str, dict[str, Any
 
 
 def test_variables_are_valid_settings(services: dict[str, dict[str, Any]]) -> None:
-    for name in OURS:
+    for name in OWN_SERVICES:
         given = services[name]["environment"]
         settings.load(given)  # raises, and names what is wrong
         assert set(given) <= {knob for knob, _, _ in settings.fields()} | {"MODERATION_MODEL"}
@@ -89,7 +89,7 @@ def test_clients_use_the_broker_s_inner_listener(services: dict[str, dict[str, A
     protocols = dict(entry.split(":") for entry in kafka["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
     assert set(protocols) == set(listeners) == {*advertised, kafka["KAFKA_CONTROLLER_LISTENER_NAMES"]}
     inside = advertised[kafka["KAFKA_INTER_BROKER_LISTENER_NAME"]]
-    assert {services[name]["environment"]["MODERATION_KAFKA__BOOTSTRAP"] for name in OURS} == {inside}
+    assert {services[name]["environment"]["MODERATION_KAFKA__BOOTSTRAP"] for name in OWN_SERVICES} == {inside}
     assert advertised["OUTSIDE"] == "127.0.0.1:{published}".format(**services["kafka"]["ports"][0])
     copies = [value for name, value in kafka.items() if name.endswith(("REPLICATION_FACTOR", "ISR", "REPLICAS"))]
     assert set(copies) == {"1"}
@@ -99,5 +99,7 @@ def test_prometheus_scrapes_the_ports_of_the_roles(services: dict[str, dict[str,
     path = mounts(services["prometheus"])["/etc/prometheus/prometheus.yml"]["source"]
     jobs = yaml.safe_load(Path(path).read_text())["scrape_configs"]
     targets = {target for job in jobs for static in job["static_configs"] for target in static["targets"]}
-    ports = {name: services[name]["environment"]["MODERATION_OPS__LISTEN"].rpartition(":")[2] for name in OURS[1:]}
+    ports = {
+        name: services[name]["environment"]["MODERATION_OPS__LISTEN"].rpartition(":")[2] for name in OWN_SERVICES[1:]
+    }
     assert {f"{name}:{port}" for name, port in ports.items()} <= targets

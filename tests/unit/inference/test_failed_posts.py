@@ -13,7 +13,7 @@ from moderation.models.contract import Encoded
 from moderation.models.fake import Fake
 from moderation.settings import WorkerSettings
 from moderation.types import Content, Question, Reason, Score
-from tests.misbehaving.model import OF_THE_TEST, Misbehaving, PanicException
+from tests.support.misbehaving_model import OF_THE_TEST, Misbehaving, PanicException
 
 SPAM = Question("spam", "spam")
 LONG_S = 600.0

@@ -17,7 +17,7 @@ from moderation.models.contract import Encoded
 from moderation.models.fake import Fake
 from moderation.settings import WorkerSettings
 from moderation.types import Content, Question, Score
-from tests.misbehaving.model import PanicException
+from tests.support.misbehaving_model import PanicException
 
 SPAM = Question("spam", "spam")
 

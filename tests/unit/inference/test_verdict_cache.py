@@ -71,7 +71,7 @@ async def test_another_question_is_another_question(other: dict[str, object]) ->
     assert judge.calls == 1
 
 
-async def test_who_comes_meanwhile_waits_and_gets_the_same() -> None:
+async def test_callers_during_a_decision_wait_and_get_the_same_verdict() -> None:
     cache, judge = VerdictCache(0, 0), Judge(standing())  # waiting callers need no entry
     several = [asyncio.create_task(cache.decided(standing().identity, judge, 0)) for _ in range(5)]
     other = asyncio.create_task(cache.decided(standing("post-2").identity, Judge(standing("post-2")), 0))
@@ -115,7 +115,7 @@ async def test_a_failure_is_not_shared_and_the_next_caller_tries_again() -> None
         (replace(standing(), findings=()), False),  # no policy applied, or the verdict was cut
     ],
 )
-async def test_only_what_the_model_has_said_stands(verdict: Verdict, stands: bool) -> None:
+async def test_only_scores_of_the_model_are_cached(verdict: Verdict, stands: bool) -> None:
     cache, judge = VerdictCache(10, MAX_BYTES), Judge(verdict)
     judge.open.set()
     await cache.decided(verdict.identity, judge, 0)
@@ -210,7 +210,7 @@ def knows(cache: VerdictCache) -> list[str]:
     return [digests[digest] for digest in cache._entries]
 
 
-async def test_what_is_erased_is_judged_anew() -> None:
+async def test_an_erased_post_is_judged_again() -> None:
     cache, judge = VerdictCache(10, MAX_BYTES), Judge(standing())
     judge.open.set()
     await cache.decided(standing().identity, judge, 0)
@@ -237,7 +237,7 @@ async def test_of_a_post_that_its_erasure_has_overtaken_nothing_is_kept() -> Non
     assert (await cache.decided(standing().identity, judge, 4)).origin is Origin.CACHE
 
 
-async def test_who_waited_for_a_decision_that_came_to_nothing_is_overtaken_by_an_erasure_too() -> None:
+async def test_an_erasure_overtakes_a_caller_that_waited_for_a_failed_decision() -> None:
     cache, judge = VerdictCache(10, MAX_BYTES), Judge(standing())
 
     async def fail() -> Verdict:

@@ -97,13 +97,13 @@ class Unwell:
         raise asyncio.CancelledError
 
 
-async def test_a_stop_does_not_pass_on_a_cancellation_that_was_not_ours() -> None:
+async def test_a_stop_does_not_pass_on_a_cancellation_from_within_the_client() -> None:
     with capture_logs() as events:
         await clients.stop(Unwell())
     assert [event["event"] for event in events] == ["kafka_client_abandoned"]
 
 
-async def test_a_stop_that_is_cancelled_is() -> None:
+async def test_cancelling_a_stop_cancels_its_caller() -> None:
     class Slow:
         async def stop(self) -> None:
             await asyncio.sleep(60)

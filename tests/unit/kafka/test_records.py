@@ -107,8 +107,8 @@ async def test_a_batch_that_becomes_large_is_held_a_piece_at_a_time(codec: str) 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert seen == count
-    most = 8 * max(each, SMALL_BYTES) + 2 * len(batch)
-    assert peak < most, f"{peak >> 20} MiB of {count * each >> 20}"
+    limit = 8 * max(each, SMALL_BYTES) + 2 * len(batch)
+    assert peak < limit, f"{peak >> 20} MiB of {count * each >> 20}"
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -147,7 +147,7 @@ async def test_millions_of_headers_are_not_held() -> None:
 
 
 @pytest.mark.parametrize("first_ms", [-1, -(1 << 63), (1 << 63) - 1, 0])
-async def test_any_timestamp(first_ms: int) -> None:
+async def test_timestamps_of_any_size_fit_into_64_bits(first_ms: int) -> None:
     """Large ones do not leave 64 bits: a view keeps them in columns."""
     parts = a_record(0, b"x", since_ms=1 << 40, headers=FOREIGN) + a_record(1, b"y", since_ms=-(1 << 40))
     records = all_of(fetched(a_batch(parts, 2, first_ms=first_ms)))

@@ -92,7 +92,7 @@ async def test_content_has_the_pictures_in_order_and_a_digest_over_the_bytes(tmp
     assert read.content.digest == digest(post.text, [a_file(an_image(20, 20)), a_file(an_image(10, 10))])
 
 
-def test_the_digest_tells_where_one_part_ends() -> None:
+def test_the_digest_differs_when_a_part_ends_elsewhere() -> None:
     assert len({digest("ab", []), digest("a", [b"b"]), digest("", [b"a", b"b"]), digest("", [b"ab"])}) == 4
 
 

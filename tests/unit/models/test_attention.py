@@ -64,7 +64,7 @@ WAYS: dict[str, Callable[[Packed], Attend]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kv_heads", [4, 2])
-def test_all_tokens(way: str, kv_heads: int) -> None:
+def test_attention_of_all_tokens_matches_its_definition(way: str, kv_heads: int) -> None:
     packed = tree.pack(TREES, CPU)
     query, key, value = _drawn(len(packed.ids), kv_heads)
     if way == "stretches":  # the kernel on CUDA shares heads itself
@@ -127,7 +127,7 @@ def test_torch_itself_says_how_its_kernel_lays_it_out() -> None:
 
 
 @pytest.mark.parametrize("kv_heads", [4, 1])
-def test_scored_tokens(kv_heads: int) -> None:
+def test_attention_of_scored_tokens_matches_its_definition(kv_heads: int) -> None:
     packed = tree.pack(TREES, CPU)
     query, key, value = _drawn(len(packed.ids), kv_heads)
     out = attention.of_scored(packed)(query[packed.scored], key, value)

@@ -16,7 +16,7 @@ from moderation.models.contract import DeviceMemory, Encoded
 from moderation.models.fake import Fake
 from moderation.settings import ModelSettings
 from moderation.types import Content, Question, Reason, Score
-from tests.misbehaving.model import ENCODE, SCORE, SECRET, STRIKES, Misbehaving
+from tests.support.misbehaving_model import ENCODE, SCORE, SECRET, STRIKES, Misbehaving
 
 QUESTIONS = (Question("spam", "spam"), Question("hate", "hate"))
 RAISED = [kind for kind in STRIKES if kind not in ("device", "hang", "abort")]
@@ -148,7 +148,7 @@ def test_a_score_is_sound_when_its_numbers_can_be_true_together(score: Score, so
 def test_a_model_that_fails_while_it_is_loaded_ends_in_an_error_without_its_text(
     kind: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(models.MODELS, "misbehaving", "tests.misbehaving.model:load")
+    monkeypatch.setitem(models.MODELS, "misbehaving", "tests.support.misbehaving_model:load")
     settings = ModelSettings(name=f"misbehaving?load={kind}")
     with ThreadPoolExecutor(1) as pool, pytest.raises(DeviceError) as caught:
         pool.submit(models.load, settings).result()
@@ -159,6 +159,6 @@ def test_a_model_that_fails_while_it_is_loaded_ends_in_an_error_without_its_text
 
 
 def test_a_person_at_the_terminal_may_interrupt_the_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(models.MODELS, "misbehaving", "tests.misbehaving.model:load")
+    monkeypatch.setitem(models.MODELS, "misbehaving", "tests.support.misbehaving_model:load")
     with pytest.raises(KeyboardInterrupt):
         models.load(ModelSettings(name="misbehaving?load=interrupt"))

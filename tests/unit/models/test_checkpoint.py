@@ -163,7 +163,7 @@ def test_a_broken_checkpoint_says_what_is_wrong(folder: Path, damage: Callable[[
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "nothing", "a/b/c", "with space/x"])
-def test_a_name_of_nothing(name: str) -> None:
+def test_a_folder_that_does_not_exist_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="there is no such folder"):
         models.load(ModelSettings(name=name))
 
@@ -266,7 +266,7 @@ def test_the_seeded_checkpoint_is_the_same_everywhere(tmp_path: Path) -> None:
     assert [path.name for path in made.parent.iterdir()] == ["b"], "no other file is left"
 
 
-def test_description() -> None:
+def test_a_description_has_the_sizes_and_the_card() -> None:
     text = models.describe(str(seeded_folder()))
     assert "4 x 4 tokens each" in text
     assert "hidden 64, 2 of 3 layers" in text

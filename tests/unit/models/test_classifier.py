@@ -138,7 +138,7 @@ def test_a_foreign_item_is_refused() -> None:
         (RuntimeError("shapes do not match"), RuntimeError),
     ],
 )
-def test_a_sick_device_is_told_from_a_full_one(raised: Exception, expected: type[Exception]) -> None:
+def test_a_sick_device_and_a_full_one_raise_different_errors(raised: Exception, expected: type[Exception]) -> None:
     model = classifier.load(settings())
 
     def fail(*_: object) -> None:
@@ -176,7 +176,7 @@ def test_bfloat16_agrees_in_the_main() -> None:
     assert len(steps) > 2, "margins are not rounded to bfloat16's steps"
 
 
-def test_identity() -> None:
+def test_the_digest_covers_the_options_that_change_scores() -> None:
     info = a_model().info
     assert (info.name, info.revision, len(info.digest)) == ("seeded", "", 64)
     assert classifier.load(settings()).info == info
@@ -191,7 +191,7 @@ def test_cuda_must_be_there_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch
         classifier.load(settings(device="cuda"))
 
 
-def test_the_door_finds_the_model_by_its_config() -> None:
+def test_a_checkpoint_is_loaded_by_the_family_in_its_config() -> None:
     assert isinstance(models.load(settings()), Phi3Vision)
 
 

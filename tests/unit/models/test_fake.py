@@ -45,7 +45,7 @@ def test_tokens_count_words_and_pictures() -> None:
     assert item.tokens == 2 + 3 + 2 * PICTURE_TOKENS
 
 
-def test_failpoints() -> None:
+def test_the_fake_fails_on_the_posts_that_its_options_name() -> None:
     fake = Fake(raise_on="poison", dies_on="sick", oom_above=2)
     good, poison, sick = (fake.encode(a_content(text), [SPAM])[0] for text in ("fine", "a poison", "a sick"))
     with pytest.raises(RuntimeError, match="raise_on"):
@@ -76,7 +76,7 @@ def test_a_nonce_makes_two_scores_of_a_post_differ_and_changes_no_decision() -> 
     assert first.probability == second.probability
 
 
-def test_the_package_opens_no_heavy_door() -> None:
+def test_the_package_loads_the_fake_without_torch() -> None:
     code = (
         "import sys, moderation.models as m; from moderation.settings import ModelSettings;"
         "m.load(ModelSettings(name='fake')); sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"

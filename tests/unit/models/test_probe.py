@@ -48,7 +48,9 @@ def crops(path: Path, budget: int = 4) -> Crops:
     return HdTransform(budget, 112, 4, published.image_mean, published.image_std).crops(Image.open(path))
 
 
-def test_text_alone(tmp_path: Path, tokenizer: Tokenizer, reference: Reference) -> None:
+def test_a_prompt_without_images_has_the_logits_of_the_reference(
+    tmp_path: Path, tokenizer: Tokenizer, reference: Reference
+) -> None:
     """A tag without images is text, as in the original."""
     arrays = run("<|user|>\nwhat is <|image_1|>?<|end|>\n<|assistant|>\n", [], tmp_path / "out.npz")
     expected = tokenizer.trusted("<|user|>\nwhat is <|image_1|>?<|end|>\n<|assistant|>\n", begin=True)

@@ -48,7 +48,7 @@ def contents() -> list[Content]:
     ]
 
 
-def test_packing() -> None:
+def test_trees_are_packed_without_padding() -> None:
     packed = tree.pack(TREES, CPU)
     assert packed.ids.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     assert packed.positions.tolist() == [0, 1, 2, 3, 4, 3, 0, 0, 1, 2, 3, 4]

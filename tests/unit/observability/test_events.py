@@ -35,16 +35,19 @@ def test_every_event_that_is_logged_has_a_sentence_and_no_other_has(reference: M
     assert list(EVENTS) == sorted(EVENTS), "keep the table in order"
 
 
-def test_what_a_warning_or_an_error_asks_for_is_said(reference: ModuleType) -> None:
+def test_warnings_and_errors_say_what_to_do(reference: ModuleType) -> None:
     for name, event in reference.events().items():
         assert EVENTS[name].endswith(".")
         if event.levels & {"warning", "error", "critical"}:
             assert EVENTS[name].count(". ") + EVENTS[name].count("; ") + EVENTS[name].count(": "), name
 
 
-@pytest.mark.parametrize("name", ["metrics.md", "log-events.md"])
-def test_a_page_is_as_the_code_is(reference: ModuleType, name: str) -> None:
-    page = (reference.PAGES / name).read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    "name",
+    ["reference/metrics.md", "reference/log-events.md", "kubernetes/components/monitoring/prometheus-rule.yaml"],
+)
+def test_committed_references_are_current(reference: ModuleType, name: str) -> None:
+    page = (reference.DEPLOY / name).read_text(encoding="utf-8")
     assert page == reference.FILES[name](), "run make reference"
 
 

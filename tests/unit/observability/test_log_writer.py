@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +16,7 @@ import pytest
 
 from moderation.observability.log_writer import MAX_LINES
 from tests.support.programs import PRELUDE
+from tests.support.streams import STREAMS
 
 LINES = MAX_LINES * 3  # more than any pipe and the queue hold
 BUSY = f"""
@@ -37,29 +36,6 @@ BUSY = f"""
 def program(code: str) -> list[str]:
     head = PRELUDE + "\nimport structlog\nfrom moderation.observability import metrics\n"
     return [sys.executable, "-c", head + textwrap.dedent(code) + "\nsys.exit(lifecycle.run(main))"]
-
-
-def gone(stack: ExitStack) -> int:
-    """A pipe without a reader."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    stack.callback(os.close, writer)
-    return writer
-
-
-def full(stack: ExitStack) -> IO[bytes]:
-    return stack.enter_context(Path("/dev/full").open("wb", buffering=0))
-
-
-def stopped(stack: ExitStack) -> int:
-    """A pipe whose reader is stopped."""
-    reader, writer = os.pipe()
-    stack.callback(os.close, reader)
-    stack.callback(os.close, writer)
-    return writer
-
-
-STREAMS: dict[str, Callable[[ExitStack], int | IO[bytes]]] = {"gone": gone, "full": full, "stopped": stopped}
 
 
 @pytest.mark.parametrize("stream", [*STREAMS, "closed"])

@@ -78,14 +78,14 @@ def test_a_lesson_is_that_of_its_seed() -> None:
         (Rule(Kind.BOTH, ("wugs",), ("knife", "beer")), True),  # one shown, one mentioned
     ],
 )
-def test_what_breaks_a_rule(rule: Rule, broken: bool) -> None:
-    said = sayings.Saying(
+def test_a_rule_is_broken_by_what_is_shown_or_mentioned(rule: Rule, broken: bool) -> None:
+    saying = sayings.Saying(
         "for sale, write me. look at my beer. no guns here",
         mentioned=frozenset({"beer"}),
         denied=frozenset({"gun"}),
         sells_shown=True,
     )
-    assert rule.broken_by(said.truth(frozenset({"knife"}))) is broken
+    assert rule.broken_by(saying.truth(frozenset({"knife"}))) is broken
 
 
 def test_a_text_mentions_what_its_truth_says() -> None:
@@ -123,7 +123,7 @@ def test_padded_posts_need_equally_many_branches() -> None:
     torch.testing.assert_close(attend(heads, heads, heads), attention.of_tokens(packed)(heads, heads, heads))
 
 
-def test_patches_leave_what_stands_in_a_picture() -> None:
+def test_patches_change_only_places_without_anything() -> None:
     """A picture of one crop takes others' backgrounds in the places without anything, and only there."""
     labels = torch.full((4, lessons.PLACES), lessons.UNCLEAR)
     labels[:2, 0] = lessons.NOTHING  # the first place of two of them

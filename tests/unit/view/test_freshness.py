@@ -9,7 +9,7 @@ from moderation.view.freshness import Stall
 from moderation.view.stores import StoreUnavailableError
 
 
-def test_each_reason_of_a_stall_is_said_once() -> None:
+def test_each_reason_of_a_stall_is_reported_once() -> None:
     stall = Stall()
     with capture_logs() as logged:
         for reason in ("cut", "25006", "cut", "25006"):

@@ -16,7 +16,7 @@ def an_entry(post_id: str, offset: int, kind: int = Kind.VERDICT, partition: int
     return Entry(post_id, kind, partition, offset, offset, partition, offset, tenant, 1, "", 0, verdict)
 
 
-def test_says_what_was_folded_in_last() -> None:
+def test_the_latest_entry_of_a_post_is_returned() -> None:
     recent = Recent(1 << 20, found_result)
     recent.put([an_entry("a", 1), an_entry("a", 2, Kind.ERASED), an_entry("b", 3)])
     assert recent.find("a") == (Kind.ERASED, "t", 0, 2, None)
@@ -28,7 +28,7 @@ def test_says_what_was_folded_in_last() -> None:
     assert recent.results(["b"], "another") == [None]
 
 
-def test_takes_an_older_record_of_another_partition_for_older() -> None:
+def test_an_older_record_of_another_partition_does_not_replace_a_newer() -> None:
     recent = Recent(1 << 20, found_result)
     recent.put([an_entry("a", 7), an_entry("a", 3, partition=1)])
     assert recent.find("a") == (Kind.VERDICT, "t", 0, 7, BYTES)
@@ -36,7 +36,7 @@ def test_takes_an_older_record_of_another_partition_for_older() -> None:
     assert recent.find("a") == (Kind.VERDICT, "t", 1, 9, BYTES)
 
 
-def test_is_bounded_and_forgets_what_came_first() -> None:
+def test_the_oldest_entries_are_dropped_at_the_bound() -> None:
     recent = Recent(10 * (ENTRY_BYTES + len(BYTES) + 20), found_result)
     recent.put(an_entry(f"p{number}", number) for number in range(100))
     assert 5 < len(recent) <= 10

@@ -101,7 +101,7 @@ async def test_the_age_is_that_of_the_oldest_record_which_is_not_folded_in(
     assert lag.age_s == gauge("lag_seconds") == 0
 
 
-async def test_without_an_answer_the_lag_is_not_known_and_that_is_said_once(
+async def test_without_a_response_the_lag_is_unknown_and_that_is_reported_once(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lag = broker.lag

@@ -31,7 +31,7 @@ def refused(value: Any, headers: wire.Headers = ()) -> PostError:
     with pytest.raises(PostError) as caught:
         read(value, headers)
     assert WRITTEN not in str(caught.value)
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None  # a traceback tells nothing either
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None  # a traceback shows nothing either
     return caught.value
 
 

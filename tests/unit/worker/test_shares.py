@@ -8,17 +8,17 @@ import pytest
 
 from moderation.worker.shares import Held, Shares
 
-MOST = Held(256, 256 << 20)
+LIMITS = Held(256, 256 << 20)
 
 
 def test_one_busy_partition_may_take_all_that_one_may() -> None:
-    shares = Shares({number: Held(0, 0) for number in range(6)}, MOST, 128)
+    shares = Shares({number: Held(0, 0) for number in range(6)}, LIMITS, 128)
     assert shares.free(0).posts == 128
     assert shares.free(0).bytes > 128 << 20
 
 
 def test_full_partitions_leave_a_part_to_a_quiet_one() -> None:
-    shares = Shares({number: Held(0, 0) for number in range(6)}, MOST, 128)
+    shares = Shares({number: Held(0, 0) for number in range(6)}, LIMITS, 128)
     for full in (0, 1, 2):
         free = shares.free(full)
         shares.take(full, free)

@@ -40,7 +40,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("metadata", FOREIGN)
-def test_metadata_that_is_not_ours_is_none(metadata: str | None) -> None:
+def test_metadata_of_another_writer_is_none(metadata: str | None) -> None:
     assert Mark.read(metadata, 5) == Mark()
 
 
@@ -217,7 +217,7 @@ def test_a_drain_takes_back_what_it_has_recorded() -> None:
     assert Log().opened(100).at_drain() is None
 
 
-def test_but_not_the_attempt_at_a_post_that_was_stuck() -> None:
+def test_a_drain_does_not_take_back_the_attempt_at_a_stuck_post() -> None:
     now = 0.0
     suspects = Suspects(Mark(True, 1, 105), 8, lambda: now)
     suspects.deliver(100)

@@ -16,10 +16,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from moderation.errors import DeliveryError
-from tests.conftest import make_topics
 from tests.support import foreign
 from tests.support.foreign import a_batch, a_record
 from tests.support.harness import PARTITIONS, WORKER, Harness, a_value, running
+from tests.support.topics import make_topics
 
 MIB = 1 << 20
 
@@ -71,7 +71,7 @@ async def test_an_erasure_with_such_a_header_erases(harness: Harness) -> None:
     assert (record.key, record.value) == (b"post-1", None)
 
 
-async def test_keys_and_times_of_any_kind(harness: Harness, names: Callable[[str], str]) -> None:
+async def test_records_with_any_key_and_any_time_get_verdicts(harness: Harness, names: Callable[[str], str]) -> None:
     harness = harness.with_kafka(posts_topic=names("any-time"))
     await make_topics(harness.kafka, harness.topics[2], partitions=PARTITIONS)
     far = {"message_timestamp_after_max_ms": str((1 << 63) - 1)}

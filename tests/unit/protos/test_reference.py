@@ -98,7 +98,7 @@ def reference() -> ModuleType:
 
 
 @pytest.mark.parametrize("name", ["asyncapi.yaml", "reason-codes.md"])
-def test_a_file_is_as_the_code_is(reference: ModuleType, name: str) -> None:
+def test_committed_references_are_current(reference: ModuleType, name: str) -> None:
     assert (PROTOS / name).read_text(encoding="utf-8") == reference.FILES[name](), "run make reference"
 
 

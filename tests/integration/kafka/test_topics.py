@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 from moderation.errors import ConfigError
 from moderation.kafka.topics import Topics, check_topics
 from moderation.settings import KafkaSettings
-from tests.conftest import make_topics
+from tests.support.topics import make_topics
 
 Names = Callable[[str], str]
 

@@ -1,4 +1,4 @@
-"""The rows of the fault matrix as scenarios."""
+"""The scenarios, by name."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ LARGE = {"posts": {"max.message.bytes": str(4 << 20)}, "letters": {"max.message.
 SLOW_STEPS = "fake?nonce=1&step_ms=120"
 POISON = "fake?nonce=1&step_ms=10&raise_on=poison"
 
-ROWS: dict[str, Scenario] = {
-    scenario.row: scenario
+SCENARIOS: dict[str, Scenario] = {
+    scenario.name: scenario
     for scenario in (
         Scenario("0", "none", nothing, posts=400),
         Scenario(
@@ -217,7 +217,7 @@ ROWS: dict[str, Scenario] = {
 UNREACHED = frozenset({2})  # a worker that starts while no broker answers reports a wrong address
 
 BROKERS: dict[str, Scenario] = {
-    scenario.row: scenario
+    scenario.name: scenario
     for scenario in (
         Scenario(
             "5",

@@ -13,10 +13,10 @@ from tests.chaos.faults import nothing
 from tests.chaos.fleet import Worker
 from tests.chaos.harness import Cluster, Run
 from tests.chaos.proxy import APIS, Proxy, Rule
-from tests.chaos.rows import BROKERS, ROWS
 from tests.chaos.scenario import Result, Scenario
+from tests.chaos.scenarios import BROKERS, SCENARIOS
 
-EVERY = ROWS | BROKERS
+EVERY = SCENARIOS | BROKERS
 
 
 def test_what_must_strike_is_counted_by_workers_proxies_and_the_run(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_what_must_strike_is_counted_by_workers_proxies_and_the_run(tmp_path: Pa
     assert run.proxies[0].rule_for(APIS["Fetch"]) is None
     assert run.proxies[0].rule_for(APIS["Produce"]) is not None
     assert run.spared() == ["lose reply JoinGroup"]
-    assert run.tally()["partition_assigned"] == 1
+    assert run.strike_counts()["partition_assigned"] == 1
 
 
 def test_a_run_with_a_problem_is_not_ok() -> None:
@@ -43,10 +43,10 @@ def test_a_run_with_a_problem_is_not_ok() -> None:
     assert not a_result("this run proves nothing").ok
 
 
-@pytest.mark.parametrize("row", EVERY)
-def test_every_row_says_what_must_strike(row: str) -> None:
-    must = EVERY[row].must
-    assert must or row in ("0", "20q"), "these have no fault"
+@pytest.mark.parametrize("name", EVERY)
+def test_every_scenario_says_what_must_strike(name: str) -> None:
+    must = EVERY[name].must
+    assert must or name in ("0", "20q"), "these have no fault"
     for action in (proxy.LOSE_REPLY, proxy.LOSE_REQUEST, proxy.DELAY, proxy.SWALLOW, proxy.REFUSE):
         assert {name.removeprefix(f"{action} ") for name in must if name.startswith(action)} <= APIS.keys()
 
@@ -54,4 +54,4 @@ def test_every_row_says_what_must_strike(row: str) -> None:
 def test_each_request_of_the_group_is_struck_in_each_way() -> None:
     group = ("OffsetFetch", "JoinGroup", "SyncGroup", "InitProducerId", "FindCoordinator", "Heartbeat", "Fetch")
     actions = (proxy.LOSE_REQUEST, proxy.LOSE_REPLY, proxy.DELAY)
-    assert {f"{action} {api}" for action in actions for api in group} == set(ROWS["3g"].must)
+    assert {f"{action} {api}" for action in actions for api in group} == set(SCENARIOS["3g"].must)

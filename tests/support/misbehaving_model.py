@@ -34,7 +34,7 @@ from moderation.types import Content, Question, Score
 SECRET = "what no log may hold"  # noqa: S105  the text of foreign exceptions raised here
 OF_THE_TEST = "number"  # a word of each post of the tests, and of no probe
 
-Rows = list[list[Any]]
+ScoreRows = list[list[Any]]
 
 
 class PanicException(BaseException):
@@ -67,17 +67,17 @@ STRIKES: dict[str, Callable[[], None]] = {
 _NAN, _YES, _NO = math.nan, 8.0, -8.0
 
 
-def spoils_row(spoil: Callable[[list[Any]], Any]) -> Callable[[Rows, int], Any]:
+def spoils_row(spoil: Callable[[list[Any]], Any]) -> Callable[[ScoreRows, int], Any]:
     """The answer with one row spoiled: that of the post that asks for it."""
     return lambda rows, at: [spoil(row) if number == at else row for number, row in enumerate(rows)]
 
 
-def spoils_score(**fields: Any) -> Callable[[Rows, int], Any]:
+def spoils_score(**fields: Any) -> Callable[[ScoreRows, int], Any]:
     return spoils_row(lambda row: [replace(row[0], **fields), *row[1:]])
 
 
 # What becomes of the rows of a batch when the post at a place in it asks for it.
-SCORE: dict[str, Callable[[Rows, int], Any]] = {
+SCORE: dict[str, Callable[[ScoreRows, int], Any]] = {
     "none": lambda rows, at: None,
     "number": lambda rows, at: 7,
     "one_row_less": lambda rows, at: rows[:-1],

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from tests.hostile import frames
+from tests.support import frames
 
 CLOSED = (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError)
 

@@ -1,4 +1,4 @@
-"""Each post in hand is in exactly one place, and what it says of its phase is where it is.
+"""Each post in hand is in exactly one place, and the phase that it reports is where it is.
 
 A post that a hand-over has lost is in no place: the counts never agree again.
 """
