@@ -44,12 +44,12 @@ def top(
         list[str] | None, typer.Argument(help="host:port or URL of each; default MODERATION_OPS__LISTEN, or port 9464")
     ] = None,
     interval: Annotated[float, typer.Option(min=0.1, help="seconds between two readings")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="print one page after one interval, and exit")] = False,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="print one page after one interval, and exit; with 1 if an endpoint is not read"),
+    ] = False,
 ) -> None:
-    """Show lag, rates, batches, outcomes and calls of workers and APIs, from their /metrics. Ctrl-C ends it.
-
-    With --once, exits with 1 if an endpoint cannot be read.
-    """
+    """Show lag, rates, batches, outcomes and calls of workers and APIs, from their /metrics. Ctrl-C ends it."""
     targets = endpoints or [settings.load().ops.listen or "127.0.0.1:9464"]
     urls = [address(target) for target in targets]
     with suppress(KeyboardInterrupt):
