@@ -45,8 +45,8 @@ def verdict(
         reasons = ", ".join(f"{policy} ({limit})" for policy, limit in skipped.items())
         console.print(f"not asked: {reasons}", highlight=False, markup=False)
     why = message.reason or (message.deciding_policy and f"by {message.deciding_policy}")
-    if not (why or message.findings):
-        why = "no policy applies to this post"
+    if not why and all(finding.mode == MODE_SHADOW for finding in message.findings):
+        why = f"no {'live ' if message.findings else ''}policy applies to this post"
     summary = " ".join(part for part in (status(message), why) if part)
     console.print(outcome(message), Text(f"{summary}; model {message.model.name}"))
 

@@ -50,3 +50,7 @@ def test_a_finding_of_a_shadow_policy_is_marked() -> None:
     (live,) = [line for line in lines if "live" in line]
     assert "FINAL (shadow: does not count)" in tried
     assert "shadow" not in live
+    assert lines[-1] == "ALLOW FINAL; model "
+    assert shown(Verdict(outcome=OUTCOME_ALLOW, status=STATUS_FINAL, findings=findings[:1]))[-1] == (
+        "ALLOW FINAL no live policy applies to this post; model "
+    )
