@@ -1,8 +1,9 @@
-"""Writes the pages of deploy/reference/. With --check, fails if a committed page differs."""
+"""Writes the pages of deploy/reference/, the dashboard and the PrometheusRule. With --check, fails if one differs."""
 
 from __future__ import annotations
 
 import ast
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from moderation.observability.events import EVENTS
 from moderation.observability.fast_metrics import FastCounter, FastHistogram
 
 PACKAGE = Path(moderation.__file__).parent
-PAGES = Path(__file__).parent / "reference"
+DEPLOY = Path(__file__).parent
 WRITTEN = "<!-- Written by `make reference`. Change the code and run it again. -->"
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -208,33 +209,47 @@ def _command_section(name: str, command: Any) -> str:
     return f"## {name}\n\n{text}\n" + (f"\n{table(('option', 'default', 'meaning'), rows)}" if rows else "")
 
 
-# All pages
+# Manifests, each written by a script beside it
+
+
+def dashboard() -> str:
+    """What Grafana loads."""
+    return str(runpy.run_path(str(DEPLOY / "observe/dashboard.py"))["text"]())
+
+
+def prometheus_rule() -> str:
+    """The alerts, as the Prometheus operator takes them."""
+    return str(runpy.run_path(str(DEPLOY / "kubernetes/components/monitoring/rules.py"))["text"]())
+
+
+# All files
 
 FILES: dict[str, Callable[[], str]] = {
-    "metrics.md": metrics_page,
-    "log-events.md": log_events_page,
-    "settings.md": settings_page,
-    "cli.md": cli_page,
+    "reference/metrics.md": metrics_page,
+    "reference/log-events.md": log_events_page,
+    "reference/settings.md": settings_page,
+    "reference/cli.md": cli_page,
+    "observe/dashboard.json": dashboard,
+    "kubernetes/components/monitoring/prometheus-rule.yaml": prometheus_rule,
 }
 
 
 def check() -> int:
-    """The number of pages that differ from what is written now, each named on standard error."""
+    """The number of files that differ from what is written now, each named on standard error."""
     differing = [
         name
-        for name, page in FILES.items()
-        if not (PAGES / name).exists() or (PAGES / name).read_text(encoding="utf-8") != page()
+        for name, text in FILES.items()
+        if not (DEPLOY / name).exists() or (DEPLOY / name).read_text(encoding="utf-8") != text()
     ]
     for name in differing:
-        print(f"deploy/reference/{name} is out of date: run `make reference`", file=sys.stderr)
+        print(f"deploy/{name} is out of date: run `make reference`", file=sys.stderr)
     return len(differing)
 
 
 def write() -> None:
-    """Writes every page."""
-    PAGES.mkdir(exist_ok=True)
-    for name, page in FILES.items():
-        (PAGES / name).write_text(page(), encoding="utf-8")
+    """Writes every file."""
+    for name, text in FILES.items():
+        (DEPLOY / name).write_text(text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ A PostError's message is for a developer at a terminal; only its reason is logge
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from moderation.types import Reason
 
 
@@ -34,6 +36,12 @@ class ConfigError(ModerationError):
     """The operator must change something before the process can run."""
 
     exit_code = 2
+
+    def __init__(self, message: str, *, commands: Sequence[str] = ()) -> None:
+        """`commands`: shell commands that repair it. The text has a line for each; a log has them as a list."""
+        super().__init__("\n".join([message, *(f"  {command}" for command in commands)]))
+        self.message = message
+        self.commands = tuple(commands)
 
 
 class DeviceError(ModerationError):

@@ -171,7 +171,7 @@ def _report(error: BaseException) -> int:
         log.error("process_crashed", error=type(error).__name__, exc_info=error)
         return 1
     if isinstance(known, ConfigError):
-        log.error("configuration_rejected", message=str(known))
+        log.error("configuration_rejected", message=known.message, commands=list(known.commands))
     else:
         message = known.reason if isinstance(known, PostError) else str(known)
         log.error("process_crashed", error=type(known).__name__, message=message, exc_info=error)

@@ -386,7 +386,7 @@ def fields() -> Iterator[tuple[str, type[BaseModel], FieldInfo]]:
 
 
 def _explain(error: ValidationError) -> Iterator[str]:
-    names = [variable.removeprefix(PREFIX) for variable, _, _ in fields()]  # the prefix would make all names similar
+    names = ["MODEL", *(variable.removeprefix(PREFIX) for variable, _, _ in fields())]  # all have the prefix
     for problem in error.errors(include_url=False, include_input=False, include_context=False):
         variable = PREFIX + "__".join(str(part) for part in problem["loc"]).upper()
         message = problem["msg"].removeprefix("Value error, ")

@@ -1,4 +1,4 @@
-"""Writes dashboard.json, which Grafana loads: `python deploy/observe/dashboard.py`. A test compares them.
+"""Writes dashboard.json, which Grafana loads: `make reference` runs it.
 
 A row is a question. A panel has one or more queries, each with the name of its line.
 """
@@ -6,7 +6,6 @@ A row is a question. A panel has one or more queries, each with the name of its 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -386,7 +385,3 @@ def dashboard() -> dict[str, Any]:
 def text() -> str:
     """The content of dashboard.json."""
     return json.dumps(dashboard(), indent=1) + "\n"
-
-
-if __name__ == "__main__":
-    Path(__file__).with_name("dashboard.json").write_text(text())

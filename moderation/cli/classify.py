@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,11 +20,12 @@ from moderation.settings import MediaSettings, Settings
 from moderation.types import Post
 
 if TYPE_CHECKING:
+    from moderation.policies import PolicySet
     from moderation.v1.post_pb2 import Post as PostMessage
     from moderation.v1.verdict_pb2 import Verdict
 
 STANDARD_INPUT = Path("-")
-FORMAT = "protos/moderation/v1/post.proto describes the format"
+FORMAT = """a post looks like {"id": "42", "text": "hello", "images": [{"data": "<base64>"}], "language": "en"}"""
 
 
 def classify(
@@ -46,6 +49,7 @@ def classify(
 ) -> None:
     """Judge one post in this process, without Kafka: from options, or a whole post with --post."""
     from moderation.cli import render
+    from moderation.policies import PolicySet
     from moderation.v1 import post_pb2
 
     loaded = settings.load()
@@ -61,20 +65,33 @@ def classify(
         message = post_pb2.Post(
             id=f"cli-{uuid.uuid4()}", text=text, images=images, tenant=tenant, language=language, surface=surface
         )
-        post = post_of_options(message, loaded.media)
+        post = post_of_options(message, loaded.media, image)
     logs.configure(loaded.log.model_copy(update={"level": "warning"}))
     logs.capture_prints(loaded.log)
-    render.verdict(out, asyncio.run(_classify(loaded, folder or loaded.policies, post)), as_json=as_json)
+    policy_set = PolicySet.load(folder or loaded.policies)
+    try:
+        verdict = asyncio.run(_classify(loaded, policy_set, post))
+    except PostError as error:
+        raise _refused(error, image) from None
+    render.verdict(out, verdict, as_json=as_json, skipped=policy_set.skipped_for(post))
 
 
-def post_of_options(message: PostMessage, limits: MediaSettings) -> Post:
-    """The post, checked as one from the topic. Raises ConfigError."""
+def post_of_options(message: PostMessage, limits: MediaSettings, images: Sequence[Path] = ()) -> Post:
+    """The post, checked as one from the topic. `images`: the files of its images. Raises ConfigError."""
     from moderation import wire
 
     try:
         return wire.post(message, limits)
     except PostError as error:
-        raise ConfigError(f"the post is refused with {error.reason}: {error}") from None
+        raise _refused(error, images) from None
+
+
+def _refused(error: PostError, images: Sequence[Path]) -> ConfigError:
+    """The refusal of a post. It names the file of an image where the post's own name of it is a place in a list."""
+    text = str(error)
+    if images:
+        text = re.sub(r"images\[(\d+)\](\.data)?", lambda place: str(images[int(place[1])]), text)
+    return ConfigError(f"the post is refused with {error.reason}: {text}")
 
 
 def post_of_file(file: Path, loaded: Settings) -> Post:
@@ -86,10 +103,12 @@ def post_of_file(file: Path, loaded: Settings) -> Post:
     value = sys.stdin.buffer.read(largest + 1) if file == STANDARD_INPUT else read_file(file)
     if len(value) > largest:
         raise ConfigError(f"--post: {source} is larger than {largest} bytes (MODERATION_KAFKA__MAX_MESSAGE_BYTES)")
+    if not value.strip():
+        raise ConfigError(f"--post: {source} is empty; {FORMAT}")
     try:
         return wire.post_record(value, (), loaded.media)
     except PostError as error:
-        problem = f"{error.reason}: {_mistake(value) or error}"
+        problem = f"{error.reason}: {error if str(error).startswith('images[') else _mistake(value) or error}"
         raise ConfigError(f"--post: the post in {source} is refused with {problem}; {FORMAT}") from None
 
 
@@ -106,20 +125,16 @@ def _mistake(value: bytes) -> str:
     return ""
 
 
-async def _classify(loaded: Settings, folder: Path, post: Post) -> Verdict:
+async def _classify(loaded: Settings, policy_set: PolicySet, post: Post) -> Verdict:
+    """The verdict. Raises PostError if this post cannot be judged."""
     from moderation import models, wire
     from moderation.inference.batcher import Batcher
     from moderation.media.reader import Media
     from moderation.moderator import Moderator
-    from moderation.policies import PolicySet
 
-    policy_set = PolicySet.load(folder)
     classifier = models.load(loaded.model)
     if classifier.info.caution:
         logs.say(f"{classifier.info.name}: {classifier.info.caution}")
     async with Batcher(classifier, loaded.worker) as batcher:
         moderator = Moderator(policy_set, Media(loaded.media), batcher, classifier.info)
-        try:
-            return wire.verdict_message(await moderator.moderate(post))
-        except PostError as error:
-            raise ConfigError(f"the post is refused with {error.reason}: {error}") from None
+        return wire.verdict_message(await moderator.moderate(post))

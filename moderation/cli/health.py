@@ -16,7 +16,11 @@ from moderation.errors import ConfigError
 
 def health(
     target: Annotated[
-        str, typer.Argument(help="http://host:port/livez of MODERATION_OPS__LISTEN, or host:port for gRPC health")
+        str,
+        typer.Argument(
+            help="of a worker or an API: http://127.0.0.1:9464/livez (or /readyz), at its MODERATION_OPS__LISTEN; "
+            "of an API alone: 127.0.0.1:50051, which asks over gRPC"
+        ),
     ],
     timeout: Annotated[float, typer.Option(min=0.1, help="seconds to wait for the response")] = 5.0,
 ) -> None:
@@ -61,7 +65,8 @@ def _http(host: str, port: int, path: str, timeout_s: float) -> Health:
         return Health(False, f"no response: {type(error).__name__}")
     finally:
         connection.close()
-    return Health(200 <= response.status < 300, f"{response.status} {response.reason}")
+    hint = "; a role serves /livez, /readyz and /startupz" if response.status == http.HTTPStatus.NOT_FOUND else ""
+    return Health(200 <= response.status < 300, f"{response.status} {response.reason}{hint}")
 
 
 def _grpc(address: str, timeout_s: float) -> Health:
@@ -74,6 +79,7 @@ def _grpc(address: str, timeout_s: float) -> Health:
         try:
             response = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         except grpc.RpcError as error:
-            return Health(False, f"no response: {error.code().name}")
+            hint = f"host:port asks over gRPC; for MODERATION_OPS__LISTEN give http://{address}/livez"
+            return Health(False, f"no response: {error.code().name}; {hint}")
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
     return Health(response.status == health_pb2.HealthCheckResponse.SERVING, status)

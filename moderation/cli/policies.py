@@ -27,7 +27,8 @@ def check(
         thresholds = f"{policy.thresholds.review:.2f}", f"{policy.thresholds.remove:.2f}"
         table.add_row(policy.id, str(policy.version), policy.status, policy.severity, *thresholds, policy.on_error)
     out.print(table)
-    out.print(f"{len(policy_set.policies)} policies, digest {policy_set.digest}", highlight=False)
+    count = len(policy_set.policies)
+    out.print(f"{count} {'policy' if count == 1 else 'policies'}, digest {policy_set.digest}", highlight=False)
 
 
 @app.command()

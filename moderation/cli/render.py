@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from google.protobuf import json_format
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from moderation.v1 import moderation_service_pb2 as service
-from moderation.v1.verdict_pb2 import Finding, Outcome, Status, Verdict
+from moderation.v1.verdict_pb2 import MODE_SHADOW, Finding, Outcome, Status, Verdict
 
 COLOURS = {Outcome.OUTCOME_ALLOW: "green", Outcome.OUTCOME_REVIEW: "yellow", Outcome.OUTCOME_REMOVE: "red"}
 
@@ -24,8 +26,10 @@ def status(message: Verdict | Finding) -> str:
     return Status.Name(message.status).removeprefix("STATUS_")
 
 
-def verdict(console: Console, message: Verdict, *, as_json: bool = False) -> None:
-    """Prints the verdict with all its findings, or its JSON."""
+def verdict(
+    console: Console, message: Verdict, *, as_json: bool = False, skipped: Mapping[str, str] | None = None
+) -> None:
+    """Prints the verdict with all its findings, or its JSON. `skipped`: policies that were not asked, and why."""
     if as_json:
         text = json_format.MessageToJson(message, always_print_fields_with_no_presence=True)
         console.print(text, highlight=False, markup=False)
@@ -33,10 +37,16 @@ def verdict(console: Console, message: Verdict, *, as_json: bool = False) -> Non
     table = Table("policy", "P(violates)", "outcome", "status", title=Text(message.post_id), title_justify="left")
     for finding in message.findings:
         probability = f"{finding.probability:.3f}" if finding.HasField("probability") else "-"
-        table.add_row(finding.policy_id, probability, outcome(finding), f"{status(finding)} {finding.reason}")
+        notes = (status(finding), finding.reason, "(shadow: does not count)" if finding.mode == MODE_SHADOW else "")
+        table.add_row(finding.policy_id, probability, outcome(finding), " ".join(filter(None, notes)))
     if message.findings:
         console.print(table)
+    if skipped:
+        reasons = ", ".join(f"{policy} ({limit})" for policy, limit in skipped.items())
+        console.print(f"not asked: {reasons}", highlight=False, markup=False)
     why = message.reason or (message.deciding_policy and f"by {message.deciding_policy}")
+    if not why and all(finding.mode == MODE_SHADOW for finding in message.findings):
+        why = f"no {'live ' if message.findings else ''}policy applies to this post"
     summary = " ".join(part for part in (status(message), why) if part)
     console.print(outcome(message), Text(f"{summary}; model {message.model.name}"))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import math
+import sys
 import time
 import urllib.request
 from collections import defaultdict
@@ -43,12 +44,17 @@ def top(
         list[str] | None, typer.Argument(help="host:port or URL of each; default MODERATION_OPS__LISTEN, or port 9464")
     ] = None,
     interval: Annotated[float, typer.Option(min=0.1, help="seconds between two readings")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="print one page after one interval, and exit")] = False,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="print one page after one interval, and exit; with 1 if an endpoint is not read"),
+    ] = False,
 ) -> None:
     """Show lag, rates, batches, outcomes and calls of workers and APIs, from their /metrics. Ctrl-C ends it."""
     targets = endpoints or [settings.load().ops.listen or "127.0.0.1:9464"]
+    urls = [address(target) for target in targets]
     with suppress(KeyboardInterrupt):
-        render([address(target) for target in targets], Console(), interval=interval, once=once)
+        if not render(urls, Console(), interval=interval, once=once):
+            sys.exit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +189,15 @@ def page(frame: Frame) -> RenderableType:
     return Group(*parts)
 
 
-def render(urls: Sequence[str], console: Console, *, interval: float, once: bool) -> None:
-    """Prints one page, or keeps one page up to date until Ctrl-C."""
+def render(urls: Sequence[str], console: Console, *, interval: float, once: bool) -> bool:
+    """Prints one page, or keeps one page up to date until Ctrl-C. Returns whether all endpoints could be read."""
     with ThreadPoolExecutor(len(urls)) as pool:
         before = list(pool.map(read, urls))
         if once:
             time.sleep(interval)  # rates are taken over this time
-            console.print(page(Frame(before, list(pool.map(read, urls)))))
-            return
+            now = list(pool.map(read, urls))
+            console.print(page(Frame(before, now)))
+            return not any(reading.problem for reading in now)
         with Live(page(Frame((), before)), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(interval)

@@ -6,7 +6,8 @@ import asyncio
 import base64
 import sys
 import uuid
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def submit(
     text: Text = "",
     image: Images = [],  # noqa: B006  typer copies it
-    id: Annotated[str, typer.Option("--id", help="the post's id; default: a new one")] = "",
+    id: Annotated[str | None, typer.Option("--id", help="the post's id; default: a new one")] = None,
     address: Address = None,
     timeout: Annotated[float, typer.Option(help="seconds to wait for the verdict")] = 30.0,
     as_json: AsJson = False,
@@ -32,8 +33,10 @@ def submit(
     from moderation.v1 import post_pb2
 
     check_content(text, image)
+    if id == "":
+        raise ConfigError("--id is empty: give the post's id, or leave the option out for a new one")
     images = [post_pb2.Image(data=read_file(path)) for path in image]
-    post = post_pb2.Post(id=id or f"cli-{uuid.uuid4()}", text=text, images=images)
+    post = post_pb2.Post(id=f"cli-{uuid.uuid4()}" if id is None else id, text=text, images=images)
 
     async def call() -> None:
         async with _client(address) as client:
@@ -66,7 +69,9 @@ def watch(
         list[str], typer.Option(help="only verdicts with this outcome: allow, review or remove; may be repeated")
     ] = [],  # noqa: B006  typer copies it
     policy: Annotated[list[str], typer.Option(help="only verdicts that this policy decided; may be repeated")] = [],  # noqa: B006
-    after: Annotated[str, typer.Option(help="continue after this consistencyToken, which --json prints")] = "",
+    after: Annotated[
+        str | None, typer.Option(help="continue after this consistencyToken, which --json prints; default: from now")
+    ] = None,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
@@ -75,9 +80,11 @@ def watch(
     from moderation.v1.verdict_pb2 import Outcome
 
     try:
-        token = base64.b64decode(after, validate=True)
+        token = base64.b64decode(after or "", validate=True)
     except ValueError:
-        raise ConfigError("--after is not a consistency token: take the consistencyToken that --json prints") from None
+        token = b""
+    if after is not None and not token:
+        raise ConfigError("--after is not a consistency token: take the consistencyToken that --json prints")
     if unknown := [name for name in outcome if f"OUTCOME_{name.upper()}" not in Outcome.keys()]:  # noqa: SIM118
         raise ConfigError(f"--outcome must be allow, review or remove, not {', '.join(unknown)}")
     outcomes: list[Any] = [Outcome.Value(f"OUTCOME_{name.upper()}") for name in outcome]
@@ -91,14 +98,21 @@ def watch(
         asyncio.run(follow())
 
 
-def _client(address: str | None) -> Client:
-    """The client that the settings describe. Raises ConfigError."""
-    from moderation.client import Client
+@asynccontextmanager
+async def _client(address: str | None) -> AsyncIterator[Client]:
+    """The client that the settings describe. Raises ConfigError, and CallError with a hint if no API is there."""
+    from moderation.client import CallError, Client
 
     loaded = settings.load()
     access, file = loaded.client, loaded.client.token_file
     certificate = (access.certificate, access.key) if access.certificate and access.key else None
     bearer = (lambda: read_file(file).decode().strip()) if file else None
-    return Client(
-        address or loaded.api.listen, tenant=access.tenant, token=bearer, ca=access.ca, certificate=certificate
-    )
+    where = address or loaded.api.listen
+    async with Client(where, tenant=access.tenant, token=bearer, ca=access.ca, certificate=certificate) as client:
+        try:
+            yield client
+        except CallError as error:
+            if error.code.name != "UNAVAILABLE" or error.reason:  # an API that refuses a call gives a reason
+                raise
+            hint = "is an API running there? --api HOST:PORT names another"
+            raise CallError(f"{error}; {hint}", error.code, error.reason, error.retry_s) from None

@@ -43,8 +43,8 @@ GRACE_S = 20.0
 DEADLINE_S = 180.0  # for a dozen posts on a small, busy machine
 MODEL = "demo"
 NOTICE = (
-    "The model is small and knows [bold]a world of pictographs[/] only. It takes a hundredth of a second on a CPU and "
-    "has real weights, but it is not a moderation model for people."
+    "The model is small and knows [bold]a world of pictographs[/] only. On a CPU it takes a hundredth of a second for "
+    "a post. It has real weights, but it is not a moderation model for people."
 )
 
 

@@ -45,10 +45,10 @@ async def check_topics(settings: KafkaSettings, names: Sequence[str]) -> Topics:
         missing = [name for name in names if name not in partitions]
         if missing:
             count = partitions.get(names[0], DEFAULT_PARTITIONS)
-            raise ConfigError(_how_to_create(settings, missing, count, len(cluster["brokers"])))
+            raise _missing(settings, missing, count, min(3, len(cluster["brokers"])))
         for name in names[1:]:
             if partitions[name] != partitions[names[0]]:
-                raise ConfigError(_how_to_match(settings, (names[0], partitions[names[0]]), (name, partitions[name])))
+                raise _unequal(settings, (names[0], partitions[names[0]]), (name, partitions[name]))
         if settings.verdicts_topic in names:
             await _check_compacted(admin, settings)
         limit = await _max_message_bytes(admin, names[0])
@@ -89,33 +89,35 @@ async def _config(admin: AIOKafkaAdminClient, topic: str, name: str) -> str:
     return ""
 
 
-def _how_to_create(settings: KafkaSettings, missing: Sequence[str], partitions: int, brokers: int) -> str:
+def _missing(settings: KafkaSettings, missing: Sequence[str], partitions: int, replication: int) -> ConfigError:
     configs = {settings.verdicts_topic: "cleanup.policy=compact"}
-    commands = (
+    commands = [
         f"kafka-topics.sh --bootstrap-server {settings.bootstrap} --create --topic {name} --partitions {partitions} "
-        f"--replication-factor {min(3, brokers)} "
+        f"--replication-factor {replication} "
         f"--config {configs.get(name, f'max.message.bytes={settings.max_message_bytes}')}"
         for name in missing
-    )
+    ]
     several = len(missing) > 1
     subject = (
         f"topic{'s' if several else ''} {', '.join(missing)} do{'' if several else 'es'} not exist or cannot be read"
     )
-    return "\n".join(
-        [
-            f"{display_name(settings)}: {subject}. Create {'them' if several else 'it'}:",
-            *(f"  {command}" for command in commands),
-            "(`moderation dev kafka` runs a broker that has them)",
-        ]
+    shorter = ""
+    if settings.security_protocol == "PLAINTEXT":
+        options = f"--partitions {partitions} --replication {replication}"
+        shorter = f" with `moderation dev topics {options}`, or with Kafka's own tool"
+    return ConfigError(
+        f"{display_name(settings)}: {subject}. Create {'them' if several else 'it'}{shorter}:", commands=commands
     )
 
 
-def _how_to_match(settings: KafkaSettings, posts: tuple[str, int], other: tuple[str, int]) -> str:
+def _unequal(settings: KafkaSettings, posts: tuple[str, int], other: tuple[str, int]) -> ConfigError:
     """posts, other: a topic's name and its number of partitions."""
     (smaller, _), (larger, count) = sorted((posts, other), key=lambda topic: topic[1])
-    return (
+    return ConfigError(
         f"topic {other[0]} has {other[1]} partitions and topic {posts[0]} {posts[1]}; they must have the same number. "
-        f"To give {smaller} as many as {larger}:\n"
-        f"  kafka-topics.sh --bootstrap-server {settings.bootstrap} --alter --topic {smaller} --partitions {count}\n"
-        "(keys move to other partitions: an erasure may miss an older verdict, and edits may overtake each other)"
+        "Adding partitions moves keys: an erasure may miss an older verdict, and edits may overtake each other. "
+        f"To give {smaller} as many as {larger}:",
+        commands=[
+            f"kafka-topics.sh --bootstrap-server {settings.bootstrap} --alter --topic {smaller} --partitions {count}"
+        ],
     )

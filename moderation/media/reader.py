@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -100,14 +100,18 @@ class Media:
 
     def _fetch_all(self, post: Post) -> tuple[list[bytes], int]:
         """Returns the files, and the bytes that decoding them takes."""
-        files = [self._fetch(image) for image in post.images]
+        files: list[bytes] = []
+        for index, image in enumerate(post.images):
+            with _named(index):
+                files.append(self._fetch(image))
         return files, sum(decoded_bytes(file, self._settings) for file in files)
 
     def _decode_all(self, post: Post, files: Sequence[bytes]) -> Content:
         pictures: list[pil.Image] = []
-        for file in files:
+        for index, file in enumerate(files):
             pixels = sum(picture.width * picture.height for picture in pictures)
-            pictures += decode(file, self._settings, pixels=pixels)
+            with _named(index):
+                pictures += decode(file, self._settings, pixels=pixels)
         return Content(post.text, tuple(pictures), digest(post.text, files))
 
     def _fetch(self, image: Image) -> bytes:
@@ -118,6 +122,15 @@ class Media:
         if source is None:
             raise PostError(Reason.IMAGE_FORBIDDEN, f"image references may be: {', '.join(self._sources) or 'none'}")
         return source.read(image.uri or "")
+
+
+@contextmanager
+def _named(index: int) -> Iterator[None]:
+    """Puts the place of an image in front of the message of its PostError."""
+    try:
+        yield
+    except PostError as error:
+        raise PostError(error.reason, f"images[{index}]: {error}", post_id=error.post_id) from None
 
 
 def digest(text: str, files: Sequence[bytes]) -> str:

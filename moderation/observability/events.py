@@ -13,7 +13,7 @@ EVENTS = {
     "broker_unreachable": "No broker could be reached; the process keeps trying. Check address, TLS and credentials.",
     "call_failed": "A defect in the API failed one call with INTERNAL. Report it with the frames.",
     "committed_before_exit": "Finished posts were committed before the process ended. `late` partitions were not.",
-    "configuration_rejected": "A setting, a policy or a checkpoint is wrong. `message` says which, and what to change.",
+    "configuration_rejected": "A setting, policy or checkpoint is wrong. `message` says what to do; `commands` do it.",
     "connections_bounded": "File descriptors allow fewer connections than configured. Raise the process's limit.",
     "demo_model_loaded": "The demo model is in use. Its scores decide nothing real: configure a production model.",
     "encode_failed": "The model could not encode a post, which becomes a dead letter. If many fail, check the model.",

@@ -1,7 +1,8 @@
 """Policies: prose for the model, numbers for the decision. A folder of YAML files is a set.
 
     schema          what a policy file may say
-    loading         reads files, and names file, line and key of each mistake
+    loading         reads the files of a folder
+    mistakes        file, line and key of each mistake, in words
     policy_set      the policies of a deployment, and their digest
     prompts         what the model reads of a post and a policy
     decision        from the model's scores to an outcome

@@ -1,6 +1,6 @@
 """Reads policies from a folder of YAML files. Each mistake is reported with file, line and key.
 
-pydantic says what is wrong with a value; the nodes of the YAML document say on which line the value is.
+mistakes.py puts what pydantic says into words, with the line of the YAML document that the value is on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from moderation.errors import ConfigError
+from moderation.policies import mistakes as wording
 from moderation.policies.schema import Policy
 
 SUFFIX = ".yaml"
@@ -61,12 +62,12 @@ def load_policy(path: Path) -> Policy:
     try:
         policy = Policy.model_validate(yaml.SafeLoader("").construct_document(node))
     except ValidationError as error:
-        mistakes += [_located(path, node, detail["loc"], detail["msg"]) for detail in error.errors(include_url=False)]
+        mistakes += wording.of_validation(path, node, error)
     except (yaml.YAMLError, ValueError) as error:  # an unknown tag, a key that is not a scalar, an invalid date
         mistakes.append(f"{path}:1: not readable as YAML: {getattr(error, 'problem', None) or 'unknown construct'}")
     else:
         if policy.golden and not (path.parent / policy.golden).is_file():
-            mistakes.append(_located(path, node, ("golden",), "there is no such file beside the policy"))
+            mistakes.append(wording.located(path, node, ("golden",), "there is no such file beside the policy"))
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return policy
@@ -85,23 +86,3 @@ def _given_twice(node: yaml.Node) -> Iterator[tuple[int, str]]:
                     yield key.start_mark.line + 1, str(key.value)
                 seen.add(key.value)
             yield from _given_twice(value)
-
-
-def _located(path: Path, node: yaml.Node, location: tuple[int | str, ...], message: str) -> str:
-    """A mistake as FILE:LINE: KEY: MESSAGE. `location`: the path to the value, as pydantic reports it."""
-    line = node.start_mark.line
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            pair = next(((key, value) for key, value in node.value if key.value == part), None)
-            if pair is None:
-                break  # the key is missing: the line is that of its mapping
-            line, node = pair[0].start_mark.line, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line
-    message = message.removeprefix("Value error, ").replace("a valid tuple", "a list").replace("Tuple", "The list")
-    if message == "Extra inputs are not permitted":
-        message = "there is no such key"
-        if any(character in str(location[-1]) for character in " .,"):
-            message += "; a text that holds a comma must stand in quotes"
-    return f"{path}:{line + 1}: {'.'.join(str(part) for part in location) or 'policy'}: {message}"

@@ -43,6 +43,14 @@ class PolicySet:
         """The policies that the model is asked about this post."""
         return tuple(policy for policy in self.policies if policy.asked and policy.applies_to.covers(post))
 
+    def skipped_for(self, post: Post) -> dict[str, str]:
+        """The ids of the other policies, each with the key and value of its file that excludes this post."""
+        skipped = {
+            policy.id: policy.applies_to.excluded_by(post) if policy.asked else f"status: {policy.status}"
+            for policy in self.policies
+        }
+        return {id: limit for id, limit in skipped.items() if limit}
+
 
 def digest_of(policies: Sequence[Policy]) -> str:
     """SHA-256, hex, over every text that the model reads and everything that turns a score into an outcome."""

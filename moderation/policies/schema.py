@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from moderation.types import Outcome, Post, Question, Severity, Thresholds
 
@@ -30,6 +31,10 @@ Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 OneOrMore = Annotated[tuple[Prose, ...], Field(min_length=1)]
 SeverityName = Literal["none", "low", "medium", "high", "critical"]
 OutcomeName = Literal["allow", "review", "remove"]
+# Primary subtags have two or three letters; x- and i- begin private and old tags.
+Language = Annotated[
+    str, Field(pattern=r"^(\*|([A-Za-z]{2,3}|[XxIi]-[A-Za-z0-9]{1,8})(-[A-Za-z0-9]{1,8})*)$", examples=["en", "pt-BR"])
+]
 
 
 class Scope(_Part):
@@ -38,21 +43,29 @@ class Scope(_Part):
     media: Annotated[tuple[Literal["text", "image"], ...], Field(min_length=1)] = Field(
         ("text", "image"), description="the policy applies to posts that have one of these"
     )
-    languages: OneOrMore = Field(("*",), description="BCP 47 primary languages, or '*'")
+    languages: Annotated[tuple[Language, ...], Field(min_length=1)] = Field(
+        ("*",), description="BCP 47 tags, or '*' for all: en covers en and en-GB, pt-BR covers pt-BR but not pt"
+    )
     surfaces: OneOrMore = Field(("*",), description="the platform's surfaces, or '*'")
 
     def covers(self, post: Post) -> bool:
         """Whether the policy applies to this post."""
-        media = ("text" in self.media and bool(post.text.strip())) or ("image" in self.media and bool(post.images))
-        return (
-            media
-            and (not post.language or "*" in self.languages or self._speaks(post.language))
-            and (not post.surface or "*" in self.surfaces or post.surface in self.surfaces)
-        )
+        return not self.excluded_by(post)
 
-    def _speaks(self, language: str) -> bool:
-        primary = language.partition("-")[0].lower()
-        return not primary or primary in {name.lower() for name in self.languages}
+    def excluded_by(self, post: Post) -> str:
+        """The limit that the post is outside of, as in `languages: de, pt-BR`; empty if the policy applies."""
+        if not (("text" in self.media and post.text.strip()) or ("image" in self.media and post.images)):
+            return f"media: {', '.join(self.media)}"
+        if post.language and not any(_matches(range_, post.language) for range_ in self.languages):
+            return f"languages: {', '.join(self.languages)}"
+        if post.surface and "*" not in self.surfaces and post.surface not in self.surfaces:
+            return f"surfaces: {', '.join(self.surfaces)}"
+        return ""
+
+
+def _matches(range_: str, tag: str) -> bool:
+    """Basic filtering of RFC 4647: the range is `*`, or the tag, or the tag's beginning up to a hyphen."""
+    return range_ == "*" or f"{tag}-".lower().startswith(f"{range_}-".lower())
 
 
 class Clause(_Part):
@@ -84,6 +97,11 @@ class PolicyThresholds(_Part):
         return self
 
 
+def _mistake_at(location: tuple[str | int, ...], problem: str) -> PydanticCustomError:
+    """The error of a rule over several keys, with the path to the value that is wrong."""
+    return PydanticCustomError("policy_rule", "{problem}", {"problem": problem, "at": location})
+
+
 class Policy(_Part):
     """One policy: one yes/no question about a post."""
 
@@ -106,11 +124,16 @@ class Policy(_Part):
 
     @model_validator(mode="after")
     def _labels_name_clauses(self) -> Self:
-        ids = [clause.id for clause in (*self.violates, *self.allows)]
-        if twice := sorted({id for id in ids if ids.count(id) > 1}):
-            raise ValueError(f"clause ids must be unique: {', '.join(twice)}")
-        if unknown := sorted({example.label for example in self.examples} - set(ids)):
-            raise ValueError(f"an example's label is no clause of this policy: {', '.join(unknown)}")
+        ids: list[str] = []
+        for key, clauses in (("violates", self.violates), ("allows", self.allows)):
+            for place, clause in enumerate(clauses):
+                if clause.id in ids:
+                    raise _mistake_at((key, place, "id"), f"another clause has the id {clause.id}")
+                ids.append(clause.id)
+        for place, example in enumerate(self.examples):
+            if example.label not in ids:
+                problem = f"no clause of this policy has the id {example.label}; its clauses are {', '.join(ids)}"
+                raise _mistake_at(("examples", place, "label"), problem)
         return self
 
     @property

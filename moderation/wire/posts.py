@@ -105,8 +105,12 @@ def _from_json(value: bytes) -> post_pb2.Post:
         post_id = id if isinstance(id, str) and _is_unicode(id) and not id_problem(id) else ""
         if "images" not in parsed and _TEXTS.issuperset(parsed) and all(type(text) is str for text in parsed.values()):
             return post_pb2.Post(**parsed)  # most posts; ten times as fast
-        for image in parsed.get("images") or ():
-            _check_base64(image.get("data"))
+        for index, image in enumerate(parsed.get("images") or ()):
+            try:
+                _check_base64(image.get("data"))
+            except (ValueError, TypeError):
+                problem = f"images[{index}].data is not base64"
+                raise PostError(Reason.NOT_DECODABLE, problem, post_id=post_id) from None
         return json_format.ParseDict(parsed, post_pb2.Post())
     except (ValueError, RecursionError, TypeError, AttributeError, json_format.Error):
         # No cause: the libraries' messages quote the value.

@@ -319,7 +319,7 @@ def test_what_is_scraped_is_what_is_served(combinations: Combinations) -> None:
 def test_alerts_are_those_of_observe(combinations: Combinations) -> None:
     groups = yaml.safe_load((ROOT / "deploy" / "observe" / "rules.yaml").read_text())["groups"]
     assert the_only(combinations["strimzi"], "PrometheusRule", "moderation")["spec"]["groups"] == groups, (
-        "they differ: python deploy/kubernetes/components/monitoring/rules.py writes them again"
+        "they differ: run make reference"
     )
 
 

@@ -30,6 +30,12 @@ def test_exit_code_of_our_errors(error: str, code: int, event: str, message: str
     assert "secret" not in json.dumps(events)
 
 
+def test_commands_that_repair_it_are_logged_one_by_one() -> None:
+    _, events = run("async def main(stop): raise errors.ConfigError('no topic:', commands=['make it', 'fill it'])")
+    rejected = named(events, "configuration_rejected")
+    assert (rejected["message"], rejected["commands"]) == ("no topic:", ["make it", "fill it"])
+
+
 def test_a_logged_crash_has_its_place_and_no_message() -> None:
     returned, events = run(
         """

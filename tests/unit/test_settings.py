@@ -49,6 +49,7 @@ def test_dead_letters_have_a_default_name() -> None:
     ("variable", "value", "message"),
     [
         ("MODERATION_KAFKA__BOOTSTRP", "x", "did you mean MODERATION_KAFKA__BOOTSTRAP?"),
+        ("MODERATION_MODL", "demo", "did you mean MODERATION_MODEL?"),
         ("MODERATION_COLOUR", "x", "`moderation settings --all` lists all settings"),
         ("MODERATION_MEDIA__MAX_SIDE", "100", "there is no such setting"),
         ("MODERATION_WORKER__MAX_PARTITION_IN_FLIGHT", "100", "did you mean MODERATION_WORKER__MAX_IN_FLIGHT?"),

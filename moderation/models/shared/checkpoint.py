@@ -74,7 +74,8 @@ def locate(name: str, revision: str | None, wanted: Sequence[str] = WANTED) -> t
     except (OSError, ValueError) as error:  # no network, no cache, an id that the hub's client refuses
         raise ConfigError(
             f"{at}: not in the local cache and not fetched ({type(error).__name__}); where the hub cannot be "
-            "reached, fetch the model elsewhere and name its folder instead"
+            "reached, fetch the model elsewhere and name its folder instead. To try the service, MODERATION_MODEL=demo "
+            "(or `--model demo`) is a small model that comes with it"
         ) from None
     return fetched, fetched.name
 

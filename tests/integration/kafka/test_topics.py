@@ -56,6 +56,8 @@ async def test_missing_topics_come_with_the_commands_that_create_them(kafka: str
     assert lines[1].endswith("--config cleanup.policy=compact")
     assert lines[2].startswith(f"{create} --topic {dead} --partitions 3")
     assert lines[2].endswith("--config max.message.bytes=20971520")
+    assert "`moderation dev topics --partitions 3 --replication 1`" in lines[0]
+    assert [f"  {command}" for command in caught.value.commands] == lines[1:]
 
 
 @pytest.mark.parametrize(("of_posts", "of_verdicts"), [(3, 2), (2, 3)])

@@ -97,6 +97,9 @@ def test_a_whole_post_comes_from_a_file_or_standard_input(policies: Path, tmp_pa
     ("post", "message"),
     [
         (b'{"id": "1",\n "text" "x"}', "NOT_DECODABLE: Failed to load JSON: Expecting ':' delimiter: line 2 column 9"),
+        (b"", "post.json is empty; a post looks like"),
+        (b"\n", "post.json is empty; a post looks like"),
+        (b'{"id": "1", "images": [{"data": "AAAA"}, {"data": "A*AA"}]}', "NOT_DECODABLE: images[1].data is not base64"),
         (b'{"id": "1", "imagse": []}', 'no field named "imagse"'),
         (b'{"text": "x"}', "INVALID_POST: id is empty"),
         (b'{"id": "1", "text": "\xff"}', "NOT_DECODABLE: "),
@@ -141,3 +144,15 @@ def test_a_wrong_option_is_named(field: str, value: str, message: str) -> None:
 def test_options_that_do_not_go_together_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         classify(**arguments)
+
+
+def test_an_image_that_is_none_is_named(policies: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(a_file())
+    (tmp_path / "README.md").write_text("no picture")
+    with pytest.raises(ConfigError, match=f"IMAGE_UNSUPPORTED: {tmp_path}/README.md: the image must be one of"):
+        classify(image=[tmp_path / "a.png", tmp_path / "README.md"], model_name="fake", folder=policies)
+
+
+def test_policies_that_do_not_apply_are_listed(policies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    classify(text="x", language="not a language!", surface="profile", model_name="fake", folder=policies)
+    assert "not asked: german (languages: de)\n" in capsys.readouterr().out

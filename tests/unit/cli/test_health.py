@@ -54,7 +54,7 @@ def test_only_status_200_is_healthy(ops: str) -> None:
     assert ask(f"{ops}/livez", 10) == Health(True, "200 OK")
     assert ask(f"{ops}/readyz", 10) == Health(False, "503 Service Unavailable")
     assert ask(f"{ops}/moved", 10) == Health(False, "302 Found")
-    assert ask(ops, 10) == Health(False, "404 Not Found")
+    assert ask(ops, 10) == Health(False, "404 Not Found; a role serves /livez, /readyz and /startupz")
 
 
 def test_only_a_serving_grpc_server_is_healthy() -> None:
@@ -70,7 +70,13 @@ def test_only_a_serving_grpc_server_is_healthy() -> None:
         assert ask(address, 10) == Health(False, "NOT_SERVING")
     finally:
         server.stop(0).wait()
-    assert ask(address, 5) == Health(False, "no response: UNAVAILABLE")
+    hint = f"host:port asks over gRPC; for MODERATION_OPS__LISTEN give http://{address}/livez"
+    assert ask(address, 5) == Health(False, f"no response: UNAVAILABLE; {hint}")
+
+
+def test_grpc_asked_of_a_port_for_http(ops: str) -> None:
+    health = ask(ops.removeprefix("http://"), 10)
+    assert (health.healthy, f"give {ops}/livez" in health.response) == (False, True)
 
 
 def test_a_role_that_does_not_respond_is_unhealthy(deaf: str) -> None:

@@ -102,6 +102,16 @@ def test_the_phases_of_a_worker_are_in_their_columns() -> None:
     assert median == ["p50", "-", "-", "1.5", "s", "-", "-", "-", "-"]
 
 
+def test_once_reports_an_endpoint_that_cannot_be_read() -> None:
+    console = Console(width=160, file=io.StringIO())
+    with console.capture() as captured:
+        assert not top.render(["http://127.0.0.1:1/metrics"], console, interval=0.1, once=True)
+    assert "Connection refused" in captured.get()
+    with pytest.raises(SystemExit) as ended:
+        top.top(["127.0.0.1:1"], interval=0.1, once=True)
+    assert ended.value.code == 1
+
+
 def test_a_lag_that_an_api_does_not_know_is_shown_as_unknown() -> None:
     known = 'moderation_build_info{version="1",role="api"} 1\nmoderation_view_lag_records 7\n'
     assert "view 7 behind" in shown(a_reading(known, url="a"))

@@ -187,7 +187,7 @@ def test_every_metric_is_on_the_dashboard_or_in_an_alert() -> None:
 
 
 def test_the_dashboard_is_as_its_script_writes_it() -> None:
-    assert (OBSERVE / "dashboard.json").read_text() == generator().text(), "run python deploy/observe/dashboard.py"
+    assert (OBSERVE / "dashboard.json").read_text() == generator().text(), "run make reference"
     made = json.loads((OBSERVE / "dashboard.json").read_text())
     assert made["uid"] == "moderation"
     assert [variable["name"] for variable in made["templating"]["list"]] == ["datasource"]

@@ -137,6 +137,7 @@ def test_not_a_post(value: Any) -> None:
 def test_not_base64(data: str) -> None:
     error = refused({"id": "1", "images": [{"data": data}]})
     assert (error.reason, error.post_id) == (Reason.NOT_DECODABLE, "1")
+    assert str(error) == "images[0].data is not base64"
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,15 @@
-"""Writes the alerts as the PrometheusRule of this component: python deploy/kubernetes/components/monitoring/rules.py
+"""Writes the alerts as prometheus-rule.yaml, which the Prometheus operator takes: `make reference` runs it.
 
-Their source is deploy/observe/rules.yaml. A test compares them. It copies text and not data, to keep the comments.
+Their source is deploy/observe/rules.yaml. It copies text and not data, to keep the comments.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-HERE = Path(__file__).parent
-SOURCE = HERE.parents[2] / "observe" / "rules.yaml"
-TARGET = HERE / "prometheus-rule.yaml"
+SOURCE = Path(__file__).parents[3] / "observe" / "rules.yaml"
 HEAD = """\
-# Written by rules.py from deploy/observe/rules.yaml: change it there.
+# Written by `make reference` from deploy/observe/rules.yaml: change it there.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata: {name: moderation, namespace: moderation, labels: {app.kubernetes.io/part-of: moderation}}
@@ -19,11 +17,8 @@ spec:
 """
 
 
-def written(rules: str) -> str:
-    """The manifest that holds these rule groups."""
+def text() -> str:
+    """The manifest that holds the rule groups."""
+    rules = SOURCE.read_text("utf-8")
     groups = rules[rules.index("groups:") :]
     return HEAD + "".join(f"  {line}" if line.strip() else line for line in groups.splitlines(keepends=True))
-
-
-if __name__ == "__main__":
-    TARGET.write_text(written(SOURCE.read_text("utf-8")), "utf-8")
