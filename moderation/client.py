@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import grpc
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
 from moderation import wire
@@ -194,6 +195,22 @@ class Client:
         """The policies of the API's deployment."""
         response: pb.ListPoliciesResponse = await self._call("ListPolicies", pb.ListPoliciesRequest(), self._timeout)
         return response
+
+    async def serving(self) -> None:
+        """Returns once the API is reached and serves lookups. Has no timeout of its own."""
+        watch = self._channel.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        with self._explained():
+            call = watch(health_pb2.HealthCheckRequest(), metadata=self._metadata(), wait_for_ready=True)
+            async for response in call:
+                if response.status == health_pb2.HealthCheckResponse.SERVING:
+                    call.cancel()
+                    return
+        code = grpc.StatusCode.UNAVAILABLE
+        raise CallError(f"{self._address}: {code.name}: the watch of its health ended", code)
 
     async def _send_batches(self) -> None:
         """Sends batches, each with the lookups that came during the previous one."""

@@ -13,10 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-import grpc
 from aiokafka import TopicPartition
 from google.protobuf import json_format
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
@@ -242,14 +240,8 @@ async def _while_alive(work: Coroutine[None, None, None], roles: Sequence[_Role]
 
 
 async def _serving(listen: str) -> None:
-    """Returns when the API's health is SERVING."""
-    async with grpc.aio.insecure_channel(listen) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        responses = health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)  # type: ignore[attr-defined]
-        async for response in responses:
-            if response.status == health_pb2.HealthCheckResponse.SERVING:
-                responses.cancel()
-                return
+    async with Client(listen) as client:
+        await client.serving()
 
 
 def _port(wanted: int) -> int:

@@ -51,8 +51,8 @@ ROOMS = {
 # Only these import them.
 LIBRARIES = {
     "aiokafka": "kafka worker view bench demo dev",
-    "grpc": "api.grpc client cli demo bench v1",
-    "grpc_health": "api.grpc cli demo",
+    "grpc": "api.grpc client cli bench v1",
+    "grpc_health": "api.grpc cli client",
     "grpc_reflection": "api.grpc",
     "grpc_status": "api.grpc client",
     "jwt": "api",

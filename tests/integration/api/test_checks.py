@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from moderation.api import role
+from moderation.client import Client
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.moderation_service_pb2 import (
     LOOKUP_STATE_FOUND as FOUND,
@@ -108,3 +109,12 @@ async def test_a_starting_api_serves_once_its_view_is_close_to_the_topics_curren
         finally:
             running_api.stop.set()
             await serving
+
+
+async def test_a_client_can_wait_until_an_api_serves(running_api: Api) -> None:
+    async with Client(running_api.address) as client:
+        waiting = asyncio.create_task(client.serving())
+        await asyncio.sleep(0.2)
+        assert not waiting.done()  # nothing listens there yet
+        async with running_api.running():
+            await asyncio.wait_for(waiting, 30)
