@@ -267,7 +267,7 @@ ROWS: list[tuple[str, list[Any]]] = [
             panel(
                 "Age of the view", "Oldest missing record; time since the brokers last reported the topic's end.", "s",
                 ("max by (instance) (moderation_view_lag_seconds)", "{{instance}}"),
-                ("max by (instance) (moderation_view_ends_age_seconds)", "{{instance}} topic's end"),
+                ("max by (instance) (moderation_view_topic_end_age_seconds)", "{{instance}} topic's end"),
             ),
             panel(
                 "Records that the view lacks",

@@ -106,7 +106,7 @@ VIEW_LAG = Gauge(
 )
 VIEW_AGE = Gauge("moderation_view_lag_seconds", "Age of the oldest record that the view has not read yet; 0: none")
 VIEW_ENDS_AGE = Gauge(
-    "moderation_view_ends_age_seconds", "Time since the brokers last reported where the verdicts topic ends"
+    "moderation_view_topic_end_age_seconds", "Time since the brokers last reported where the verdicts topic ends"
 )
 VIEW_STALLED = Gauge("moderation_view_stalled", "1 while the view's store takes no writes")
 VIEW_BYTES = Gauge("moderation_view_bytes", "Bytes of the view's files, the write-ahead log included")

@@ -34,7 +34,7 @@ from tests.support.operations_port import Port
 from tests.support.view_stores import LOG, Folding, an_entry, answering, verdict
 
 FOUND, NOT_FOUND = pb.LOOKUP_STATE_FOUND, pb.LOOKUP_STATE_NOT_FOUND
-LAG, AGE, ENDS_AGE = (f"moderation_view_{name}" for name in ("lag_records", "lag_seconds", "ends_age_seconds"))
+LAG, AGE, ENDS_AGE = (f"moderation_view_{name}" for name in ("lag_records", "lag_seconds", "topic_end_age_seconds"))
 SOON_S = 3.0
 
 

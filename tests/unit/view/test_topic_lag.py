@@ -125,7 +125,7 @@ async def test_without_a_response_the_lag_is_unknown_and_that_is_reported_once(
         await rounds()
         assert records(lag) is None
         assert math.isnan(gauge("lag_records"))
-        assert gauge("ends_age_seconds") == lag.unknown_s == topic_lag.UNKNOWN_S + 1
+        assert gauge("topic_end_age_seconds") == lag.unknown_s == topic_lag.UNKNOWN_S + 1
         broker.error = None
         await rounds()
     following.cancel()
