@@ -71,7 +71,7 @@ def top(*endpoints: str) -> str:
     done = subprocess.run(
         command, env=environment | {"COLUMNS": "160"}, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr  # one endpoint of each test refuses connections
     return done.stdout
 
 
