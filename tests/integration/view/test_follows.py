@@ -165,8 +165,9 @@ async def test_a_database_that_lost_the_last_folds_is_filled_again(topic: Topic,
         await topic.put_raw(b"gone", None)
         await until_answered(view, "gone", NOT_FOUND)
         admin = await asyncpg.connect(database, server_settings={"search_path": NAME})
-        await admin.execute("UPDATE partitions SET next = 0")
-        await admin.execute("DELETE FROM verdicts_1")
+        async with admin.transaction():  # else a fold between the two is lost with the second, and not noticed
+            await admin.execute("UPDATE partitions SET next = 0")
+            await admin.execute("DELETE FROM verdicts_1")
         await admin.close()
         with capture_logs() as logged, view.feed(1_000) as feed:
             decided = dict(view.decided)
