@@ -35,6 +35,12 @@ thresholds: {{review: 0.5, remove: 0.9}}
 """
 
 
+@pytest.fixture(autouse=True)
+def logs_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command in this process sets logging up for all of it."""
+    monkeypatch.setattr("moderation.observability.logs.configure", lambda settings: None)
+
+
 @pytest.fixture(scope="module")
 def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One policy for all posts, one for German posts and one for profiles."""
