@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord
 
 Place = tuple[int, int]  # partition and offset on the posts topic
 
@@ -147,24 +147,3 @@ def _check_letters(findings: Findings, known: Mapping[Place, Sent], letters: Ite
         if codes[place] != expected.get(place, []):
             findings.wrong_dead_letters += 1
             findings.note(f"dead letters for {place}: {codes[place]}, not {expected.get(place, [])}")
-
-
-async def read(bootstrap: str, topic: str, partitions: int) -> list[ConsumerRecord]:
-    """All that is committed on the topic, in the order of each partition."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
-        isolation_level="read_committed",
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        max_partition_fetch_bytes=8 << 20,
-    )
-    records: list[ConsumerRecord] = []
-    async with consumer:
-        every = [TopicPartition(topic, number) for number in range(partitions)]
-        consumer.assign(every)
-        await consumer.seek_to_beginning(*every)
-        ends = await consumer.end_offsets(every)
-        while any([await consumer.position(partition) < ends[partition] for partition in every]):
-            for fetched in (await consumer.getmany(timeout_ms=200)).values():
-                records += fetched
-    return records

@@ -30,6 +30,8 @@ from tests.chaos.checker import Findings, Sent
 from tests.chaos.fleet import Worker
 from tests.chaos.proxy import Proxy
 from tests.chaos.scenario import Misfit, Result, Scenario
+from tests.support.harness import POLICY
+from tests.support.topics import committed_records
 
 PARTITIONS = 6
 AUTHORS = 24  # keys
@@ -41,14 +43,6 @@ LOGGED = (
     "producer_replaced",
     "exception_unretrieved",
 )  # in logs; counted in Result.struck
-POLICY = """
-id: spam
-version: 1
-title: Spam
-question: Is this spam?
-violates: [{id: S1, text: advertises}]
-thresholds: {review: 0.5, remove: 0.9}
-"""
 
 
 class Cluster:
@@ -295,8 +289,8 @@ class Run:
         return [f"{len(late)} workers did not stop"] if late else []
 
     async def _check(self) -> Findings:
-        verdicts = await checker.read(self.cluster.bootstrap, self.verdicts, PARTITIONS)
-        letters = await checker.read(self.cluster.bootstrap, self.letters, PARTITIONS)
+        verdicts = await committed_records(self.cluster.bootstrap, self.verdicts, partitions=PARTITIONS)
+        letters = await committed_records(self.cluster.bootstrap, self.letters, partitions=PARTITIONS)
         findings = checker.check(self.sent, verdicts, letters)
         findings.uncommitted = sum(self.committed.get(number) != end for number, end in self._ends().items())
         findings.went_back = 0 if self.scenario.falls else len(self.fell)

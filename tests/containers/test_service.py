@@ -15,8 +15,8 @@ from moderation.v1.moderation_service_pb2 import LOOKUP_STATE_FOUND
 from moderation.v1.post_pb2 import Image, Post
 from moderation.v1.verdict_pb2 import OUTCOME_ALLOW
 from tests.containers.conftest import Box
-from tests.support.commands import committed_records, produce
-from tests.support.topics import make_topics
+from tests.support.commands import produce
+from tests.support.topics import committed_records, make_topics
 
 Boxes = Callable[..., AbstractContextManager[Box]]
 PROTOBUF = (("content-type", b"application/x-protobuf"),)

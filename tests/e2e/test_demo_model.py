@@ -11,7 +11,8 @@ from pathlib import Path
 from moderation import wire
 from moderation.demo import posts
 from moderation.v1.verdict_pb2 import Verdict
-from tests.support.commands import Service, committed_records, produce
+from tests.support.commands import Service, produce
+from tests.support.topics import committed_records
 
 POLICIES = Path(__file__).parents[2] / "policies" / "demo"
 

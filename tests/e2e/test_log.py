@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 
 from moderation.errors import DeviceError
-from tests.support.commands import Service, committed_records, produce
+from tests.support.commands import Service, produce
 from tests.support.lookups import a_free_address
 from tests.support.operations_port import ask
 from tests.support.streams import STREAMS
+from tests.support.topics import committed_records
 
 POSTS = 30
 

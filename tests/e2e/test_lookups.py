@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tests.support.commands import Service, committed_records, produce
+from tests.support.commands import Service, produce
 from tests.support.service import a_record, look_up
+from tests.support.topics import committed_records
 
 
 @contextmanager

@@ -18,9 +18,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from tests.support.commands import Role, Service, committed_records, produce
+from tests.support.commands import Role, Service, produce
 from tests.support.lookups import a_free_address
 from tests.support.operations_port import ask
+from tests.support.topics import committed_records
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01".encode()

@@ -20,8 +20,9 @@ from moderation.v1 import moderation_service_pb2 as lookup
 from moderation.v1 import post_pb2
 from moderation.v1.verdict_pb2 import Status, Verdict
 from tests.support.builders import a_file, an_image
-from tests.support.commands import Service, committed_records, produce
+from tests.support.commands import Service, produce
 from tests.support.service import MARK, Record, a_record, look_up
+from tests.support.topics import committed_records
 
 
 def bad_records(folder: Path) -> dict[str, tuple[Record, str]]:

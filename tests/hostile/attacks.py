@@ -241,9 +241,6 @@ async def silent_connections(target: Target) -> None:
 async def idle_connections(target: Target) -> None:
     """500 connections that exchange the preface and then ask for nothing."""
 
-    async def once(_: Connection) -> None:
-        return
-
     async def idle() -> None:
         while True:
             try:

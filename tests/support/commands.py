@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaProducer
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -136,31 +135,3 @@ async def produce(kafka: str, topic: str, records: Sequence[tuple[bytes, bytes |
     async with AIOKafkaProducer(bootstrap_servers=kafka, acks="all") as producer:
         sent = [await producer.send(topic, value, key=key, headers=list(headers)) for key, value, headers in records]
         await asyncio.gather(*sent)
-
-
-async def committed_records(
-    kafka: str, topic: str, count: int = 0, timeout: float = 240
-) -> list[ConsumerRecord[Any, Any]]:
-    """All committed records of the topic. Waits until there are at least `count`."""
-    consumer: AIOKafkaConsumer[Any, Any] = AIOKafkaConsumer(
-        bootstrap_servers=kafka,
-        isolation_level="read_committed",
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-    )
-    records: list[ConsumerRecord[Any, Any]] = []
-    async with consumer:
-        await consumer._client.set_topics([topic])
-        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
-        consumer.assign(partitions)
-        deadline = time.monotonic() + timeout
-        while len(records) < count:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{len(records)} of {count} records on {topic} in {timeout} s")
-            for batch in (await consumer.getmany(timeout_ms=500)).values():
-                records += batch
-        ends = await consumer.end_offsets(partitions)
-        while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
-            for batch in (await consumer.getmany(timeout_ms=500)).values():
-                records += batch
-    return records

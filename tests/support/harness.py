@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
+import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,14 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaProducer, ConsumerRecord
 
 from moderation.inference.self_check import REFERENCE_POSTS
 from moderation.models.fake import Fake
 from moderation.settings import KafkaSettings, MediaSettings, ModelSettings, Settings, WorkerSettings
 from moderation.types import Score
 from moderation.worker import role
-from tests.support.topics import make_topics
+from tests.support.topics import committed_records, make_topics
 
 PARTITIONS = 6
 WORKER = """
@@ -91,27 +94,7 @@ class Harness:
 
     async def read(self, topic: str, count: int, timeout: float = 60) -> list[ConsumerRecord]:
         """Returns all committed records of the topic, once there are `count` or more."""
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.kafka,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=8 << 20,
-        )
-        records: list[ConsumerRecord] = []
-        async with consumer:
-            partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
-            consumer.assign(partitions)
-            await consumer.seek_to_beginning(*partitions)
-            async with asyncio.timeout(timeout):
-                while len(records) < count:
-                    for fetched in (await consumer.getmany(timeout_ms=200)).values():
-                        records += fetched
-            ends = await consumer.end_offsets(partitions)
-            while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
-                for fetched in (await consumer.getmany(timeout_ms=200)).values():
-                    records += fetched
-        return records
+        return await committed_records(self.kafka, topic, count, timeout, partitions=PARTITIONS)
 
     async def verdicts(self, count: int, timeout: float = 60) -> list[dict[str, Any]]:
         return [json.loads(record.value) for record in await self.read(self.topics[1], count, timeout)]
@@ -195,3 +178,16 @@ async def a_harness(kafka: str, names: Callable[[str], str], folder: Path) -> Ha
     made = Harness(kafka, settings)
     await make_topics(kafka, *made.topics, partitions=PARTITIONS, max_message_bytes=str(4 << 20))
     return made
+
+
+async def kill_two_workers(harness: Harness) -> None:
+    """Posts 300, and kills two workers one after the other while they work on them."""
+    slow = harness.with_("fake?step_ms=15", batch_tokens=48)
+    await slow.post(300)
+    for verdicts_before in (40, 120):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", WORKER, env=os.environ | slow.environment, stderr=asyncio.subprocess.DEVNULL
+        )
+        await slow.verdicts(verdicts_before)
+        process.send_signal(signal.SIGKILL)
+        await process.wait()

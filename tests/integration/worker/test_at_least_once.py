@@ -5,9 +5,6 @@ test_role.py and test_suspects.py, for both. Against a real Kafka.
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -21,7 +18,7 @@ from moderation.kafka import clients
 from moderation.worker.at_least_once import AtLeastOnce
 from moderation.worker.messages import Message
 from moderation.worker.suspects import Opening
-from tests.support.harness import WORKER, Fickle, Harness, running
+from tests.support.harness import Fickle, Harness, kill_two_workers, running
 
 
 @pytest.fixture
@@ -73,15 +70,7 @@ async def test_a_crash_between_publishing_and_committing_repeats_the_same_verdic
 
 
 async def test_workers_that_are_killed_lose_no_post_and_contradict_no_verdict(at_least_once: Harness) -> None:
-    slow = at_least_once.with_("fake?step_ms=15", batch_tokens=48)
-    await slow.post(300)
-    for verdicts_before in (40, 120):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", WORKER, env=os.environ | slow.environment, stderr=asyncio.subprocess.DEVNULL
-        )
-        await slow.verdicts(verdicts_before)
-        process.send_signal(signal.SIGKILL)
-        await process.wait()
+    await kill_two_workers(at_least_once)
     async with running(at_least_once):
         verdicts = await until_all(at_least_once, 300)
     decided: dict[str, set[str]] = {}

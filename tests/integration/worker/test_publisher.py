@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,20 +16,6 @@ from moderation.settings import KafkaSettings
 from moderation.worker.messages import Message
 from moderation.worker.publisher import Publisher
 from moderation.worker.suspects import Mark, Opening
-from tests.support.topics import make_topics
-
-
-@pytest.fixture
-async def settings(kafka: str, names: Callable[[str], str]) -> KafkaSettings:
-    settings = KafkaSettings(
-        bootstrap=kafka,
-        posts_topic=names("posts"),
-        verdicts_topic=names("verdicts"),
-        group=names("group"),
-        transaction_timeout_ms=5_000,
-    )
-    await make_topics(kafka, settings.posts_topic, settings.verdicts_topic, settings.dead_letters)
-    return settings
 
 
 async def published(settings: KafkaSettings) -> tuple[list[bytes | None], int | None]:

@@ -20,7 +20,8 @@ from moderation.dev.ports import free_ports
 from moderation.dev.topics import create_service_topics
 from moderation.settings import KafkaSettings
 from moderation.v1.post_pb2 import Post
-from tests.support.commands import Role, Service, committed_records, produce
+from tests.support.commands import Role, Service, produce
+from tests.support.topics import committed_records
 
 USERS = Path(__file__).parents[3] / "deploy" / "kubernetes" / "components" / "strimzi" / "users.yaml"
 # The numbers of Kafka's protocol.

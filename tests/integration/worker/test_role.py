@@ -6,9 +6,6 @@ import asyncio
 import base64
 import hashlib
 import json
-import os
-import signal
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -26,7 +23,7 @@ from moderation.kafka.consumer import Consumer
 from moderation.worker import role
 from moderation.worker.processor import Processor
 from tests.support.builders import a_file
-from tests.support.harness import PARTITIONS, WORKER, Harness, a_value, running
+from tests.support.harness import PARTITIONS, Harness, a_value, kill_two_workers, running
 from tests.support.topics import make_topics
 
 
@@ -332,15 +329,7 @@ async def test_a_worker_that_is_fenced_ends_and_its_results_are_dropped(harness:
 
 async def test_another_worker_takes_over_from_one_that_is_killed(harness: Harness) -> None:
     """kill -9 in the middle, twice; the successor answers the rest and repeats nothing."""
-    slow = harness.with_("fake?step_ms=15", batch_tokens=48)
-    await slow.post(300)
-    for verdicts_before in (40, 120):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", WORKER, env=os.environ | slow.environment, stderr=asyncio.subprocess.DEVNULL
-        )
-        await slow.verdicts(verdicts_before)
-        process.send_signal(signal.SIGKILL)
-        await process.wait()
+    await kill_two_workers(harness)
     async with running(harness):
         await harness.expect_exactly(300, timeout=90)
 

@@ -7,7 +7,6 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +25,6 @@ from moderation.worker.suspects import Opening
 from tests.support import foreign
 from tests.support.builders import a_finding, a_verdict
 from tests.support.harness import WORKER, Fickle, Harness, a_value, running
-from tests.support.topics import make_topics
 
 
 async def nowhere() -> Opening:
@@ -124,19 +122,6 @@ async def test_a_cache_without_room_asks_each_time(harness: Harness, fickle: Fic
 
 
 # What is restored
-
-
-@pytest.fixture
-async def settings(kafka: str, names: Callable[[str], str]) -> KafkaSettings:
-    settings = KafkaSettings(
-        bootstrap=kafka,
-        posts_topic=names("posts"),
-        verdicts_topic=names("verdicts"),
-        group=names("group"),
-        transaction_timeout_ms=5_000,
-    )
-    await make_topics(kafka, settings.posts_topic, settings.verdicts_topic)
-    return settings
 
 
 def standing(number: int) -> Verdict:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from moderation.errors import ConfigError
 from moderation.settings import KafkaSettings, MediaSettings, Settings
 from moderation.v1.post_pb2 import Post as PostMessage
 from tests.support.builders import a_file
+from tests.support.logged import logging_restored
 
 POLICIES = {
     "weapons": "",
@@ -36,9 +38,10 @@ thresholds: {{review: 0.5, remove: 0.9}}
 
 
 @pytest.fixture(autouse=True)
-def logs_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command in this process sets logging up for all of it."""
-    monkeypatch.setattr("moderation.observability.logs.configure", lambda settings: None)
+def logs_as_before() -> Iterator[None]:
+    """A command that runs in this process sets logging up for all of it."""
+    with logging_restored():
+        yield
 
 
 @pytest.fixture(scope="module")

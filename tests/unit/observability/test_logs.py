@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import sys
-import threading
 from asyncio import Future
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from moderation.models.shared import checkpoint
 from moderation.observability import logs
 from moderation.settings import LogSettings, Settings, TracesSettings, WorkerSettings
 from moderation.types import Content, Question
+from tests.support.logged import logging_restored
 
 SPAN = NonRecordingSpan(SpanContext(0xABC, 0x123, is_remote=False, trace_flags=TraceFlags(1)))
 
@@ -35,22 +35,14 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """What was logged, once it is called."""
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
-    handlers, level = list(logging.root.handlers), logging.root.level
-    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
-    logs.configure(LogSettings(format="json"))
+    with logging_restored():
+        logs.configure(LogSettings(format="json"))
 
-    def lines() -> list[dict[str, Any]]:
-        logs.flush()
-        return [json.loads(line) for line in written.getvalue().splitlines()]
+        def lines() -> list[dict[str, Any]]:
+            logs.flush()
+            return [json.loads(line) for line in written.getvalue().splitlines()]
 
-    yield lines
-    sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
-    logging.raiseExceptions = True
-    structlog.get_config()["logger_factory"].close()
-    structlog.reset_defaults()
-    logging.captureWarnings(capture=False)
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
+        yield lines
 
 
 class Choking(Fake):
