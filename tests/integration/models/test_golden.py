@@ -20,7 +20,14 @@ from moderation.models import probe
 GOLDEN = Path(
     os.environ.get("MODERATION_TEST_GOLDEN") or Path(__file__).parents[3] / ".." / "shared" / "golden"
 ).resolve()
-VARIANTS = ("phi3v", "phi35v")
+# Cases -> the script that writes their checkpoint.
+VARIANTS = {
+    "phi3v": "seeded_checkpoint.py",
+    "phi35v": "seeded_checkpoint.py",
+    "tinyllava": "seeded_tinyllava.py",
+    "tinyllava_legacy": "seeded_tinyllava.py",
+    "tinyllava_v1": "seeded_tinyllava.py",
+}
 
 
 def cases() -> list[Any]:
@@ -35,21 +42,26 @@ def cases() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("golden")
-    for variant in VARIANTS:
-        subprocess.run([sys.executable, GOLDEN / "seeded_checkpoint.py", variant, folder / variant], check=True)
-    return {variant: folder / variant for variant in VARIANTS}
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("golden")
+
+
+def checkpoint(parent: Path, variant: str, config: dict[str, Any]) -> Path:
+    """The checkpoint of a case, written once. config: keys of config.json that the case replaces."""
+    options = ["--config", json.dumps(config)] if config else []
+    folder = parent / f"{variant}{json.dumps(config) if config else ''}"
+    if not folder.exists():
+        subprocess.run([sys.executable, GOLDEN / VARIANTS[variant], variant, folder, *options], check=True)
+    return folder
 
 
 @pytest.mark.parametrize(("variant", "name", "case"), cases())
-def test_equal_to_the_original(
-    checkpoints: dict[str, Path], tmp_path: Path, variant: str, name: str, case: dict[str, Any]
-) -> None:
+def test_equal_to_the_original(parent: Path, tmp_path: Path, variant: str, name: str, case: dict[str, Any]) -> None:
     folder = GOLDEN / "cases" / variant
     out = tmp_path / "out.npz"
     images = [folder / image for image in case["images"]]
-    probe(str(checkpoints[variant]), case["prompt"], images, out, num_crops=case["num_crops"])
+    written = checkpoint(parent, variant, case.get("config") or {})
+    probe(str(written), case["prompt"], images, out, num_crops=case["num_crops"])
     with np.load(out) as computed, np.load(folder / f"{name}.npz") as recorded:
         assert np.array_equal(computed["input_ids"], recorded["input_ids"])
         apart = {
