@@ -19,7 +19,7 @@ from rich.console import Console
 from moderation.bench import engine as engine_bench
 from moderation.bench import sizes
 from moderation.bench.learned import Learned
-from moderation.models.phi3.classifier import Window
+from moderation.models.phi3.family import Window
 from moderation.models.phi3.network import Phi3Network
 from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared import fp8
@@ -92,7 +92,9 @@ def main(gguf: Path | None, batches: int, out: Path | None, threads: int) -> int
     return 0 if steady and agreements[0].spread <= 1e-5 else 1
 
 
-Ids = tuple[list[tuple[int, ...]], list[tuple[int, ...]], tuple[int, int]]  # of posts, of questions, of Yes and No
+Ids = tuple[
+    list[tuple[int, ...]], list[tuple[int, ...]], tuple[Sequence[int], Sequence[int]]
+]  # of posts, of questions, of Yes and No
 
 
 def _network(gguf: Path | None) -> tuple[Phi3Network, Ids, str]:
@@ -103,13 +105,13 @@ def _network(gguf: Path | None) -> tuple[Phi3Network, Ids, str]:
             for count in (POSTS, POLICIES)
         )
         made = sizes.network(sizes.config(SIZE), dtype=torch.float32, device=torch.device("cpu"))
-        return made, (posts, questions, (engine_bench.YES, engine_bench.NO)), "drawn"
+        return made, (posts, questions, ((engine_bench.YES,), (engine_bench.NO,))), "drawn"
     learned = Learned(gguf)
     texts = [f"{sentence} {second}" for sentence in SENTENCES for second in SENTENCES[:3]]
     posts = [learned.words(f"A user wrote: {text}\n") for text in texts]
     ask = " Question: does this post contain {}? Answer Yes or No.\nAnswer:"
     questions = [learned.words(ask.format(clause)) for clause in CLAUSES]
-    return learned.network, (posts, questions, (learned.words(" Yes")[0], learned.words(" No")[0])), gguf.name
+    return learned.network, (posts, questions, (learned.words(" Yes")[:1], learned.words(" No")[:1])), gguf.name
 
 
 def _tree(post: int, policies: Sequence[int], ids: Ids) -> Tree:
@@ -122,7 +124,7 @@ def _alone(engine: Engine[Crops], trees: Sequence[Sequence[Tree]]) -> list[list[
 
 
 def _window(tree: Tree) -> Window:
-    return Window(tree, (), 4096)
+    return Window(tree, (), context=4096)
 
 
 def _measure(name: str, engine: Engine[Crops], ids: Ids, exact: list[list[Score]], batches: int) -> Agreement:

@@ -31,7 +31,7 @@ from moderation.bench.cells import Cell, Run
 from moderation.bench.sizes import SIZES
 from moderation.bench.workloads import KINDS, MIX
 from moderation.errors import ConfigError
-from moderation.models.phi3.classifier import Window
+from moderation.models.phi3.family import Window
 from moderation.models.phi3.network import Phi3Network
 from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared import device
@@ -104,12 +104,12 @@ class Bench:
         self._network = network
         self.config = network.config
         self._dtype = network.lm_head.weight.dtype
-        self._engine = Engine(network, YES, NO, feature_bytes=0)  # every picture is new
+        self._engine = Engine(network, (YES,), (NO,), feature_bytes=0)  # every picture is new
         self.dtypes = [self._dtype]
         self._halved: Engine[Crops] | None = None
         if "bfloat16" in options.ways and self._dtype != torch.bfloat16:
             halved = sizes.network(self.config, dtype=torch.float32, device=network.device).to(torch.bfloat16)
-            self._halved = Engine(halved, YES, NO, feature_bytes=0)
+            self._halved = Engine(halved, (YES,), (NO,), feature_bytes=0)
             self.dtypes.append(torch.bfloat16)
         self._stock: dict[int, Stock] = {}
         self.agreed = True

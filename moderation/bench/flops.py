@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from moderation.models.phi3.classifier import Window
+from moderation.models.phi3.family import Window
 from moderation.models.phi3.network import Phi3Config
 from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared.tree import Tree
@@ -47,7 +47,8 @@ def step(windows: Iterable[Window], config: Phi3Config) -> int:
 def plain(window: Window, config: Phi3Config) -> int:
     """What separate prompts take at least: the content and its pictures again for each policy, nothing wasted."""
     shared, context = window.tree.shared, window.context
-    return step((Window(Tree(shared, (branch,)), window.pictures, context) for branch in window.tree.branches), config)
+    alone = (Window(Tree(shared, (branch,)), window.pictures, context=context) for branch in window.tree.branches)
+    return step(alone, config)
 
 
 def _keys(config: Phi3Config) -> int:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from PIL.Image import Image as Picture
 
-from moderation.models.phi3.classifier import Window, picture_work
+from moderation.models.phi3.family import Window
 from moderation.models.phi3.network import Phi3Config, PreprocessorConfig
 from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared.tree import Tree
@@ -44,7 +44,7 @@ def post(kind: Kind, policies: int, config: Phi3Config, seed: int) -> Window:
     slots = tuple(-1 - place for place, each in enumerate(pictures) for _ in range(each.tokens))
     branches = tuple(_words(POLICY_TOKENS, 1_000_000 + policy) for policy in range(policies))
     tree = Tree((*words[:half], *slots, *words[half:]), branches)
-    return Window(tree, pictures, config.original_max_position_embeddings, picture_work(pictures, config))
+    return Window(tree, pictures, sum(map(len, pictures)) * config.crop_work, config.original_max_position_embeddings)
 
 
 def picture(size: tuple[int, int], budget: int, config: Phi3Config, seed: int) -> Crops:

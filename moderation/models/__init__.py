@@ -1,17 +1,14 @@
 """The registry of model families.
 
-A family is a folder `moderation/models/NAME`:
+A family is a folder `moderation/models/NAME`, and one row in FAMILIES:
 
-    classifier.py     a `contract.Classifier` and its `load(settings)`. `encode` makes windows, `score` gives them to
-                      `shared.engine.Engine`
-    network.py        a `shared.engine.Network`, built from `shared.decoder` and a vision tower such as `shared.clip`
+    __init__.py       `PUBLISHED`: what `moderation model list` says about its checkpoints; imports no torch
+    family.py         `Checkpoint`, a `shared.family.Checkpoint`: all that the shared code calls
+    network.py        a `shared.network.LanguageNetwork`, built from `shared.decoder` and a vision tower
     preprocessing.py  pictures as the vision tower takes them
+    template.py       a `shared.template.Template`: the prompt's tokens
 
-    describe.py       optional: `describe(place, name)` for `moderation model info`
-    probe.py          optional: `probe(place, prompt, images, out, num_crops=...)` for `moderation model probe`
-
-MODELS gets one row for the family, DESCRIPTIONS and PROBES one each where it has them. `models.shared` holds what
-families share, and imports no family.
+`models.shared` holds what families share, and imports no family.
 
 Importing this package imports neither torch nor transformers: the functions below import the family that they need.
 """
@@ -20,27 +17,28 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from moderation.errors import ConfigError, DeviceError, ModerationError
-from moderation.models.contract import Classifier
+from moderation.models.contract import Classifier, Published
 from moderation.observability.logs import frames
 from moderation.settings import ModelSettings
 
+if TYPE_CHECKING:
+    from moderation.models.shared.family import Checkpoint
+
 log = structlog.get_logger()
 
-# A model's short name, or the model_type of its config.json -> the function that loads it, given ModelSettings.
-MODELS: dict[str, str] = {
-    "fake": "moderation.models.fake:load",
-    "phi3_v": "moderation.models.phi3.classifier:load",
+# Short names -> the functions that load them, given ModelSettings.
+MODELS: dict[str, str] = {"fake": "moderation.models.fake:load"}
+# A family's folder -> the values of model_type in config.json that it runs.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "phi3": ("phi3_v",),
 }
-# The model_type of a checkpoint -> the function that describes it, and the one that runs a raw prompt on it.
-DESCRIPTIONS: dict[str, str] = {"phi3_v": "moderation.models.phi3.describe:describe"}
-PROBES: dict[str, str] = {"phi3_v": "moderation.models.phi3.probe:probe"}
 # Short names of checkpoints that the package ships -> their folders. `./demo` is a folder named demo.
 SHIPPED = {"demo": Path(__file__).parents[1] / "demo" / "phi3-pictographs"}
 
@@ -48,8 +46,8 @@ SHIPPED = {"demo": Path(__file__).parents[1] / "demo" / "phi3-pictographs"}
 def load(settings: ModelSettings) -> Classifier:
     """The model that the settings name, ready to score.
 
-    A name is a short name of MODELS, with options after `?` where the model has any; or `demo`, the checkpoint that
-    the package ships; or a folder or hub id. The model_type in the checkpoint's config.json selects the family.
+    A name is `fake`, with options after `?`; or `demo`, the checkpoint that the package ships; or a folder or hub id.
+    The model_type in the checkpoint's config.json selects the family.
 
     Raises ConfigError when there is no such model or the checkpoint is broken. Raises DeviceError for any other
     failure; its message holds the error's type alone, because the text may quote a secret.
@@ -68,52 +66,58 @@ def load(settings: ModelSettings) -> Classifier:
 
 def describe(name: str) -> str:
     """A checkpoint as a table, with its model card if it has one. name: as in `load`. Raises ConfigError."""
+    from moderation.models.shared import describe as shared  # noqa: PLC0415 - reads safetensors with torch
+
     place = _place(name)
-    text: str = _family_function(DESCRIPTIONS, place, None)(place, name)
-    return text
+    return shared.describe(family(place), place, name)
 
 
 def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crops: int | None = None) -> None:
     """Runs one raw prompt in float32 on the CPU and writes what the model computed to an npz file.
 
-    name: as in `load`. num_crops: crops of a picture at most; default the checkpoint's. The family's own `probe` says
-    what the file holds. Raises ConfigError when the checkpoint is broken or refuses the prompt.
+    name: as in `load`. num_crops: crops of a picture at most; default the checkpoint's. `shared.probe` says what the
+    file holds. Raises ConfigError when the checkpoint is broken or refuses the prompt.
     """
+    from moderation.models.shared import probe as shared  # noqa: PLC0415 - imports torch
+
     place = _place(name)
-    _family_function(PROBES, place, None)(place, prompt, images, out, num_crops=num_crops)
+    shared.probe(family(place), place, prompt, images, out, num_crops=num_crops)
+
+
+def published() -> Iterator[tuple[str, Published]]:
+    """(family, checkpoint) of all checkpoints that the families were built for."""
+    for folder in FAMILIES:
+        for row in importlib.import_module(f"{__name__}.{folder}").PUBLISHED:
+            yield folder, row
+
+
+def family(place: str, revision: str | None = None) -> type[Checkpoint[Any, Any]]:
+    """The family for the model_type of a folder or hub id. Raises ConfigError when there is none."""
+    from moderation.models.shared import checkpoint  # noqa: PLC0415 - reads safetensors with torch
+
+    kind = checkpoint.model_type(place, revision)
+    for folder, kinds in FAMILIES.items():
+        if kind in kinds:
+            found: type[Checkpoint[Any, Any]] = importlib.import_module(f"{__name__}.{folder}.family").Checkpoint
+            return found
+    known = sorted(kind for kinds in FAMILIES.values() for kind in kinds)
+    raise ConfigError(
+        f"{place}: config.json says model_type {kind!r}, which this service cannot run; it runs {', '.join(known)} "
+        "(`moderation model list`)"
+    )
 
 
 def _load(settings: ModelSettings) -> Classifier:
-    kind = settings.name.partition("?")[0]
-    by_name = MODELS.get(kind)
-    if by_name:
-        function = _function(by_name)
-    else:
-        settings = settings.model_copy(update={"name": _place(settings.name)})
-        function = _family_function(MODELS, settings.name, settings.revision)
-    classifier: Classifier = function(settings)
-    return classifier
+    if short := MODELS.get(settings.name.partition("?")[0]):
+        module, _, function = short.partition(":")
+        named: Classifier = getattr(importlib.import_module(module), function)(settings)
+        return named
+    from moderation.models.shared import loading  # noqa: PLC0415 - imports torch
+
+    settings = settings.model_copy(update={"name": _place(settings.name)})
+    return loading.load(family(settings.name, settings.revision), settings)
 
 
 def _place(name: str) -> str:
     """The folder of a short name; any other name as it is, a folder or a hub id."""
     return str(SHIPPED.get(name, name))
-
-
-def _family_function(functions: Mapping[str, str], place: str, revision: str | None) -> Callable[..., Any]:
-    """The function for the model_type of a folder or hub id. Raises ConfigError when there is none."""
-    from moderation.models.shared import checkpoint  # noqa: PLC0415 - reads safetensors with torch
-
-    kind = checkpoint.model_type(place, revision)
-    if kind not in functions:
-        raise ConfigError(
-            f"{place}: config.json says model_type {kind!r}, which this service cannot run; "
-            f"it runs {', '.join(sorted(functions))}"
-        )
-    return _function(functions[kind])
-
-
-def _function(path: str) -> Callable[..., Any]:
-    module, _, name = path.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return function

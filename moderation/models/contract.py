@@ -76,3 +76,18 @@ class Measured(Protocol):
 
     def device_memory(self) -> DeviceMemory | None:
         """The memory of the device; None on a CPU. Any thread may call this; it does not wait for the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What `moderation model list` says about a checkpoint. Tests hold the figures to the network's shapes."""
+
+    name: str  # hub id, or what to convert
+    parameters: int
+    weight_bytes: int  # of the published files
+    licence: str
+    memory_bytes: int  # of the device, in bfloat16: weights, and a step of 8,192 tokens
+    context: int  # positions
+    image_tokens: int  # of a 640 x 480 picture
+    verified: str  # what was compared with the original code, and how
+    unverified: str

@@ -1,7 +1,8 @@
 """What the model reads about a post: a shared part once, then one branch for each question.
 
-Order: instructions, images, post text, then the branch. The branch comes last so that all questions share the prefix
-(models/shared/tree.py), and so that the policy has the last word. The words here are part of the policy set's digest.
+Order: instructions, images, post text, then the branch; for some models, images first. The branch comes last so that
+all questions share the prefix (models/shared/tree.py), and so that the policy has the last word. The words here are
+part of the policy set's digest.
 """
 
 from __future__ import annotations
@@ -60,14 +61,24 @@ def fence(text: str) -> str:
     return "~" * max(3, longest + 1)
 
 
-def render(content: Content, questions: Sequence[Question]) -> Prompt:
-    """The prompt for one post with all its questions."""
-    parts: list[Part] = [Trusted(INSTRUCTIONS + "\n")]
+def asked(question: str) -> str:
+    """A question's text as the model reads it."""
+    return f"{question}\n{ASK}"
+
+
+def render(content: Content, questions: Sequence[Question], *, pictures_first: bool = False) -> Prompt:
+    """The prompt for one post with all its questions.
+
+    pictures_first: the instructions follow the pictures, for models that were trained so.
+    """
+    instructions: list[Part] = [Trusted(INSTRUCTIONS + "\n")]
+    pictures: list[Part] = []
     for picture in range(len(content.pictures)):
-        parts += [Slot(picture), Trusted("\n")]
+        pictures += [Slot(picture), Trusted("\n")]
+    parts = [*pictures, *instructions] if pictures_first else [*instructions, *pictures]
     if content.text:
         mark = fence(content.text)
         parts += [Trusted(f"{FENCED}\n{mark}\n"), Untrusted(content.text), Trusted(f"\n{mark}\n")]
     else:
         parts.append(Trusted(NO_TEXT + "\n"))
-    return Prompt(tuple(parts), tuple(f"{question.text}\n{ASK}" for question in questions))
+    return Prompt(tuple(parts), tuple(asked(question.text) for question in questions))

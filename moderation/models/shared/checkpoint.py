@@ -170,14 +170,17 @@ def load_weights(
     dtype: torch.dtype,
     device: torch.device,
     unused: Callable[[str], bool],
+    published: Callable[[str], str] = str,
 ) -> None:
     """Loads a module that was built in `meta_modules`: exactly the tensors of its state dict, cast to `dtype`.
 
     Every tensor is copied out of its file, so a checkpoint that is replaced on disk does not change a running model.
-    unused: names of tensors that the files may hold and the module lacks; these are not read. Raises ConfigError for
-    any other tensor that is missing, unexpected, of another shape or quantised.
+    unused: names of tensors that the files may hold and the module lacks; these are not read. published: the name in
+    the files of a tensor of the module. Raises ConfigError for any other tensor that is missing, unexpected, of another
+    shape or quantised.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    names = {published(name): name for name in module.state_dict()}
+    expected = {published(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     places: dict[str, Path] = {}
     problems: list[str] = []
     for path in weight_files(folder):
@@ -190,7 +193,8 @@ def load_weights(
             "and the safetensors files come from the same revision"
         )
     try:
-        module.load_state_dict(dict(_tensors(places, dtype, device)), strict=True, assign=True)
+        tensors = {names[file_name]: tensor for file_name, tensor in _tensors(places, dtype, device)}
+        module.load_state_dict(tensors, strict=True, assign=True)
     except torch.OutOfMemoryError:
         raise ConfigError(
             f"{folder}: the weights do not fit on {device} as {dtype}; free the device, or use a smaller dtype"

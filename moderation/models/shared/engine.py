@@ -95,13 +95,13 @@ class Engine(Generic[PictureT]):
     def __init__(
         self,
         network: Network[PictureT],
-        yes: int,
-        no: int,
+        yes: Sequence[int],
+        no: Sequence[int],
         *,
         feature_bytes: int,
         side: SideStream | None = None,
     ) -> None:
-        """yes, no: ids of the two answers. side: default the device's own."""
+        """yes, no: the ids of each answer. side: default the device's own."""
         self._network = network
         self._yes, self._no = yes, no
         self.feature_cache = FeatureCache(feature_bytes)
@@ -158,7 +158,7 @@ class Engine(Generic[PictureT]):
         packed = tree.pack(trees, self._network.device)
         features = [values for _, pictures in prompts for values in pictures]
         hidden = self._network(packed, features, variants, only_scored=True)
-        return self._network.logits(hidden, exact=(self._yes, self._no))
+        return self._network.logits(hidden, exact=(*self._yes, *self._no))
 
 
 def _pictures(windows: Sequence[Window[PictureT]]) -> Iterator[PictureT]:

@@ -16,7 +16,7 @@ LARGEST = torch.finfo(KIND).max
 
 
 class Fp8Linear(nn.Module):
-    """A Linear without bias, its weights and its inputs rounded to e4m3. Out: bfloat16."""
+    """A Linear, its weights and its inputs rounded to e4m3; the bias is exact. Computed in bfloat16."""
 
     weight: Tensor
     scale: Tensor
@@ -26,13 +26,14 @@ class Fp8Linear(nn.Module):
         weight, scale = _rounded(exact.weight)
         self.register_buffer("weight", weight)  # [out, in]; read as its transpose, which is how the product wants it
         self.register_buffer("scale", scale.t().contiguous())
+        self.bias = exact.bias
 
     def forward(self, input: Tensor) -> Tensor:
         values, scale = _rounded(input)
         out = torch._scaled_mm(
             values, self.weight.t(), scale_a=scale, scale_b=self.scale, out_dtype=torch.bfloat16, use_fast_accum=True
         )
-        return out.to(input.dtype)
+        return (out if self.bias is None else out + self.bias).to(input.dtype)
 
 
 def use(layers: nn.ModuleList) -> int:

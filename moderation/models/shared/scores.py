@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,12 +11,13 @@ from torch import Tensor
 from moderation.types import Score
 
 
-def scores(logits: Tensor, yes: int, no: int) -> list[Score]:
+def scores(logits: Tensor, yes: Sequence[int], no: Sequence[int]) -> list[Score]:
     """One score for each row of full-vocabulary logits, float32 [questions, vocabulary].
 
-    yes, no: ids of the two answers. Raises ArithmeticError when a score is not finite.
+    yes, no: the ids of each answer; the probabilities of its spellings are summed. Raises ArithmeticError when a score
+    is not finite.
     """
-    pair = logits[:, [yes, no]].double()
+    pair = torch.stack([logits[:, list(ids)].double().logsumexp(-1) for ids in (yes, no)], dim=-1)
     mass = (pair.logsumexp(-1) - logits.double().logsumexp(-1)).exp()
     rows = torch.stack([pair[:, 0] - pair[:, 1], mass], dim=-1).tolist()
     if not all(math.isfinite(value) for row in rows for value in row):

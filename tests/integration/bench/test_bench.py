@@ -18,7 +18,7 @@ from moderation.bench.engine import Options
 from moderation.bench.sizes import Size
 from moderation.bench.workloads import KINDS
 from moderation.errors import ConfigError
-from moderation.models.phi3.classifier import Window
+from moderation.models.phi3.family import Window
 from moderation.models.phi3.network import Phi3Config, Phi3Network
 from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared import compiled

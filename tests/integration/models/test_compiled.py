@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from moderation.models.phi3 import classifier
-from moderation.models.phi3.classifier import Phi3Vision, Window
+from moderation.models.phi3 import family
+from moderation.models.phi3.family import Phi3Vision, Window
 from moderation.models.shared import attention, tree
 from moderation.models.shared.compiled import SMALL, Compiled, Trees, block_mask
 from moderation.models.shared.tree import Tree
@@ -35,7 +35,7 @@ def test_a_block_mask_is_the_tree(kv_heads: int) -> None:
 
 
 def test_compiled_and_padded_it_scores_the_same() -> None:
-    model = classifier.load(settings())
+    model = family.load(settings())
     small, large = a_batch(model, 1), a_batch(model, 13)
     assert small[0].tree.tokens <= SMALL[-1] < sum(window.tree.tokens for window in large)
     expected = [margins(model, batch) for batch in (small, large)]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moderation.models.phi3.probe import probe
+from moderation.models import probe
 
 GOLDEN = Path(
     os.environ.get("MODERATION_TEST_GOLDEN") or Path(__file__).parents[3] / ".." / "shared" / "golden"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moderation.models.phi3 import classifier
-from moderation.models.phi3.classifier import Phi3Vision
+from moderation.models.phi3 import family
+from moderation.models.phi3.family import Phi3Vision
 from moderation.models.phi3.network import LONG, SHORT
 from moderation.models.shared import tree
 from moderation.models.shared.scores import scores
@@ -48,7 +48,7 @@ def test_a_tree_equals_transformers_on_separate_prompts(
 ) -> None:
     (window,) = model.encode(content, questions(3))
     row = model.score([window])[0]
-    yes, no = model.tokenizer.word("Yes"), model.tokenizer.word("No")
+    yes, no = model.checkpoint.template.answers
     worst = 0.0
     for branch, score in zip(window.tree.branches, row, strict=True):
         expected = scores(reference.logits(window.tree.shared + branch, window.pictures)[None], yes, no)[0]
@@ -67,7 +67,7 @@ def test_fewer_key_heads_than_query_heads(tmp_path: Path) -> None:
         tensors[name] = torch.cat([query, key[:48], value[:48]])
     save_file(tensors, folder / "model.safetensors")
     test_a_tree_equals_transformers_on_separate_prompts(
-        classifier.load(settings(name=str(folder))), Reference(folder), CASES["image"]
+        family.load(settings(name=str(folder))), Reference(folder), CASES["image"]
     )
 
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from moderation.bench import flops, sizes, workloads
 from moderation.bench.sizes import SIZES, Size
 from moderation.bench.workloads import KINDS
-from moderation.models.phi3.classifier import Window
+from moderation.models.phi3.family import Window
 from moderation.models.phi3.network import SHORT
 from moderation.models.shared import tree
 from moderation.models.shared.tree import Tree
@@ -38,7 +38,7 @@ def test_a_text_post_takes_the_published_operations(policies: int, trees: float,
 def test_operations_are_those_that_torch_counts() -> None:
     config = sizes.config(Size(192, 256, 3, 2, "tiny"))
     network = sizes.network(config, dtype=torch.float32, device=torch.device("cpu"))
-    window = Window(Tree((5,) * 40, ((6,) * 30, (7,) * 20)), (), 4096)
+    window = Window(Tree((5,) * 40, ((6,) * 30, (7,) * 20)), (), context=4096)
     packed = tree.pack([window.tree], network.device)
     with FlopCounterMode(display=False) as counted:  # with gradients on, so that torch itself multiplies
         network.logits(network(packed, [], [SHORT], only_scored=True))

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from moderation import models
 from moderation.errors import ConfigError, DeviceError, PostError
 from moderation.models.fake import Fake
-from moderation.models.phi3 import classifier
-from moderation.models.phi3.classifier import Phi3Vision
+from moderation.models.phi3 import family
+from moderation.models.shared.classifier import LONGEST_QUESTION, VisionClassifier
+from moderation.models.shared.window import cut
 from moderation.types import Question, Reason
-from tests.support.small_model import a_content, a_model, a_picture, questions, settings
+from tests.support.small_model import a_content, a_model, a_picture, a_tokenizer, questions, settings
 
 WORDS = "dog cat gun money hate love"
 
@@ -25,12 +26,12 @@ WORDS = "dog cat gun money hate love"
 @pytest.mark.parametrize(("count", "starts"), [(0, [0]), (64, [0]), (65, [0, 1]), (112, [0, 48]), (113, [0, 48, 49])])
 def test_windows_are_whole_and_overlap(count: int, starts: list[int]) -> None:
     ids = list(range(count))
-    assert list(classifier.cut(ids, 64, 16)) == [ids[start : start + 64] for start in starts]
+    assert list(cut(ids, 64, 16)) == [ids[start : start + 64] for start in starts]
 
 
 @given(st.integers(0, 600), st.integers(64, 200), st.integers(0, 32))
 def test_windows_cover_the_text(count: int, size: int, overlap: int) -> None:
-    windows = list(classifier.cut(list(range(count)), size, overlap))
+    windows = list(cut(list(range(count)), size, overlap))
     assert [id for window in windows for id in window[:1]] == sorted({window[0] for window in windows if window})
     assert {id for window in windows for id in window} == set(range(count))
     assert all(len(window) == min(count, size) for window in windows)
@@ -40,9 +41,9 @@ def test_windows_cover_the_text(count: int, size: int, overlap: int) -> None:
 def test_a_long_text_is_scored_in_windows_between_the_same_words() -> None:
     model = a_model(window_tokens=64, window_overlap=16)
     text = " ".join(f"{WORDS} {number}" for number in range(40))
-    pieces = list(classifier.cut(model.tokenizer.untrusted(text), 64, 16))
+    pieces = list(cut(a_tokenizer().untrusted(text), 64, 16))
     (bare,) = model.encode(a_content("~~", a_picture()), questions(2))
-    tildes = tuple(model.tokenizer.untrusted("~~"))
+    tildes = tuple(a_tokenizer().untrusted("~~"))
     place = next(i for i in range(len(bare.tree.shared)) if bare.tree.shared[i : i + len(tildes)] == tildes)
     before, after = bare.tree.shared[:place], bare.tree.shared[place + len(tildes) :]
     windows = model.encode(a_content(text, a_picture()), questions(2))
@@ -88,7 +89,7 @@ def test_the_layer_whose_output_is_dropped_is_not_loaded() -> None:
 
 
 def test_the_order_of_locals_and_global_is_the_configs() -> None:
-    model = classifier.load(settings())
+    model = family.load(settings())
     (window,) = model.encode(a_content("", a_picture(300, 200)), questions(1))
     with torch.inference_mode():
         (first,) = model.network.embed_images(window.pictures)
@@ -99,23 +100,25 @@ def test_the_order_of_locals_and_global_is_the_configs() -> None:
 
 
 def test_a_question_longer_than_the_allowance_names_its_policy() -> None:
-    long = Question("verbose", "dog " * (classifier.LONGEST_BRANCH + 1))
+    long = Question("verbose", "dog " * (LONGEST_QUESTION + 1))
     with pytest.raises(ConfigError, match=r"policy verbose: its question takes \d+ tokens of 1024"):
         a_model().encode(a_content("x"), [long])
 
 
-def test_content_beyond_the_context_is_the_posts_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = classifier.load(settings())
-    context = {"max_position_embeddings": classifier.LONGEST_BRANCH + 276}
-    model.network.config = model.network.config.model_copy(update=context)
-    assert model.encode(a_content("x"), questions(1))
-    with pytest.raises(PostError, match="3 images") as caught:
-        model.encode(a_content("x", *[a_picture()] * 3), questions(1))
+def test_content_beyond_the_context_is_the_posts_fault() -> None:
+    model = family.load(settings())
+    (whole,) = model.encode(a_content("x", a_picture()), questions(1))
+    model.checkpoint.context = len(whole.tree.shared) * 4 // 3 + 4  # of which a question may take a quarter
+    assert model.encode(a_content("x", a_picture()), questions(1))
+    assert len(model.encode(a_content("x", *[a_picture()] * 3), questions(1))) == 3, "each picture in a prompt of its own"
+    model.checkpoint.context = len(whole.tree.shared)
+    with pytest.raises(PostError, match="1 images and the text take") as caught:
+        model.encode(a_content("x", a_picture()), questions(1))
     assert caught.value.reason is Reason.INVALID_POST
 
 
 def test_a_text_of_too_many_windows_is_refused() -> None:
-    model = classifier.load(settings(window_tokens=64, window_overlap=0, max_windows=2))
+    model = family.load(settings(window_tokens=64, window_overlap=0, max_windows=2))
     assert len(model.encode(a_content("dog " * 40), questions(1))) <= 2
     with pytest.raises(PostError) as caught:
         model.encode(a_content("dog " * 400), questions(1))
@@ -139,7 +142,7 @@ def test_a_foreign_item_is_refused() -> None:
     ],
 )
 def test_a_sick_device_and_a_full_one_raise_different_errors(raised: Exception, expected: type[Exception]) -> None:
-    model = classifier.load(settings())
+    model = family.load(settings())
 
     def fail(*_: object) -> None:
         raise raised
@@ -152,7 +155,7 @@ def test_a_sick_device_and_a_full_one_raise_different_errors(raised: Exception, 
 
 
 def test_logits_that_are_not_finite_are_no_score() -> None:
-    model = classifier.load(settings())
+    model = family.load(settings())
     model.network.lm_head.weight[5] = float("inf")
     with pytest.raises(ArithmeticError):
         model.score(model.encode(a_content("x"), questions(1)))
@@ -179,7 +182,7 @@ def test_bfloat16_agrees_in_the_main() -> None:
 def test_the_digest_covers_the_options_that_change_scores() -> None:
     info = a_model().info
     assert (info.name, info.revision, len(info.digest)) == ("seeded", "", 64)
-    assert classifier.load(settings()).info == info
+    assert family.load(settings()).info == info
     for knobs in ({"num_crops": 2}, {"dtype": "bfloat16"}, {"window_tokens": 100, "window_overlap": 5}):
         assert a_model(**knobs).info.digest != info.digest
     assert a_model(num_crops=4).info.digest == info.digest, "the checkpoint's own setting, said aloud"
@@ -188,11 +191,11 @@ def test_the_digest_covers_the_options_that_change_scores() -> None:
 def test_cuda_must_be_there_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no CUDA device"):
-        classifier.load(settings(device="cuda"))
+        family.load(settings(device="cuda"))
 
 
 def test_a_checkpoint_is_loaded_by_the_family_in_its_config() -> None:
-    assert isinstance(models.load(settings()), Phi3Vision)
+    assert isinstance(models.load(settings()), VisionClassifier)
 
 
 def test_scoring_needs_no_transformers() -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from moderation.errors import ConfigError
 from moderation.models.contract import LooksAhead, Measured
-from moderation.models.phi3 import classifier
-from moderation.models.phi3.classifier import Phi3Vision, Window
+from moderation.models.phi3 import family
+from moderation.models.phi3.family import Phi3Vision, Window
 from moderation.models.phi3.preprocessing import Crops
 from moderation.models.shared import engine, fp8
 from moderation.models.shared.compiled import SMALL, rounded
@@ -22,6 +22,7 @@ from moderation.models.shared.engine import Engine
 from moderation.models.shared.feature_cache import FeatureCache
 from moderation.models.shared.fp8 import Fp8Linear
 from moderation.models.shared.linear import Linear
+from moderation.models.shared.loading import warm_up
 from tests.support.small_model import a_content, a_model, a_picture, questions, settings
 
 CLOSE = 1e-4  # log-odds
@@ -46,7 +47,7 @@ def crops_run(model: Phi3Vision, batch: Sequence[Window]) -> int:
 
 
 def test_a_known_picture_does_not_run_through_the_tower_and_scores_the_same() -> None:
-    model = classifier.load(settings())
+    model = family.load(settings())
     batch = a_batch(model)
     first = margins(model.score(batch))
     assert crops_run(model, a_batch(model)) == 0
@@ -56,7 +57,7 @@ def test_a_known_picture_does_not_run_through_the_tower_and_scores_the_same() ->
 
 
 def test_the_same_picture_in_two_posts_of_a_batch_runs_once() -> None:
-    model = classifier.load(settings(feature_cache_bytes=0))
+    model = family.load(settings(feature_cache_bytes=0))
     (first,), (same,) = (model.encode(a_content(text, a_picture()), questions(1)) for text in ("a", "b"))
     assert crops_run(model, [first, same]) == len(first.pictures[0])
     assert crops_run(model, [first]) == len(first.pictures[0]), "a budget of nothing keeps nothing"
@@ -64,7 +65,7 @@ def test_the_same_picture_in_two_posts_of_a_batch_runs_once() -> None:
 
 def test_another_crop_setting_is_another_picture() -> None:
     few, many = (
-        classifier.load(settings(num_crops=crops)).encode(a_content("", a_picture()), questions(1))[0].pictures[0]
+        family.load(settings(num_crops=crops)).encode(a_content("", a_picture()), questions(1))[0].pictures[0]
         for crops in (1, 4)
     )
     assert few.digest != many.digest
@@ -130,7 +131,7 @@ def test_a_product_in_eight_bits_is_off_by_their_rounding_alone() -> None:
 
 def test_eight_bits_agree_in_the_main() -> None:
     """Drawn weights of 96 numbers, sharpened: a hard case, but an error would show as no agreement at all."""
-    model = classifier.load(settings(dtype="bfloat16"))
+    model = family.load(settings(dtype="bfloat16"))
     exact = torch.tensor(model.engine.sample())
     assert fp8.use(model.network.model.layers) == 4 * (model.network.config.num_hidden_layers - 1)
     rough = torch.tensor(model.engine.sample())
@@ -142,12 +143,12 @@ def test_eight_bits_agree_in_the_main() -> None:
 
 def test_eight_bits_are_refused_where_they_would_be_slow() -> None:
     with pytest.raises(ConfigError, match="compute capability"):
-        classifier.load(settings(fp8=True))
+        family.load(settings(fp8=True))
 
 
 def test_warming_up_takes_the_way_of_a_post_with_a_picture() -> None:
-    model = classifier.load(settings())
-    classifier._warm_up(model)
+    model = family.load(settings())
+    warm_up(model)
     assert (model.engine.feature_cache.requested, model.engine.feature_cache.hits) == (1, 0)
     assert isinstance(model, Measured)
     assert model.pictures == (1, 0)
@@ -177,12 +178,12 @@ class SideStream:
 
 def looking_ahead(model: Phi3Vision, feature_bytes: int = 1 << 20) -> tuple[Engine[Crops], SideStream]:
     side = SideStream()
-    words = model.tokenizer.word("Yes"), model.tokenizer.word("No")
+    words = model.checkpoint.template.answers
     return Engine(model.network, *words, feature_bytes=feature_bytes, side=side), side
 
 
 def test_a_step_waits_for_its_own_pictures_and_not_for_the_next_ones() -> None:
-    model = classifier.load(settings())
+    model = family.load(settings())
     ahead, side = looking_ahead(model)
     steps = [a_batch(model, seeds) for seeds in ((1, 2), (3, 4), (1, 5), (6,), (3, 5))]
     rows = []
@@ -198,7 +199,7 @@ def test_a_step_waits_for_its_own_pictures_and_not_for_the_next_ones() -> None:
 
 
 def test_a_step_waits_for_a_picture_that_looking_ahead_has_computed() -> None:
-    model = classifier.load(settings())
+    model = family.load(settings())
     ahead, side = looking_ahead(model)
     ahead.look_ahead(a_batch(model, (1, 2)))
     ahead.score(a_batch(model, (2, 3)))
@@ -206,7 +207,7 @@ def test_a_step_waits_for_a_picture_that_looking_ahead_has_computed() -> None:
 
 
 def test_a_step_computes_features_that_were_not_kept() -> None:
-    model = classifier.load(settings())
+    model = family.load(settings())
     ahead, side = looking_ahead(model, feature_bytes=0)
     ahead.look_ahead(a_batch(model))
     ahead.score(a_batch(model))
@@ -214,7 +215,7 @@ def test_a_step_computes_features_that_were_not_kept() -> None:
 
 
 def test_looking_ahead_does_nothing_on_a_cpu() -> None:
-    model = classifier.load(settings())
+    model = family.load(settings())
     assert isinstance(model, LooksAhead)
     model.look_ahead(a_batch(model))
     assert model.engine.feature_cache.requested == 0
@@ -222,10 +223,10 @@ def test_looking_ahead_does_nothing_on_a_cpu() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the stream that looks ahead is NOT checked")
 def test_looking_ahead_changes_no_score_on_cuda() -> None:
-    model = classifier.load(settings(device="cuda", dtype="bfloat16"))
+    model = family.load(settings(device="cuda", dtype="bfloat16"))
     steps = [a_batch(model, seeds) for seeds in ((1, 2), (3, 4), (1, 5))]
     plain = [margins(model.score(step)) for step in steps]
-    words = model.tokenizer.word("Yes"), model.tokenizer.word("No")
+    words = model.checkpoint.template.answers
     for _ in range(20):
         ahead = Engine(model.network, *words, feature_bytes=1 << 20)
         for expected, step, following in zip(plain, steps, [*steps[1:], []], strict=True):

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from moderation.errors import ConfigError
+from moderation.models import probe
 from moderation.models.phi3.network import PreprocessorConfig
 from moderation.models.phi3.preprocessing import Crops, HdTransform
-from moderation.models.phi3.probe import probe
 from moderation.models.shared.tokenizer import Tokenizer
 from tests.support.small_model import Reference, a_picture, seeded_folder
 

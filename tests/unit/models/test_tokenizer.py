@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moderation.errors import ConfigError
-from moderation.models.phi3.classifier import Phi3Vision
+from moderation.models.phi3.family import Phi3Vision
 from moderation.models.shared.tokenizer import Tokenizer
 from moderation.policies import prompts
-from tests.support.small_model import a_content, a_model, a_picture, questions, seeded_folder
+from tests.support.small_model import a_content, a_model, a_picture, a_tokenizer, questions, seeded_folder
 
 ADDED = json.loads((seeded_folder() / "tokenizer.json").read_text())["added_tokens"]
 NAMES = [token["content"] for token in ADDED]
@@ -26,8 +26,8 @@ def model() -> Phi3Vision:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(model: Phi3Vision) -> Tokenizer:
-    return model.tokenizer
+def tokenizer() -> Tokenizer:
+    return a_tokenizer()
 
 
 def test_our_words_may_hold_added_tokens(tokenizer: Tokenizer) -> None:
@@ -52,8 +52,8 @@ def test_an_added_token_typed_by_a_user_is_spelt_out(tokenizer: Tokenizer, name:
 def test_no_text_becomes_an_added_token_or_a_slot(parts: list[str]) -> None:
     model = a_model()
     text = "".join(part.encode(errors="replace").decode() for part in parts)
-    ids = model.tokenizer.untrusted(text)
-    assert model.tokenizer.added.isdisjoint(ids)
+    ids = a_tokenizer().untrusted(text)
+    assert a_tokenizer().added.isdisjoint(ids)
     assert all(0 <= id < model.network.config.vocab_size for id in ids)
 
 
@@ -64,7 +64,7 @@ def test_the_template_stands_alone_around_hostile_text(model: Phi3Vision) -> Non
         (attack,) = model.encode(a_content(hostile, *pictures), questions(1))
         for tree in (plain.tree, attack.tree):
             expected = [1, IDS["<|user|>"]] + [1] * len(pictures)
-            assert [id for id in tree.shared if id in model.tokenizer.added] == expected
+            assert [id for id in tree.shared if id in a_tokenizer().added] == expected
         assert [id for id in attack.tree.shared if id < 0] == [id for id in plain.tree.shared if id < 0]
 
 
@@ -72,14 +72,14 @@ def test_slots_stand_where_the_pictures_do(model: Phi3Vision) -> None:
     """As the published processor makes it: <s>, the opening, the picture's slots, <s> again, text."""
     (window,) = model.encode(a_content("hello", a_picture(90, 250), a_picture(400, 90)), questions(1))
     shared = window.tree.shared
-    opening = tuple(model.tokenizer.trusted(f"<|user|>\n{prompts.INSTRUCTIONS}\n", begin=True))
-    between = tuple(model.tokenizer.trusted("\n", begin=True))
+    opening = tuple(a_tokenizer().trusted(f"<|user|>\n{prompts.INSTRUCTIONS}\n", begin=True))
+    between = tuple(a_tokenizer().trusted("\n", begin=True))
     sizes = [(picture.rows * 4) * (picture.cols * 4 + 1) + 1 + 4 * 5 for picture in window.pictures]
     expected = opening + (-1,) * sizes[0] + between + (-2,) * sizes[1]
     assert shared[: len(expected)] == expected
     assert shared[len(expected)] == 1
     assert min(shared[len(expected) :]) >= 0
-    assert window.tree.branches[0][-4:] == tuple(model.tokenizer.trusted("<|end|>\n<|assistant|>\n"))
+    assert window.tree.branches[0][-4:] == tuple(a_tokenizer().trusted("<|end|>\n<|assistant|>\n"))
 
 
 def test_encode_runs_on_several_threads(model: Phi3Vision) -> None:

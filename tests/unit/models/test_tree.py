@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moderation.models.phi3.classifier import Phi3Vision, Window
+from moderation.models.phi3.family import Phi3Vision, Window
 from moderation.models.shared import attention, tree
 from moderation.models.shared.decoder import Attend
 from moderation.models.shared.scores import scores
@@ -80,14 +80,14 @@ def test_a_token_attends_to_the_shared_part_and_its_own_branch(kv_heads: int) ->
 
 def test_scores_of_logits() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0, 1.0], [0.0, 0.0, 90.0, 0.0], [-800.0, 0.0, -800.0, 0.0]])
-    first, second, third = scores(logits, yes=0, no=3)
+    first, second, third = scores(logits, yes=(0,), no=(3,))
     assert first.margin == 1
     assert first.probability == pytest.approx(torch.tensor(1.0).sigmoid().item())
     assert first.mass == pytest.approx(logits[0].softmax(-1)[[0, 3]].sum().item())
     assert second.mass < 1e-30
     assert third.probability == 0
     with pytest.raises(ArithmeticError, match="not finite"):
-        scores(torch.tensor([[0.0, float("nan")]]), 0, 1)
+        scores(torch.tensor([[0.0, float("nan")]]), (0,), (1,))
 
 
 def test_equal_to_separate_prompts(model: Phi3Vision, contents: list[Content]) -> None:

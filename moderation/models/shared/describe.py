@@ -1,0 +1,34 @@
+"""A checkpoint as a table, read without loading the weights: for `moderation model info`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from moderation.models.shared import checkpoint
+from moderation.models.shared.family import Checkpoint
+
+CARD = "README.md"
+
+
+def describe(family: type[Checkpoint[Any, Any]], place: str, name: str) -> str:
+    """A table of a checkpoint, and its model card if it has one. Raises ConfigError.
+
+    place: a folder or hub id. name: what the caller calls it.
+    """
+    folder, revision = checkpoint.locate(place, None, family.wanted)
+    opened = family(folder, None)
+    weights = [path for path in opened.files if path.suffix == ".safetensors"]
+    tensors = [tensor for path in weights for tensor in checkpoint.header(path)]
+    rows = {
+        "name": name,
+        "revision": revision or "a folder",
+        "files' digest": checkpoint.digest(opened.files, {}),
+        "parameters": f"{sum(math.prod(shape) for _, shape, _ in tensors):,} in {len(tensors)} tensors, "
+        f"{'/'.join(sorted({kind for _, _, kind in tensors}))}, "
+        f"{sum(path.stat().st_size for path in weights) / 1e6:,.1f} MB",
+        **opened.rows,
+    }
+    table = "\n".join(f"{key:<15}{value}" for key, value in rows.items())
+    card = folder / CARD
+    return f"{table}\n\n{card.read_text(encoding='utf-8', errors='replace').strip()}" if card.exists() else table
