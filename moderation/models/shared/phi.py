@@ -5,7 +5,7 @@ Modules are named as in microsoft/phi-2 since transformers 4.37, but for the las
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import torch
 from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
@@ -103,8 +103,8 @@ class PhiAttention(nn.Module):
         return out
 
     def _heads(self, projected: Tensor, norm: nn.Module | None = None) -> Tensor:
-        heads = projected.unflatten(-1, (-1, self.head_size))
-        return heads if norm is None else norm(heads)
+        heads = projected.view(len(projected), -1, self.head_size)
+        return heads if norm is None else cast(Tensor, norm(heads))
 
 
 class PhiMlp(nn.Module):

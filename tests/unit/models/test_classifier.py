@@ -110,7 +110,9 @@ def test_content_beyond_the_context_is_the_posts_fault() -> None:
     (whole,) = model.encode(a_content("x", a_picture()), questions(1))
     model.checkpoint.context = len(whole.tree.shared) * 4 // 3 + 4  # of which a question may take a quarter
     assert model.encode(a_content("x", a_picture()), questions(1))
-    assert len(model.encode(a_content("x", *[a_picture()] * 3), questions(1))) == 3, "each picture in a prompt of its own"
+    assert len(model.encode(a_content("x", *[a_picture()] * 3), questions(1))) == 3, (
+        "each picture in a prompt of its own"
+    )
     model.checkpoint.context = len(whole.tree.shared)
     with pytest.raises(PostError, match="1 images and the text take") as caught:
         model.encode(a_content("x", a_picture()), questions(1))
