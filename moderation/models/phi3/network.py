@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from moderation.models.phi3.preprocessing import Crops, HdTransform
 from moderation.models.shared import checkpoint
-from moderation.models.shared.clip import ClipShape, ClipVision
+from moderation.models.shared.clip import ClipVision
 from moderation.models.shared.decoder import Attend, Block, Decoder, RMSNorm, Rotary, Scored, gated
 from moderation.models.shared.linear import Linear
 from moderation.models.shared.network import LanguageNetwork
 from moderation.models.shared.tree import Packed
+from moderation.models.shared.vision import TowerShape
 
 PREPROCESSOR = "preprocessor_config.json"
 # Crops in one launch of the tower. This bounds its activations, which should fit a CPU's caches.
@@ -128,9 +129,9 @@ class Phi3Config(BaseModel):
         return self.num_key_value_heads or self.num_attention_heads
 
     @property
-    def tower(self) -> ClipShape:
+    def tower(self) -> TowerShape:
         vision = self.img_processor.vision_config
-        return ClipShape(
+        return TowerShape(
             hidden=vision.hidden_size,
             intermediate=vision.intermediate_size,
             heads=vision.num_attention_heads,

@@ -7,6 +7,8 @@ transformers' wrapper sets padding and truncation on each call.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer as Engine
@@ -18,37 +20,70 @@ TOKENIZER = "tokenizer.json"
 
 
 class Tokenizer:
-    """Text to ids. Thread-safe. `size`: all ids are below it. `added`: ids that untrusted text never becomes."""
+    """Text to ids. Thread-safe. `size`: all ids are below it. `added`: ids that untrusted text never becomes.
 
-    def __init__(self, folder: Path) -> None:
-        path = folder / TOKENIZER
-        published = checkpoint.read_json(path)
+    Some tokenizers put a space in front of each text. `joined` texts continue the text before them, and get none.
+    """
+
+    def __init__(self, folder: Path, published: Mapping[str, object] | None = None, *, name: str = TOKENIZER) -> None:
+        """published: what tokenizer.json would hold, for a checkpoint without one. name: the file that errors name.
+
+        Raises ConfigError.
+        """
+        path = self._path = folder / name
+        if published is None:
+            published = checkpoint.read_json(path)
         added = published.get("added_tokens")
         plain = {**published, "truncation": None, "padding": None}
         try:
-            self._trusted = Engine.from_str(json.dumps(plain))
+            # Runs of spaces are added tokens in some tokenizers, and words like any other.
+            words = [token for token in added or () if token["content"].isspace()]  # type: ignore[attr-defined]
             # `</s>` is an added token that is not "special", so turning special tokens off would let it through. The
-            # tokenizer of untrusted text has no added token at all.
-            self._untrusted = Engine.from_str(json.dumps({**plain, "added_tokens": [], "post_processor": None}))
-            self.added = frozenset(int(token["id"]) for token in added or ())  # type: ignore[attr-defined]
+            # tokenizer of untrusted text has none of these added tokens at all.
+            self._definitions = plain, {**plain, "added_tokens": words, "post_processor": None}
+            self._trusted, self._untrusted = map(_engine, self._definitions)
+            self.added = frozenset(int(token["id"]) for token in added or () if token not in words)  # type: ignore[attr-defined]
         except Exception as error:  # noqa: BLE001 - the engine raises bare Exception
             raise ConfigError(f"{path}: not a tokenizer ({error}); fetch it again") from None
         self.size = self._trusted.get_vocab_size(with_added_tokens=True)
 
-    def trusted(self, text: str, *, begin: bool = False) -> list[int]:
+    def trusted(self, text: str, *, begin: bool = False, joined: bool = False) -> list[int]:
         """Ids of the service's own words; added tokens are recognised. begin: with the <s> that starts a chunk."""
-        return list(self._trusted.encode(text, add_special_tokens=begin).ids)
+        engine = self._joined[0] if joined else self._trusted
+        return list(engine.encode(text, add_special_tokens=begin).ids)
 
-    def untrusted(self, text: str) -> list[int]:
+    def untrusted(self, text: str, *, joined: bool = False) -> list[int]:
         """Ids of a user's words. Everything is plain text, the spelling of an added token too."""
-        return list(self._untrusted.encode(text, add_special_tokens=False).ids)
+        engine = self._joined[1] if joined else self._untrusted
+        return list(engine.encode(text, add_special_tokens=False).ids)
 
     def word(self, text: str) -> int:
         """The id of a word at the start of an answer. Raises ConfigError when the word takes more than one token."""
         ids = self.trusted(text)
         if len(ids) != 1:
             raise ConfigError(
-                f"{TOKENIZER}: the answer {text!r} takes {len(ids)} tokens; it is read from one position's "
+                f"{self._path.name}: the answer {text!r} takes {len(ids)} tokens; it is read from one position's "
                 "logits and must be one"
             )
         return ids[0]
+
+    def token(self, name: str) -> int | None:
+        """The id of a token by its spelling in the vocabulary; None: there is no such token."""
+        id: int | None = self._trusted.token_to_id(name)
+        return id
+
+    @cached_property
+    def _joined(self) -> tuple[Engine, Engine]:
+        """The engines of trusted and untrusted text that continues another."""
+        normalizer = self._definitions[0].get("normalizer")
+        steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
+        rest = [step for step in steps if step.get("type") != "Prepend"]
+        if len(rest) == len(steps):
+            return self._trusted, self._untrusted
+        continued = {"type": "Sequence", "normalizers": rest}
+        trusted, untrusted = (_engine({**whole, "normalizer": continued}) for whole in self._definitions)
+        return trusted, untrusted
+
+
+def _engine(definition: Mapping[str, object]) -> Engine:
+    return Engine.from_str(json.dumps(definition))
