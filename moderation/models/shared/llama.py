@@ -89,7 +89,7 @@ class LlamaAttention(nn.Module):
         return out
 
     def _heads(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (-1, self.head_size))
+        return projected.view(len(projected), -1, self.head_size)
 
 
 class LlamaMlp(nn.Module):
