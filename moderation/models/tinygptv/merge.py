@@ -6,6 +6,7 @@ float32. Everything else keeps the dtype of its file.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,10 +49,7 @@ class Planned:
 
     @property
     def bytes(self) -> int:
-        size = self.dtype.itemsize
-        for length in self.shape:
-            size *= length
-        return size
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +154,8 @@ def _take_stage(found: _Found, stage: Artefact, wanted: Mapping[str, tuple[int, 
                 found.refuse(stage, f"the adapter {name} is there in two spellings")
             pair[adapter[2]] = stored
         elif full in wanted:
+            if found.values.get(full, (None,))[0] is stage:
+                found.refuse(stage, f"{name} is there in two spellings")
             found.values[full] = stage, stored
         elif UNUSED_STAGE.fullmatch(full):
             found.ignored.append(f"{stage.path.name}: {name}")
@@ -172,18 +172,19 @@ def _unknown(found: _Found, artefact: Artefact, names: Sequence[str]) -> None:
 def _check_layers(found: _Found, inputs: Inputs, layers: int) -> None:
     """The trained file must have the same tensors for each layer that the Phi-2 folder has."""
     trained: dict[int, set[str]] = {}
-    names = [*(f"{name}+" for name in found.adapters)]
-    names += [name for name, (artefact, _) in found.values.items() if artefact is inputs.stage]
-    for name in names:
+    names = [(name, "the adapter of ") for name in found.adapters]
+    names += [(name, "") for name, (artefact, _) in found.values.items() if artefact is inputs.stage]
+    for name, what in names:
         if layer := LAYER.fullmatch(name):
-            trained.setdefault(int(layer[1]), set()).add(layer[2])
+            trained.setdefault(int(layer[1]), set()).add(what + layer[2])
     whole = set().union(*trained.values())
-    if trained and (partial := [layer for layer in range(layers) if trained.get(layer) != whole]):
-        lacks = sorted(whole - trained.get(partial[0], set()))[0].removesuffix("+")
+    partial = [layer for layer in range(layers) if trained and trained.get(layer) != whole]
+    if partial:
+        lacks = sorted(whole - trained.get(partial[0], set()))
         found.refuse(
             inputs.stage,
-            f"trained with {len(trained)} layers of the language model, where {inputs.phi} has {layers}: {lacks} of "
-            f"layer {partial[0]} is missing",
+            f"trained with {len(trained)} layers of the language model, where {inputs.phi} has {layers}: layer "
+            f"{partial[0]} lacks {_some(lacks)}",
         )
 
 

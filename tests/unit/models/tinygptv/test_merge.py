@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "a language model with more layers": (
         lambda d: (of_another("phi", layers=3)(d), phi_configured(num_hidden_layers=3)(d)),
-        r"stage\.pth: trained with 2 layers of the language model, where --phi .* has 3: .* of layer 2 is missing",
+        r"stage\.pth: trained with 2 layers of the language model, where --phi .* has 3: layer 2 lacks input_layernorm",
     ),
     "a language model with fewer layers": (
         lambda d: (of_another("phi", layers=1)(d), phi_configured(num_hidden_layers=1)(d)),
@@ -121,15 +121,19 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "a layer without its adapter": (
         lambda d: [d.stage.pop(name) for name in list(d.stage) if "layers.1.self_attn.dense.lora" in name],
-        "dense.weight of layer 1 is missing",
+        "layer 1 lacks the adapter of self_attn.dense.weight",
     ),
     "a layer without its norm": (
         without("stage", "layers.0.post_layernorm.weight"),
-        "post_layernorm.weight of layer 0",
+        "layer 0 lacks post_layernorm.weight",
     ),
     "adapters of two ranks": (
         put("stage", LLM + "layers.0.self_attn.dense.lora_A.weight", torch.zeros(8, 160)),
         r"\[160, 4\] x \[8, 160\], and the matrix \[160, 160\]",
+    ),
+    "a trained tensor in two spellings": (
+        put("stage", "llama_model.model.final_layernorm.weight", torch.ones(160)),
+        "final_layernorm.weight is there in two spellings",
     ),
     "an adapter in two spellings": (
         put("stage", LLM + "layers.0.self_attn.dense.lora_A.default.weight", torch.zeros(4, 160)),
