@@ -1,0 +1,184 @@
+"""A small TinyLLaVA checkpoint in the layout of its Factory: Phi-2's slow tokenizer files, a SigLIP tower."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from moderation.dev.seeds.phi3 import WORDS
+
+HIDDEN, LAYERS, HEADS, INTERMEDIATE = 96, 2, 3, 192
+TOWER, TOWER_LAYERS, TOWER_HEADS, TOWER_INTERMEDIATE = 64, 3, 2, 128
+IMAGE, PATCH = 120, 14  # as in the published tower, some pixels are beyond the last whole patch
+END = "<|endoftext|>"
+ROLES = "USER ASSISTANT chat curious artificial intelligence assistant gives helpful detailed polite answers questions"
+
+
+def write(folder: Path) -> None:
+    """Writes the checkpoint into an empty folder."""
+    vocabulary, merges = _byte_level()
+    runs = [" " * length for length in range(31, 1, -1)] + ["\t" * length for length in range(9, 1, -1)]
+    added = {run: len(vocabulary) + place for place, run in enumerate(runs)}
+    size = -(-(len(vocabulary) + len(added)) // 64) * 64
+    files: dict[str, object] = {
+        "config.json": _config(size, vocabulary[END]),
+        "vocab.json": vocabulary,
+        "added_tokens.json": added,
+        "special_tokens_map.json": {f"{name}_token": END for name in ("bos", "eos", "pad", "unk")},
+        "tokenizer_config.json": {
+            "add_bos_token": False,
+            "add_prefix_space": False,
+            "added_tokens_decoder": {
+                str(id): {
+                    "content": token,
+                    "lstrip": False,
+                    "normalized": token != END,
+                    "rstrip": False,
+                    "single_word": False,
+                    "special": token == END,
+                }
+                for token, id in {END: vocabulary[END], **added}.items()
+            },
+            "errors": "replace",
+            "model_max_length": 3072,
+            "padding_side": "right",
+            "tokenizer_class": "CodeGenTokenizer",
+            **{f"{name}_token": END for name in ("bos", "eos", "pad", "unk")},
+        },
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+    tensors = {name: _tensor(name, shape) for name, shape in sorted(_shapes(size).items())}
+    for answer in ("ĠYes", "ĠNo"):  # the answers hold nearly all of the probability, and depend on the input
+        tensors["language_model.lm_head.bias"][vocabulary[answer]] = 16.0
+        tensors["language_model.lm_head.weight"][vocabulary[answer]] *= 3.0
+    halved = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+    save_file(halved, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _byte_level() -> tuple[dict[str, int], list[str]]:
+    """(vocab.json, merges): the letters that stand for bytes, words with the space before them, and the roles."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(byte) for byte in shown] + [chr(256 + place) for place in range(256 - len(shown))]
+    vocabulary = {letter: place for place, letter in enumerate(letters)}
+    merges: list[str] = []
+    for word in [*(f"Ġ{word}" for word in f"{WORDS} {ROLES}".split()), "USER", "ASSISTANT"]:
+        left = word[0]
+        for letter in word[1:]:
+            if left + letter not in vocabulary:
+                vocabulary[left + letter] = len(vocabulary)
+                merges.append(f"{left} {letter}")
+            left += letter
+    vocabulary[END] = len(vocabulary)
+    return vocabulary, merges
+
+
+def _config(vocabulary: int, end: int) -> dict[str, object]:
+    return {
+        "architectures": ["TinyLlavaForConditionalGeneration"],
+        "cache_dir": None,
+        "caution": "its weights are drawn from a seed: its verdicts mean nothing",
+        "connector_type": "mlp2x_gelu",
+        "hidden_size": HIDDEN,
+        "ignore_index": -100,
+        "image_aspect_ratio": "square",
+        "image_token_index": -200,
+        "llm_model_name_or_path": "microsoft/phi-2",
+        "model_type": "tinyllava",
+        "pad_token": END,
+        "pad_token_id": end,
+        "text_config": {
+            "architectures": ["PhiForCausalLM"],
+            "bos_token_id": end,
+            "embd_pdrop": 0.0,
+            "eos_token_id": end,
+            "hidden_act": "gelu_new",
+            "hidden_size": HIDDEN,
+            "intermediate_size": INTERMEDIATE,
+            "layer_norm_eps": 1e-05,
+            "model_type": "phi",
+            "num_attention_heads": HEADS,
+            "num_hidden_layers": LAYERS,
+            "num_key_value_heads": HEADS,
+            "partial_rotary_factor": 0.4,
+            "qk_layernorm": False,
+            "torch_dtype": "float16",
+            "vocab_size": vocabulary,
+        },
+        "tokenizer_model_max_length": 3072,
+        "tokenizer_padding_side": "right",
+        "tokenizer_use_fast": False,
+        "torch_dtype": "float16",
+        "vision_config": {
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_size": TOWER,
+            "image_size": IMAGE,
+            "intermediate_size": TOWER_INTERMEDIATE,
+            "layer_norm_eps": 1e-06,
+            "model_type": "siglip_vision_model",
+            "num_attention_heads": TOWER_HEADS,
+            "num_hidden_layers": TOWER_LAYERS,
+            "patch_size": PATCH,
+        },
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "patch",
+        "vision_hidden_size": TOWER,
+        "vocab_size": vocabulary,
+    }
+
+
+def _shapes(vocabulary: int) -> dict[str, tuple[int, ...]]:
+    language, tower = "language_model.model.", "vision_tower._vision_tower.vision_model."
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{language}embed_tokens.weight": (vocabulary, HIDDEN),
+        f"{tower}embeddings.position_embedding.weight": ((IMAGE // PATCH) ** 2, TOWER),
+        f"{tower}head.probe": (1, 1, TOWER),
+        f"{tower}head.attention.in_proj_weight": (3 * TOWER, TOWER),
+        f"{tower}head.attention.in_proj_bias": (3 * TOWER,),
+    }
+    # Weight and bias.
+    pairs: dict[str, tuple[int, ...]] = {
+        "language_model.lm_head": (vocabulary, HIDDEN),
+        f"{language}final_layernorm": (HIDDEN,),
+        "connector._connector.0": (HIDDEN, TOWER),
+        "connector._connector.2": (HIDDEN, HIDDEN),
+        f"{tower}embeddings.patch_embedding": (TOWER, 3, PATCH, PATCH),
+        f"{tower}post_layernorm": (TOWER,),
+        f"{tower}head.attention.out_proj": (TOWER, TOWER),
+        f"{tower}head.layernorm": (TOWER,),
+        f"{tower}head.mlp.fc1": (TOWER_INTERMEDIATE, TOWER),
+        f"{tower}head.mlp.fc2": (TOWER, TOWER_INTERMEDIATE),
+    }
+    for layer in range(LAYERS):
+        at = f"{language}layers.{layer}."
+        pairs |= {at + f"self_attn.{name}": (HIDDEN, HIDDEN) for name in ("q_proj", "k_proj", "v_proj", "dense")}
+        pairs |= {at + "mlp.fc1": (INTERMEDIATE, HIDDEN), at + "mlp.fc2": (HIDDEN, INTERMEDIATE)}
+        pairs[at + "input_layernorm"] = (HIDDEN,)
+    for layer in range(TOWER_LAYERS):
+        at = f"{tower}encoder.layers.{layer}."
+        pairs |= {at + f"self_attn.{name}_proj": (TOWER, TOWER) for name in ("q", "k", "v", "out")}
+        pairs |= {at + "mlp.fc1": (TOWER_INTERMEDIATE, TOWER), at + "mlp.fc2": (TOWER, TOWER_INTERMEDIATE)}
+        pairs |= {at + "layer_norm1": (TOWER,), at + "layer_norm2": (TOWER,)}
+    for name, shape in pairs.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return shapes
+
+
+def _tensor(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Random values, seeded by the name. Norms are near 1, biases are small; a matrix keeps the norm of its input."""
+    drawn = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(size=shape).astype(np.float32)
+    if "norm" in name:
+        return drawn * np.float32(0.05) + np.float32(name.endswith("weight"))
+    if name.endswith("bias"):
+        return drawn * np.float32(0.02)
+    if name.endswith(("embed_tokens.weight", "position_embedding.weight", "probe")):
+        return drawn
+    # Sharper attention: with plain random weights it is an average that hardly differs between posts.
+    gain = 2.0 if name.startswith("language_model.model") and "self_attn" in name else 1.0
+    return drawn * np.float32(gain / int(np.prod(shape[1:])) ** 0.5)

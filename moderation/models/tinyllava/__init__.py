@@ -1,0 +1,45 @@
+"""TinyLLaVA: Phi-2 with SigLIP in two layouts, and TinyLlama with CLIP in a third."""
+
+from moderation.models.contract import Published
+
+PARITY = (
+    "input ids, pixels, features and logits of the original code on small seeded checkpoints in this layout; tensor "
+    "names and sizes"
+)
+UNSEEN = "the published weights"
+
+PUBLISHED = (
+    Published(
+        name="tinyllava/TinyLLaVA-Phi-2-SigLIP-3.1B",
+        parameters=3_217_417_280,
+        weight_bytes=6_434_834_560,
+        licence="Apache-2.0",
+        memory_bytes=7_200_000_000,
+        context=3072,
+        image_tokens=728,
+        verified=PARITY,
+        unverified=UNSEEN,
+    ),
+    Published(
+        name="bczhou/TinyLLaVA-3.1B",
+        parameters=3_186_888_224,
+        weight_bytes=12_747_552_896,
+        licence="Apache-2.0",
+        memory_bytes=7_200_000_000,
+        context=3072,
+        image_tokens=729,
+        verified=PARITY,
+        unverified=f"{UNSEEN}; that the vision tower in them equals the separate one, which the original loads",
+    ),
+    Published(
+        name="bczhou/tiny-llava-v1-hf",
+        parameters=1_410_113_536,
+        weight_bytes=5_640_454_144,
+        licence="Apache-2.0",
+        memory_bytes=3_420_000_000,
+        context=2048,
+        image_tokens=576,
+        verified=PARITY,
+        unverified=UNSEEN,
+    ),
+)
