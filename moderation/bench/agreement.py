@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from moderation.bench import engine as engine_bench
-from moderation.bench import sizes
+from moderation.bench import sizes, timing
 from moderation.bench.learned import Learned
 from moderation.models.phi3.family import Window
 from moderation.models.phi3.network import Phi3Network
@@ -80,7 +80,7 @@ def main(gguf: Path | None, batches: int, out: Path | None, threads: int) -> int
         agreements.append(_measure(name, Engine(network, *ids[2], feature_bytes=0), ids, exact, few))
         _print(agreements[-1], few)
     if out:
-        where = engine_bench.machine(network.device)
+        where = timing.machine(network.device)
         content = {
             "weights": what,
             "batches": batches,

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 
 from moderation import settings
+from moderation.errors import ConfigError
+from moderation.observability import logs
 
 app = typer.Typer(no_args_is_help=True, help="Measure this service against the simplest program that does the same.")
 out = Console(soft_wrap=True)
@@ -18,10 +20,14 @@ out = Console(soft_wrap=True)
 
 @app.command()
 def engine(
+    context: typer.Context,
     *,
+    model: Annotated[
+        str | None, typer.Option(help="hub id, folder or demo: measure a checkpoint instead of a random network")
+    ] = None,
     size: Annotated[str, typer.Option(help="size of the random network: small, mini, full")] = "small",
     kinds: Annotated[
-        str, typer.Option(help="posts: text, image4, image16; `mix` needs the other three")
+        str, typer.Option(help="posts: text, image4, image16; `mix` needs the other three; with --model: text, picture")
     ] = "text,image4",
     policies: Annotated[str, typer.Option(help="numbers of policies for a post")] = "1,5,20",
     ways: Annotated[str, typer.Option(help="ways to score")] = "tree,tree1,bfloat16,original,lean,padded,prefix",
@@ -31,7 +37,22 @@ def engine(
     json_file: Annotated[Path | None, typer.Option("--json", help="file for all times")] = None,
     plot: Annotated[Path | None, typer.Option(help="file for an SVG")] = None,
 ) -> None:
-    """Measure scoring against one prompt for each policy on transformers' own modules."""
+    """Measure scoring against one prompt for each policy: of random networks on transformers' own modules, or of a
+    checkpoint (--model) on its own network."""
+    counts = tuple(int(count) for count in policies.split(","))
+    if model is not None:
+        if only_random := [f"--{name}" for name in ("size", "ways", "plot") if _is_given(context, name)]:
+            raise ConfigError(
+                f"{', '.join(only_random)}: only for random networks, which have sizes and transformers' modules to "
+                "compare with; leave it out with --model"
+            )
+        from moderation.bench import checkpoint
+
+        loaded = settings.load()
+        logs.capture_prints(loaded.log)
+        asked = loaded.model.model_copy(update={"name": model, "device": device})
+        chosen = tuple(kinds.split(",")) if _is_given(context, "kinds") else tuple(checkpoint.KINDS)
+        sys.exit(checkpoint.main(checkpoint.Options(asked, chosen, counts, rounds, threads, json_file)))
     from moderation.bench.engine import Options, main
 
     sys.exit(
@@ -39,7 +60,7 @@ def engine(
             Options(
                 size=size,
                 kinds=tuple(kinds.split(",")),
-                policies=tuple(int(count) for count in policies.split(",")),
+                policies=counts,
                 ways=tuple(ways.split(",")),
                 rounds=rounds,
                 threads=threads,
@@ -92,3 +113,8 @@ def lookup(
 
     plan = lookups.Plan(verdicts, rounds, seconds, format="json" if as_json else "protobuf")
     lookups.print_tables(asyncio.run(lookups.run(plan, out, output)), out)
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"

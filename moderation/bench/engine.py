@@ -12,20 +12,18 @@ is timed on its own. All ways' logits are compared, and a wrong one makes the co
 from __future__ import annotations
 
 import gc
-import platform
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from moderation.bench import baselines, flops, report, sizes, workloads
+from moderation.bench import baselines, flops, noise, report, sizes, timing, workloads
 from moderation.bench.baselines import Stock
 from moderation.bench.cells import Cell, Run
 from moderation.bench.sizes import SIZES
@@ -40,12 +38,7 @@ from moderation.models.shared.linear import Linear
 from moderation.settings import ModelSettings
 
 YES, NO = 3869, 1939  # the published tokenizer's; any two would do
-SHORTEST_S = 0.4  # the least time that a way runs in a round
 MAX_POSTS = {"cpu": 2, "cuda": 64}  # in a step of `tree`
-CLOSE = {
-    torch.float32: 1e-4,
-    torch.bfloat16: 0.5,
-}  # log-odds between ways; the weights are random, so bfloat16 is far off
 MATMUL = {"cpu": 2048, "cuda": 8192}
 
 
@@ -75,8 +68,8 @@ def main(options: Options) -> int:
     network = sizes.network(config, dtype=dtype, device=where)
     bench = Bench(options, network)
     run = Run(
-        command=f"moderation bench engine {' '.join(sys.argv[3:])}".strip(),
-        machine=machine(where),
+        command=timing.command(),
+        machine=timing.machine(where, "transformers"),
         size={"name": options.size, "dtype": _name(dtype)} | asdict(SIZES[options.size]),
         matmul_gflops={_name(kind): matmul(kind, where) / 1e9 for kind in bench.dtypes},
         encode_ms={kind: _encode_ms(kind, network) for kind in options.kinds if kind != "mix" and KINDS[kind].size},
@@ -149,7 +142,7 @@ class Bench:
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(self._options.rounds):
             for name, (run, some, posts_done) in ways.items():
-                seconds[name].append(_time(run, some) / posts_done)
+                seconds[name].append(timing.seconds(partial(run, some)) / posts_done)
         return Cell(
             kind=kind,
             policies=policies,
@@ -222,7 +215,7 @@ class Bench:
         else:
             margins = _margins([score.margin for score in result[0]])  # type: ignore[index]
         apart = float((margins - expected[: len(margins)]).abs().max())
-        close = CLOSE[torch.bfloat16 if name == "bfloat16" else self._dtype]
+        close = timing.CLOSE[torch.bfloat16 if name == "bfloat16" else self._dtype]
         self.agreed = self.agreed and apart < close
         return apart
 
@@ -243,41 +236,11 @@ def matmul(dtype: torch.dtype, where: torch.device) -> float:
     return 2 * side**3 / best
 
 
-def machine(where: torch.device) -> dict[str, str]:
-    """The device and the versions."""
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else _cpu()
-    return {
-        "device": f"{name}, {torch.get_num_threads()} threads" if where.type == "cpu" else name,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "moderation": version("moderation"),
-    }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    best = torch.backends.cpu.get_cpu_capability()
-    return f"{model} ({best})"
-
-
-def _time(run: Callable[[Sequence[Window]], object], posts: Sequence[Window]) -> float:
-    started, times = time.perf_counter(), 0
-    while times == 0 or time.perf_counter() - started < SHORTEST_S:
-        run(posts)
-        times += 1
-    return (time.perf_counter() - started) / times
-
-
 def _encode_ms(kind: str, network: Phi3Network) -> float:
     """The time to encode one picture on one thread, in milliseconds."""
     shape = KINDS[kind]
     assert shape.size is not None  # noqa: S101 - asked for by the caller
-    image = workloads.noise(shape.size, 0)
+    image = noise.picture(shape.size, 0)
     taken = []
     for _ in range(5):
         started = time.perf_counter()

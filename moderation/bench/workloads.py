@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from PIL import Image
 from PIL.Image import Image as Picture
 
+from moderation.bench import noise
 from moderation.models.phi3.family import Window
 from moderation.models.phi3.network import Phi3Config, PreprocessorConfig
 from moderation.models.phi3.preprocessing import Crops
@@ -49,14 +48,7 @@ def post(kind: Kind, policies: int, config: Phi3Config, seed: int) -> Window:
 
 def picture(size: tuple[int, int], budget: int, config: Phi3Config, seed: int) -> Crops:
     """A picture of noise, encoded as the service does."""
-    return crops(noise(size, seed), budget, config)
-
-
-def noise(size: tuple[int, int], seed: int) -> Picture:
-    """A picture of noise over a slope."""
-    drawn = np.random.default_rng(seed).uniform(0, 105, (size[1], size[0], 3))
-    slope = np.linspace(0, 150, size[0])[None, :, None]
-    return Image.fromarray((drawn + slope).astype(np.uint8))
+    return crops(noise.picture(size, seed), budget, config)
 
 
 def crops(image: Picture, budget: int, config: Phi3Config) -> Crops:

@@ -12,11 +12,13 @@ from rich import box
 from rich.table import Table
 
 from moderation import settings
-from moderation.cli.options import AsJson, Images, out, read_file
+from moderation.cli.options import AsJson, Images, err, out, read_file
 from moderation.errors import ConfigError
 from moderation.observability import logs
 
 app = typer.Typer(no_args_is_help=True, help="Inspect a model.")
+converters = typer.Typer(no_args_is_help=True, help="Write a model's published files as a folder that can be loaded.")
+app.add_typer(converters, name="convert")
 
 
 @app.command()
@@ -89,3 +91,28 @@ def seed(
     from moderation.dev.checkpoint import seeded
 
     out.print(f"{seeded(folder, family)}: random weights, so its verdicts mean nothing", highlight=False, markup=False)
+
+
+@converters.command()
+def tinygptv(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="folder to write; it must not exist, or be empty")],
+    *,
+    vit: Annotated[Path, typer.Option(help="the vision tower, eva_vit_g.pth")],
+    qformer: Annotated[Path, typer.Option(help="BLIP-2's Q-Former, blip2_pretrained_flant5xxl.pth")],
+    phi: Annotated[Path, typer.Option(help="folder of the Phi-2 that TinyGPT-V was published with")],
+    stage: Annotated[Path, typer.Option(help="what was trained, TinyGPT-V_for_StageN.pth")],
+    variant: Annotated[
+        str | None, typer.Option(help="224 (stages 1 to 3) or 448 (stage 4), where the stage file has no config")
+    ] = None,
+    lora_alpha: Annotated[
+        float | None, typer.Option(min=0, help="strength of the adapters, where the stage file has no config: 16")
+    ] = None,
+) -> None:
+    """Write TinyGPT-V's downloads as one safetensors folder, with their SHA-256. Runs nothing that is in them."""
+    from moderation.models.tinygptv.convert import Files, convert
+
+    convert(
+        folder,
+        Files(vit, qformer, phi, stage, variant, lora_alpha),
+        progress=lambda line: err.print(line, highlight=False, markup=False),
+    )

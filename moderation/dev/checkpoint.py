@@ -17,7 +17,7 @@ from moderation.errors import ConfigError
 
 VERSION = "seeded 3\n"  # raise it with any change of `seeds`: older folders are then written again
 MARK = "OK"
-FAMILIES = ("phi3", "tinyllava")  # modules of moderation.dev.seeds, each with `write(folder)`
+FAMILIES = ("phi3", "tinyllava", "h2ovl", "tinygptv")  # modules of moderation.dev.seeds, each with `write(folder)`
 
 
 def seeded(folder: Path, family: str = "phi3") -> Path:

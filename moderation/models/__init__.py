@@ -38,7 +38,9 @@ MODELS: dict[str, str] = {"fake": "moderation.models.fake:load"}
 # A family's folder -> the values of model_type in config.json that it runs.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "phi3": ("phi3_v",),
+    "h2ovl": ("h2ovl_chat",),
     "tinyllava": ("tinyllava", "tiny_llava_phi", "llava"),
+    "tinygptv": ("tinygptv",),
 }
 # Short names of checkpoints that the package ships -> their folders. `./demo` is a folder named demo.
 SHIPPED = {"demo": Path(__file__).parents[1] / "demo" / "phi3-pictographs"}

@@ -18,6 +18,7 @@ import pytest
 from moderation.demo import posts
 from tests.support.builders import a_file
 from tests.support.commands import Service
+from tests.support.tinygptv_artefacts import Downloads
 
 REPO = Path(__file__).parents[2]
 
@@ -95,6 +96,21 @@ def test_probe_and_info(model: str, tmp_path: Path) -> None:
         assert written["pixel_mean"].shape == (1, 5)
     assert "num_crops" in moderation("model", "info", model).stdout
     assert "no moderation model for people" in moderation("model", "info", "demo").stdout
+
+
+def test_tinygptvs_downloads_are_converted(tmp_path: Path) -> None:
+    files = Downloads(model=None).write(tmp_path / "in")
+    options = [str(part) for name in ("vit", "qformer", "phi", "stage") for part in (f"--{name}", getattr(files, name))]
+    convert = ("model", "convert", "tinygptv", *options, str(tmp_path / "out"))
+    refused = moderation(*convert)
+    assert refused.returncode == 2
+    assert "add --variant 224" in refused.stderr
+    done = moderation(*convert, "--variant", "448", "--lora-alpha", "16")
+    assert done.returncode == 0, done.stderr
+    assert f"SHA-256 of {files.vit}" in done.stderr, "progress"
+    assert "minigpt_v2, 448 x 448 pixels" in moderation("model", "info", str(tmp_path / "out")).stdout
+    judged = moderation("classify", "--text", "hi", "--model", str(tmp_path / "out"))
+    assert judged.returncode == 0, judged.stderr
 
 
 def test_submit_and_get_over_grpc(service: Service, tmp_path: Path) -> None:

