@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from moderation.errors import ConfigError
@@ -76,8 +77,8 @@ def convert(out: Path, files: Files, *, shard: int = SHARD, progress: Progress =
             draft.rename(out)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror or type(error).__name__})") from None
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{out}: cannot be written ({error})") from None
     progress(f"written: {out}")
 
 
@@ -120,13 +121,13 @@ def _write(
 
 def _described(inputs: Inputs, config: TinyGptvConfig, sources: Sequence[dict[str, object]]) -> dict[str, object]:
     """config.json: the sizes, and what the folder was made of."""
-    stored = inputs.vit.tensors["pos_embed"].shape[1] - 1
+    stored = inputs.stage.tensors.get(merge.POSITIONS, inputs.vit.tensors["pos_embed"]).shape[1] - 1
     used = config.tower.grid**2
     return {
         **config.model_dump(exclude={"caution"}),
         "conversion": {
             "adapters": {"merged": True, "alpha": inputs.lora_alpha},
-            "positions": "as in the vision tower's file"
+            "positions": "as in the files"
             if stored == used
             else f"resized from {stored} to {used} patches here, in float32",
             "inputs": sources,

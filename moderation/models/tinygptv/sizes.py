@@ -43,8 +43,8 @@ def variant(stage: Artefact, chosen: str | None) -> tuple[str, int]:
 
 
 def lora_alpha(stage: Artefact, chosen: float | None) -> float:
-    """The strength of the adapters: the config's, or the chosen one where the trained file has no config."""
-    own = stage.config.get("lora_alpha", LORA_ALPHA) if stage.config else None
+    """The strength of the adapters: the config's, or the chosen one where the trained file does not say it."""
+    own = stage.config.get("lora_alpha")
     if own is None:
         return LORA_ALPHA if chosen is None else chosen
     if isinstance(own, bool) or not isinstance(own, int | float) or own <= 0:

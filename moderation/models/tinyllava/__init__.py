@@ -6,7 +6,7 @@ PARITY = (
     "input ids, pixels, features and logits of the original code on small seeded checkpoints in this layout; tensor "
     "names and sizes"
 )
-UNSEEN = "the published weights"
+UNSEEN = "the published weights; bfloat16 on a GPU"
 
 PUBLISHED = (
     Published(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -162,6 +163,8 @@ def test_positions_that_were_trained_at_the_size_are_not_resized(tmp_path: Path)
     convert(tmp_path / "out", downloads.write(tmp_path / "in"))
     made = tensors_of(tmp_path / "out")["visual_encoder.pos_embed"]
     assert torch.equal(made, downloads.stage["visual_encoder.pos_embed"])
+    content = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert content["conversion"]["positions"] == "as in the files"
 
 
 def test_the_folder_says_what_it_was_made_of(tmp_path: Path) -> None:
@@ -257,3 +260,27 @@ def test_a_killed_converter_leaves_nothing_that_looks_whole(
             models.load(ModelSettings(name=str(tmp_path / name), device="cpu"))
     convert(tmp_path / "out", inputs)
     assert equal(tensors_of(tmp_path / "out"), tensors_of(converted))
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from moderation.errors import ConfigError
+from moderation.models.tinygptv.convert import Files, convert
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+try:
+    convert(Path(sys.argv[1]), Files(*map(Path, sys.argv[2:6])), shard=100_000)
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_takes_no_more_leaves_nothing(tmp_path: Path) -> None:
+    inputs = Downloads().write(tmp_path / "in")
+    paths = [tmp_path / "out", inputs.vit, inputs.qformer, inputs.phi, inputs.stage]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *map(str, paths)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert re.match(rf"{tmp_path}/out: cannot be written \(.*File too large", done.stdout), done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -35,9 +35,10 @@ def test_options_that_contradict_the_trained_file(tmp_path: Path, options: dict[
         convert(tmp_path / "out", replace(Downloads().write(tmp_path / "in"), **options))
 
 
-def test_the_originals_strength_where_nothing_says_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("chosen", "used"), [(None, 16), (8.0, 8)])
+def test_the_originals_strength_where_nothing_says_another(tmp_path: Path, chosen: float | None, used: float) -> None:
     """Stage 3's config has no lora_alpha."""
     inputs = Downloads(model={"arch": "minigpt4", "image_size": 224}).write(tmp_path / "in")
-    convert(tmp_path / "out", inputs)
+    convert(tmp_path / "out", replace(inputs, lora_alpha=chosen))
     content = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert content["conversion"]["adapters"]["alpha"] == 16
+    assert content["conversion"]["adapters"]["alpha"] == used
