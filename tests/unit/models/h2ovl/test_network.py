@@ -16,57 +16,13 @@ from moderation.models.h2ovl.config import H2ovlConfig
 from moderation.models.h2ovl.family import Checkpoint, tiling
 from moderation.models.h2ovl.network import H2ovlNetwork
 from moderation.models.shared import checkpoint
+from tests.support.full_size import H2OVL_2B, H2OVL_800M
 from tests.support.small_model import a_picture
-
-TOWER = {
-    "hidden_act": "gelu",
-    "hidden_size": 1024,
-    "image_size": 448,
-    "intermediate_size": 4096,
-    "layer_norm_eps": 1e-06,
-    "norm_type": "layer_norm",
-    "num_attention_heads": 16,
-    "num_hidden_layers": 24,
-    "patch_size": 14,
-    "qk_normalization": False,
-    "qkv_bias": True,
-}
-COMMON = {"force_image_size": 448, "ps_version": "v2", "select_layer": -1, "template": "h2ogpt2"}
-TEXT = {"max_position_embeddings": 8192, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "vocab_size": 32010}
-SMALL = {
-    **COMMON,
-    "llm_config": {
-        **TEXT,
-        "hidden_size": 1536,
-        "intermediate_size": 4096,
-        "model_type": "llama",
-        "num_attention_heads": 16,
-        "num_hidden_layers": 16,
-        "rope_theta": 100000,
-    },
-    "use_msac": False,
-    "vision_config": TOWER,
-}
-LARGE = {
-    **COMMON,
-    "llm_config": {
-        **TEXT,
-        "hidden_size": 2560,
-        "intermediate_size": 6912,
-        "model_type": "mistral",
-        "num_attention_heads": 32,
-        "num_hidden_layers": 24,
-        "rope_theta": 10000,
-        "sliding_window": None,
-    },
-    "use_msac": True,
-    "vision_config": TOWER,
-}
 
 
 @pytest.mark.parametrize(
     ("config", "tensors", "head", "published"),
-    [(SMALL, 493, 96, PUBLISHED[0]), (LARGE, 565, 80, PUBLISHED[1])],
+    [(H2OVL_800M, 493, 96, PUBLISHED[0]), (H2OVL_2B, 565, 80, PUBLISHED[1])],
     ids=["800m", "2b"],
 )
 def test_full_size_shapes(config: dict[str, object], tensors: int, head: int, published: Published) -> None:

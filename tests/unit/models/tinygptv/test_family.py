@@ -15,10 +15,10 @@ from moderation import models
 from moderation.errors import ConfigError
 from moderation.models.shared import tree
 from moderation.models.shared.checkpoint import meta_modules
-from moderation.models.shared.phi import PhiConfig
 from moderation.models.tinygptv.family import Checkpoint
-from moderation.models.tinygptv.network import QFormerConfig, TinyGptvConfig, TinyGptvNetwork, VisionConfig
+from moderation.models.tinygptv.network import TinyGptvNetwork
 from moderation.settings import ModelSettings
+from tests.support.full_size import tinygptv_config
 from tests.support.small_model import a_picture
 from tests.support.tinygptv_artefacts import seeded_folder
 
@@ -103,21 +103,10 @@ def test_a_prompt_that_the_original_refuses(opened: Checkpoint, prompt: str, pic
         opened.raw_ids(prompt, opened.encode_pictures([a_picture(30, 20)] * pictures))
 
 
-def full_size(image: int) -> TinyGptvConfig:
-    return TinyGptvConfig(
-        arch="minigpt4",
-        vision_config=VisionConfig(image_size=image),
-        qformer_config=QFormerConfig(),
-        text_config=PhiConfig(
-            hidden_size=2560, intermediate_size=10240, num_hidden_layers=32, partial_rotary_factor=0.4
-        ),
-    )
-
-
 @pytest.mark.parametrize(("image", "parameters"), [(224, 3_884_473_728), (448, 3_884_473_728 + 768 * 1408)])
 def test_the_full_size(image: int, parameters: int) -> None:
     with meta_modules():
-        tensors = TinyGptvNetwork(full_size(image)).state_dict()
+        tensors = TinyGptvNetwork(tinygptv_config(image)).state_dict()
     assert sum(tensor.numel() for tensor in tensors.values()) == parameters
     assert len(tensors) == 4 + 13 * 39 + 2 + (2 + 16 * 12 + 10 * 6) + 1 + 4 + (32 * (8 + 4 + 4 + 2 + 1) + 5)
     assert sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("visual_")) - parameters == (
@@ -127,13 +116,13 @@ def test_the_full_size(image: int, parameters: int) -> None:
 
 def test_a_pictures_work_in_tokens() -> None:
     """The tower multiplies 253 G times for 257 tokens at 224 x 224; a token of the decoder takes 2.5 G."""
-    assert full_size(224).picture_work == pytest.approx(257 * 39 * 25.2e6 / 2.516e9, rel=0.1)
-    assert 3.8 < full_size(448).picture_work / full_size(224).picture_work < 4.2
+    assert tinygptv_config(224).picture_work == pytest.approx(257 * 39 * 25.2e6 / 2.516e9, rel=0.1)
+    assert 3.8 < tinygptv_config(448).picture_work / tinygptv_config(224).picture_work < 4.2
 
 
 def test_rotary_tables_are_rounded_to_float16() -> None:
     with meta_modules():
-        network = TinyGptvNetwork(full_size(224))
+        network = TinyGptvNetwork(tinygptv_config(224))
     packed = tree.pack([tree.Tree((1,) * 100, ())], torch.device("cpu"))
     rotary = network.rotary(packed, [0], torch.float32)
     assert rotary.cos.shape == (100, 1, 16)

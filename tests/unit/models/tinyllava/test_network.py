@@ -2,138 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from moderation.models.shared import checkpoint, tree
-from moderation.models.shared.phi import PhiConfig
 from moderation.models.shared.tree import Tree
 from moderation.models.shared.vision import TowerShape
-from moderation.models.tinyllava import PUBLISHED, config
-from moderation.models.tinyllava.config import Architecture
+from moderation.models.tinyllava import PUBLISHED
 from moderation.models.tinyllava.family import Checkpoint
-from moderation.models.tinyllava.network import PICTURES_AT_ONCE, TinyLlavaNetwork
-from moderation.models.tinyllava.preprocessing import normalised
-from tests.support import live_memory, tinyllava
+from moderation.models.tinyllava.network import TinyLlavaNetwork
+from tests.support import tinyllava
+from tests.support.full_size import BYTES_OF_A_NUMBER, TINYLLAVA, tinyllava_architecture, tinyllava_unread
 from tests.support.small_model import a_picture
 
-PHI_2: dict[str, Any] = {
-    "hidden_act": "gelu_new",
-    "hidden_size": 2560,
-    "intermediate_size": 10240,
-    "layer_norm_eps": 1e-05,
-    "num_hidden_layers": 32,
-    "partial_rotary_factor": 0.4,
-    "qk_layernorm": False,
-    "vocab_size": 51200,
-}
-# The published files' keys that decide something.
-FULL_SIZE: dict[str, dict[str, Any]] = {
-    "tinyllava/TinyLLaVA-Phi-2-SigLIP-3.1B": {
-        "model_type": "tinyllava",
-        "connector_type": "mlp2x_gelu",
-        "image_aspect_ratio": "square",
-        "text_config": {**PHI_2, "model_type": "phi"},
-        "tokenizer_model_max_length": 3072,
-        "vision_config": {
-            "hidden_act": "gelu_pytorch_tanh",
-            "hidden_size": 1152,
-            "image_size": 384,
-            "intermediate_size": 4304,
-            "layer_norm_eps": 1e-06,
-            "model_type": "siglip_vision_model",
-            "num_attention_heads": 16,
-            "num_hidden_layers": 27,
-            "patch_size": 14,
-        },
-        "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "patch",
-    },
-    "bczhou/TinyLLaVA-3.1B": {
-        **PHI_2,
-        "model_type": "tiny_llava_phi",
-        "image_aspect_ratio": "pad",
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_use_im_patch_token": False,
-        "mm_use_im_start_end": False,
-        "mm_vision_select_feature": "patch",
-        "mm_vision_select_layer": -2,
-        "mm_vision_tower": "bczhou/TinyLLaVA-3.1B-SigLIP",
-        "tokenizer_model_max_length": 3072,
-    },
-    "bczhou/tiny-llava-v1-hf": {
-        "model_type": "llava",
-        "image_token_index": 32000,
-        "projector_hidden_act": "gelu",
-        "text_config": {
-            "hidden_size": 2048,
-            "intermediate_size": 5632,
-            "model_type": "llama",
-            "num_hidden_layers": 22,
-            "num_key_value_heads": 4,
-            "rms_norm_eps": 1e-05,
-            "vocab_size": 32064,
-        },
-        "vision_config": {
-            "hidden_size": 1024,
-            "image_size": 336,
-            "intermediate_size": 4096,
-            "model_type": "clip_vision_model",
-            "num_attention_heads": 16,
-            "num_hidden_layers": 24,
-            "patch_size": 14,
-            "projection_dim": 768,
-        },
-        "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "default",
-    },
-}
 # Tensors, parameters and float16 bytes of all files.
 FIGURES = {
     "tinyllava/TinyLLaVA-Phi-2-SigLIP-3.1B": (905, 3_217_417_280, 6_434_834_560),
     "bczhou/TinyLLaVA-3.1B": (877, 3_186_888_224, 6_373_776_448),
     "bczhou/tiny-llava-v1-hf": (596, 1_410_113_536, 2_820_227_072),
 }
-BYTES_OF_A_NUMBER = {"tinyllava/TinyLLaVA-Phi-2-SigLIP-3.1B": 2}  # the other files are float32
-
-
-def full_size(name: str, folder: Path) -> tuple[config.Config, Architecture]:
-    (folder / "config.json").write_text(json.dumps(FULL_SIZE[name]))
-    read = config.read(folder)
-    if isinstance(read, config.LegacyConfig):
-        return read, read.architecture(config.LegacyTowerConfig(), config.SIGLIP_LAYERS, None)
-    return read, read.architecture
 
 
 def sizes(network: nn.Module) -> list[int]:
     return [tensor.numel() for tensor in network.state_dict().values()]
 
 
-def unread(architecture: Architecture) -> list[int]:
-    """Sizes of the tensors that the files hold behind the features."""
-    tower = architecture.tower
-    norm, square = [tower.hidden] * 2, [tower.hidden**2, tower.hidden]
-    wide = tower.hidden * tower.intermediate
-    mlp = [wide, tower.intermediate, wide, tower.hidden]
-    layers = architecture.tower_layers - tower.layers if architecture.tower_folder is None else 0
-    layer = [*norm, *norm, *square * 4, *mlp]
-    head = [tower.hidden, 3 * tower.hidden**2, 3 * tower.hidden, *square, *norm, *mlp]
-    legacy = architecture.only_tokens
-    return [*norm, *([] if legacy else layer * layers), *([] if legacy or architecture.clip else head)]
-
-
-@pytest.mark.parametrize("name", FULL_SIZE)
-def test_full_size_is_the_published_size(name: str, tmp_path: Path) -> None:
-    read, architecture = full_size(name, tmp_path)
+@pytest.mark.parametrize("name", TINYLLAVA)
+def test_full_size_is_the_published_size(name: str) -> None:
+    read, architecture = tinyllava_architecture(name)
     with checkpoint.meta_modules():
         network = TinyLlavaNetwork(architecture)
-    counted = [*sizes(network), *unread(architecture)]
+    counted = [*sizes(network), *tinyllava_unread(architecture)]
     assert (len(counted), sum(counted), 2 * sum(counted)) == FIGURES[name]
     (row,) = [row for row in PUBLISHED if row.name == name]
     assert row.parameters == sum(counted)
@@ -141,31 +44,9 @@ def test_full_size_is_the_published_size(name: str, tmp_path: Path) -> None:
     assert (row.context, row.image_tokens) == (read.context, architecture.tokens)
 
 
-@pytest.mark.parametrize("name", FULL_SIZE)
-def test_a_step_takes_the_memory_that_the_list_says(name: str, tmp_path: Path) -> None:
-    _, architecture = full_size(name, tmp_path)
-    with checkpoint.meta_modules():
-        network = TinyLlavaNetwork(architecture)
-    config, side, count = architecture.decoder, architecture.tower.image, PICTURES_AT_ONCE["cuda"]
-    whole = live_memory.weights(network)
-    tower = network.vision_tower.to(torch.bfloat16)
-    tower.get_submodule("encoder").layers = tower.get_submodule("encoder.layers")[:2]  # type: ignore[index]
-
-    def launch() -> torch.Tensor:
-        numbers = normalised(torch.empty(count, 3, side, side, dtype=torch.uint8), torch.empty(3, 256))
-        features: torch.Tensor = tower(numbers.to(torch.bfloat16))
-        return features
-
-    pairs = config.pairs if isinstance(config, PhiConfig) else config.head_size // 2
-    parts = whole, live_memory.of_pass(network, pairs), live_memory.of_launch(launch)
-    print(f"{name}: weights {parts[0] / 1e9:.2f}, step {parts[1] / 1e9:.2f}, tower {parts[2] / 1e9:.2f} GB")
-    (row,) = [row for row in PUBLISHED if row.name == name]
-    assert row.memory_bytes == pytest.approx(sum(parts), abs=0.05e9)
-
-
-@pytest.mark.parametrize("name", FULL_SIZE)
-def test_each_tensor_has_its_published_name(name: str, tmp_path: Path) -> None:
-    _, architecture = full_size(name, tmp_path)
+@pytest.mark.parametrize("name", TINYLLAVA)
+def test_each_tensor_has_its_published_name(name: str) -> None:
+    _, architecture = tinyllava_architecture(name)
     with checkpoint.meta_modules():
         names = {architecture.published(each) for each in TinyLlavaNetwork(architecture).state_dict()}
     expected = {
@@ -200,8 +81,8 @@ def test_each_tensor_has_its_published_name(name: str, tmp_path: Path) -> None:
     assert ("lm_head.bias" in names, "language_model.lm_head.bias" in names) == (False, name.startswith("tinyllava"))
 
 
-def test_a_picture_costs_what_its_tower_takes(tmp_path: Path) -> None:
-    _, architecture = full_size("tinyllava/TinyLLaVA-Phi-2-SigLIP-3.1B", tmp_path)
+def test_a_picture_costs_what_its_tower_takes() -> None:
+    _, architecture = tinyllava_architecture("tinyllava/TinyLLaVA-Phi-2-SigLIP-3.1B")
     tower = 729 * 26 * 1152 * (4 * 1152 + 2 * 4304)
     token = 32 * 2560 * (4 * 2560 + 2 * 10240)
     assert architecture.work == round(tower / token) == 115

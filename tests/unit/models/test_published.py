@@ -1,0 +1,77 @@
+"""What `moderation model list` says of the published checkpoints, against their networks at full size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from moderation import models
+from moderation.bench import memory
+from moderation.cli.app import app
+from moderation.models.contract import Published
+from tests.support.full_size import BUILD, full_size, numbers
+
+ROWS = {row.name: row for _, row in models.published()}
+A_PICTURE = Image.new("RGB", (640, 480))
+
+
+def test_every_family_has_rows_and_every_row_is_built() -> None:
+    assert {family for family, _ in models.published()} == models.FAMILIES.keys()
+    assert ROWS.keys() == BUILD.keys()
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_the_figures_are_those_of_the_network(row: Published) -> None:
+    whole = full_size(row.name)
+    assert row.parameters == numbers(whole.network) + whole.unread
+    assert row.weight_bytes == whole.weight_bytes
+    assert row.context == whole.context
+    (picture,) = whole.pictures([A_PICTURE])
+    assert row.image_tokens == picture.tokens + whole.frame
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_the_memory_is_that_of_a_step(row: Published) -> None:
+    whole = full_size(row.name)
+    needed = memory.of_step(whole.network, whole.pictures([A_PICTURE]))
+    assert needed.weights == 2 * numbers(whole.network)
+    assert row.memory_bytes == pytest.approx(needed.total, abs=5_000_000), f"{needed.total:,} bytes"
+
+
+def test_every_row_says_what_was_verified_and_what_was_not() -> None:
+    for row in ROWS.values():
+        assert "original code" in row.verified
+        assert "published" in row.unverified
+        assert "accuracy" in row.unverified
+
+
+def test_the_list_is_a_table_for_people_and_json_for_programs() -> None:
+    printed = CliRunner().invoke(app, ["model", "list"], env={"COLUMNS": "200"})
+    listed = CliRunner().invoke(app, ["model", "list", "--json"])
+    assert printed.exit_code == listed.exit_code == 0
+    rows = json.loads(listed.stdout)
+    assert [row["name"] for row in rows] == list(ROWS)
+    for row in rows:
+        assert row["name"] in printed.stdout
+        assert row["verified"] in printed.stdout.replace("\n", "")
+        family, published = row.pop("family"), ROWS[row["name"]]
+        assert family in models.FAMILIES
+        assert Published(**row) == published
+
+
+def test_the_list_needs_no_torch() -> None:
+    program = (
+        "import sys\n"
+        "from moderation.cli.app import app\n"
+        "try: app(['model', 'list'])\n"
+        "except SystemExit as end: code = end.code\n"
+        "print(code, *({'torch', 'numpy', 'PIL', 'transformers', 'tokenizers'} & sys.modules.keys()))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert "microsoft/Phi-3.5-vision-instruct" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == "0"
