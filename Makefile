@@ -66,7 +66,7 @@ format: $(VENV)/dev.ok ## Fix what ruff can fix
 protos: $(VENV)/dev.ok ## Generate moderation/v1 and the JSON Schemas from protos/
 	$(BIN)/python protos/generate.py
 
-reference: $(VENV)/dev.ok ## Write from the code: asyncapi.yaml, reason codes, deploy/reference/, dashboard, PrometheusRule
+reference: $(VENV)/dev.ok ## Write from the code: asyncapi.yaml, reason codes, deploy/reference/, dashboard, PrometheusRule, README's models
 	$(BIN)/python protos/reference.py
 	$(BIN)/python deploy/reference.py
 

@@ -1,4 +1,7 @@
-"""Writes the pages of deploy/reference/, the dashboard and the PrometheusRule. With --check, fails if one differs."""
+"""Writes the pages of deploy/reference/, the dashboard, the PrometheusRule and README's tables of models.
+
+With --check, fails if one differs.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from typer.main import get_command
 
 import moderation
+from moderation import models
 from moderation.cli.app import app
 from moderation.cli.settings import described
 from moderation.observability import metrics  # noqa: F401  its metrics are in the registry
@@ -23,7 +27,9 @@ from moderation.observability.events import EVENTS
 from moderation.observability.fast_metrics import FastCounter, FastHistogram
 
 PACKAGE = Path(moderation.__file__).parent
-DEPLOY = Path(__file__).parent
+DEPLOY = Path(__file__).resolve().parent
+ROOT = DEPLOY.parent
+MODELS = ("<!-- models:", "<!-- end of models -->")
 WRITTEN = "<!-- Written by `make reference`. Change the code and run it again. -->"
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -222,6 +228,42 @@ def prometheus_rule() -> str:
     return str(runpy.run_path(str(DEPLOY / "kubernetes/components/monitoring/rules.py"))["text"]())
 
 
+# README.md
+
+
+def readme() -> str:
+    """The page with the table of models in its place."""
+    before, start, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(MODELS[0])
+    _, end, after = rest.partition(MODELS[1])
+    if not end:
+        sys.exit(f"README.md lacks the lines {MODELS[0]} ... --> and {MODELS[1]}")
+    line, _, _ = rest.partition("\n")
+    return f"{before}{start}{line}\n\n{models_tables()}\n{end}{after}"
+
+
+def models_tables() -> str:
+    """The figures of every published checkpoint, and what was verified of each."""
+    rows = [row for _, row in models.published()]
+    figures = [
+        (
+            f"`{row.name}`" if "/" in row.name else row.name,
+            f"{row.parameters / 1e9:.2f} B",
+            f"{row.weight_bytes / 1e9:.1f} GB",
+            row.licence,
+            f"{row.memory_bytes / 1e9:.1f} GB",
+            f"{row.context:,}",
+            f"{row.image_tokens:,}",
+        )
+        for row in rows
+    ]
+    verified: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        verified.setdefault((row.verified, row.unverified), []).append(row.name.rpartition("/")[2])
+    texts = [("; ".join(names), done, open_) for (done, open_), names in verified.items()]
+    head = ("model", "parameters", "size", "licence", "memory", "context", "picture")
+    return f"{table(head, figures)}\n{table(('model', 'verified', 'not verified'), texts)}"
+
+
 # All files
 
 FILES: dict[str, Callable[[], str]] = {
@@ -231,6 +273,7 @@ FILES: dict[str, Callable[[], str]] = {
     "reference/cli.md": cli_page,
     "observe/dashboard.json": dashboard,
     "kubernetes/components/monitoring/prometheus-rule.yaml": prometheus_rule,
+    "../README.md": readme,
 }
 
 
@@ -242,7 +285,7 @@ def check() -> int:
         if not (DEPLOY / name).exists() or (DEPLOY / name).read_text(encoding="utf-8") != text()
     ]
     for name in differing:
-        print(f"deploy/{name} is out of date: run `make reference`", file=sys.stderr)
+        print(f"{(DEPLOY / name).resolve().relative_to(ROOT)} is out of date: run `make reference`", file=sys.stderr)
     return len(differing)
 
 

@@ -37,8 +37,7 @@ def engine(
     json_file: Annotated[Path | None, typer.Option("--json", help="file for all times")] = None,
     plot: Annotated[Path | None, typer.Option(help="file for an SVG")] = None,
 ) -> None:
-    """Measure scoring against one prompt for each policy: of random networks on transformers' own modules, or of a
-    checkpoint (--model) on its own network."""
+    """Measure scoring against one prompt for each policy, on a random network or on a checkpoint (--model)."""
     counts = tuple(int(count) for count in policies.split(","))
     if model is not None:
         if only_random := [f"--{name}" for name in ("size", "ways", "plot") if _is_given(context, name)]:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
 from moderation import settings
 from moderation.cli.options import AsJson, Images, err, out, read_file
@@ -51,24 +49,16 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    table = Table("model", "parameters", "weights", "licence", "memory", "context", "640x480", box=box.ROUNDED)
     for row in rows:
-        table.add_row(
-            row["name"],
-            f"{row['parameters'] / 1e9:.2f} B",
-            f"{row['weight_bytes'] / 1e9:.1f} GB",
-            row["licence"],
-            f"{row['memory_bytes'] / 1e9:.1f} GB",
-            f"{row['context']:,}",
+        figures = (
+            f"{row['parameters'] / 1e9:.2f} B parameters, {row['weight_bytes'] / 1e9:.1f} GB of files, licence "
+            f"{row['licence']}",
+            f"memory {row['memory_bytes'] / 1e9:.1f} GB, context {row['context']:,} tokens, a 640x480 picture "
             f"{row['image_tokens']:,} tokens",
+            f"verified: {row['verified']}",
+            f"not verified: {row['unverified']}",
         )
-    out.print(table)
-    for row in rows:
-        out.print(
-            f"{row['name']}\n  verified: {row['verified']}\n  not verified: {row['unverified']}",
-            markup=False,
-            highlight=False,
-        )
+        out.print(row["name"], *figures, sep="\n  ", markup=False, highlight=False)
 
 
 @app.command()

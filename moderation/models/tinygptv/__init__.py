@@ -7,8 +7,8 @@ _VERIFIED = (
     "in the published layout"
 )
 _UNVERIFIED = (
-    "the published files and their accuracy; how their adapters are spelt, whether stage 4 has a Q-Former, which template its scores were "
-    "measured with; bfloat16 on a GPU"
+    "the published files and their accuracy: how their adapters are spelt, whether stage 4 has a Q-Former, which "
+    "template its scores were measured with; bfloat16 on a GPU"
 )
 
 PUBLISHED = tuple(
