@@ -34,7 +34,9 @@ class H2ovlTemplate:
             # The first token may differ: behind a space it begins with "▁".
             structure, typed = tokenizer.trusted(marker)[1:], self.user_text(marker)
             if any(typed[place : place + len(structure)] == structure for place in range(len(typed))):
-                raise ConfigError(f"{MODEL}: it spells {marker} so that a user's could not be told from the template's")
+                raise ConfigError(
+                    f"{MODEL}: a user who writes {marker} would get the template's own tokens; fetch the published file"
+                )
 
     @property
     def answers(self) -> tuple[Sequence[int], Sequence[int]]:

@@ -58,7 +58,7 @@ def table(mean: Sequence[float], std: Sequence[float]) -> Tensor:
 class Squares:
     """The way of pictures into one checkpoint's tower.
 
-    shape: "square": the picture is scaled to the square, whatever its shape. "pad": grey bands make it a square first.
+    shape: "square": a picture of any shape is scaled to the square. "pad": grey bands make it a square first.
     "crop": its short side is scaled to `short`, and the middle is cut out: what lies outside of it is not seen.
     """
 
