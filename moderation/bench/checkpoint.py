@@ -1,6 +1,7 @@
 """How fast a checkpoint of any family scores a tree, and against what: `moderation bench engine --model`.
 
-tree      all policies of a post in one pass, as in the service
+step      a step of the service: as many posts as a budget of tokens holds, all policies of a post in one pass
+tree      the same with one post in a step
 prompts   each policy's prompt alone, one after the other, with its pictures computed again, as the original code does
 batched   the same prompts in one batch; the pictures are computed once
 
@@ -36,7 +37,9 @@ from moderation.settings import ModelSettings
 from moderation.types import Content, Question, Score
 
 KINDS = {"text": None, "picture": (640, 480)}  # posts -> the size of their picture in pixels
-WAYS = ("tree", "prompts", "batched")
+OWN, OTHERS = ("step", "tree"), ("prompts", "batched")
+WAYS = (*OWN, *OTHERS)
+POST_SEEDS = 1_000_000  # from here on; below are the policies'
 TEXT_TOKENS, QUESTION_TOKENS = 80, memory.QUESTION_TOKENS  # of a user's words, of a policy
 WORDS = tuple(
     "a an the any this that post picture user account shop ticket weapon drug insult threat address phone price link "  # noqa: SIM905
@@ -65,6 +68,7 @@ class Options:
 class Cell(Times):
     """apart: from plain causal prompts."""
 
+    posts: int  # of `step`
     prompt_tokens: int  # of all separate prompts
     picture_tokens: int  # of the picture
     margins: list[float]  # of the tree, for each window and policy
@@ -72,13 +76,17 @@ class Cell(Times):
 
 @dataclass(slots=True)
 class Run:
-    """All results of a run. A step's memory is that of `memory.of_step` with the picture of KINDS."""
+    """All results of a run. A step's memory is that of `memory.of_step` with the picture of KINDS.
+
+    peak_mb: of the process (on CUDA: of the device) once the largest step has run, before the other ways.
+    """
 
     command: str
     machine: dict[str, str]
     model: dict[str, object]
     step_tokens: int
     memory: Memory
+    peak_mb: float
     cells: list[Cell] = field(default_factory=list)
 
 
@@ -87,7 +95,7 @@ def main(options: Options) -> int:
     _check(options)
     if options.threads:
         torch.set_num_threads(options.threads)
-    # Every picture is new, and every window counts.
+    # Every picture is new.
     model = models.load(options.model.model_copy(update={"feature_cache_bytes": 0}))
     if not isinstance(model, VisionClassifier):
         raise ConfigError(f"--model {options.model.name}: it has no network to measure; name a checkpoint")
@@ -97,6 +105,7 @@ def main(options: Options) -> int:
         model=_described(model),
         step_tokens=memory.STEP_TOKENS,
         memory=_memory(model),
+        peak_mb=_peak_mb(model, options),
     )
     _print_head(run)
     agreed = True
@@ -109,7 +118,9 @@ def main(options: Options) -> int:
     if options.json:
         content = asdict(run)
         for cell, written in zip(run.cells, content["cells"], strict=True):
-            written["times_faster"] = {way: [round(ratio, 3) for ratio in cell.ratio("tree", way)] for way in WAYS[1:]}
+            written["times_faster"] = {
+                way: {to: [round(ratio, 3) for ratio in cell.ratio(way, to)] for to in OTHERS} for way in OWN
+            }
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     if not agreed:
         console.print("the ways disagree")
@@ -117,14 +128,16 @@ def main(options: Options) -> int:
 
 
 def measure(model: Model, kind: str, policies: int, rounds: int) -> Cell:
-    """All ways on one post of a kind with so many policies."""
-    windows = list(model.encode(_post(model, kind), [_question(model, number) for number in range(policies)]))
+    """All ways on one post of a kind with so many policies; `step` on more such posts."""
+    posts = _step(model, kind, policies)
+    windows, step = posts[0], [window for post in posts for window in post]
     alone = [
         model.checkpoint.window(Tree(window.tree.shared, (branch,)), window.pictures, window.picture_work)
         for window in windows
         for branch in window.tree.branches
     ]
     ways: dict[str, Callable[[], list[Score]]] = {
+        "step": lambda: _flat(model.score(step)[: len(windows)]),
         "tree": lambda: _flat(model.score(windows)),
         "prompts": lambda: [score for window in alone for score in _flat(model.score([window]))],
         "batched": lambda: _flat(model.score(alone)),
@@ -134,10 +147,11 @@ def measure(model: Model, kind: str, policies: int, rounds: int) -> Cell:
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, run in ways.items():
-            seconds[way].append(timing.seconds(run))
+            seconds[way].append(timing.seconds(run) / (len(posts) if way == "step" else 1))
     return Cell(
         kind=kind,
         policies=policies,
+        posts=len(posts),
         tokens=sum(window.tree.tokens for window in windows),
         prompt_tokens=sum(window.tree.tokens for window in alone),
         picture_tokens=sum(picture.tokens for picture in windows[0].pictures),
@@ -145,6 +159,22 @@ def measure(model: Model, kind: str, policies: int, rounds: int) -> Cell:
         apart={way: _apart(found, expected) for way, found in margins.items()},
         margins=margins["tree"],
     )
+
+
+def _step(model: Model, kind: str, policies: int) -> list[list[Window]]:
+    """The windows of as many posts as a step holds, post by post. The policies are the same for all."""
+    questions = [_question(model, number) for number in range(policies)]
+    posts = [list(model.encode(_post(model, kind, 0), questions))]
+    fits = memory.STEP_TOKENS // sum(window.tokens for window in posts[0])
+    most = min(timing.MAX_POSTS[model.network.device.type], fits)
+    return posts + [list(model.encode(_post(model, kind, number), questions)) for number in range(1, most)]
+
+
+def _peak_mb(model: Model, options: Options) -> float:
+    kinds = [kind for kind in options.kinds if KINDS[kind]] or options.kinds
+    posts = _step(model, kinds[-1], max(options.policies))
+    model.score([window for post in posts for window in post])
+    return timing.peak_mb(model.network.device)
 
 
 def _plain(model: Model, window: Window) -> float:
@@ -167,10 +197,10 @@ def _apart(margins: Sequence[float], expected: Sequence[float]) -> float:
     return max(abs(own - other) for own, other in zip(margins, expected, strict=True))
 
 
-def _post(model: Model, kind: str) -> Content:
+def _post(model: Model, kind: str, number: int) -> Content:
     size = KINDS[kind]
-    pictures = () if size is None else (noise.picture(size, seed=0),)
-    return Content(_words("", TEXT_TOKENS, 0, model.checkpoint.template.user_text), pictures, "")
+    pictures = () if size is None else (noise.picture(size, seed=number),)
+    return Content(_words("", TEXT_TOKENS, POST_SEEDS + number, model.checkpoint.template.user_text), pictures, "")
 
 
 def _question(model: Model, number: int) -> Question:
@@ -215,19 +245,19 @@ def _print_head(run: Run) -> None:
     console.print(", ".join(f"{key} {value}" for key, value in run.model.items() if value))
     console.print(
         f"memory, computed: {run.memory.weights / 1e6:,.0f} MB of weights, and {run.memory.step / 1e6:,.0f} MB for a "
-        f"step of {run.step_tokens:,} tokens on a GPU"
+        f"step of {run.step_tokens:,} tokens on a GPU; peak {run.peak_mb:,.0f} MB"
     )
     ways = "".join(f"{way:>10}" for way in WAYS)
-    console.print(
-        f"\n{'posts/s':<9}{'P':>3}{'tokens':>8}{'in prompts':>12}{ways}   {'tree over the others':<22}{'apart':>7}"
-    )
+    over = "".join(f"   {way + ' over ' + ' / '.join(OTHERS):<26}" for way in OWN)
+    console.print(f"\n{'posts/s':<9}{'P':>3}{'tokens':>8}{'in prompts':>12}{ways}{over}{'apart':>7}")
 
 
 def _print_row(cell: Cell) -> None:
     rates = "".join(f"{cell.rate(way):>10.3f}" for way in WAYS)
-    against = " / ".join(f"{cell.ratio('tree', way)[0]:.2f}" for way in WAYS[1:])
+    ratios = [" / ".join(f"{cell.ratio(way, to)[0]:.2f}" for to in OTHERS) for way in OWN]
+    over = "".join(f"   {ratio:<26}" for ratio in ratios)
     numbers = f"{cell.kind:<9}{cell.policies:>3}{cell.tokens:>8}{cell.prompt_tokens:>12}"
-    console.print(f"{numbers}{rates}   {against:<22}{max(cell.apart.values()):>7.0e}")
+    console.print(f"{numbers}{rates}{over}{max(cell.apart.values()):>7.0e}")
 
 
 def _check(options: Options) -> None:

@@ -12,7 +12,6 @@ is timed on its own. All ways' logits are compared, and a wrong one makes the co
 from __future__ import annotations
 
 import gc
-import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +37,6 @@ from moderation.models.shared.linear import Linear
 from moderation.settings import ModelSettings
 
 YES, NO = 3869, 1939  # the published tokenizer's; any two would do
-MAX_POSTS = {"cpu": 2, "cuda": 64}  # in a step of `tree`
 MATMUL = {"cpu": 2048, "cuda": 8192}
 
 
@@ -111,9 +109,7 @@ class Bench:
         """The peak memory after the largest step of the options, in MB."""
         kinds = [kind for kind in self._options.kinds if kind != "mix"] or ["text"]
         self._engine.score(self._posts(kinds[-1], max(self._options.policies)))
-        if self._network.device.type == "cuda":
-            return torch.cuda.max_memory_allocated() / 1e6
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        return timing.peak_mb(self._network.device)
 
     def cell(self, kind: str, policies: int) -> Cell:
         """Measures all ways on posts of one kind."""
@@ -190,7 +186,7 @@ class Bench:
 
     def _posts(self, kind: str, policies: int) -> list[Window]:
         first = workloads.post(KINDS[kind], policies, self.config, 0)
-        count = max(1, min(MAX_POSTS[self._network.device.type], self._options.tokens // first.tokens))
+        count = max(1, min(timing.MAX_POSTS[self._network.device.type], self._options.tokens // first.tokens))
         return [first, *(workloads.post(KINDS[kind], policies, self.config, seed) for seed in range(1, count))]
 
     def _padding(self, steps: Sequence[Sequence[Window]]) -> float:

@@ -1,8 +1,10 @@
-"""What benches of scoring share: how long a way takes, on which machine, and how close ways must be."""
+"""What benches of scoring share: how long a way takes, in how much memory, on which machine, and how close ways
+must be."""
 
 from __future__ import annotations
 
 import platform
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from pathlib import Path
 import torch
 
 SHORTEST_S = 0.4  # the least time that a way runs in a round
+MAX_POSTS = {"cpu": 2, "cuda": 64}  # in a step
 # Log-odds between ways. With random weights, bfloat16 is far off.
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.5}
 
@@ -23,6 +26,13 @@ def seconds(run: Callable[[], object]) -> float:
         run()
         times += 1
     return (time.perf_counter() - started) / times
+
+
+def peak_mb(where: torch.device) -> float:
+    """The most memory that was in use so far, in MB: on CUDA torch's tensors, else the whole process."""
+    if where.type == "cuda":
+        return torch.cuda.max_memory_allocated(where) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def command() -> str:

@@ -45,16 +45,18 @@ def test_every_family_is_measured_and_its_ways_agree(
     assert run["command"].startswith("moderation bench engine")
     assert 0 < run["memory"]["weights"] < 1 << 28
     assert 0 < run["memory"]["step"] < 1 << 31
+    assert run["peak_mb"] > run["memory"]["weights"] / 1e6
     printed, cells = capsys.readouterr().out, run["cells"]
     assert [(cell["kind"], cell["policies"]) for cell in cells] == [
         ("text", 1), ("text", 3), ("picture", 1), ("picture", 3)
     ]  # fmt: skip
     for cell in cells:
-        assert cell["seconds"].keys() == cell["apart"].keys() == {"tree", "prompts", "batched"}
+        assert cell["seconds"].keys() == cell["apart"].keys() == {"step", "tree", "prompts", "batched"}
         assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in cell["seconds"].values())
         assert max(cell["apart"].values()) < 1e-4
         assert (cell["picture_tokens"] > 0) == (cell["kind"] == "picture")
-        assert cell["times_faster"].keys() == {"prompts", "batched"}
+        assert cell["posts"] == 2
+        assert all(cell["times_faster"][way].keys() == {"prompts", "batched"} for way in ("step", "tree"))
         shared = cell["prompt_tokens"] - cell["tokens"]  # what separate prompts repeat
         assert (shared > 0) == (cell["policies"] > 1)
         assert f"{cell['tokens']:>8}{cell['prompt_tokens']:>12}" in printed
@@ -77,7 +79,7 @@ def test_each_prompt_computes_its_pictures_again_and_a_tree_once(
     monkeypatch.setattr(model.network, "embed_images", embed)
     monkeypatch.setattr(checkpoint, "_plain", lambda _model, _window: 0.0)
     checkpoint.measure(model, "picture", 4, rounds=0)
-    assert computed == [1, *[1] * 4, 1], "of the tree, of four prompts, of their batch"
+    assert computed == [2, 1, *[1] * 4, 1], "of two posts, of one, of four prompts, of their batch"
 
 
 @pytest.mark.parametrize("wrong", ["tree", "batched"])
