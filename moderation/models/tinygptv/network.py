@@ -26,7 +26,7 @@ from moderation.models.tinygptv.preprocessing import Square
 from moderation.models.tinygptv.qformer import QFormer, QFormerShape
 
 # Pictures in one launch of the tower. This bounds its activations.
-PICTURES_AT_ONCE = {"cuda": 64, "cpu": 1}
+PICTURES_AT_ONCE = {"cuda": 64, "meta": 64, "cpu": 1}
 DENSE_NORM_EPS = 1e-6  # of the RMSNorm behind attention, a constant of the original code
 LANGUAGE = "llama_model.model."
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from moderation import models
+from moderation.bench import memory
 from moderation.errors import ConfigError
 from moderation.models.shared import tree
 from moderation.models.shared.checkpoint import meta_modules
 from moderation.models.shared.phi import PhiConfig
+from moderation.models.tinygptv import PUBLISHED, preprocessing
 from moderation.models.tinygptv.family import Checkpoint
 from moderation.models.tinygptv.network import QFormerConfig, TinyGptvConfig, TinyGptvNetwork, VisionConfig
 from moderation.settings import ModelSettings
@@ -123,6 +125,18 @@ def test_the_full_size(image: int, parameters: int) -> None:
     assert sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("visual_")) - parameters == (
         985_894_528 - 3_884_473_728
     )
+
+
+@pytest.mark.parametrize(("image", "place"), [(224, 0), (448, 1)])
+def test_what_the_list_says_is_the_networks(image: int, place: int) -> None:
+    row, config = PUBLISHED[place], full_size(image)
+    with meta_modules():
+        network = TinyGptvNetwork(config)
+    assert row.parameters == sum(tensor.numel() for tensor in network.state_dict().values())
+    assert (row.context, row.image_tokens) == (config.text_config.max_position_embeddings, config.picture_tokens)
+    picture = preprocessing.square(a_picture(640, 480), image, tokens=config.picture_tokens, work=config.picture_work)
+    step = memory.of_step(memory.shapes(network, torch.bfloat16), [picture])
+    assert row.memory_bytes == pytest.approx(step.total, abs=0.005e9)
 
 
 def test_a_pictures_work_in_tokens() -> None:
