@@ -6,7 +6,7 @@ PARITY = (
     "input ids, pixels, features and logits of the original code on small seeded checkpoints in this layout; tensor "
     "names and sizes"
 )
-UNSEEN = "the published weights"
+UNSEEN = "the published weights; bfloat16 on a GPU"
 
 PUBLISHED = (
     Published(
@@ -14,7 +14,7 @@ PUBLISHED = (
         parameters=3_217_417_280,
         weight_bytes=6_434_834_560,
         licence="Apache-2.0",
-        memory_bytes=7_200_000_000,
+        memory_bytes=6_880_000_000,
         context=3072,
         image_tokens=728,
         verified=PARITY,
@@ -25,7 +25,7 @@ PUBLISHED = (
         parameters=3_186_888_224,
         weight_bytes=12_747_552_896,
         licence="Apache-2.0",
-        memory_bytes=7_200_000_000,
+        memory_bytes=6_880_000_000,
         context=3072,
         image_tokens=729,
         verified=PARITY,
@@ -36,7 +36,7 @@ PUBLISHED = (
         parameters=1_410_113_536,
         weight_bytes=5_640_454_144,
         licence="Apache-2.0",
-        memory_bytes=3_420_000_000,
+        memory_bytes=3_240_000_000,
         context=2048,
         image_tokens=576,
         verified=PARITY,

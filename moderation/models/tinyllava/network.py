@@ -21,7 +21,7 @@ from moderation.models.tinyllava.config import Architecture
 from moderation.models.tinyllava.preprocessing import Square, normalised
 
 # Pictures in one launch of the tower. This bounds its activations, which should fit a CPU's caches.
-PICTURES_AT_ONCE = {"cuda": 16, "cpu": 2}
+PICTURES_AT_ONCE = {"cuda": 16, "meta": 16, "cpu": 2}
 TOWER = "vision_model."  # before the tensors' names of a tower in a checkpoint of its own
 
 

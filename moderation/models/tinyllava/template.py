@@ -109,7 +109,9 @@ class TinyLlavaTemplate:
                 else:
                     chunks[-1].append(id)
         if len(chunks) - 1 != len(slots):
-            raise ConfigError(f"the prompt has {len(chunks) - 1} tags {TAG} for {len(slots)} images")
+            raise ConfigError(
+                f"each image needs one tag {TAG} in the prompt; tags: {len(chunks) - 1}, images: {len(slots)}"
+            )
         ids = chunks[0]
         for number, (tokens, chunk) in enumerate(zip(slots, chunks[1:], strict=True)):
             ids = [*ids, *self.picture(number, len(slots), tokens), *chunk]

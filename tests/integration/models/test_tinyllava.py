@@ -113,3 +113,19 @@ def test_a_tree_equals_transformers_on_separate_prompts(pair: tuple[Any, Referen
         worst = max(worst, abs(score.margin - expected.margin), abs(score.mass - expected.mass))
     print(f"largest difference from transformers: {worst:.1e} log-odds")
     assert worst < 1e-4
+
+
+def test_norms_over_query_and_key_heads(tmp_path: Path) -> None:
+    """An option of Phi that TinyGPT-V takes."""
+    folder = tinyllava.factory(tmp_path)
+    tinyllava.edit_config(folder, lambda content: content["text_config"].update(qk_layernorm=True))
+    random = torch.Generator().manual_seed(1)
+    norms = {
+        f"language_model.model.layers.{layer}.self_attn.{head}_layernorm.{part}": torch.rand(32, generator=random)
+        for layer in range(2)
+        for head in "qk"
+        for part in ("weight", "bias")
+    }
+    tinyllava.edit_weights(folder, lambda tensors: tensors.update(norms))
+    model = load(ModelSettings(name=str(folder), device="cpu"))
+    test_a_tree_equals_transformers_on_separate_prompts((model, Reference("factory", folder)), CASES["image"])

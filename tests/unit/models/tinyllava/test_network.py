@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import nn
 
+from moderation.bench import memory
 from moderation.models.shared import checkpoint, tree
-from moderation.models.shared.phi import PhiConfig
 from moderation.models.shared.tree import Tree
 from moderation.models.shared.vision import TowerShape
 from moderation.models.tinyllava import PUBLISHED, config
 from moderation.models.tinyllava.config import Architecture
 from moderation.models.tinyllava.family import Checkpoint
-from moderation.models.tinyllava.network import PICTURES_AT_ONCE, TinyLlavaNetwork
-from moderation.models.tinyllava.preprocessing import normalised
-from tests.support import live_memory, tinyllava
+from moderation.models.tinyllava.network import TinyLlavaNetwork
+from moderation.models.tinyllava.preprocessing import HALF, Squares
+from tests.support import tinyllava
 from tests.support.small_model import a_picture
 
 PHI_2: dict[str, Any] = {
@@ -145,22 +145,12 @@ def test_full_size_is_the_published_size(name: str, tmp_path: Path) -> None:
 def test_a_step_takes_the_memory_that_the_list_says(name: str, tmp_path: Path) -> None:
     _, architecture = full_size(name, tmp_path)
     with checkpoint.meta_modules():
-        network = TinyLlavaNetwork(architecture)
-    config, side, count = architecture.decoder, architecture.tower.image, PICTURES_AT_ONCE["cuda"]
-    whole = live_memory.weights(network)
-    tower = network.vision_tower.to(torch.bfloat16)
-    tower.get_submodule("encoder").layers = tower.get_submodule("encoder.layers")[:2]  # type: ignore[index]
-
-    def launch() -> torch.Tensor:
-        numbers = normalised(torch.empty(count, 3, side, side, dtype=torch.uint8), torch.empty(3, 256))
-        features: torch.Tensor = tower(numbers.to(torch.bfloat16))
-        return features
-
-    pairs = config.pairs if isinstance(config, PhiConfig) else config.head_size // 2
-    parts = whole, live_memory.of_pass(network, pairs), live_memory.of_launch(launch)
-    print(f"{name}: weights {parts[0] / 1e9:.2f}, step {parts[1] / 1e9:.2f}, tower {parts[2] / 1e9:.2f} GB")
+        network = TinyLlavaNetwork(architecture).to(torch.bfloat16)
+    squares = Squares(architecture.tower.image, "square", HALF, HALF, architecture.tokens, architecture.work)
+    taken = memory.of_step(network, squares.of([a_picture(640, 480)]))
+    print(f"{name}: weights {taken.weights / 1e9:.2f}, step {taken.step / 1e9:.2f} GB")
     (row,) = [row for row in PUBLISHED if row.name == name]
-    assert row.memory_bytes == pytest.approx(sum(parts), abs=0.05e9)
+    assert row.memory_bytes == pytest.approx(taken.total, abs=0.05e9)
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)
