@@ -23,7 +23,7 @@ from moderation.models.shared.network import LanguageNetwork
 from moderation.models.shared.tree import Packed
 
 # Tiles in one launch of the tower. This bounds its activations, which should fit a CPU's caches.
-TILES_AT_ONCE = {"cuda": 64, "cpu": 2}
+TILES_AT_ONCE = {"cuda": 64, "meta": 64, "cpu": 2}
 PROJECTOR_EPS = 1e-5
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from moderation.bench import memory
 from moderation.models.contract import Published
 from moderation.models.h2ovl import PUBLISHED
 from moderation.models.h2ovl.config import H2ovlConfig
@@ -80,6 +81,15 @@ def test_full_size_shapes(config: dict[str, object], tensors: int, head: int, pu
     assert published.context == parsed.llm_config.max_position_embeddings
     (picture,) = tiling(parsed).pictures([Image.new("RGB", (640, 480))])
     assert published.image_tokens == picture.tokens + 2
+
+
+@pytest.mark.parametrize(("config", "published"), [(SMALL, PUBLISHED[0]), (LARGE, PUBLISHED[1])], ids=["800m", "2b"])
+def test_a_step_takes_the_memory_that_the_list_says(config: dict[str, object], published: Published) -> None:
+    parsed = H2ovlConfig.model_validate(config)
+    with checkpoint.meta_modules():
+        shapes = memory.shapes(H2ovlNetwork(parsed), torch.bfloat16)
+    pictures = tiling(parsed).pictures([Image.new("RGB", (640, 480))])
+    assert published.memory_bytes == pytest.approx(memory.of_step(shapes, pictures).total, abs=0.01e9)
 
 
 def test_work_of_a_tile(folder: Path) -> None:
