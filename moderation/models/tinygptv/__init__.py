@@ -7,7 +7,7 @@ _VERIFIED = (
     "in the published layout"
 )
 _UNVERIFIED = (
-    "the published files and their accuracy: how their adapters are spelt, whether stage 4 has a Q-Former, which "
+    "the published files and their accuracy; how their adapters are spelt, whether stage 4 has a Q-Former, which "
     "template its scores were measured with; bfloat16 on a GPU"
 )
 
@@ -17,14 +17,14 @@ PUBLISHED = tuple(
         parameters=parameters,
         weight_bytes=weight_bytes,  # of the converted folder
         licence="BSD-3-Clause",
-        memory_bytes=memory,
+        memory_bytes=memory_bytes,
         context=2048,
         image_tokens=32,
         verified=_VERIFIED,
         unverified=_UNVERIFIED,
     )
-    for name, parameters, weight_bytes, memory in (
-        ("TinyGPT-V, stages 1 to 3 (224 x 224)", 3_884_473_728, 9_684_628_736, 8_270_000_000),
-        ("TinyGPT-V, stage 4 (448 x 448)", 3_885_555_072, 9_689_677_824, 8_280_000_000),
+    for name, parameters, weight_bytes, memory_bytes in (
+        ("TinyGPT-V, stages 1 to 3 (224 x 224)", 3_884_473_728, 9_684_628_736, 8_273_000_000),
+        ("TinyGPT-V, stage 4 (448 x 448)", 3_885_555_072, 9_689_677_824, 8_276_000_000),
     )
 )

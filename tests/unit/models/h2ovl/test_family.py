@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,10 @@ def test_num_crops_are_the_tiles_of_a_pass(folder: Path) -> None:
     assert decisive[0] == decisive[1] != decisive[2]
     with pytest.raises(ConfigError, match=r"MODERATION_MODEL__NUM_CROPS: 600 tiles of 16 tokens do not fit"):
         Checkpoint(folder, 600)
+
+
+def test_every_file_that_decides_a_score_is_fetched_of_a_hub_id(opened: Checkpoint) -> None:
+    """tokenizer.model is in no other family's patterns."""
+    names = [path.name for path in opened.files]
+    assert {"config.json", "tokenizer_config.json", "tokenizer.model", "model.safetensors"} == set(names)
+    assert all(any(fnmatch(name, pattern) for pattern in Checkpoint.wanted) for name in names)

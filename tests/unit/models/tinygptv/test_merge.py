@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moderation.errors import ConfigError
 from moderation.models.shared.phi import PhiConfig
+from moderation.models.tinygptv import PUBLISHED as LISTED
 from moderation.models.tinygptv import merge
 from moderation.models.tinygptv.artefacts import Artefact, Stored
 from moderation.models.tinygptv.convert import convert, shapes
@@ -213,5 +214,7 @@ def test_the_published_files_make_a_model_of_the_known_size(with_qformer: bool) 
     merged = 32 * 4 * 2560 * 2560
     half = 985_894_528 + 2_779_683_840 - merged - 33 * 2560  # but for Phi-2's norms that were trained
     assert sum(size for tensor, size in zip(planned, sizes, strict=True) if tensor.dtype == torch.float16) == half
-    assert sum(tensor.bytes for tensor in planned) == 4 * 3_884_473_728 - 2 * half
+    assert sum(tensor.bytes for tensor in planned) == 4 * 3_884_473_728 - 2 * half == LISTED[0].weight_bytes
+    positions = (4 * 1025 - 2 * 257) * 1408  # of 448 x 448 pixels, resized in float32
+    assert LISTED[1].weight_bytes == LISTED[0].weight_bytes + positions
     assert len([name for name in ignored if "--vit" in name]) == 13 + 4
