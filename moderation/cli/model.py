@@ -11,6 +11,7 @@ import typer
 
 from moderation import settings
 from moderation.cli.options import AsJson, Images, err, out, read_file
+from moderation.dev.checkpoint import FAMILIES, seeded
 from moderation.errors import ConfigError
 from moderation.observability import logs
 
@@ -73,13 +74,9 @@ def info(folder: Annotated[str, typer.Argument(help="folder or hub id of a check
 @app.command()
 def seed(
     folder: Annotated[Path, typer.Argument(help="folder to write the checkpoint to")],
-    family: Annotated[
-        str, typer.Option(help="phi3, tinyllava, tinyllava_legacy, tinyllava_v1, h2ovl or tinygptv")
-    ] = "phi3",
+    family: Annotated[str, typer.Option(help=f"one of {', '.join(FAMILIES)}")] = "phi3",
 ) -> None:
     """Write a small checkpoint in a family's layout with random weights: to try commands without a real model."""
-    from moderation.dev.checkpoint import seeded
-
     out.print(f"{seeded(folder, family)}: random weights, so its verdicts mean nothing", highlight=False, markup=False)
 
 
