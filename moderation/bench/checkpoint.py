@@ -95,10 +95,7 @@ def main(options: Options) -> int:
     _check(options)
     if options.threads:
         torch.set_num_threads(options.threads)
-    # Every picture is new.
-    model = models.load(options.model.model_copy(update={"feature_cache_bytes": 0}))
-    if not isinstance(model, VisionClassifier):
-        raise ConfigError(f"--model {options.model.name}: it has no network to measure; name a checkpoint")
+    model = load(options.model)
     run = Run(
         command=timing.command(),
         machine=timing.machine(model.network.device),
@@ -125,6 +122,14 @@ def main(options: Options) -> int:
     if not agreed:
         console.print("the ways disagree")
     return 0 if agreed else 1
+
+
+def load(settings: ModelSettings) -> Model:
+    """The checkpoint, without a cache of features: every picture is new. Raises ConfigError."""
+    model = models.load(settings.model_copy(update={"feature_cache_bytes": 0}))
+    if not isinstance(model, VisionClassifier):
+        raise ConfigError(f"--model {settings.name}: it has no network to measure; name a checkpoint")
+    return model
 
 
 def measure(model: Model, kind: str, policies: int, rounds: int) -> Cell:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from moderation import models
 from moderation.bench import checkpoint, timing
 from moderation.bench.checkpoint import Options
 from moderation.cli.app import app
@@ -67,8 +66,7 @@ def test_each_prompt_computes_its_pictures_again_and_a_tree_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = seeded(tmp_path / "phi3", "phi3")
-    model = models.load(ModelSettings(name=str(folder), device="cpu", feature_cache_bytes=0))
-    assert isinstance(model, VisionClassifier)
+    model = checkpoint.load(ModelSettings(name=str(folder), device="cpu"))
     computed: list[int] = []
     right = model.network.embed_images
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from moderation.bench import memory
 from moderation.cli.app import app
 from moderation.models.contract import Published
 from tests.support.full_size import BUILD, full_size, numbers
+from tests.support.repository import REPO
 
 ROWS = {row.name: row for _, row in models.published()}
 A_PICTURE = Image.new("RGB", (640, 480))
@@ -64,6 +66,15 @@ def test_the_list_is_text_for_people_and_json_for_programs() -> None:
         family, published = row.pop("family"), ROWS[row["name"]]
         assert family in models.FAMILIES
         assert Published(**row) == published
+
+
+def test_readme_has_the_figures_of_every_row() -> None:
+    page = (REPO / "README.md").read_text("utf-8")
+    assert runpy.run_path(str(REPO / "deploy/reference.py"))["readme"]() == page, "run `make reference`"
+    for row in ROWS.values():
+        (line,) = [line for line in page.splitlines() if line.startswith((f"| `{row.name}` |", f"| {row.name} |"))]
+        assert f"| {row.licence} | {row.memory_bytes / 1e9:.1f} GB | {row.context:,} | {row.image_tokens:,} |" in line
+        assert f"| {row.verified} | {row.unverified} |" in page
 
 
 def test_the_list_needs_no_torch() -> None:
