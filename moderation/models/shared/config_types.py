@@ -1,10 +1,22 @@
-"""What the config.json of several families have in common."""
+"""What the families' config.json files have in common: numbers within bounds, and the keys of rotary positions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated, TypeAlias
 
-from pydantic import BaseModel, PositiveFloat, model_validator
+from pydantic import BaseModel, Field, model_validator
+
+# The bounds lie far beyond any published checkpoint. Within them torch can give every tensor a shape, and a config that
+# does not fit its files is refused in seconds.
+Count: TypeAlias = Annotated[int, Field(gt=0, le=1 << 20)]
+Layers: TypeAlias = Annotated[int, Field(gt=0, le=512)]
+Side: TypeAlias = Annotated[int, Field(gt=0, le=1 << 13)]  # in pixels
+Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share: TypeAlias = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Epsilon: TypeAlias = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]  # of a norm
+Theta: TypeAlias = Annotated[float, Field(ge=1, le=1e12, allow_inf_nan=False)]  # base of rotary angles
 
 
 class RotaryConfig(BaseModel):
@@ -13,9 +25,9 @@ class RotaryConfig(BaseModel):
     transformers 5 writes them as one object, `rope_parameters`, and leaves the keys beside it out.
     """
 
-    rope_theta: PositiveFloat = 10_000.0
+    rope_theta: Theta = 10_000.0
     rope_scaling: None = None
-    partial_rotary_factor: PositiveFloat = 1.0
+    partial_rotary_factor: Share = 1.0
 
     @model_validator(mode="before")
     @classmethod

@@ -1,17 +1,25 @@
-"""A decoder's config as transformers 4 and 5 write it."""
+"""Numbers out of bounds, and a decoder's config as transformers 4 and 5 write it."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from moderation.models.h2ovl import config as h2ovl
+from moderation.models.phi3 import network as phi3
 from moderation.models.shared.llama import LlamaConfig
 from moderation.models.shared.phi import PhiConfig
+from moderation.models.tinygptv import network as tinygptv
+from moderation.models.tinygptv.network import QFormerConfig
+from moderation.models.tinyllava import config as tinyllava
+from moderation.models.tinyllava import preprocessing
 
 
 def saved(kind: str, folder: Path, **keys: Any) -> dict[str, Any]:
@@ -64,3 +72,59 @@ def test_llama_rotates_whole_heads() -> None:
     assert LlamaConfig.model_validate({"rope_parameters": {"partial_rotary_factor": 1.0}}) == LlamaConfig()
     with pytest.raises(ValidationError, match="Llama rotates whole heads"):
         LlamaConfig.model_validate({"rope_parameters": {"partial_rotary_factor": 0.5}})
+
+
+KINDS: tuple[type[BaseModel], ...] = (
+    PhiConfig,
+    LlamaConfig,
+    phi3.Phi3Config,
+    phi3.VisionConfig,
+    phi3.ImageConfig,
+    phi3.RopeScaling,
+    phi3.PreprocessorConfig,
+    h2ovl.MistralText,
+    h2ovl.VisionConfig,
+    tinyllava.SiglipConfig,
+    tinyllava.LegacyTowerConfig,
+    tinyllava.ClipConfig,
+    tinyllava.FactoryConfig,
+    tinyllava.LegacyConfig,
+    tinyllava.LlavaConfig,
+    preprocessing.Edge,
+    preprocessing.Sides,
+    preprocessing.PreprocessorConfig,
+    tinygptv.VisionConfig,
+    QFormerConfig,
+    tinygptv.TinyGptvConfig,
+)
+
+
+def numbers() -> Iterator[tuple[type[BaseModel], str, object]]:
+    """(config, key, a value that is out of bounds)."""
+    for kind in KINDS:
+        for key, field in kind.model_fields.items():
+            written = repr(field.annotation)
+            if "Literal" in written or key.endswith(
+                ("_layer", "_idx")
+            ):  # layers count from either end, see each config
+                continue
+            if field.annotation is float:
+                yield kind, key, math.inf
+                yield kind, key, math.nan
+            elif "float" in written:
+                yield kind, key, [1.0, math.inf, 1.0]
+            elif "int" in written:
+                yield kind, key, 10**19
+
+
+@pytest.mark.parametrize(("kind", "key", "value"), list(numbers()))
+def test_a_number_beyond_any_checkpoint_is_refused_by_its_key(kind: type[BaseModel], key: str, value: object) -> None:
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate({key: value})
+    assert key in {fault["loc"][0] for fault in caught.value.errors()}
+
+
+def test_more_layers_than_any_checkpoint_has_are_refused_before_they_are_built() -> None:
+    for kind in (PhiConfig, LlamaConfig, phi3.VisionConfig, QFormerConfig):
+        with pytest.raises(ValidationError, match="num_hidden_layers"):
+            kind.model_validate({"num_hidden_layers": 30_000})
