@@ -96,7 +96,7 @@ class Checkpoint(Base[H2ovlNetwork, Window]):
             raise ConfigError(f"{len(pictures)} images need a tag {TAG} each; there are {len(chunks) - 1}")
         ids = self.tokenizer.trusted(chunks[0])
         for number, (picture, chunk) in enumerate(zip(pictures, chunks[1:], strict=True)):
-            ids += self.template.picture(number, len(pictures), picture.tokens)
+            ids += self.template.picture(number, picture.tokens)
             ids += self.tokenizer.trusted(chunk)
         if pictures and self.template.slot in ids:
             raise ConfigError("the prompt spells the token that stands for a picture; mark its place with <image>")

@@ -70,6 +70,6 @@ class H2ovlTemplate:
         """See Template."""
         return self.tokenizer.trusted(text + END + ANSWER, continued=True)
 
-    def picture(self, number: int, of: int, tokens: int) -> list[int]:
+    def picture(self, number: int, tokens: int) -> list[int]:
         """See Template."""
         return [self._image, *[-1 - number] * tokens, self._image_end]

@@ -51,6 +51,6 @@ class Phi3Template:
         """See Template."""
         return self.tokenizer.trusted(text + CLOSE)
 
-    def picture(self, number: int, of: int, tokens: int) -> list[int]:
+    def picture(self, number: int, tokens: int) -> list[int]:
         """See Template."""
         return [-1 - number] * tokens

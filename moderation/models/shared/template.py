@@ -42,8 +42,8 @@ class Template(Protocol):
     def question(self, text: str) -> list[int]:
         """A policy's words, behind the service's, and the end of the prompt up to where the answer begins."""
 
-    def picture(self, number: int, of: int, tokens: int) -> list[int]:
-        """What stands in the place of picture `number` (from 0) of `of`: -1 - number `tokens` times, and its frame."""
+    def picture(self, number: int, tokens: int) -> list[int]:
+        """What stands in the place of picture `number`, from 0: -1 - number `tokens` times, and its frame."""
 
 
 def runs(template: Template, parts: Iterable[prompts.Part], slots: Sequence[int]) -> Iterator[tuple[bool, list[int]]]:
@@ -59,7 +59,7 @@ def runs(template: Template, parts: Iterable[prompts.Part], slots: Sequence[int]
         yield False, words(chunk)
         chunk = ""
         if isinstance(part, Slot):
-            yield False, template.picture(part.picture, len(slots), slots[part.picture])
+            yield False, template.picture(part.picture, slots[part.picture])
             words = template.after_picture
         else:
             yield True, template.user_text(part.text)

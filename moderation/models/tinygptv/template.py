@@ -76,6 +76,6 @@ class TinyGptvTemplate:
         """See Template."""
         return self.tokenizer.trusted(text + self.words[1])
 
-    def picture(self, number: int, of: int, tokens: int) -> list[int]:
+    def picture(self, number: int, tokens: int) -> list[int]:
         """See Template. The first picture's frame is opened by `start`."""
         return [*(self.tokenizer.trusted(OPEN) if number else ()), *[-1 - number] * tokens]
