@@ -16,7 +16,7 @@ from moderation.models.h2ovl import tokenizer
 from moderation.models.h2ovl.config import H2ovlConfig
 from moderation.models.h2ovl.network import H2ovlNetwork, read
 from moderation.models.h2ovl.preprocessing import MOST_TILES, Tiles, Tiling
-from moderation.models.h2ovl.template import ANSWER, END, PROMPT, H2ovlTemplate
+from moderation.models.h2ovl.template import H2ovlTemplate
 from moderation.models.h2ovl.tokenizer import Tokenizer
 from moderation.models.shared import checkpoint
 from moderation.models.shared.family import Checkpoint as Base
@@ -61,7 +61,7 @@ class Checkpoint(Base[H2ovlNetwork, Window]):
     @property
     def decisive(self) -> Mapping[str, object]:
         """See Base."""
-        return {"num_crops": self.tiling.budget, "template": [PROMPT, END, ANSWER]}
+        return {"num_crops": self.tiling.budget}
 
     @property
     def rows(self) -> Mapping[str, str]:

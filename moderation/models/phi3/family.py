@@ -23,7 +23,7 @@ from moderation.models.phi3.network import (
     read,
 )
 from moderation.models.phi3.preprocessing import Crops
-from moderation.models.phi3.template import CLOSE, OPEN, Phi3Template
+from moderation.models.phi3.template import Phi3Template
 from moderation.models.shared import checkpoint, loading, window
 from moderation.models.shared.classifier import VisionClassifier
 from moderation.models.shared.engine import Part
@@ -98,7 +98,7 @@ class Checkpoint(Base[Phi3Network, Window]):
     @property
     def decisive(self) -> Mapping[str, object]:
         """See Base."""
-        return {"num_crops": self.transform.budget, "template": [OPEN, CLOSE]}
+        return {"num_crops": self.transform.budget}
 
     @property
     def rows(self) -> Mapping[str, str]:

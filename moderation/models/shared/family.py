@@ -47,9 +47,9 @@ class Checkpoint(ABC, Generic[NetworkT, WindowT]):
         """Every file that decides a score: configs, tokenizer, weights."""
 
     @property
-    @abstractmethod
     def decisive(self) -> Mapping[str, object]:
-        """What decides a score and stands in no file, such as the template. Part of the model's digest."""
+        """What decides a score and stands neither in a file nor in the template. Part of the model's digest."""
+        return {}
 
     @property
     @abstractmethod

@@ -24,6 +24,12 @@ class Template(Protocol):
         """Ids of the template's structure, which a user's words must never yield."""
 
     @property
+    def words(self) -> Sequence[str]:
+        """All that decides ids and stands in no file: words of the structure and of the answers, and the patterns of
+        a user's words that are tokenised otherwise. Part of the model's digest, as `pictures_first` is.
+        """
+
+    @property
     def pictures_first(self) -> bool:
         """Whether the family was trained with pictures before all words of the user's turn."""
 

@@ -16,7 +16,7 @@ from moderation.models.shared.picture import EncodedPicture
 from moderation.models.shared.tokenizer import Tokenizer
 from moderation.models.shared.tree import Tree
 from moderation.models.shared.window import Window
-from moderation.models.tinygptv import preprocessing, template
+from moderation.models.tinygptv import preprocessing
 from moderation.models.tinygptv.network import TinyGptvConfig, TinyGptvNetwork, read
 from moderation.models.tinygptv.preprocessing import Square
 from moderation.models.tinygptv.template import TinyGptvTemplate
@@ -53,15 +53,6 @@ class Checkpoint(family.Checkpoint[TinyGptvNetwork, Window]):
             *codegen.files(self.folder),
             *checkpoint.weight_files(self.folder),
         ]
-
-    @property
-    def decisive(self) -> Mapping[str, object]:
-        """See Checkpoint of shared.family."""
-        return {
-            "template": [*self.template.words, template.OPEN, template.CLOSE],
-            "structure": template.STRUCTURE.pattern,
-            "answers": [*template.YES, *template.NO],
-        }
 
     @property
     def rows(self) -> Mapping[str, str]:

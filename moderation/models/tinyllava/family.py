@@ -61,11 +61,6 @@ class Checkpoint(Base[TinyLlavaNetwork, Window]):
         return [*files, *codegen.files(self.folder)]
 
     @property
-    def decisive(self) -> Mapping[str, object]:
-        """See Base."""
-        return {"template": [self.template.form.opening, self.template.form.closing]}
-
-    @property
     def rows(self) -> Mapping[str, str]:
         """See Base."""
         decoder, tower = self.architecture.decoder, self.architecture.tower

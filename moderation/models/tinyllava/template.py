@@ -56,6 +56,11 @@ class TinyLlavaTemplate:
         )
 
     @property
+    def words(self) -> Sequence[str]:
+        """See Template."""
+        return self.form.opening, self.form.closing, self.form.yes, self.form.no, ROLE.pattern
+
+    @property
     def reserved(self) -> Collection[int]:
         """See Template."""
         return self.tokenizer.added
