@@ -20,8 +20,8 @@ from moderation.models.h2ovl.template import H2ovlTemplate
 from moderation.models.h2ovl.tokenizer import Tokenizer
 from moderation.models.shared import checkpoint
 from moderation.models.shared.family import Checkpoint as Base
+from moderation.models.shared.family import check_vocabulary, decoder_row
 from moderation.models.shared.picture import EncodedPicture
-from moderation.models.shared.tree import Tree
 from moderation.models.shared.window import Window
 
 TAG = "<image>"
@@ -37,11 +37,7 @@ class Checkpoint(Base[H2ovlNetwork, Window]):
         self.folder = folder
         self.config = checkpoint.parse(folder / checkpoint.CONFIG, H2ovlConfig)
         self.tokenizer = Tokenizer(folder)
-        if self.tokenizer.size > self.config.llm_config.vocab_size:
-            raise ConfigError(
-                f"{folder}: the tokenizer has {self.tokenizer.size} tokens and config.json a vocab_size of "
-                f"{self.config.llm_config.vocab_size}; they are not of one checkpoint"
-            )
+        check_vocabulary(folder, self.tokenizer.size, self.config.llm_config)
         self.template = H2ovlTemplate(self.tokenizer)
         self.tiling = tiling(self.config, num_crops)
         self.context = self.config.llm_config.max_position_embeddings
@@ -68,8 +64,7 @@ class Checkpoint(Base[H2ovlNetwork, Window]):
         """See Base."""
         text, tower, tiles = self.config.llm_config, self.config.tower, self.tiling
         return {
-            "decoder": f"{text.model_type}, {text.num_hidden_layers} layers, hidden {text.hidden_size}, vocabulary "
-            f"{text.vocab_size}, {text.num_attention_heads} heads of {text.head_size} on {text.kv_heads} keys",
+            "decoder": f"{text.model_type}, {decoder_row(text)}",
             "context": f"{self.context} positions",
             "tower": f"hidden {tower.hidden}, {tower.layers} of {self.config.vision_config.num_hidden_layers} layers",
             "tiles": f"{tower.image} x {tower.image} pixels, {tiles.tile_tokens} tokens each",
@@ -84,10 +79,6 @@ class Checkpoint(Base[H2ovlNetwork, Window]):
     def encode_pictures(self, pictures: Sequence[Picture]) -> list[Tiles]:
         """See Base."""
         return self.tiling.pictures(pictures)
-
-    def window(self, tree: Tree, pictures: tuple[EncodedPicture, ...], picture_work: int) -> Window:
-        """See Base."""
-        return Window(tree, pictures, picture_work)
 
     def raw_ids(self, prompt: str, pictures: Sequence[EncodedPicture]) -> list[int]:
         """See Base. The pictures take the first <image> tags in their order; the original leaves others as text."""
