@@ -101,8 +101,8 @@ def family(place: str, revision: str | None = None) -> type[Checkpoint[Any, Any]
     kind = checkpoint.model_type(place, revision)
     for folder, kinds in FAMILIES.items():
         if kind in kinds:
-            found: type[Checkpoint[Any, Any]] = importlib.import_module(f"{__name__}.{folder}.family").Checkpoint
-            return found
+            opens: type[Checkpoint[Any, Any]] = importlib.import_module(f"{__name__}.{folder}.family").Checkpoint
+            return opens
     known = sorted(kind for kinds in FAMILIES.values() for kind in kinds)
     raise ConfigError(
         f"{place}: config.json says model_type {kind!r}, which this service cannot run; it runs {', '.join(known)} "

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from moderation.models.h2ovl.vision import InternShape
+from moderation.models.shared.config_types import Count, Epsilon, Layers, Side
 from moderation.models.shared.llama import LlamaConfig
 
 
@@ -23,22 +24,22 @@ class MistralText(LlamaConfig):
     """`llm_config` of the 2b model, with the defaults of transformers' MistralConfig."""
 
     model_type: Literal["mistral"]
-    intermediate_size: PositiveInt = 14_336
-    num_key_value_heads: PositiveInt | None = 8
-    max_position_embeddings: PositiveInt = 131_072
-    sliding_window: PositiveInt | None = 4096
+    intermediate_size: Count = 14_336
+    num_key_value_heads: Count | None = 8
+    max_position_embeddings: Count = 131_072
+    sliding_window: Count | None = 4096
 
 
 class VisionConfig(BaseModel):
     """The tower's sizes. The class's own defaults are those of another, larger tower, so none is assumed."""
 
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    image_size: PositiveInt
-    patch_size: PositiveInt
-    layer_norm_eps: PositiveFloat = 1e-6
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Layers
+    num_attention_heads: Count
+    image_size: Side
+    patch_size: Side
+    layer_norm_eps: Epsilon = 1e-6
     hidden_act: Literal["gelu"] = "gelu"
     norm_type: Literal["layer_norm"]
     qk_normalization: Literal[False]
@@ -61,7 +62,7 @@ class H2ovlConfig(BaseModel):
 
     llm_config: Annotated[LlamaText | MistralText, Field(discriminator="model_type")]
     vision_config: VisionConfig
-    force_image_size: PositiveInt | None = None
+    force_image_size: Side | None = None
     downsample_ratio: float = 0.5
     ps_version: Literal["v2"]  # v1 puts the rows of a tile where the columns belong
     select_layer: int  # into the hidden states: 0 is the embedding, -1 the last layer's output

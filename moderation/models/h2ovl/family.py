@@ -16,12 +16,12 @@ from moderation.models.h2ovl import tokenizer
 from moderation.models.h2ovl.config import H2ovlConfig
 from moderation.models.h2ovl.network import H2ovlNetwork, read
 from moderation.models.h2ovl.preprocessing import MOST_TILES, Tiles, Tiling
-from moderation.models.h2ovl.template import ANSWER, END, PROMPT, H2ovlTemplate
+from moderation.models.h2ovl.template import H2ovlTemplate
 from moderation.models.h2ovl.tokenizer import Tokenizer
 from moderation.models.shared import checkpoint
 from moderation.models.shared.family import Checkpoint as Base
+from moderation.models.shared.family import check_vocabulary, decoder_row
 from moderation.models.shared.picture import EncodedPicture
-from moderation.models.shared.tree import Tree
 from moderation.models.shared.window import Window, room_for_pictures
 
 TAG = "<image>"
@@ -37,11 +37,7 @@ class Checkpoint(Base[H2ovlNetwork, Window]):
         self.folder = folder
         self.config = checkpoint.parse(folder / checkpoint.CONFIG, H2ovlConfig)
         self.tokenizer = Tokenizer(folder)
-        if self.tokenizer.size > self.config.llm_config.vocab_size:
-            raise ConfigError(
-                f"{folder}: the tokenizer has {self.tokenizer.size} tokens and config.json a vocab_size of "
-                f"{self.config.llm_config.vocab_size}; they are not of one checkpoint"
-            )
+        check_vocabulary(folder, self.tokenizer.size, self.config.llm_config)
         self.template = H2ovlTemplate(self.tokenizer)
         self.tiling = tiling(self.config, num_crops)
         self.context = self.config.llm_config.max_position_embeddings
@@ -63,15 +59,14 @@ class Checkpoint(Base[H2ovlNetwork, Window]):
     @property
     def decisive(self) -> Mapping[str, object]:
         """See Base."""
-        return {"num_crops": self.tiling.budget, "template": [PROMPT, END, ANSWER]}
+        return {"num_crops": self.tiling.budget}
 
     @property
     def rows(self) -> Mapping[str, str]:
         """See Base."""
         text, tower, tiles = self.config.llm_config, self.config.tower, self.tiling
         return {
-            "decoder": f"{text.model_type}, {text.num_hidden_layers} layers, hidden {text.hidden_size}, vocabulary "
-            f"{text.vocab_size}, {text.num_attention_heads} heads of {text.head_size} on {text.kv_heads} keys",
+            "decoder": f"{text.model_type}, {decoder_row(text)}",
             "context": f"{self.context} positions",
             "tower": f"hidden {tower.hidden}, {tower.layers} of {self.config.vision_config.num_hidden_layers} layers",
             "tiles": f"{tower.image} x {tower.image} pixels, {tiles.tile_tokens} tokens each",
@@ -87,10 +82,6 @@ class Checkpoint(Base[H2ovlNetwork, Window]):
         """See Base."""
         return self.tiling.pictures(pictures)
 
-    def window(self, tree: Tree, pictures: tuple[EncodedPicture, ...], picture_work: int) -> Window:
-        """See Base."""
-        return Window(tree, pictures, picture_work)
-
     def raw_ids(self, prompt: str, pictures: Sequence[EncodedPicture]) -> list[int]:
         """See Base. The pictures take the first <image> tags in their order; the original leaves others as text."""
         chunks = prompt.split(TAG, len(pictures))
@@ -98,7 +89,7 @@ class Checkpoint(Base[H2ovlNetwork, Window]):
             raise ConfigError(f"{len(pictures)} images need a tag {TAG} each; there are {len(chunks) - 1}")
         ids = self.tokenizer.trusted(chunks[0])
         for number, (picture, chunk) in enumerate(zip(pictures, chunks[1:], strict=True)):
-            ids += self.template.picture(number, len(pictures), picture.tokens)
+            ids += self.template.picture(number, picture.tokens)
             ids += self.tokenizer.trusted(chunk)
         if pictures and self.template.slot in ids:
             raise ConfigError("the prompt spells the token that stands for a picture; mark its place with <image>")

@@ -121,8 +121,8 @@ class Tiling:
 
 def grids(budget: int) -> list[Grid]:
     """All grids of at most `budget` tiles, the smallest first."""
-    found = [(cols, rows) for cols in range(1, budget + 1) for rows in range(1, budget // cols + 1)]
-    return sorted(found, key=lambda grid: grid[0] * grid[1])
+    fitting = [(cols, rows) for cols in range(1, budget + 1) for rows in range(1, budget // cols + 1)]
+    return sorted(fitting, key=lambda grid: grid[0] * grid[1])
 
 
 def others(first: Grid, budget: int) -> list[Grid]:

@@ -16,6 +16,7 @@ from moderation.models.h2ovl.tokenizer import MODEL, Tokenizer
 PROMPT, END, ANSWER = "<|prompt|>", "<|end|>", "<|answer|>"
 IMAGE, IMAGE_END = "<img>", "</img>"
 SLOT = "<IMG_CONTEXT>"
+YES, NO = "Yes", "No"
 MARKERS = re.compile(r"(?<=<\|)(?=(?:prompt|answer)\|>)")  # between <| and the word
 
 
@@ -29,7 +30,7 @@ class H2ovlTemplate:
         self.slot = tokenizer.token(SLOT)
         self._image, self._image_end = tokenizer.token(IMAGE), tokenizer.token(IMAGE_END)
         self._end = tokenizer.token(END)
-        self._yes, self._no = tokenizer.word(ANSWER, "Yes"), tokenizer.word(ANSWER, "No")
+        self._yes, self._no = tokenizer.word(ANSWER, YES), tokenizer.word(ANSWER, NO)
         for marker in (PROMPT, ANSWER):
             # The first token may differ: behind a space it begins with "▁".
             structure, typed = tokenizer.trusted(marker)[1:], self.user_text(marker)
@@ -37,6 +38,11 @@ class H2ovlTemplate:
                 raise ConfigError(
                     f"{MODEL}: a user who writes {marker} would get the template's own tokens; fetch the published file"
                 )
+
+    @property
+    def words(self) -> Sequence[str]:
+        """See Template."""
+        return PROMPT, END, ANSWER, IMAGE, IMAGE_END, MARKERS.pattern, YES, NO
 
     @property
     def answers(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -70,6 +76,6 @@ class H2ovlTemplate:
         """See Template."""
         return self.tokenizer.trusted(text + END + ANSWER, continued=True)
 
-    def picture(self, number: int, of: int, tokens: int) -> list[int]:
+    def picture(self, number: int, tokens: int) -> list[int]:
         """See Template."""
         return [self._image, *[-1 - number] * tokens, self._image_end]

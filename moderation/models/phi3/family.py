@@ -23,11 +23,12 @@ from moderation.models.phi3.network import (
     read,
 )
 from moderation.models.phi3.preprocessing import Crops
-from moderation.models.phi3.template import CLOSE, OPEN, Phi3Template
+from moderation.models.phi3.template import Phi3Template
 from moderation.models.shared import checkpoint, loading, window
 from moderation.models.shared.classifier import VisionClassifier
 from moderation.models.shared.engine import Part
 from moderation.models.shared.family import Checkpoint as Base
+from moderation.models.shared.family import check_vocabulary, decoder_row
 from moderation.models.shared.picture import EncodedPicture
 from moderation.models.shared.tokenizer import TOKENIZER, Tokenizer
 from moderation.models.shared.tree import Tree
@@ -79,11 +80,7 @@ class Checkpoint(Base[Phi3Network, Window]):
         self.preprocessor = checkpoint.parse(folder / PREPROCESSOR, PreprocessorConfig)
         self.transform = self.preprocessor.transform(self.config, num_crops)
         self.tokenizer = Tokenizer(folder)
-        if self.tokenizer.size > self.config.vocab_size:
-            raise ConfigError(
-                f"{folder}: {TOKENIZER} has {self.tokenizer.size} tokens and config.json a vocab_size of "
-                f"{self.config.vocab_size}; they are not of one checkpoint"
-            )
+        check_vocabulary(folder, self.tokenizer.size, self.config)
         self.template = Phi3Template(self.tokenizer)
         self.context = self.config.max_position_embeddings
         self.most_crops = self.transform.budget + 1
@@ -98,7 +95,7 @@ class Checkpoint(Base[Phi3Network, Window]):
     @property
     def decisive(self) -> Mapping[str, object]:
         """See Base."""
-        return {"num_crops": self.transform.budget, "template": [OPEN, CLOSE]}
+        return {"num_crops": self.transform.budget}
 
     @property
     def rows(self) -> Mapping[str, str]:
@@ -106,8 +103,7 @@ class Checkpoint(Base[Phi3Network, Window]):
         config, tower, side = self.config, self.config.tower, self.config.crop_side
         budget = self.transform.budget
         return {
-            "decoder": f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, vocabulary "
-            f"{config.vocab_size}, {config.num_attention_heads} heads of {config.head_size} on {config.kv_heads} keys",
+            "decoder": decoder_row(config),
             "context": f"{config.max_position_embeddings} positions, other rope factors beyond "
             f"{config.original_max_position_embeddings}",
             "tower": f"hidden {tower.hidden}, {tower.layers} of "

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import AliasChoices, BaseModel, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AliasChoices, BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from moderation.models.phi3.preprocessing import Crops, HdTransform
 from moderation.models.shared import checkpoint
 from moderation.models.shared.clip import ClipVision
+from moderation.models.shared.config_types import Count, Epsilon, Layers, Number, Positive, Side, Theta
 from moderation.models.shared.decoder import Attend, Block, Decoder, RMSNorm, Rotary, Scored, gated
 from moderation.models.shared.linear import Linear
 from moderation.models.shared.network import LanguageNetwork
@@ -36,14 +37,14 @@ SHORT, LONG = 0, 1  # variants of a prompt: which of LongRoPE's factors it takes
 class VisionConfig(BaseModel):
     """The tower's sizes; those of CLIP ViT-L/14-336 where config.json gives no other."""
 
-    hidden_size: PositiveInt = 1024
-    intermediate_size: PositiveInt = 4096
-    num_hidden_layers: PositiveInt = 24
-    num_attention_heads: PositiveInt = 16
-    image_size: PositiveInt = 336
-    patch_size: PositiveInt = 14
+    hidden_size: Count = 1024
+    intermediate_size: Count = 4096
+    num_hidden_layers: Layers = 24
+    num_attention_heads: Count = 16
+    image_size: Side = 336
+    patch_size: Side = 14
     hidden_act: Literal["quick_gelu"] = "quick_gelu"
-    layer_norm_eps: PositiveFloat = 1e-5
+    layer_norm_eps: Epsilon = 1e-5
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -61,7 +62,7 @@ class ImageConfig(BaseModel):
     """`img_processor`: which features of which vision tower."""
 
     name: Literal["clip_vision_model"]
-    image_dim_out: PositiveInt | None = None
+    image_dim_out: Count | None = None
     layer_idx: int = -2  # into the hidden states: 0 is the embedding, -1 the last layer's output
     type_feature: Literal["patch"] = "patch"  # with the class token, the features would not form a grid
     vision_config: VisionConfig = VisionConfig()
@@ -95,25 +96,25 @@ class RopeScaling(BaseModel):
     """`rope_scaling`: a factor for each frequency, one list up to the original context and one beyond it."""
 
     kind: Literal["su", "longrope"] = Field(validation_alias=AliasChoices("type", "rope_type"))
-    short_factor: list[PositiveFloat]
-    long_factor: list[PositiveFloat]
+    short_factor: list[Positive]
+    long_factor: list[Positive]
 
 
 class Phi3Config(BaseModel):
     """config.json of model_type phi3_v: the keys that decide anything here."""
 
-    vocab_size: PositiveInt
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    num_key_value_heads: PositiveInt | None = None
+    vocab_size: Count
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Layers
+    num_attention_heads: Count
+    num_key_value_heads: Count | None = None
     hidden_act: Literal["silu"] = "silu"
-    rms_norm_eps: PositiveFloat = 1e-5
-    max_position_embeddings: PositiveInt
-    original_max_position_embeddings: Annotated[int, Field(gt=1)] = 4096
-    sliding_window: PositiveInt | None = None
-    rope_theta: PositiveFloat = 10_000.0
+    rms_norm_eps: Epsilon = 1e-5
+    max_position_embeddings: Count
+    original_max_position_embeddings: Annotated[int, Field(gt=1, le=1 << 20)] = 4096
+    sliding_window: Count | None = None
+    rope_theta: Theta = 10_000.0
     rope_scaling: RopeScaling
     tie_word_embeddings: Literal[False] = False
     img_processor: ImageConfig
@@ -180,9 +181,9 @@ class Phi3Config(BaseModel):
 class PreprocessorConfig(BaseModel):
     """preprocessor_config.json, with the defaults of the published processor's class."""
 
-    num_crops: Annotated[int, Field(ge=1)] = 1
-    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.26862954, 0.26130258, 0.27577711)
+    num_crops: Annotated[int, Field(ge=1, le=64)] = 1  # as many as the setting takes
+    image_mean: tuple[Number, Number, Number] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[Positive, Positive, Positive] = (0.26862954, 0.26130258, 0.27577711)
 
     def transform(self, config: Phi3Config, num_crops: int | None = None) -> HdTransform:
         """The pictures' way into a network of this config. num_crops: another budget of crops."""

@@ -8,6 +8,7 @@ from moderation.models.shared.tokenizer import Tokenizer
 
 OPEN = "<|user|>\n"
 CLOSE = "<|end|>\n<|assistant|>\n"
+YES, NO = "Yes", "No"
 
 
 class Phi3Template:
@@ -22,9 +23,14 @@ class Phi3Template:
         self.tokenizer = tokenizer
 
     @property
+    def words(self) -> Sequence[str]:
+        """See Template."""
+        return OPEN, CLOSE, YES, NO
+
+    @property
     def answers(self) -> tuple[Sequence[int], Sequence[int]]:
         """See Template."""
-        return (self.tokenizer.word("Yes"),), (self.tokenizer.word("No"),)
+        return (self.tokenizer.word(YES),), (self.tokenizer.word(NO),)
 
     @property
     def reserved(self) -> Collection[int]:
@@ -51,6 +57,6 @@ class Phi3Template:
         """See Template."""
         return self.tokenizer.trusted(text + CLOSE)
 
-    def picture(self, number: int, of: int, tokens: int) -> list[int]:
+    def picture(self, number: int, tokens: int) -> list[int]:
         """See Template."""
         return [-1 - number] * tokens

@@ -51,10 +51,10 @@ class VisionClassifier(Generic[NetworkT, WindowT]):
         branches = tuple(self._question(question.policy_id, question.text) for question in questions)
         pictures = tuple(self.checkpoint.encode_pictures(content.pictures))
         windows: list[WindowT] = []
-        for group, prompts_ in self._prompts(content, pictures):
+        for group, shared_ids in self._prompts(content, pictures):
             work = sum(picture.work for picture in group)
             slots = [picture.tokens for picture in group]
-            for place, shared in enumerate(prompts_):
+            for place, shared in enumerate(shared_ids):
                 check_slots(shared, slots)
                 windows.append(self.checkpoint.window(Tree(shared, branches), group, 0 if place else work))
         if len(windows) > self._settings.max_windows:
@@ -124,13 +124,13 @@ class VisionClassifier(Generic[NetworkT, WindowT]):
     def _around_text(self, content: Content, pictures: Sequence[EncodedPicture]) -> tuple[list[int], list[int]]:
         """The shared ids before and behind the user's text."""
         shown = replace(content, pictures=content.pictures[: len(pictures)])
-        writes = self.checkpoint.template
-        parts = prompts.render(shown, (), pictures_first=writes.pictures_first).shared
+        parts = prompts.render(shown, (), pictures_first=self.checkpoint.template.pictures_first).shared
         before: list[int] = []
         after: list[int] = []
         is_before = True
+        slots = [picture.tokens for picture in pictures]
         marked = [prompts.Untrusted("") if isinstance(part, prompts.Untrusted) else part for part in parts]
-        for is_text, ids in template.runs(writes, marked, [picture.tokens for picture in pictures]):
+        for is_text, ids in template.runs(self.checkpoint.template, marked, slots):
             if is_text:
                 is_before = False
             else:

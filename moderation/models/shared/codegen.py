@@ -33,6 +33,7 @@ def files(folder: Path) -> list[Path]:
 
 def tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of the folder. Raises ConfigError naming the file that is wrong."""
+    _check_config(folder)
     if files(folder) == [folder / TOKENIZER]:
         return Tokenizer(folder)
     vocabulary = _vocabulary(folder / VOCABULARY)
@@ -65,6 +66,16 @@ def tokenizer(folder: Path) -> Tokenizer:
                 "for it; they are not of one checkpoint"
             )
     return made
+
+
+def _check_config(folder: Path) -> None:
+    read = checkpoint.read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    for key in ("add_bos_token", "add_prefix_space"):
+        if read.get(key, False) is not False:
+            raise ConfigError(
+                f"{folder / CONFIG}: {key} is {read[key]!r}; only false is supported: no published checkpoint puts "
+                "anything in front of a text"
+            )
 
 
 def _vocabulary(path: Path) -> dict[str, int]:

@@ -7,29 +7,28 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
+from moderation.models.shared.config_types import Count, Epsilon, Layers, RotaryConfig
 from moderation.models.shared.decoder import Attend, Block, Decoder, RMSNorm, Rotary, Scored, gated
 from moderation.models.shared.linear import Linear
 
 
-class LlamaConfig(BaseModel):
+class LlamaConfig(RotaryConfig):
     """The decoder's part of a config.json, with the defaults of transformers' LlamaConfig: files leave those out."""
 
-    vocab_size: PositiveInt = 32_000
-    hidden_size: PositiveInt = 4096
-    intermediate_size: PositiveInt = 11_008
-    num_hidden_layers: PositiveInt = 32
-    num_attention_heads: PositiveInt = 32
-    num_key_value_heads: PositiveInt | None = None
-    head_dim: PositiveInt | None = None
+    vocab_size: Count = 32_000
+    hidden_size: Count = 4096
+    intermediate_size: Count = 11_008
+    num_hidden_layers: Layers = 32
+    num_attention_heads: Count = 32
+    num_key_value_heads: Count | None = None
+    head_dim: Count | None = None
     hidden_act: Literal["silu"] = "silu"
-    rms_norm_eps: PositiveFloat = 1e-6
-    max_position_embeddings: PositiveInt = 2048
-    rope_theta: PositiveFloat = 10_000.0
-    rope_scaling: None = None
-    sliding_window: PositiveInt | None = None
+    rms_norm_eps: Epsilon = 1e-6
+    max_position_embeddings: Count = 2048
+    sliding_window: Count | None = None
     attention_bias: Literal[False] = False
     mlp_bias: Literal[False] = False
     tie_word_embeddings: Literal[False] = False
@@ -54,6 +53,8 @@ class LlamaConfig(BaseModel):
             raise ValueError(f"{self.num_attention_heads} heads do not divide hidden_size {self.hidden_size}")
         if self.head_size % 2:
             raise ValueError(f"a head has {self.head_size} elements; rotary positions need an even number")
+        if self.partial_rotary_factor != 1:
+            raise ValueError(f"partial_rotary_factor is {self.partial_rotary_factor}; Llama rotates whole heads")
         if self.num_attention_heads % self.kv_heads:
             raise ValueError(
                 f"num_key_value_heads {self.kv_heads} does not divide num_attention_heads {self.num_attention_heads}"

@@ -31,6 +31,8 @@ def load(family: type[Checkpoint[Any, Any]], settings: ModelSettings) -> VisionC
         "dtype": str(dtype).removeprefix("torch."),
         "window_overlap": settings.window_overlap,
         "window_tokens": settings.window_tokens,
+        "template": list(opened.template.words),
+        "pictures_first": opened.template.pictures_first,
         **opened.decisive,
     } | ({"fp8": True} if settings.fp8 else {})
     info = ModelInfo(

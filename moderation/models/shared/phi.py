@@ -8,33 +8,32 @@ from __future__ import annotations
 from typing import Literal, Self, cast
 
 import torch
-from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from moderation.models.shared import rotary
+from moderation.models.shared.config_types import Count, Epsilon, Layers, RotaryConfig, Share
 from moderation.models.shared.decoder import Attend, Decoder, RMSNorm, Rotary, Scored
 from moderation.models.shared.linear import Linear
 
 
-class PhiConfig(BaseModel):
+class PhiConfig(RotaryConfig):
     """The decoder's part of a config.json, with the defaults of transformers' PhiConfig: files leave those out.
 
     The defaults are not phi-2's: its files say partial_rotary_factor 0.4.
     """
 
-    vocab_size: PositiveInt = 51_200
-    hidden_size: PositiveInt = 2048
-    intermediate_size: PositiveInt = 8192
-    num_hidden_layers: PositiveInt = 24
-    num_attention_heads: PositiveInt = 32
-    num_key_value_heads: PositiveInt | None = None
+    vocab_size: Count = 51_200
+    hidden_size: Count = 2048
+    intermediate_size: Count = 8192
+    num_hidden_layers: Layers = 24
+    num_attention_heads: Count = 32
+    num_key_value_heads: Count | None = None
     hidden_act: Literal["gelu_new"] = "gelu_new"
-    layer_norm_eps: PositiveFloat = 1e-5
-    max_position_embeddings: PositiveInt = 2048
-    rope_theta: PositiveFloat = 10_000.0
-    rope_scaling: None = None
-    partial_rotary_factor: PositiveFloat = 0.5
+    layer_norm_eps: Epsilon = 1e-5
+    max_position_embeddings: Count = 2048
+    partial_rotary_factor: Share = 0.5
     qk_layernorm: bool = False
     tie_word_embeddings: Literal[False] = False
 

@@ -24,6 +24,12 @@ class Template(Protocol):
         """Ids of the template's structure, which a user's words must never yield."""
 
     @property
+    def words(self) -> Sequence[str]:
+        """All that decides ids and stands in no file: words of the structure and of the answers, and the patterns of
+        a user's words that are tokenised otherwise. Part of the model's digest, as `pictures_first` is.
+        """
+
+    @property
     def pictures_first(self) -> bool:
         """Whether the family was trained with pictures before all words of the user's turn."""
 
@@ -42,8 +48,8 @@ class Template(Protocol):
     def question(self, text: str) -> list[int]:
         """A policy's words, behind the service's, and the end of the prompt up to where the answer begins."""
 
-    def picture(self, number: int, of: int, tokens: int) -> list[int]:
-        """What stands in the place of picture `number` (from 0) of `of`: -1 - number `tokens` times, and its frame."""
+    def picture(self, number: int, tokens: int) -> list[int]:
+        """What stands in the place of picture `number`, from 0: -1 - number `tokens` times, and its frame."""
 
 
 def runs(template: Template, parts: Iterable[prompts.Part], slots: Sequence[int]) -> Iterator[tuple[bool, list[int]]]:
@@ -59,7 +65,7 @@ def runs(template: Template, parts: Iterable[prompts.Part], slots: Sequence[int]
         yield False, words(chunk)
         chunk = ""
         if isinstance(part, Slot):
-            yield False, template.picture(part.picture, len(slots), slots[part.picture])
+            yield False, template.picture(part.picture, slots[part.picture])
             words = template.after_picture
         else:
             yield True, template.user_text(part.text)

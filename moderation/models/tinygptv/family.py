@@ -14,9 +14,8 @@ from moderation.errors import ConfigError
 from moderation.models.shared import checkpoint, codegen, family
 from moderation.models.shared.picture import EncodedPicture
 from moderation.models.shared.tokenizer import Tokenizer
-from moderation.models.shared.tree import Tree
 from moderation.models.shared.window import Window
-from moderation.models.tinygptv import preprocessing, template
+from moderation.models.tinygptv import preprocessing
 from moderation.models.tinygptv.network import TinyGptvConfig, TinyGptvNetwork, read
 from moderation.models.tinygptv.preprocessing import Square
 from moderation.models.tinygptv.template import TinyGptvTemplate
@@ -30,17 +29,12 @@ class Checkpoint(family.Checkpoint[TinyGptvNetwork, Window]):
     template: TinyGptvTemplate
 
     def __init__(self, folder: Path, num_crops: int | None) -> None:
-        if num_crops is not None:
-            raise ConfigError("MODERATION_MODEL__NUM_CROPS: TinyGPT-V cuts no picture into crops; unset it")
+        family.refuse_crops(num_crops, "TinyGPT-V cuts no picture into crops")
         self.folder = folder
         self.config = checkpoint.parse(folder / checkpoint.CONFIG, TinyGptvConfig)
         slow = (folder / codegen.VOCABULARY).exists()  # where the Phi-2 folder had no tokenizer.json
         self.tokenizer = codegen.tokenizer(folder) if slow else Tokenizer(folder)
-        if self.tokenizer.size > self.config.text_config.vocab_size:
-            raise ConfigError(
-                f"{folder}: the tokenizer has {self.tokenizer.size} tokens and config.json a vocab_size of "
-                f"{self.config.text_config.vocab_size}; they are not of one checkpoint"
-            )
+        family.check_vocabulary(folder, self.tokenizer.size, self.config.text_config)
         self.template = TinyGptvTemplate(self.tokenizer, self.config.arch)
         self.context = self.config.text_config.max_position_embeddings
         self.caution = self.config.caution
@@ -55,22 +49,12 @@ class Checkpoint(family.Checkpoint[TinyGptvNetwork, Window]):
         ]
 
     @property
-    def decisive(self) -> Mapping[str, object]:
-        """See Checkpoint of shared.family."""
-        return {
-            "template": [*self.template.words, template.OPEN, template.CLOSE],
-            "structure": template.STRUCTURE.pattern,
-            "answers": [*template.YES, *template.NO],
-        }
-
-    @property
     def rows(self) -> Mapping[str, str]:
         """See Checkpoint of shared.family."""
         text, vision, former = self.config.text_config, self.config.vision_config, self.config.qformer_config
         return {
             "variant": f"{self.config.arch}, {vision.image_size} x {vision.image_size} pixels",
-            "decoder": f"{text.num_hidden_layers} layers, hidden {text.hidden_size}, vocabulary {text.vocab_size}, "
-            f"{text.num_attention_heads} heads of {text.head_size} on {text.kv_heads} keys",
+            "decoder": family.decoder_row(text),
             "context": f"{text.max_position_embeddings} positions",
             "tower": f"hidden {vision.hidden_size}, {vision.num_hidden_layers} layers; Q-Former: hidden "
             f"{former.hidden_size}, {former.num_hidden_layers} layers",
@@ -98,10 +82,6 @@ class Checkpoint(family.Checkpoint[TinyGptvNetwork, Window]):
         if not 0 < len(ids) <= self.context:
             raise ConfigError(f"the prompt takes {len(ids)} positions; this model takes 1 to {self.context}")
         return ids
-
-    def window(self, tree: Tree, pictures: tuple[EncodedPicture, ...], picture_work: int) -> Window:
-        """See Checkpoint of shared.family."""
-        return Window(tree, pictures, picture_work)
 
     def computed(self, network: TinyGptvNetwork, pictures: Sequence[EncodedPicture]) -> Mapping[str, NDArray[Any]]:
         """image_tokens, float32 [pictures, 32, hidden], with pictures only: what stands in their places."""

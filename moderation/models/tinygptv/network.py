@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, model_validator
 from torch import Tensor, nn
 
 from moderation.models.shared import checkpoint, phi
+from moderation.models.shared.config_types import Count, Epsilon, Layers, Side
 from moderation.models.shared.decoder import Decoder, Rotary
 from moderation.models.shared.linear import Linear
 from moderation.models.shared.network import LanguageNetwork
@@ -34,14 +35,14 @@ LANGUAGE = "llama_model.model."
 class VisionConfig(BaseModel):
     """The tower's sizes; EVA ViT-g's where config.json gives no other."""
 
-    hidden_size: PositiveInt = 1408
-    intermediate_size: PositiveInt = 6144
-    num_hidden_layers: PositiveInt = 39
-    num_attention_heads: PositiveInt = 16
-    image_size: PositiveInt = 224
-    patch_size: PositiveInt = 14
+    hidden_size: Count = 1408
+    intermediate_size: Count = 6144
+    num_hidden_layers: Layers = 39
+    num_attention_heads: Count = 16
+    image_size: Side = 224
+    patch_size: Side = 14
     hidden_act: Literal["gelu"] = "gelu"
-    layer_norm_eps: PositiveFloat = 1e-6
+    layer_norm_eps: Epsilon = 1e-6
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -55,14 +56,14 @@ class VisionConfig(BaseModel):
 class QFormerConfig(BaseModel):
     """The Q-Former's sizes; BLIP-2's where config.json gives no other."""
 
-    hidden_size: PositiveInt = 768
-    intermediate_size: PositiveInt = 3072
-    num_hidden_layers: PositiveInt = 12
-    num_attention_heads: PositiveInt = 12
-    num_query_tokens: PositiveInt = 32
+    hidden_size: Count = 768
+    intermediate_size: Count = 3072
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Count = 12
+    num_query_tokens: Count = 32
     cross_attention_frequency: Literal[2] = 2
     hidden_act: Literal["gelu"] = "gelu"
-    layer_norm_eps: PositiveFloat = 1e-12
+    layer_norm_eps: Epsilon = 1e-12
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -77,9 +78,9 @@ class TinyGptvConfig(BaseModel):
     model_type: Literal["tinygptv"] = "tinygptv"
     arch: Literal["minigpt4", "minigpt_v2"]
     vision_config: VisionConfig
-    vision_norm_eps: PositiveFloat = 1e-5
+    vision_norm_eps: Epsilon = 1e-5
     qformer_config: QFormerConfig
-    projection_size: PositiveInt = 4096
+    projection_size: Count = 4096
     text_config: PhiConfig
     caution: str = ""  # for checkpoints that are not fit to moderate
 

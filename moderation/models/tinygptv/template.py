@@ -35,10 +35,15 @@ class TinyGptvTemplate:
     def __init__(self, tokenizer: Tokenizer, arch: str) -> None:
         """Raises ConfigError when an answer takes more than one token."""
         self.tokenizer = tokenizer
-        self.words = TURNS[arch]
+        self.turn = TURNS[arch]
         self._answers = tuple(map(tokenizer.word, YES)), tuple(map(tokenizer.word, NO))
         separators = map(tokenizer.trusted, SEPARATORS)
         self._reserved = tokenizer.added.union(*(ids for ids in separators if len(ids) == 1))
+
+    @property
+    def words(self) -> Sequence[str]:
+        """See Template."""
+        return *self.turn, OPEN, CLOSE, STRUCTURE.pattern, *YES, *NO
 
     @property
     def answers(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -52,7 +57,7 @@ class TinyGptvTemplate:
 
     def start(self, text: str) -> list[int]:
         """See Template. Without words a picture follows, whose frame is tokenised with the turn's start."""
-        return self.tokenizer.trusted(self.words[0] + (text or OPEN))
+        return self.tokenizer.trusted(self.turn[0] + (text or OPEN))
 
     def after_picture(self, text: str) -> list[int]:
         """See Template. A space stands in place of the line break behind a picture, as in training."""
@@ -74,8 +79,8 @@ class TinyGptvTemplate:
 
     def question(self, text: str) -> list[int]:
         """See Template."""
-        return self.tokenizer.trusted(text + self.words[1])
+        return self.tokenizer.trusted(text + self.turn[1])
 
-    def picture(self, number: int, of: int, tokens: int) -> list[int]:
+    def picture(self, number: int, tokens: int) -> list[int]:
         """See Template. The first picture's frame is opened by `start`."""
         return [*(self.tokenizer.trusted(OPEN) if number else ()), *[-1 - number] * tokens]

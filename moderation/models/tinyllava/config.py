@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self, TypeAlias
 
-from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, model_validator
 
 from moderation.errors import ConfigError
 from moderation.models.shared import checkpoint, phi
+from moderation.models.shared.config_types import Count, Epsilon, Layers, Side
 from moderation.models.shared.llama import LlamaConfig
 from moderation.models.shared.phi import PhiConfig
 from moderation.models.shared.vision import TowerShape
@@ -111,14 +112,14 @@ class Architecture:
 class VisionConfig(BaseModel):
     """The tower's part of a config.json. Subclasses have the defaults."""
 
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    image_size: PositiveInt
-    patch_size: PositiveInt
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Layers
+    num_attention_heads: Count
+    image_size: Side
+    patch_size: Side
     hidden_act: str
-    layer_norm_eps: PositiveFloat
+    layer_norm_eps: Epsilon
 
     def shape(self, layers: int) -> TowerShape:
         """The tower with so many layers."""
@@ -153,41 +154,41 @@ class SiglipConfig(VisionConfig):
     """With the defaults of transformers' SiglipVisionConfig."""
 
     model_type: Literal["siglip_vision_model"]
-    hidden_size: PositiveInt = 768
-    intermediate_size: PositiveInt = 3072
-    num_hidden_layers: PositiveInt = 12
-    num_attention_heads: PositiveInt = 12
-    image_size: PositiveInt = 224
-    patch_size: PositiveInt = 16
+    hidden_size: Count = 768
+    intermediate_size: Count = 3072
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Count = 12
+    image_size: Side = 224
+    patch_size: Side = 16
     hidden_act: Literal["gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
-    layer_norm_eps: PositiveFloat = 1e-6
+    layer_norm_eps: Epsilon = 1e-6
 
 
 class LegacyTowerConfig(VisionConfig):
     """config.json of the legacy layout's own tower repository. The code's constants stand for missing keys."""
 
-    hidden_size: PositiveInt = 1152
-    intermediate_size: PositiveInt = 4304
-    num_hidden_layers: PositiveInt = SIGLIP_LAYERS + 1
-    num_attention_heads: PositiveInt = 16
-    image_size: PositiveInt = 384
-    patch_size: PositiveInt = 14
+    hidden_size: Count = 1152
+    intermediate_size: Count = 4304
+    num_hidden_layers: Layers = SIGLIP_LAYERS + 1
+    num_attention_heads: Count = 16
+    image_size: Side = 384
+    patch_size: Side = 14
     hidden_act: Literal["gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
-    layer_norm_eps: PositiveFloat = 1e-6
+    layer_norm_eps: Epsilon = 1e-6
 
 
 class ClipConfig(VisionConfig):
     """With the defaults of transformers' CLIPVisionConfig."""
 
     model_type: Literal["clip_vision_model"]
-    hidden_size: PositiveInt = 768
-    intermediate_size: PositiveInt = 3072
-    num_hidden_layers: PositiveInt = 12
-    num_attention_heads: PositiveInt = 12
-    image_size: PositiveInt = 224
-    patch_size: PositiveInt = 32
+    hidden_size: Count = 768
+    intermediate_size: Count = 3072
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Count = 12
+    image_size: Side = 224
+    patch_size: Side = 32
     hidden_act: Literal["quick_gelu"] = "quick_gelu"
-    layer_norm_eps: PositiveFloat = 1e-5
+    layer_norm_eps: Epsilon = 1e-5
 
 
 class PhiText(PhiConfig):
@@ -211,7 +212,7 @@ class FactoryConfig(BaseModel):
     vision_feature_layer: int = -2
     vision_feature_select_strategy: Literal["patch", "cls_patch"] = "patch"
     image_aspect_ratio: Literal["square", "pad"] = "square"
-    tokenizer_model_max_length: PositiveInt = 2048
+    tokenizer_model_max_length: Count = 2048
     caution: str = ""  # not in published files: for checkpoints that are not fit to moderate
 
     @property
@@ -251,7 +252,7 @@ class LegacyConfig(PhiConfig):
     mm_use_im_patch_token: Literal[False]  # the original adds a token where the key is missing
     mm_use_im_start_end: Literal[False] = False
     image_aspect_ratio: Literal["square", "pad"]
-    tokenizer_model_max_length: PositiveInt | None = None
+    tokenizer_model_max_length: Count | None = None
     caution: str = ""
 
     @property
@@ -283,7 +284,7 @@ class LlavaConfig(BaseModel):
     projector_hidden_act: Literal["gelu"] = "gelu"
     vision_feature_layer: int = -2
     vision_feature_select_strategy: Literal["default", "full"] = "default"
-    image_token_index: PositiveInt = 32_000
+    image_token_index: Count = 32_000
     caution: str = ""
 
     @property

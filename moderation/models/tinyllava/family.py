@@ -12,9 +12,9 @@ from PIL.Image import Image as Picture
 from moderation.errors import ConfigError
 from moderation.models.shared import checkpoint, codegen
 from moderation.models.shared.family import Checkpoint as Base
+from moderation.models.shared.family import check_vocabulary, decoder_row, refuse_crops
 from moderation.models.shared.picture import EncodedPicture
 from moderation.models.shared.tokenizer import TOKENIZER, Tokenizer
-from moderation.models.shared.tree import Tree
 from moderation.models.shared.window import Window
 from moderation.models.tinyllava import config, network, template
 from moderation.models.tinyllava.config import LlavaConfig
@@ -31,10 +31,7 @@ class Checkpoint(Base[TinyLlavaNetwork, Window]):
     template: TinyLlavaTemplate
 
     def __init__(self, folder: Path, num_crops: int | None) -> None:
-        if num_crops is not None:
-            raise ConfigError(
-                f"{folder}: MODERATION_MODEL__NUM_CROPS: TinyLLaVA shows each picture as one square; unset it"
-            )
+        refuse_crops(num_crops, "TinyLLaVA shows each picture as one square")
         self.folder = folder
         self.config = config.read(folder)
         self.caution = self.config.caution
@@ -42,11 +39,7 @@ class Checkpoint(Base[TinyLlavaNetwork, Window]):
         self.most_crops = 1
         self.architecture = config.architecture(folder, self.config)
         self.tokenizer = Tokenizer(folder) if isinstance(self.config, LlavaConfig) else codegen.tokenizer(folder)
-        if self.tokenizer.size > self.architecture.decoder.vocab_size:
-            raise ConfigError(
-                f"{folder}: its tokenizer has {self.tokenizer.size} tokens and config.json a vocab_size of "
-                f"{self.architecture.decoder.vocab_size}; they are not of one checkpoint"
-            )
+        check_vocabulary(folder, self.tokenizer.size, self.architecture.decoder)
         self.template = self._template()
         self.squares = self._squares()
 
@@ -61,11 +54,6 @@ class Checkpoint(Base[TinyLlavaNetwork, Window]):
         return [*files, *codegen.files(self.folder)]
 
     @property
-    def decisive(self) -> Mapping[str, object]:
-        """See Base."""
-        return {"template": [self.template.form.opening, self.template.form.closing]}
-
-    @property
     def rows(self) -> Mapping[str, str]:
         """See Base."""
         decoder, tower = self.architecture.decoder, self.architecture.tower
@@ -75,9 +63,7 @@ class Checkpoint(Base[TinyLlavaNetwork, Window]):
             "crop": "cut to the middle square; the rest is not seen",
         }
         rows = {
-            "decoder": f"{decoder.num_hidden_layers} layers, hidden {decoder.hidden_size}, vocabulary "
-            f"{decoder.vocab_size}, {decoder.num_attention_heads} heads of {decoder.head_size} on {decoder.kv_heads} "
-            "keys",
+            "decoder": decoder_row(decoder),
             "context": f"{self.context} positions",
             "tower": f"{'CLIP' if self.architecture.clip else 'SigLIP'}, hidden {tower.hidden}, {tower.layers} layers",
             "picture": f"{tower.image} x {tower.image} pixels, {self.architecture.tokens} tokens, "
@@ -94,10 +80,6 @@ class Checkpoint(Base[TinyLlavaNetwork, Window]):
     def encode_pictures(self, pictures: Sequence[Picture]) -> list[Square]:
         """See Base."""
         return self.squares.of(pictures)
-
-    def window(self, tree: Tree, pictures: tuple[EncodedPicture, ...], picture_work: int) -> Window:
-        """See Base."""
-        return Window(tree, pictures, picture_work)
 
     def raw_ids(self, prompt: str, pictures: Sequence[EncodedPicture]) -> list[int]:
         """See Base."""

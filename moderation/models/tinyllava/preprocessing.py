@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.Image import Image as Picture
-from pydantic import BaseModel, PositiveFloat, PositiveInt
+from pydantic import BaseModel
 from torch import Tensor
+
+from moderation.models.shared.config_types import Number, Positive, Side
 
 PREPROCESSOR = "preprocessor_config.json"
 BICUBIC = Image.Resampling.BICUBIC
@@ -114,14 +116,14 @@ class Squares:
 class Edge(BaseModel):
     """`size` of a preprocessor_config.json."""
 
-    shortest_edge: PositiveInt
+    shortest_edge: Side
 
 
 class Sides(BaseModel):
     """`crop_size` of a preprocessor_config.json."""
 
-    height: PositiveInt
-    width: PositiveInt
+    height: Side
+    width: Side
 
 
 class PreprocessorConfig(BaseModel):
@@ -129,8 +131,8 @@ class PreprocessorConfig(BaseModel):
 
     size: Edge = Edge(shortest_edge=224)
     crop_size: Sides = Sides(height=224, width=224)
-    image_mean: Numbers = (0.48145466, 0.4578275, 0.40821073)
-    image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.26862954, 0.26130258, 0.27577711)
+    image_mean: tuple[Number, Number, Number] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[Positive, Positive, Positive] = (0.26862954, 0.26130258, 0.27577711)
     resample: Literal[3] = 3
     do_resize: Literal[True] = True
     do_center_crop: Literal[True] = True

@@ -56,6 +56,11 @@ class TinyLlavaTemplate:
         )
 
     @property
+    def words(self) -> Sequence[str]:
+        """See Template."""
+        return self.form.opening, self.form.closing, self.form.yes, self.form.no, ROLE.pattern
+
+    @property
     def reserved(self) -> Collection[int]:
         """See Template."""
         return self.tokenizer.added
@@ -86,7 +91,7 @@ class TinyLlavaTemplate:
         """See Template."""
         return self.tokenizer.trusted(text + self.form.closing, joined=True)
 
-    def picture(self, number: int, of: int, tokens: int) -> list[int]:
+    def picture(self, number: int, tokens: int) -> list[int]:
         """See Template."""
         return [-1 - number] * tokens
 
@@ -114,5 +119,5 @@ class TinyLlavaTemplate:
             )
         ids = chunks[0]
         for number, (tokens, chunk) in enumerate(zip(slots, chunks[1:], strict=True)):
-            ids = [*ids, *self.picture(number, len(slots), tokens), *chunk]
+            ids = [*ids, *self.picture(number, tokens), *chunk]
         return ids

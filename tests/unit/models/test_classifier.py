@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moderation import models
+from moderation.dev.checkpoint import seeded
 from moderation.errors import ConfigError, DeviceError, PostError
 from moderation.models.fake import Fake
 from moderation.models.phi3 import family
+from moderation.models.shared import loading
 from moderation.models.shared.classifier import VisionClassifier
 from moderation.models.shared.window import LONGEST_QUESTION, cut
+from moderation.models.tinyllava.template import PHI
 from moderation.types import Question, Reason
 from tests.support.small_model import a_content, a_model, a_picture, a_tokenizer, questions, settings
 
@@ -207,3 +214,56 @@ def test_scoring_needs_no_transformers() -> None:
         "sys.exit(any(name in sys.modules for name in ('transformers', 'torchvision', 'huggingface_hub')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "constants"),
+    [
+        ("phi3", {"OPEN": ["<|system|>\n"], "CLOSE": ["<|assistant|>\n"], "YES": ["dog"], "NO": ["cat"]}),
+        (
+            "h2ovl",
+            {
+                "MARKERS": [re.compile(r"(?<=<\|)(?=(?:prompt|answer|end)\|>)")],
+                "IMAGE": ["</img>"],
+                "IMAGE_END": ["<img>"],
+                "YES": ["No"],
+                "NO": ["Yes"],
+            },
+        ),
+        (
+            "tinyllava",
+            {
+                "PHI": [replace(PHI, **part) for part in ({"opening": "A"}, {"closing": "B"}, {"yes": PHI.no})],
+                "ROLE": [re.compile("x")],
+            },
+        ),
+        (
+            "tinygptv",
+            {
+                "OPEN": ["<"],
+                "CLOSE": [">"],
+                "STRUCTURE": [re.compile("x")],
+                "YES": [("No",)],
+                "NO": [("yes",)],
+            },
+        ),
+    ],
+)
+def test_whatever_the_template_holds_is_in_the_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, constants: dict[str, list[object]]
+) -> None:
+    module = importlib.import_module(f"moderation.models.{name}.template")
+    folder = seeded(tmp_path / name, name)
+
+    def digest() -> str:
+        return loading.load(models.family(str(folder)), settings(name=str(folder))).info.digest
+
+    before = digest()
+    assert digest() == before
+    for constant, other in ((constant, other) for constant, others in constants.items() for other in others):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, constant, other)
+            assert digest() != before, constant
+    template = next(value for kind, value in vars(module).items() if kind.endswith("Template"))
+    monkeypatch.setattr(template, "pictures_first", not template.pictures_first)
+    assert digest() != before

@@ -120,6 +120,14 @@ def unreadable_tokens(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": [END]}))
 
 
+def with_a_key(key: str) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: True}))
+
+    return edit
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -132,6 +140,8 @@ def unreadable_tokens(folder: Path) -> None:
         (without_a_token, r"merges\.txt: line \d+ merges no two tokens of vocab\.json"),
         (twice_the_same_id, r"vocab\.json: not every token has an id of its own"),
         (of_another_checkpoint, r"has id \d+, and vocab\.json leaves \d+ for it; they are not of one checkpoint"),
+        (with_a_key("add_bos_token"), r"tokenizer_config\.json: add_bos_token is True; only false is supported"),
+        (with_a_key("add_prefix_space"), r"tokenizer_config\.json: add_prefix_space is True; only false is"),
         (unreadable_tokens, r"tokenizer_config\.json: the added tokens are not readable"),
     ],
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from moderation.models.contract import Published
 from moderation.models.h2ovl import PUBLISHED
@@ -16,6 +18,7 @@ from moderation.models.h2ovl.config import H2ovlConfig
 from moderation.models.h2ovl.family import Checkpoint, tiling
 from moderation.models.h2ovl.network import H2ovlNetwork
 from moderation.models.shared import checkpoint
+from moderation.models.shared.decoder import RMSNorm
 from tests.support.full_size import H2OVL_2B, H2OVL_800M
 from tests.support.small_model import a_picture
 
@@ -68,3 +71,18 @@ def test_four_neighbours_become_one_vector(opened: Checkpoint) -> None:
     assert tokens[0, 0].tolist() == [0, 1, 8, 9]
     assert tokens[0, 1].tolist() == [2, 3, 10, 11]
     assert tokens[0, 4].tolist() == [16, 17, 24, 25]
+
+
+def test_the_norms_have_the_originals_eps(folder: Path, tmp_path: Path) -> None:
+    """The seeded checkpoints' logits hardly depend on them."""
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    path = copy / "config.json"
+    whole = json.loads(path.read_text())
+    whole["llm_config"]["rms_norm_eps"] = 3e-4
+    path.write_text(json.dumps(whole))
+    network = Checkpoint(copy, None).network(dtype=torch.float32, device=torch.device("cpu"))
+    assert [module.eps for module in network.mlp1 if isinstance(module, nn.LayerNorm)] == [1e-5]
+    rms = [module for module in network.modules() if isinstance(module, RMSNorm)]
+    assert len(rms) == 2 * len(network.decoder.layers) + 1
+    assert {module.eps for module in rms} == {3e-4}
+    assert rms[-1](torch.full((1, 96), 1e-2)).allclose(rms[-1].weight * (1e-2 / (1e-4 + 3e-4) ** 0.5))
