@@ -10,6 +10,7 @@ A key that a file lacks has the default of the class in transformers that wrote 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self, TypeAlias
@@ -47,6 +48,7 @@ LEGACY = Names(
     tower="model.vision_tower.vision_tower.vision_model.",
     projector=("model.mm_projector.0.", "model.mm_projector.2."),
 )
+LEGACY_LAYERS = f"{LEGACY.tower}encoder.layers."
 LLAVA = Names(
     decoder="language_model.model.",
     head="language_model.lm_head.",
@@ -331,10 +333,9 @@ def architecture(folder: Path, config: Config) -> Architecture:
     """
     if not isinstance(config, LegacyConfig):
         return config.architecture
-    prefix = f"{LEGACY.tower}encoder.layers."
-    names = [name for path in checkpoint.weight_files(folder) for name, _, _ in checkpoint.header(path)]
-    if any(name.startswith(LEGACY.tower) for name in names):
-        layers = {int(name.removeprefix(prefix).partition(".")[0]) for name in names if name.startswith(prefix)}
+    names = [(path, name) for path in checkpoint.weight_files(folder) for name, _, _ in checkpoint.header(path)]
+    if any(name.startswith(LEGACY.tower) for _, name in names):
+        layers = {_layer(path, name) for path, name in names if name.startswith(LEGACY_LAYERS)}
         return config.architecture(LegacyTowerConfig(), max(layers, default=SIGLIP_LAYERS - 1) + 1, None)
     try:
         apart, _ = checkpoint.locate(config.mm_vision_tower, None)
@@ -345,3 +346,11 @@ def architecture(folder: Path, config: Config) -> Architecture:
         ) from None
     vision = checkpoint.parse(apart / checkpoint.CONFIG, LegacyTowerConfig)
     return config.architecture(vision, vision.num_hidden_layers - 1, apart)
+
+
+def _layer(path: Path, name: str) -> int:
+    """The number of the tower's layer that a tensor belongs to."""
+    number = re.match(r"([0-9]{1,4})\.", name.removeprefix(LEGACY_LAYERS))
+    if number is None:
+        raise ConfigError(f"{path}: the tensor {name} has no layer's number in its name; fetch the file again")
+    return int(number[1])

@@ -131,6 +131,16 @@ def test_a_tower_in_part_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
         load(folder)
 
 
+@pytest.mark.parametrize("number", ["x", "-1", "", "9" * 5000])
+def test_a_tensor_of_no_layer_of_the_tower_is_named(tmp_path: Path, number: str) -> None:
+    folder = tinyllava.legacy(tmp_path)
+    stray = f"{LEGACY.tower}encoder.layers.{number}.a"
+    tinyllava.edit_weights(folder, lambda tensors: tensors.update({stray: torch.zeros(1)}))
+    with pytest.raises(ConfigError, match=r"model\.safetensors: the tensor ") as caught:
+        load(folder)
+    assert stray in str(caught.value)
+
+
 def text(**changes: object) -> Callable[[Path], None]:
     return lambda folder: tinyllava.edit_config(folder, lambda content: content["text_config"].update(changes))
 
