@@ -207,3 +207,6 @@ def test_a_checkpoint_of_another_family_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "phi3_v"}))
     with pytest.raises(ConfigError, match="model_type 'phi3_v', not one of tinyllava, tiny_llava_phi, llava"):
         config.read(tmp_path)
+    ("llava", preprocessor(do_convert_rgb=False), r"preprocessor_config\.json: do_convert_rgb"),
+    ("llava", preprocessor(rescale_factor=1.0), r"preprocessor_config\.json: rescale_factor: 1\.0 is not 1/255"),
+    ("llava", preprocessor(rescale_factor=float("nan")), r"rescale_factor: nan is not 1/255"),
