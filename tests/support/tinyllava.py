@@ -27,11 +27,11 @@ def factory(parent: Path) -> Path:
 
 
 def legacy(parent: Path) -> Path:
-    """The layout of bczhou/TinyLLaVA-3.1B, its tower in a folder beside it that config.json names.
+    """The layout of bczhou/TinyLLaVA-3.1B, its tower in a subfolder that config.json names.
 
     A tower in the main folder would have the full width: it is written in the original code.
     """
-    source, folder, tower = factory(parent), parent / "legacy", parent / "tower"
+    source, folder, tower = factory(parent), parent / "legacy", parent / "legacy" / "tower"
     shutil.copytree(source, folder)
     whole = json.loads((folder / "config.json").read_text())
     tensors = load_file(folder / WEIGHTS)
@@ -40,7 +40,7 @@ def legacy(parent: Path) -> Path:
     save_file(inside, folder / WEIGHTS)
     config = whole["text_config"] | {
         "model_type": "tiny_llava_phi",
-        "mm_vision_tower": str(tower),
+        "mm_vision_tower": tower.name,
         "mm_projector_type": "mlp2x_gelu",
         "mm_use_im_patch_token": False,
         "image_aspect_ratio": "pad",
