@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, PositiveFloat, PositiveInt, model_validator
 
@@ -180,6 +180,12 @@ class LegacyTowerConfig(VisionConfig):
     hidden_act: Literal["gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
     layer_norm_eps: PositiveFloat = 1e-6
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_whole_siglip(cls, content: dict[str, Any]) -> object:
+        """The config.json of a SigLIP with its text tower has the vision tower's part in a key."""
+        return content.get("vision_config", {}) if content.get("model_type") == "siglip" else content
+
 
 class ClipConfig(VisionConfig):
     """With the defaults of transformers' CLIPVisionConfig."""
@@ -272,19 +278,19 @@ class LegacyConfig(PhiConfig):
             decoder=self,
             head_bias=False,
             tower=vision.shape(min(layers, SIGLIP_LAYERS)),
-            tower_layers=SIGLIP_LAYERS + 1,
+            tower_layers=max(SIGLIP_LAYERS + 1, vision.num_hidden_layers),
             clip=False,
             class_token=False,
             skipped=0,
             names=LEGACY,
             tower_folder=tower_folder,
+            tower_commit=tower_commit,
             only_tokens=True,
         )
 
 
 class LlavaConfig(BaseModel):
     """config.json of model_type llava."""
-            tower_commit=tower_commit,
 
     text_config: LlamaText
     vision_config: ClipConfig

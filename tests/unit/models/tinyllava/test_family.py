@@ -155,6 +155,25 @@ def test_a_legacy_tower_with_a_tensor_missing_names_its_folder(tmp_path: Path) -
         load(folder)
 
 
+def test_a_whole_siglip_is_taken_for_its_vision_tower(tmp_path: Path) -> None:
+    folder = tinyllava.legacy(tmp_path)
+    before = Checkpoint(folder, None)
+    rows = embedded(before)
+    tower = tmp_path / "legacy" / "tower"
+    stray = {"logit_scale": torch.zeros(1), "text_model.head.weight": torch.zeros(2, 2)}
+    last = "vision_model.encoder.layers.1.mlp.fc1.bias"
+    tinyllava.edit_weights(
+        tower,
+        lambda tensors: tensors.update(stray | {last.replace(".1.", f".{n}."): tensors[last].clone() for n in (2, 26)}),
+    )
+    content = {"model_type": "siglip", "vision_config": json.loads((tower / "config.json").read_text())}
+    content["vision_config"]["num_hidden_layers"] = 3
+    (tower / "config.json").write_text(json.dumps(content))
+    after = Checkpoint(folder, None)
+    assert after.architecture.tower == before.architecture.tower
+    assert torch.equal(embedded(after), rows)
+
+
 def test_a_tower_in_part_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
     folder = tinyllava.legacy(tmp_path)
     stray = {f"{LEGACY.tower}post_layernorm.bias": torch.zeros(1152)}
@@ -171,6 +190,12 @@ def test_a_tensor_of_no_layer_of_the_tower_is_named(tmp_path: Path, number: str)
     with pytest.raises(ConfigError, match=r"model\.safetensors: the tensor ") as caught:
         load(folder)
     assert stray in str(caught.value)
+
+
+def embedded(opened: Checkpoint) -> torch.Tensor:
+    network = opened.network(dtype=torch.float32, device=torch.device("cpu"))
+    with torch.inference_mode():
+        return network.embed_images(opened.encode_pictures([a_picture()]))[0]
 
 
 def text(**changes: object) -> Callable[[Path], None]:
@@ -223,6 +248,9 @@ FAULTS = [
     ("llava", top(vision_feature_layer=[-2, -5]), "vision_feature_layer: Input should be a valid integer"),
     ("llava", preprocessor(resample=2), r"preprocessor_config\.json: resample"),
     ("llava", preprocessor(do_center_crop=False), r"preprocessor_config\.json: do_center_crop"),
+    ("llava", preprocessor(do_convert_rgb=False), r"preprocessor_config\.json: do_convert_rgb"),
+    ("llava", preprocessor(rescale_factor=1.0), r"preprocessor_config\.json: rescale_factor: 1\.0 is not 1/255"),
+    ("llava", preprocessor(rescale_factor=float("nan")), r"rescale_factor: nan is not 1/255"),
     ("llava", preprocessor(size={"shortest_edge": 100}), r"crops 112 x 112 out of a short side of 100 pixels"),
     ("llava", lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
 ]
@@ -239,6 +267,3 @@ def test_a_checkpoint_of_another_family_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "phi3_v"}))
     with pytest.raises(ConfigError, match="model_type 'phi3_v', not one of tinyllava, tiny_llava_phi, llava"):
         config.read(tmp_path)
-    ("llava", preprocessor(do_convert_rgb=False), r"preprocessor_config\.json: do_convert_rgb"),
-    ("llava", preprocessor(rescale_factor=1.0), r"preprocessor_config\.json: rescale_factor: 1\.0 is not 1/255"),
-    ("llava", preprocessor(rescale_factor=float("nan")), r"rescale_factor: nan is not 1/255"),
