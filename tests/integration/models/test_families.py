@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -234,9 +235,4 @@ def test_a_picture_without_an_area_to_show_is_the_posts_fault_or_is_shown(model:
 
 
 def copied(folder: Path, to: Path) -> Path:
-    broken = to / "broken"
-    broken.mkdir()
-    for file in folder.iterdir():
-        if file.is_file():
-            (broken / file.name).write_bytes(file.read_bytes())
-    return broken
+    return shutil.copytree(folder, to / "broken")

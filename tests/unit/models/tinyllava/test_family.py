@@ -81,9 +81,9 @@ def test_every_file_that_decides_a_score_is_in_the_digest(folder: Path) -> None:
 
 def test_the_legacy_towers_own_folder_decides_too(tmp_path: Path) -> None:
     opened = Checkpoint(tinyllava.legacy(tmp_path), None)
-    assert tmp_path / "legacy" / "tower" / "model.safetensors" in opened.files
-    assert tmp_path / "legacy" / "tower" / "config.json" in opened.files
-    assert str(tmp_path / "legacy" / "tower") in models.describe(str(tmp_path / "legacy"))
+    assert tmp_path / "legacy" / "vision_tower" / "model.safetensors" in opened.files
+    assert tmp_path / "legacy" / "vision_tower" / "config.json" in opened.files
+    assert str(tmp_path / "legacy" / "vision_tower") in models.describe(str(tmp_path / "legacy"))
 
 
 def test_a_legacy_tower_in_the_main_folder_is_taken_from_there(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_legacy_tower_in_the_main_folder_is_taken_from_there(tmp_path: Path) -
         if name.startswith("projector.")
     }
     tinyllava.edit_weights(folder, lambda tensors: tensors.update(named | projector))
-    shutil.rmtree(tmp_path / "legacy" / "tower")
+    shutil.rmtree(tmp_path / "legacy" / "vision_tower")
     opened = Checkpoint(folder, None)
     assert (opened.architecture.tower_folder, opened.architecture.tower.layers) == (None, 1)
     assert opened.architecture.tokens == 729
@@ -111,12 +111,25 @@ def test_a_legacy_tower_in_the_main_folder_is_taken_from_there(tmp_path: Path) -
 
 def test_a_legacy_checkpoint_without_a_tower_says_where_it_looked(tmp_path: Path) -> None:
     folder = tinyllava.legacy(tmp_path)
-    shutil.rmtree(tmp_path / "legacy" / "tower")
+    shutil.rmtree(tmp_path / "legacy" / "vision_tower")
     with pytest.raises(ConfigError, match=r"legacy: holds no tensors of the vision tower, and mm_vision_tower"):
         load(folder)
 
 
-NAMES = ("evil/repo", "/tower", "~", "../tower", "./tower", "tower/", "tower/..", "..", ".", "", "linked", "absent")
+NAMES = (
+    "evil/repo",
+    "/tower",
+    "~",
+    "../tower",
+    "./vision_tower",
+    "vision_tower/",
+    "vision_tower/..",
+    "..",
+    ".",
+    "",
+    "linked",
+    "absent",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -124,7 +137,7 @@ def test_a_checkpoint_does_not_choose_what_is_fetched_or_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     folder = tinyllava.legacy(tmp_path)
-    shutil.copytree(folder / "tower", tmp_path / "tower")
+    shutil.copytree(folder / "vision_tower", tmp_path / "tower")
     (folder / "linked").symlink_to(tmp_path / "tower")
     monkeypatch.chdir(folder)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("it fetches"))
@@ -140,7 +153,7 @@ def test_a_checkpoint_does_not_choose_what_is_fetched_or_read(
 def test_a_tower_from_the_hub_is_shown_with_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tinyllava.legacy(tmp_path)
     cached = tmp_path / "snapshots" / ("ab" * 20)
-    shutil.move(folder / "tower", cached)
+    shutil.move(folder / "vision_tower", cached)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: cached if name == PUBLISHED else None)
     tinyllava.edit_config(folder, lambda content: content.update(mm_vision_tower=PUBLISHED))
     assert f"{PUBLISHED} at {'ab' * 20}" in models.describe(str(folder))
@@ -150,8 +163,8 @@ def test_a_tower_from_the_hub_is_shown_with_its_commit(tmp_path: Path, monkeypat
 def test_a_legacy_tower_with_a_tensor_missing_names_its_folder(tmp_path: Path) -> None:
     folder = tinyllava.legacy(tmp_path)
     name = "vision_model.encoder.layers.1.mlp.fc1.bias"
-    tinyllava.edit_weights(tmp_path / "legacy" / "tower", lambda tensors: tensors.pop(name))
-    with pytest.raises(ConfigError, match=rf"tower: the tensors are not .* 1 missing: {name}"):
+    tinyllava.edit_weights(tmp_path / "legacy" / "vision_tower", lambda tensors: tensors.pop(name))
+    with pytest.raises(ConfigError, match=rf"vision_tower: the tensors are not .* 1 missing: {name}"):
         load(folder)
 
 
@@ -159,7 +172,7 @@ def test_a_whole_siglip_is_taken_for_its_vision_tower(tmp_path: Path) -> None:
     folder = tinyllava.legacy(tmp_path)
     before = Checkpoint(folder, None)
     rows = embedded(before)
-    tower = tmp_path / "legacy" / "tower"
+    tower = tmp_path / "legacy" / "vision_tower"
     stray = {"logit_scale": torch.zeros(1), "text_model.head.weight": torch.zeros(2, 2)}
     last = "vision_model.encoder.layers.1.mlp.fc1.bias"
     tinyllava.edit_weights(
