@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -251,9 +252,4 @@ def test_pictures_that_take_too_many_prompts_are_not_called_a_long_text(folder: 
 
 
 def copied(folder: Path, to: Path) -> Path:
-    broken = to / "broken"
-    broken.mkdir()
-    for file in folder.iterdir():
-        if file.is_file():
-            (broken / file.name).write_bytes(file.read_bytes())
-    return broken
+    return shutil.copytree(folder, to / "broken")
