@@ -18,6 +18,7 @@ TOWER_HEAD, QFORMER_HEAD = 88, 64
 TOWER_BLOCKS = 39  # that the original builds; the published file holds one more
 T5 = 4096  # width of FLAN-T5-XXL: BLIP-2's files for other language models have another
 LORA_ALPHA = 16.0  # the original's, where the config has none
+LARGEST_ALPHA = 1e6  # far above any that is trained with; above it, products could leave float32
 VARIANTS = {"224": ("minigpt4", 224), "448": ("minigpt_v2", 448)}  # arch and image size by the option's value
 
 
@@ -44,11 +45,15 @@ def variant(stage: Artefact, chosen: str | None) -> tuple[str, int]:
 
 def lora_alpha(stage: Artefact, chosen: float | None) -> float:
     """The strength of the adapters: the config's, or the chosen one where the trained file does not say it."""
+    if chosen is not None and not 0 < chosen <= LARGEST_ALPHA:
+        raise ConfigError(f"--lora-alpha {chosen:g}: not a positive number of at most {LARGEST_ALPHA:g}")
     own = stage.config.get("lora_alpha")
     if own is None:
         return LORA_ALPHA if chosen is None else chosen
-    if isinstance(own, bool) or not isinstance(own, int | float) or own <= 0:
-        raise ConfigError(f"{stage}: its config says lora_alpha {own!r}, which is no positive number")
+    if isinstance(own, bool) or not isinstance(own, int | float) or not 0 < own <= LARGEST_ALPHA:
+        raise ConfigError(
+            f"{stage}: its config says lora_alpha {own!r}, which is not a positive number of at most {LARGEST_ALPHA:g}"
+        )
     if chosen is not None and chosen != own:
         raise ConfigError(f"--lora-alpha {chosen:g}: {stage} says itself that it is {own:g}")
     return float(own)
