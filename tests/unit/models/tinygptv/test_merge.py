@@ -153,7 +153,16 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "whole numbers": (put("vit", "cls_token", torch.zeros(1, 1, 88, dtype=torch.int32)), "cls_token is torch.int32"),
     "a number that is not finite": (put("vit", "cls_token", torch.full((1, 1, 88), torch.nan)), "not finite"),
     "no config of the run": (unconfigured, "add --variant 224 .* or --variant 448"),
-    "another architecture": (configured(arch="minigpt5"), "arch 'minigpt5' .* supported are minigpt4, minigpt_v2"),
+    "another architecture": (configured(arch="minigpt5"), "arch 'minigpt5'; supported are minigpt4, minigpt_v2"),
+    "an architecture in a list": (configured(arch=["minigpt4"]), r"stage\.pth: its config says arch \['minigpt4'\];"),
+    "no architecture": (configured(arch=None), "arch None"),
+    "an image size that nothing can hold": (
+        configured(image_size=14_000_000_000_000),
+        r"stage\.pth: its config says image_size 14000000000000, which is not a number of pixels up to 2048",
+    ),
+    "an image size of no pixels": (configured(image_size=0), "image_size 0,"),
+    "an image size that is no whole number": (configured(image_size=224.5), r"image_size 224\.5,"),
+    "an image size that is a truth value": (configured(image_size=True), "image_size True,"),
     "half a patch": (configured(image_size=230), "no whole number of patches"),
     "no strength of adapters": (configured(lora_alpha="high"), "lora_alpha 'high'"),
 }
