@@ -61,6 +61,17 @@ def phi_configured(**values: Any) -> Change:
     return lambda downloads: downloads.phi_config.update(values)
 
 
+def adapted(name: str, out: int, into: int) -> Change:
+    """Both halves of an adapter of a matrix of the language model, in every layer, with the right shapes."""
+    return lambda downloads: downloads.stage.update(
+        {
+            f"{LLM}layers.{layer}.{name}.lora_{half}.weight": torch.zeros(shape)
+            for layer in range(2)
+            for half, shape in (("A", (4, into)), ("B", (out, 4)))
+        }
+    )
+
+
 def unconfigured(downloads: Downloads) -> None:
     downloads.model = None
 
@@ -150,6 +161,16 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "an unknown tensor of Phi-2": (put("phi", "model.layers.0.mlp.fc3.bias", torch.zeros(1)), r"lacks: .*fc3\.bias"),
     "an unknown trained tensor": (put("stage", "llama_proj3.weight", torch.zeros(1)), "lacks: llama_proj3.weight"),
     "an adapter of an unknown matrix": (put("stage", LLM + "layers.0.mlp.fc9.lora_A.weight", torch.zeros(1)), "fc9"),
+    "adapters of a matrix that the original does not adapt": (
+        adapted("mlp.fc1", 72, 160),
+        r"stage\.pth: 4 adapters of other matrices than .*query_key_value and dense: .*layers\.0\.mlp\.fc1\.lora_A",
+    ),
+    "an adapter outside the language model": (
+        lambda d: d.stage.update(
+            {f"llama_proj.lora_{half}.weight": torch.zeros(shape) for half, shape in (("A", (4, 64)), ("B", (48, 4)))}
+        ),
+        r"2 adapters of other matrices than .*: llama_proj\.lora_A\.weight, llama_proj\.lora_B\.weight",
+    ),
     "whole numbers": (put("vit", "cls_token", torch.zeros(1, 1, 88, dtype=torch.int32)), "cls_token is torch.int32"),
     "a number that is not finite": (put("vit", "cls_token", torch.full((1, 1, 88), torch.nan)), "not finite"),
     "no config of the run": (unconfigured, "add --variant 224 .* or --variant 448"),
