@@ -44,8 +44,12 @@ def test_a_language_model_with_the_slow_tokenizers_files(converted: Path, tmp_pa
     (inputs.phi / "added_tokens.json").write_text(json.dumps(runs))
     convert(tmp_path / "out", inputs)
     text = "###Human: guns  for sale\t\t<|endoftext|> Yes"
-    ids = [Checkpoint(folder, None).tokenizer.trusted(text) for folder in (tmp_path / "out", converted)]
-    assert ids[0] == ids[1]
+    slow, fast = (Checkpoint(folder, None) for folder in (tmp_path / "out", converted))
+    assert slow.tokenizer.trusted(text) == fast.tokenizer.trusted(text)
+    assert "merges.txt" in {path.name for path in slow.files}
+    assert not [path for path in slow.files if not any(map(path.match, Checkpoint.wanted))], (
+        "all are fetched of a hub id"
+    )
     sums = json.loads((tmp_path / "out" / "config.json").read_text())["conversion"]["inputs"][2]["sha256"]
     assert {"vocab.json", "merges.txt", "added_tokens.json"} <= set(sums)
 
