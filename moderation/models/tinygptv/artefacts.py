@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from moderation.errors import ConfigError
@@ -78,12 +78,12 @@ class _TorchFile:
             raise ConfigError(f"{self.path}: its 'model' is a {type(inner).__name__}, not a dict of tensors")
         return inner
 
-    def read(self, name: str) -> Tensor:
-        """One tensor. Raises ConfigError."""
+    def read(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """One tensor, of this shape and dtype. Raises ConfigError."""
         tensor = self.tensors().get(name)
         if not isinstance(tensor, Tensor):
             raise ConfigError(f"{self.path}: {name} is gone; the file was replaced while it was read")
-        return tensor.detach()
+        return _same(self.path, name, tensor.detach(), shape, dtype)
 
     def release(self) -> None:
         """Unmaps the file."""
@@ -199,7 +199,8 @@ def _stored(file: _TorchFile) -> dict[str, Stored]:
             )
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             raise ConfigError(f"{file.path}: {name} is sparse, quantised or empty, which no published file is")
-        stored[str(name)] = Stored(tuple(tensor.shape), tensor.dtype, partial(file.read, name))
+        shape, dtype = tuple(tensor.shape), tensor.dtype
+        stored[str(name)] = Stored(shape, dtype, partial(file.read, name, shape, dtype))
     return stored
 
 
@@ -208,10 +209,22 @@ def _safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
         if kind not in checkpoint.FLOATS:
             raise ConfigError(f"{path}: {name} is {kind}, which is not read: take a folder that is not quantised")
         dtype = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[kind]
-        yield name, Stored(shape, dtype, partial(_read, path, name))
+        yield name, Stored(shape, dtype, partial(_read, path, name, shape, dtype))
 
 
-def _read(path: Path, name: str) -> Tensor:
-    with safe_open(path, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(name)
+def _read(path: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _same(path, name, file.get_tensor(name), shape, dtype)
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{path}: {name} is not readable any more ({error}); run the command again") from None
+
+
+def _same(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The tensor, if it is as the file's list of tensors said. Raises ConfigError."""
+    if (tuple(tensor.shape), tensor.dtype) != (shape, dtype):
+        raise ConfigError(
+            f"{path}: {name} was {dtype} {list(shape)} and is now {tensor.dtype} {list(tensor.shape)}; the file was "
+            "replaced while it was read"
+        )
     return tensor
