@@ -109,9 +109,11 @@ def _write(
         done += sum(tensor.bytes for tensor in part)
         progress(f"{file}: {_gigabytes(done)} of {_gigabytes(total)}")
     _write_json(draft / checkpoint.INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    for path in artefacts.tokenizer_files(inputs.phi.path):
+    for path in inputs.phi.tokenizer:
         shutil.copyfile(path, draft / path.name)
         _sync(draft / path.name)
+    for artefact in inputs:
+        artefact.check_unchanged()
     draft.chmod(0o755)  # mkdtemp's is for one user
     _write_json(draft / checkpoint.CONFIG, _described(inputs, config, sources))
 

@@ -227,7 +227,7 @@ def test_the_published_files_make_a_model_of_the_known_size(with_qformer: bool) 
         option: count for option, (_, _, count) in files.items()
     }
     vit, qformer, phi, stage = (
-        Artefact(option, Path(option), stored(names, dtype), ()) for option, (names, dtype, _) in files.items()
+        Artefact(option, Path(option), stored(names, dtype), {}) for option, (names, dtype, _) in files.items()
     )
     inputs = Inputs(vit, qformer, phi, stage, lora_alpha=16)
     config = TinyGptvConfig(
