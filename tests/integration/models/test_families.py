@@ -169,6 +169,11 @@ def test_the_model_that_is_loaded_is_the_familys_and_has_a_digest(folder: Path, 
     assert other.info.digest != model.info.digest
 
 
+def test_every_file_that_decides_a_score_is_fetched_of_a_hub_id(model: Model) -> None:
+    opened = model.checkpoint
+    assert not [path for path in opened.files if not any(map(path.match, opened.wanted))]
+
+
 def test_bfloat16_computes_the_same_in_the_main(folder: Path, model: Model) -> None:
     half = loaded(str(folder), dtype="bfloat16")
     windows = model.encode(contents()[1], questions(2))
