@@ -123,11 +123,11 @@ class ModelSettings(_Group):
     )
     compile: bool = advanced(False, "whether torch compiles the decoder; a start then takes minutes longer")
     fp8: bool = advanced(False, "whether the decoder runs in 8 bits (GPU only); the log says how far scores move")
-    num_crops: int | None = advanced(None, "crops of an image; default: the checkpoint's", unit="crops", ge=1, le=64)
+    num_crops: int | None = advanced(None, "crops or tiles of an image; default: its own", unit="crops", ge=1, le=64)
     feature_cache_bytes: BytesOrZero = advanced(256 << 20, "device memory for features of known pictures; 0: no cache")
     window_tokens: int = advanced(2048, "a longer text is scored in windows of this size", unit="tokens", ge=64)
     window_overlap: CountOrZero = advanced(256, "overlap of two neighbouring windows", unit="tokens")
-    max_windows: Count = advanced(16, "a text that needs more windows is refused as too long", unit="windows")
+    max_windows: Count = advanced(16, "a post that needs more windows is refused", unit="windows")
 
     @model_validator(mode="after")
     def _overlap_is_smaller(self) -> Self:

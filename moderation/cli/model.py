@@ -92,7 +92,7 @@ def tinygptv(
         str | None, typer.Option(help="224 (stages 1 to 3) or 448 (stage 4), where the stage file has no config")
     ] = None,
     lora_alpha: Annotated[
-        float | None, typer.Option(min=0, help="strength of the adapters, where the stage file has no config: 16")
+        float | None, typer.Option(help="strength of the adapters, where the stage file has no config: 16")
     ] = None,
 ) -> None:
     """Write TinyGPT-V's downloads as one safetensors folder, with their SHA-256. Runs nothing that is in them."""

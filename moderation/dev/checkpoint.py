@@ -8,7 +8,6 @@ the probability, and all code that runs a published checkpoint can run this one.
 from __future__ import annotations
 
 import importlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,7 +16,8 @@ from moderation.errors import ConfigError
 
 VERSION = "seeded 3\n"  # raise it with any change of `seeds`: older folders are then written again
 MARK = "OK"
-FAMILIES = ("phi3", "tinyllava", "h2ovl", "tinygptv")  # modules of moderation.dev.seeds, each with `write(folder)`
+# Modules of moderation.dev.seeds, each with `write(folder)`.
+FAMILIES = ("phi3", "tinyllava", "tinyllava_legacy", "tinyllava_v1", "h2ovl", "tinygptv")
 
 
 def seeded(folder: Path, family: str = "phi3") -> Path:
@@ -58,5 +58,5 @@ def _write(folder: Path, family: str) -> None:
     importlib.import_module(f"moderation.dev.seeds.{family}").write(folder)
     (folder / MARK).write_text(f"{family} {VERSION}")
     (folder / "README.md").write_text((__doc__ or "").strip() + "\n")
-    for name in os.listdir(folder):
-        (folder / name).chmod(0o644)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)

@@ -85,7 +85,7 @@ class Published:
     name: str  # hub id, or what to convert
     parameters: int
     weight_bytes: int  # of the published files
-    licence: str
+    licence: str  # as the hub's page of the name shows it
     memory_bytes: int  # of the device, in bfloat16: weights, and a step of 8,192 tokens
     context: int  # positions
     image_tokens: int  # of a 640 x 480 picture

@@ -146,7 +146,18 @@ TINYLLAVA: dict[str, dict[str, Any]] = {
         "vision_feature_select_strategy": "default",
     },
 }
-BYTES_OF_A_NUMBER = {"tinyllava/TinyLLaVA-Phi-2-SigLIP-3.1B": 2}  # in TinyLLaVA's files; the others are float32
+# Sizes of the weights' files in bytes, rounded as the hub's page of a revision shows them
+# (huggingface.co/NAME/tree/REVISION).
+SHOWN: dict[str, tuple[float, ...]] = {
+    "microsoft/Phi-3-vision-128k-instruct": (4.94e9, 3.35e9),  # b161793
+    "microsoft/Phi-3.5-vision-instruct": (4.94e9, 3.35e9),  # 12b77fb
+    "h2oai/h2ovl-mississippi-800m": (1.65e9,),  # 577843e
+    "h2oai/h2ovl-mississippi-2b": (4.3e9,),  # 8f8b827
+    "tinyllava/TinyLLaVA-Phi-2-SigLIP-3.1B": (5e9, 1.44e9),  # 2d2143b
+    "bczhou/TinyLLaVA-3.1B": (4.98e9, 4.98e9, 2.78e9),  # b0ade9c
+    "bczhou/tiny-llava-v1-hf": (4.98e9, 661e6),  # 33fb826
+}
+ROUNDED = 5e6  # what a size that is shown differs from the file's at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +204,8 @@ def tinyllava(name: str) -> FullSize:
     network = _built(TinyLlavaNetwork, architecture)
     squares = Squares(architecture.tower.image, "square", HALF, HALF, architecture.tokens, architecture.work)
     unread = sum(tinyllava_unread(architecture))
-    weight_bytes = BYTES_OF_A_NUMBER.get(name, 4) * (numbers(network) + unread)
+    held = numbers(network) + unread
+    weight_bytes = round(sum(SHOWN[name]) / held) * held  # the dtype is seen in no file, but follows from the sizes
     return FullSize(network, squares.of, read.context, weight_bytes, unread=unread)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ violates allows example examples definition question applies only unless also ot
 
 def write(folder: Path) -> None:
     """Writes the checkpoint into an empty folder."""
-    vocabulary, tokenizer = _tokenizer()
+    vocabulary, published = tokenizer()
     size = -(-(len(vocabulary) + len(_added(len(vocabulary)))) // 64) * 64
     files: dict[str, object] = {
         "config.json": _config(size, end=len(vocabulary)),
@@ -41,7 +42,7 @@ def write(folder: Path) -> None:
             "num_img_tokens": (IMAGE // PATCH // 2) ** 2,
             "processor_class": "Phi3VProcessor",
         },
-        "tokenizer.json": tokenizer,
+        "tokenizer.json": {**published, "added_tokens": _added(len(vocabulary))},
         "tokenizer_config.json": {
             "add_bos_token": True,
             "add_eos_token": False,
@@ -116,15 +117,18 @@ def _config(vocabulary: int, end: int) -> dict[str, object]:
     }
 
 
-def _tokenizer() -> tuple[dict[str, int], dict[str, object]]:
-    """(vocabulary without the added tokens, tokenizer.json): BPE with Phi-3's normalizer and byte fallback."""
+def tokenizer(*more: str) -> tuple[dict[str, int], dict[str, Any]]:
+    """(vocabulary, tokenizer.json), both without added tokens: BPE with Llama's normalizer and byte fallback.
+
+    more: pieces that are tokens, too.
+    """
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
     tokens += [chr(code) for code in range(ord("!"), ord("~") + 1)]
     vocabulary = {token: place for place, token in enumerate(tokens)}
     merges: list[list[str]] = []
-    for word in WORDS.split():
-        left = "▁"
-        for letter in word:
+    for word in (*(f"▁{word}" for word in WORDS.split()), *more):
+        left = word[0]
+        for letter in word[1:]:
             if left + letter not in vocabulary:
                 vocabulary[left + letter] = len(vocabulary)
                 merges.append([left, letter])
@@ -134,7 +138,7 @@ def _tokenizer() -> tuple[dict[str, int], dict[str, object]]:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": _added(len(vocabulary)),
+        "added_tokens": [],
         "normalizer": {
             "type": "Sequence",
             "normalizers": [

@@ -15,18 +15,40 @@ from moderation.dev.seeds.phi3 import WORDS
 HIDDEN, LAYERS, HEADS, INTERMEDIATE = 96, 2, 3, 192
 TOWER, TOWER_LAYERS, TOWER_HEADS, TOWER_INTERMEDIATE = 64, 3, 2, 128
 IMAGE, PATCH = 120, 14  # as in the published tower, some pixels are beyond the last whole patch
+SIGLIP = {
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_size": TOWER,
+    "image_size": IMAGE,
+    "intermediate_size": TOWER_INTERMEDIATE,
+    "layer_norm_eps": 1e-06,
+    "model_type": "siglip_vision_model",
+    "num_attention_heads": TOWER_HEADS,
+    "num_hidden_layers": TOWER_LAYERS,
+    "patch_size": PATCH,
+}
+CAUTION = "its weights are drawn from a seed: its verdicts mean nothing"
 END = "<|endoftext|>"
 ROLES = "USER ASSISTANT chat curious artificial intelligence assistant gives helpful detailed polite answers questions"
 
 
 def write(folder: Path) -> None:
     """Writes the checkpoint into an empty folder."""
+    vocabulary, size = write_tokenizer(folder)
+    write_json(folder / "config.json", _config(size, vocabulary[END]))
+    tensors = drawn(size)
+    for answer in ("ĠYes", "ĠNo"):  # the answers hold nearly all of the probability, and depend on the input
+        tensors["language_model.lm_head.bias"][vocabulary[answer]] = 16.0
+        tensors["language_model.lm_head.weight"][vocabulary[answer]] *= 3.0
+    save(tensors, folder)
+
+
+def write_tokenizer(folder: Path) -> tuple[dict[str, int], int]:
+    """Writes Phi-2's slow tokenizer files, with few words. (vocabulary, rows that an embedding has for it)."""
     vocabulary, merges = _byte_level()
     runs = [" " * length for length in range(31, 1, -1)] + ["\t" * length for length in range(9, 1, -1)]
     added = {run: len(vocabulary) + place for place, run in enumerate(runs)}
     size = -(-(len(vocabulary) + len(added)) // 64) * 64
     files: dict[str, object] = {
-        "config.json": _config(size, vocabulary[END]),
         "vocab.json": vocabulary,
         "added_tokens.json": added,
         "special_tokens_map.json": {f"{name}_token": END for name in ("bos", "eos", "pad", "unk")},
@@ -52,12 +74,23 @@ def write(folder: Path) -> None:
         },
     }
     for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / name, content)
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
-    tensors = {name: _tensor(name, shape) for name, shape in sorted(_shapes(size).items())}
-    for answer in ("ĠYes", "ĠNo"):  # the answers hold nearly all of the probability, and depend on the input
-        tensors["language_model.lm_head.bias"][vocabulary[answer]] = 16.0
-        tensors["language_model.lm_head.weight"][vocabulary[answer]] *= 3.0
+    return vocabulary, size
+
+
+def drawn(size: int) -> dict[str, NDArray[np.float32]]:
+    """The tensors for a vocabulary of so many rows, with random values."""
+    return {name: _tensor(name, shape) for name, shape in sorted(_shapes(size).items())}
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes a file as the published ones are written."""
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def save(tensors: dict[str, NDArray[np.float32]], folder: Path) -> None:
+    """Writes the tensors as float16."""
     halved = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
     save_file(halved, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -79,11 +112,32 @@ def _byte_level() -> tuple[dict[str, int], list[str]]:
     return vocabulary, merges
 
 
+def phi_config(model_type: str, vocabulary: int, end: int) -> dict[str, object]:
+    """Phi-2's keys of a config.json. end: the id of <|endoftext|>."""
+    return {
+        "bos_token_id": end,
+        "embd_pdrop": 0.0,
+        "eos_token_id": end,
+        "hidden_act": "gelu_new",
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTERMEDIATE,
+        "layer_norm_eps": 1e-05,
+        "model_type": model_type,
+        "num_attention_heads": HEADS,
+        "num_hidden_layers": LAYERS,
+        "num_key_value_heads": HEADS,
+        "partial_rotary_factor": 0.4,
+        "qk_layernorm": False,
+        "torch_dtype": "float16",
+        "vocab_size": vocabulary,
+    }
+
+
 def _config(vocabulary: int, end: int) -> dict[str, object]:
     return {
         "architectures": ["TinyLlavaForConditionalGeneration"],
         "cache_dir": None,
-        "caution": "its weights are drawn from a seed: its verdicts mean nothing",
+        "caution": CAUTION,
         "connector_type": "mlp2x_gelu",
         "hidden_size": HIDDEN,
         "ignore_index": -100,
@@ -93,39 +147,12 @@ def _config(vocabulary: int, end: int) -> dict[str, object]:
         "model_type": "tinyllava",
         "pad_token": END,
         "pad_token_id": end,
-        "text_config": {
-            "architectures": ["PhiForCausalLM"],
-            "bos_token_id": end,
-            "embd_pdrop": 0.0,
-            "eos_token_id": end,
-            "hidden_act": "gelu_new",
-            "hidden_size": HIDDEN,
-            "intermediate_size": INTERMEDIATE,
-            "layer_norm_eps": 1e-05,
-            "model_type": "phi",
-            "num_attention_heads": HEADS,
-            "num_hidden_layers": LAYERS,
-            "num_key_value_heads": HEADS,
-            "partial_rotary_factor": 0.4,
-            "qk_layernorm": False,
-            "torch_dtype": "float16",
-            "vocab_size": vocabulary,
-        },
+        "text_config": {"architectures": ["PhiForCausalLM"], **phi_config("phi", vocabulary, end)},
         "tokenizer_model_max_length": 3072,
         "tokenizer_padding_side": "right",
         "tokenizer_use_fast": False,
         "torch_dtype": "float16",
-        "vision_config": {
-            "hidden_act": "gelu_pytorch_tanh",
-            "hidden_size": TOWER,
-            "image_size": IMAGE,
-            "intermediate_size": TOWER_INTERMEDIATE,
-            "layer_norm_eps": 1e-06,
-            "model_type": "siglip_vision_model",
-            "num_attention_heads": TOWER_HEADS,
-            "num_hidden_layers": TOWER_LAYERS,
-            "patch_size": PATCH,
-        },
+        "vision_config": SIGLIP,
         "vision_feature_layer": -2,
         "vision_feature_select_strategy": "patch",
         "vision_hidden_size": TOWER,

@@ -22,7 +22,7 @@ from moderation.models.shared import checkpoint
 from moderation.models.shared.family import Checkpoint as Base
 from moderation.models.shared.family import check_vocabulary, decoder_row
 from moderation.models.shared.picture import EncodedPicture
-from moderation.models.shared.window import Window
+from moderation.models.shared.window import Window, room_for_pictures
 
 TAG = "<image>"
 
@@ -41,10 +41,12 @@ class Checkpoint(Base[H2ovlNetwork, Window]):
         self.template = H2ovlTemplate(self.tokenizer)
         self.tiling = tiling(self.config, num_crops)
         self.context = self.config.llm_config.max_position_embeddings
-        if self.tiling.budget * self.config.tile_tokens > self.context:
+        most, room = self.tiling.most_tiles * self.config.tile_tokens, room_for_pictures(self.context)
+        if most > room:
             raise ConfigError(
-                f"MODERATION_MODEL__NUM_CROPS: {num_crops} tiles of {self.config.tile_tokens} tokens do not fit the "
-                f"context of {self.context}; the published code takes {MOST_TILES}"
+                f"{f'{folder}: config.json' if num_crops is None else 'MODERATION_MODEL__NUM_CROPS'}: with "
+                f"{self.tiling.budget} tiles of a pass, a picture takes up to {most} positions; {room} of "
+                f"{self.context} are for pictures"
             )
         self.caution = self.config.caution
 

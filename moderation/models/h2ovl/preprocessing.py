@@ -75,6 +75,14 @@ class Tiling:
     tile_tokens: int = 0  # see Tiles
     tile_work: int = 0
 
+    @property
+    def most_tiles(self) -> int:
+        """Tiles that a picture takes at most, both passes and the thumbnail counted."""
+        return 1 + max(
+            first[0] * first[1] + max((cols * rows for cols, rows in others(first, self.budget)), default=0) * self.msac
+            for first in grids(self.budget)
+        )
+
     def pictures(self, pictures: Sequence[Picture]) -> list[Tiles]:
         """The tiles of all pictures of a prompt."""
         twice = self.msac and len(pictures) == 1

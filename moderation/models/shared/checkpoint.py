@@ -53,7 +53,11 @@ def locate(name: str, revision: str | None, wanted: Sequence[str] = WANTED) -> t
         return folder, ""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         raise ConfigError(f"{name}: there is no such folder, and it is not a hub id (owner/name)")
+    return fetch(name, revision, wanted)
 
+
+def fetch(name: str, revision: str | None, wanted: Sequence[str] = WANTED) -> tuple[Path, str]:
+    """The folder of a hub id in the hub's cache, and its commit. Fetches what is not cached."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - a folder needs no hub
     from huggingface_hub.errors import (  # noqa: PLC0415
         GatedRepoError,

@@ -14,12 +14,10 @@ from moderation.models.shared.engine import Engine
 from moderation.models.shared.family import Checkpoint, NetworkT, WindowT
 from moderation.models.shared.picture import EncodedPicture
 from moderation.models.shared.tree import Tree
-from moderation.models.shared.window import Window, check_slots, cut
+from moderation.models.shared.window import Window, check_slots, cut, longest_question
 from moderation.policies import prompts
 from moderation.settings import ModelSettings
 from moderation.types import Content, ModelInfo, Question, Reason, Score
-
-LONGEST_QUESTION = 1024  # tokens; a quarter of the context where that is less
 
 
 class VisionClassifier(Generic[NetworkT, WindowT]):
@@ -38,8 +36,8 @@ class VisionClassifier(Generic[NetworkT, WindowT]):
 
     @property
     def longest_question(self) -> int:
-        """Tokens that a question may take. So the other policies do not decide what fits beside a post."""
-        return min(LONGEST_QUESTION, self.checkpoint.context // 4)
+        """Tokens that a question may take."""
+        return longest_question(self.checkpoint.context)
 
     def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[WindowT]:
         """One window for each stretch of the text, each with all pictures.
@@ -60,7 +58,12 @@ class VisionClassifier(Generic[NetworkT, WindowT]):
                 check_slots(shared, slots)
                 windows.append(self.checkpoint.window(Tree(shared, branches), group, 0 if place else work))
         if len(windows) > self._settings.max_windows:
-            raise PostError(Reason.TEXT_TOO_LONG, f"the post takes {len(windows)} windows, more than the limit allows")
+            groups = len({tuple(map(id, window.pictures)) for window in windows})
+            raise PostError(
+                Reason.TEXT_TOO_LONG if len(windows) > groups else Reason.INVALID_POST,
+                f"the post takes {len(windows)} windows, more than the limit allows: {groups} groups of "
+                f"{len(pictures)} images, each with {len(windows) // groups} stretches of the text",
+            )
         return windows
 
     def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
@@ -112,7 +115,7 @@ class VisionClassifier(Generic[NetworkT, WindowT]):
                 raise PostError(
                     Reason.INVALID_POST, f"{size} images and the text take {taken + least} of {limit} positions"
                 )
-            size -= 1
+            size = min(size - 1, -(-len(pictures) // (len(groups) + 1)))  # one group more
         room = min(self._settings.window_tokens, limit - taken)
         stretches = list(cut(text, room, min(self._settings.window_overlap, room // 2)))
         for group, (before, after) in zip(groups, fixed, strict=True):

@@ -45,6 +45,8 @@ def probe(
     network = opened.network(dtype=torch.float32, device=torch.device("cpu"))
     pictures = opened.encode_pictures([_picture(path) for path in images])
     ids = opened.raw_ids(prompt, pictures)
+    if not ids:
+        raise ConfigError("the prompt is empty: it must yield a token at least")
     packed = tree.pack([tree.Tree(tuple(ids), ())], network.device)
     with torch.inference_mode():
         hidden = network(packed, network.embed_images(pictures) if pictures else [], [network.variant(len(ids))])

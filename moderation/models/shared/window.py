@@ -12,6 +12,19 @@ from moderation.models.shared.picture import EncodedPicture
 from moderation.models.shared.tree import Tree
 from moderation.types import Reason
 
+SERVICE_WORDS = 128  # tokens, rounded up: instructions, fences and the template
+LONGEST_QUESTION = 1024  # tokens; a quarter of the context where that is less
+
+
+def longest_question(context: int) -> int:
+    """Tokens that a question may take. So the other policies do not decide what fits beside a post."""
+    return min(LONGEST_QUESTION, context // 4)
+
+
+def room_for_pictures(context: int) -> int:
+    """Tokens that pictures may take of a prompt: what a question, the service's words and some text leave."""
+    return (context - longest_question(context)) * 3 // 4 - SERVICE_WORDS
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:

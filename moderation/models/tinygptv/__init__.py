@@ -8,7 +8,7 @@ _VERIFIED = (
 )
 _UNVERIFIED = (
     "the published files and their accuracy; how their adapters are spelt, whether stage 4 has a Q-Former, which "
-    "template its scores were measured with; bfloat16 on a GPU"
+    "template its scores were measured with; bfloat16 on a GPU; the licences of the other three downloads"
 )
 
 PUBLISHED = tuple(
@@ -16,6 +16,8 @@ PUBLISHED = tuple(
         name=name,
         parameters=parameters,
         weight_bytes=weight_bytes,  # of the converted folder
+        # Of the stage files, as Tyrannosaurus/TinyGPT-V on the hub. Its Phi-2 was susnato/phi-2 there: first under
+        # Microsoft's research licence (062c0ae), later under MIT.
         licence="BSD-3-Clause",
         memory_bytes=memory_bytes,
         context=2048,

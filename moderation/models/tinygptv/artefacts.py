@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from moderation.errors import ConfigError
@@ -37,19 +37,35 @@ class Stored:
     read: Callable[[], Tensor]
 
 
+State = tuple[int, ...]  # of a file: device, inode, size, and the time of its last change
+
+
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """One download. option: the one that names it, for errors. files: what its digests are of."""
+    """One download. option: the one that names it, for errors.
+
+    files: what its digests are of, each as it was before the first byte was read.
+    """
 
     option: str
     path: Path
     tensors: Mapping[str, Stored]
-    files: tuple[Path, ...]
+    files: Mapping[Path, State]
     config: Mapping[str, object] = field(default_factory=dict)  # the run's, where a trainer has saved it
+    tokenizer: tuple[Path, ...] = ()  # its files, where there is one
     mapped: tuple[_TorchFile, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.option} {self.path}"
+
+    def check_unchanged(self) -> None:
+        """Raises ConfigError when a file is not the one any more that was opened: its digest may be of another."""
+        for path, before in self.files.items():
+            if _state(path) != before:
+                raise ConfigError(
+                    f"{path}: was changed or replaced while it was read, so its SHA-256 may not be that of what was "
+                    "read. Run the command again when nothing writes to this file"
+                )
 
     def release(self) -> None:
         """Gives back the memory of what was read. What is read later is mapped again."""
@@ -78,12 +94,12 @@ class _TorchFile:
             raise ConfigError(f"{self.path}: its 'model' is a {type(inner).__name__}, not a dict of tensors")
         return inner
 
-    def read(self, name: str) -> Tensor:
-        """One tensor. Raises ConfigError."""
+    def read(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """One tensor, of this shape and dtype. Raises ConfigError."""
         tensor = self.tensors().get(name)
         if not isinstance(tensor, Tensor):
             raise ConfigError(f"{self.path}: {name} is gone; the file was replaced while it was read")
-        return tensor.detach()
+        return _same(self.path, name, tensor.detach(), shape, dtype)
 
     def release(self) -> None:
         """Unmaps the file."""
@@ -92,11 +108,12 @@ class _TorchFile:
 
 def torch_file(option: str, path: Path) -> Artefact:
     """The tensors of a torch file: of its "model" where it has one, else of itself. Raises ConfigError."""
+    files = {path: _state(path)}
     file = _TorchFile(path)
     run = file.content().get("config")
     model = run.get("model") if isinstance(run, Mapping) else None
     config = {str(key): value for key, value in model.items()} if isinstance(model, Mapping) else {}
-    return Artefact(option, path, _stored(file), (path,), config, (file,))
+    return Artefact(option, path, _stored(file), files, config, mapped=(file,))
 
 
 def phi_folder(option: str, folder: Path) -> Artefact:
@@ -108,6 +125,8 @@ def phi_folder(option: str, folder: Path) -> Artefact:
         raise ConfigError(f"{folder}: there is no such folder; {option} names the folder of a Phi-2")
     tensors: dict[str, Stored] = {}
     weights = _weight_files(folder)
+    tokenizer = _tokenizer_files(folder)
+    files = {path: _state(path) for path in (folder / checkpoint.CONFIG, *tokenizer, *weights)}
     mapped = {path: _TorchFile(path) for path in weights if path.suffix == ".bin"}
     for path in weights:
         part = _stored(mapped[path]) if path in mapped else dict(_safetensors(path))
@@ -121,11 +140,10 @@ def phi_folder(option: str, folder: Path) -> Artefact:
             "revision, in which query, key and value are one matrix; the original code takes a later one without an "
             "error and then answers nonsense. Take the phi-2 folder that TinyGPT-V was published with"
         )
-    named = (folder / checkpoint.CONFIG, *tokenizer_files(folder))
-    return Artefact(option, folder, tensors, (*named, *weights), mapped=tuple(mapped.values()))
+    return Artefact(option, folder, tensors, files, tokenizer=tuple(tokenizer), mapped=tuple(mapped.values()))
 
 
-def tokenizer_files(folder: Path) -> list[Path]:
+def _tokenizer_files(folder: Path) -> list[Path]:
     """tokenizer.json; the slow tokenizer's files where there is none."""
     whole = folder / TOKENIZER
     return [whole] if whole.exists() else codegen.files(folder)
@@ -138,6 +156,15 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
+
+
+def _state(path: Path) -> State:
+    """() where there is no such file: what reads it says so."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -199,7 +226,8 @@ def _stored(file: _TorchFile) -> dict[str, Stored]:
             )
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             raise ConfigError(f"{file.path}: {name} is sparse, quantised or empty, which no published file is")
-        stored[str(name)] = Stored(tuple(tensor.shape), tensor.dtype, partial(file.read, name))
+        shape, dtype = tuple(tensor.shape), tensor.dtype
+        stored[str(name)] = Stored(shape, dtype, partial(file.read, name, shape, dtype))
     return stored
 
 
@@ -208,10 +236,22 @@ def _safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
         if kind not in checkpoint.FLOATS:
             raise ConfigError(f"{path}: {name} is {kind}, which is not read: take a folder that is not quantised")
         dtype = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[kind]
-        yield name, Stored(shape, dtype, partial(_read, path, name))
+        yield name, Stored(shape, dtype, partial(_read, path, name, shape, dtype))
 
 
-def _read(path: Path, name: str) -> Tensor:
-    with safe_open(path, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(name)
+def _read(path: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _same(path, name, file.get_tensor(name), shape, dtype)
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{path}: {name} is not readable any more ({error}); run the command again") from None
+
+
+def _same(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The tensor, if it is as the file's list of tensors said. Raises ConfigError."""
+    if (tuple(tensor.shape), tensor.dtype) != (shape, dtype):
+        raise ConfigError(
+            f"{path}: {name} was {dtype} {list(shape)} and is now {tensor.dtype} {list(tensor.shape)}; the file was "
+            "replaced while it was read"
+        )
     return tensor

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from moderation.errors import ConfigError
 from moderation.models.shared import checkpoint, codegen
@@ -98,25 +99,36 @@ def _write(
     done, total = 0, sum(tensor.bytes for part in shards for tensor in part)
     for number, part in enumerate(shards, start=1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = {tensor.name: tensor.make().contiguous() for tensor in part}
-        for tensor in part:
-            made = tensors[tensor.name]
-            if (tuple(made.shape), made.dtype) != (tensor.shape, tensor.dtype):
-                raise ValueError(f"{tensor.name} was planned as {tensor.shape} and made as {tuple(made.shape)}")
+        tensors = _made(part)
         save_file(tensors, draft / file, metadata={"format": "pt"})
         _sync(draft / file)
         weight_map |= dict.fromkeys(tensors, file)
-        del made, tensors
+        del tensors
         for artefact in inputs:
             artefact.release()
         done += sum(tensor.bytes for tensor in part)
         progress(f"{file}: {_gigabytes(done)} of {_gigabytes(total)}")
     _write_json(draft / checkpoint.INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    for path in artefacts.tokenizer_files(inputs.phi.path):
+    for path in inputs.phi.tokenizer:
         shutil.copyfile(path, draft / path.name)
         _sync(draft / path.name)
+    for artefact in inputs:
+        artefact.check_unchanged()
     draft.chmod(0o755)  # mkdtemp's is for one user
     _write_json(draft / checkpoint.CONFIG, _described(inputs, config, sources))
+
+
+def _made(part: Sequence[Planned]) -> dict[str, Tensor]:
+    """The tensors of a shard, each with memory of its own: safetensors writes no memory twice."""
+    tensors: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for planned in part:
+        tensor = planned.make().contiguous()
+        if tensor.untyped_storage().data_ptr() in taken:
+            tensor = tensor.clone()
+        taken.add(tensor.untyped_storage().data_ptr())
+        tensors[planned.name] = tensor
+    return tensors
 
 
 def _described(inputs: Inputs, config: TinyGptvConfig, sources: Sequence[dict[str, object]]) -> dict[str, object]:

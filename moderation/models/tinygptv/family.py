@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ TAG = "<ImageHere>"
 class Checkpoint(family.Checkpoint[TinyGptvNetwork, Window]):
     """See shared.family.Checkpoint."""
 
+    wanted: ClassVar[Sequence[str]] = (*checkpoint.WANTED, codegen.MERGES)
     template: TinyGptvTemplate
 
     def __init__(self, folder: Path, num_crops: int | None) -> None:

@@ -21,6 +21,9 @@ from moderation.models.tinygptv.network import LANGUAGE, TinyGptvConfig
 
 ADAPTED = "llama_model.base_model.model."  # how names of the language model begin in a file with adapters
 ADAPTER = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")  # as PEFT spells it before 0.3, and from then on
+ADAPTABLE = re.compile(
+    re.escape(LANGUAGE) + r"layers\.\d+\.self_attn\.(?:query_key_value|dense)"
+)  # as the original trains
 LAYER = re.compile(re.escape(LANGUAGE) + r"layers\.(\d+)\.(.+)")
 SPLIT = re.compile(r"(.+\.self_attn\.)([qkv])_proj\.(weight|bias)")
 POSITIONS = "visual_encoder.pos_embed"
@@ -145,10 +148,13 @@ def _take(
 def _take_stage(found: _Found, stage: Artefact, wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Every name overrides, whatever file has it, too."""
     unknown: list[str] = []
+    misplaced: list[str] = []
     for name, stored in stage.tensors.items():
         full = "llama_model." + name.removeprefix(ADAPTED) if name.startswith(ADAPTED) else name
         adapter = ADAPTER.fullmatch(full)
-        if adapter is not None and f"{adapter[1]}.weight" in wanted:
+        if adapter is not None and not ADAPTABLE.fullmatch(adapter[1]):
+            misplaced.append(name)
+        elif adapter is not None and f"{adapter[1]}.weight" in wanted:
             pair = found.adapters.setdefault(f"{adapter[1]}.weight", {})
             if adapter[2] in pair:
                 found.refuse(stage, f"the adapter {name} is there in two spellings")
@@ -162,6 +168,12 @@ def _take_stage(found: _Found, stage: Artefact, wanted: Mapping[str, tuple[int, 
         else:
             unknown.append(name)
     _unknown(found, stage, unknown)
+    if misplaced:
+        found.refuse(
+            stage,
+            f"{len(misplaced)} adapters of other matrices than the language model's query_key_value and dense: "
+            f"{_some(sorted(misplaced))}",
+        )
 
 
 def _unknown(found: _Found, artefact: Artefact, names: Sequence[str]) -> None:

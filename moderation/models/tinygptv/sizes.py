@@ -18,6 +18,8 @@ TOWER_HEAD, QFORMER_HEAD = 88, 64
 TOWER_BLOCKS = 39  # that the original builds; the published file holds one more
 T5 = 4096  # width of FLAN-T5-XXL: BLIP-2's files for other language models have another
 LORA_ALPHA = 16.0  # the original's, where the config has none
+LARGEST_SIDE = 2048  # of a picture in pixels: the published variants have 224 and 448
+LARGEST_ALPHA = 1e6  # far above any that is trained with; above it, products could leave float32
 VARIANTS = {"224": ("minigpt4", 224), "448": ("minigpt_v2", 448)}  # arch and image size by the option's value
 
 
@@ -33,22 +35,28 @@ def variant(stage: Artefact, chosen: str | None) -> tuple[str, int]:
             )
         return VARIANTS[chosen]
     arch, side = stage.config.get("arch"), stage.config.get("image_size", 224)
-    if arch not in TURNS or not isinstance(side, int) or side < 1:
+    if not isinstance(arch, str) or arch not in TURNS:
+        raise ConfigError(f"{stage}: its config says arch {arch!r}; supported are {', '.join(TURNS)}")
+    if isinstance(side, bool) or not isinstance(side, int) or not 0 < side <= LARGEST_SIDE:
         raise ConfigError(
-            f"{stage}: its config says arch {arch!r} and image_size {side!r}; supported are {', '.join(TURNS)}"
+            f"{stage}: its config says image_size {side!r}, which is not a number of pixels up to {LARGEST_SIDE}"
         )
     if chosen is not None and VARIANTS[chosen] != (arch, side):
         raise ConfigError(f"--variant {chosen}: {stage} says itself that it is {arch} at {side} x {side} pixels")
-    return str(arch), side
+    return arch, side
 
 
 def lora_alpha(stage: Artefact, chosen: float | None) -> float:
     """The strength of the adapters: the config's, or the chosen one where the trained file does not say it."""
+    if chosen is not None and not 0 < chosen <= LARGEST_ALPHA:
+        raise ConfigError(f"--lora-alpha {chosen:g}: not a positive number of at most {LARGEST_ALPHA:g}")
     own = stage.config.get("lora_alpha")
     if own is None:
         return LORA_ALPHA if chosen is None else chosen
-    if isinstance(own, bool) or not isinstance(own, int | float) or own <= 0:
-        raise ConfigError(f"{stage}: its config says lora_alpha {own!r}, which is no positive number")
+    if isinstance(own, bool) or not isinstance(own, int | float) or not 0 < own <= LARGEST_ALPHA:
+        raise ConfigError(
+            f"{stage}: its config says lora_alpha {own!r}, which is not a positive number of at most {LARGEST_ALPHA:g}"
+        )
     if chosen is not None and chosen != own:
         raise ConfigError(f"--lora-alpha {chosen:g}: {stage} says itself that it is {own:g}")
     return float(own)

@@ -10,9 +10,10 @@ A key that a file lacks has the default of the class in transformers that wrote 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, model_validator
 
@@ -23,6 +24,7 @@ from moderation.models.shared.llama import LlamaConfig
 from moderation.models.shared.phi import PhiConfig
 from moderation.models.shared.vision import TowerConfig, TowerShape
 
+TOWER_REPOSITORY = "bczhou/TinyLLaVA-3.1B-SigLIP"
 SIGLIP_LAYERS = 26  # of 27: the last is never run, and the legacy code deletes it
 
 
@@ -48,6 +50,7 @@ LEGACY = Names(
     tower="model.vision_tower.vision_tower.vision_model.",
     projector=("model.mm_projector.0.", "model.mm_projector.2."),
 )
+LEGACY_LAYERS = f"{LEGACY.tower}encoder.layers."
 LLAVA = Names(
     decoder="language_model.model.",
     head="language_model.lm_head.",
@@ -62,7 +65,8 @@ class Architecture:
 
     tower_layers: how many the files hold, those included that are not run. clip: the tower is CLIP's, else SigLIP's.
     class_token, skipped: which features become tokens: with the class token's, without the first ones. tower_folder:
-    where the tower's tensors lie, if not with the others. only_tokens: rows of embedding and head that no token has are
+    where the tower's tensors lie, if not with the others; tower_commit: of that folder's files, if the hub has them.
+    only_tokens: rows of embedding and head that no token has are
     cut off, so logits are fewer than vocab_size.
     """
 
@@ -75,6 +79,7 @@ class Architecture:
     skipped: int
     names: Names
     tower_folder: Path | None = None
+    tower_commit: str = ""
     only_tokens: bool = False
 
     @property
@@ -151,6 +156,12 @@ class LegacyTowerConfig(VisionConfig):
     patch_size: Side = 14
     hidden_act: Literal["gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
     layer_norm_eps: Epsilon = 1e-6
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_whole_siglip(cls, content: dict[str, Any]) -> object:
+        """The config.json of a SigLIP with its text tower has the vision tower's part in a key."""
+        return content.get("vision_config", {}) if content.get("model_type") == "siglip" else content
 
 
 class ClipConfig(VisionConfig):
@@ -236,18 +247,21 @@ class LegacyConfig(PhiConfig):
         """The original cuts longer prompts, from the end."""
         return self.tokenizer_model_max_length or self.max_position_embeddings
 
-    def architecture(self, vision: LegacyTowerConfig, layers: int, tower_folder: Path | None) -> Architecture:
+    def architecture(
+        self, vision: LegacyTowerConfig, layers: int, tower_folder: Path | None, tower_commit: str = ""
+    ) -> Architecture:
         """With a tower of so many layers. All features are used, of the last layer that is run."""
         return Architecture(
             decoder=self,
             head_bias=False,
             tower=vision.shape(min(layers, SIGLIP_LAYERS)),
-            tower_layers=SIGLIP_LAYERS + 1,
+            tower_layers=max(SIGLIP_LAYERS + 1, vision.num_hidden_layers),
             clip=False,
             class_token=False,
             skipped=0,
             names=LEGACY,
             tower_folder=tower_folder,
+            tower_commit=tower_commit,
             only_tokens=True,
         )
 
@@ -303,22 +317,41 @@ def read(folder: Path) -> Config:
 def architecture(folder: Path, config: Config) -> Architecture:
     """What the folder's files hold. Raises ConfigError.
 
-    The legacy layout's tower is that of the main folder; where there is none, that of the folder or hub id which
-    mm_vision_tower names. The original always takes the latter. Both are equal where the tower was not trained further.
+    The legacy layout's tower is that of the main folder; where there is none, that of the published repository or the
+    subfolder which mm_vision_tower names. The original always takes the latter. Both are equal where the tower was not
+    trained further.
     """
     if not isinstance(config, LegacyConfig):
         return config.architecture
-    prefix = f"{LEGACY.tower}encoder.layers."
-    names = [name for path in checkpoint.weight_files(folder) for name, _, _ in checkpoint.header(path)]
-    if any(name.startswith(LEGACY.tower) for name in names):
-        layers = {int(name.removeprefix(prefix).partition(".")[0]) for name in names if name.startswith(prefix)}
+    names = [(path, name) for path in checkpoint.weight_files(folder) for name, _, _ in checkpoint.header(path)]
+    if any(name.startswith(LEGACY.tower) for _, name in names):
+        layers = {_layer(path, name) for path, name in names if name.startswith(LEGACY_LAYERS)}
         return config.architecture(LegacyTowerConfig(), max(layers, default=SIGLIP_LAYERS - 1) + 1, None)
-    try:
-        apart, _ = checkpoint.locate(config.mm_vision_tower, None)
-    except ConfigError as error:
-        raise ConfigError(
-            f"{folder}: holds no tensors of the vision tower, and mm_vision_tower of its config.json says where they "
-            f"are: {error}"
-        ) from None
+    apart, commit = _tower(folder, config.mm_vision_tower)
     vision = checkpoint.parse(apart / checkpoint.CONFIG, LegacyTowerConfig)
-    return config.architecture(vision, vision.num_hidden_layers - 1, apart)
+    return config.architecture(vision, vision.num_hidden_layers - 1, apart, commit)
+
+
+def _tower(folder: Path, name: str) -> tuple[Path, str]:
+    """The folder and commit of a tower that a config.json names. A checkpoint cannot choose what is fetched or read."""
+    missing = f"{folder}: holds no tensors of the vision tower, and mm_vision_tower of its config.json "
+    if name == TOWER_REPOSITORY:
+        try:
+            return checkpoint.fetch(name, None)
+        except ConfigError as error:
+            raise ConfigError(f"{missing}says where they are: {error}") from None
+    inside = folder / name
+    if re.fullmatch(r"\w[\w.-]{0,99}", name) and inside.is_dir() and not inside.is_symlink():
+        return inside, ""
+    raise ConfigError(
+        f"{missing}is {name!r}: only {TOWER_REPOSITORY} is fetched; put another tower into a subfolder of the "
+        "checkpoint, and its name there"
+    )
+
+
+def _layer(path: Path, name: str) -> int:
+    """The number of the tower's layer that a tensor belongs to."""
+    number = re.match(r"([0-9]{1,4})\.", name.removeprefix(LEGACY_LAYERS))
+    if number is None:
+        raise ConfigError(f"{path}: the tensor {name} has no layer's number in its name; fetch the file again")
+    return int(number[1])

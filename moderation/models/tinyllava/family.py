@@ -70,7 +70,10 @@ class Checkpoint(Base[TinyLlavaNetwork, Window]):
             f"{seen[self.squares.shape]}",
         }
         if self.architecture.tower_folder is not None:
-            rows["tower's files"] = str(self.architecture.tower_folder)
+            commit = self.architecture.tower_commit
+            rows["tower's files"] = (
+                f"{config.TOWER_REPOSITORY} at {commit}" if commit else str(self.architecture.tower_folder)
+            )
         return rows
 
     def network(self, *, dtype: torch.dtype, device: torch.device) -> TinyLlavaNetwork:

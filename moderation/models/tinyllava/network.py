@@ -84,13 +84,18 @@ def read(
     with checkpoint.meta_modules():
         network = TinyLlavaNetwork(architecture)
     tower = network.vision_tower
+
+    def published(name: str) -> str:
+        return architecture.names.tower + name.removeprefix(TOWER)
+
     if architecture.tower_folder is not None:
         checkpoint.load_weights(
             tower,
             architecture.tower_folder,
             dtype=dtype,
             device=device,
-            unused=lambda name: architecture.unused(architecture.names.tower + name.removeprefix(TOWER)),
+            # Of a whole SigLIP, the original takes the vision tower.
+            unused=lambda name: not name.startswith(TOWER) or architecture.unused(published(name)),
             published=lambda name: TOWER + name,
         )
         network.vision_tower = nn.Identity()

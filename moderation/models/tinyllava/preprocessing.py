@@ -6,6 +6,7 @@ Bit-exact with the published processors: PIL's bicubic on bytes where posts are 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.Image import Image as Picture
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 from torch import Tensor
 
 from moderation.models.shared.config_types import Number, Positive, Side
@@ -137,4 +138,13 @@ class PreprocessorConfig(BaseModel):
     do_resize: Literal[True] = True
     do_center_crop: Literal[True] = True
     do_rescale: Literal[True] = True
+    rescale_factor: float = 1 / 255
     do_normalize: Literal[True] = True
+    do_convert_rgb: Literal[True] = True
+
+    @field_validator("rescale_factor")
+    @classmethod
+    def _bytes(cls, factor: float) -> float:
+        if not math.isclose(factor, 1 / 255):
+            raise ValueError(f"{factor} is not 1/255, which makes numbers from 0 to 1 of bytes")
+        return factor

@@ -21,8 +21,8 @@ from moderation.errors import ConfigError, DeviceError, PostError
 from moderation.models.fake import Fake
 from moderation.models.phi3 import family
 from moderation.models.shared import loading
-from moderation.models.shared.classifier import LONGEST_QUESTION, VisionClassifier
-from moderation.models.shared.window import cut
+from moderation.models.shared.classifier import VisionClassifier
+from moderation.models.shared.window import LONGEST_QUESTION, cut
 from moderation.models.tinyllava.template import PHI
 from moderation.types import Question, Reason
 from tests.support.small_model import a_content, a_model, a_picture, a_tokenizer, questions, settings

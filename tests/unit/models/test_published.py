@@ -15,7 +15,7 @@ from moderation import models
 from moderation.bench import memory
 from moderation.cli.app import app
 from moderation.models.contract import Published
-from tests.support.full_size import BUILD, full_size, numbers
+from tests.support.full_size import BUILD, ROUNDED, SHOWN, full_size, numbers
 from tests.support.repository import REPO
 
 ROWS = {row.name: row for _, row in models.published()}
@@ -35,6 +35,15 @@ def test_the_figures_are_those_of_the_network(row: Published) -> None:
     assert row.context == whole.context
     (picture,) = whole.pictures([A_PICTURE])
     assert row.image_tokens == picture.tokens + whole.frame
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_files_have_the_size_that_the_hub_shows(name: str) -> None:
+    assert ROWS[name].weight_bytes == pytest.approx(sum(SHOWN[name]), abs=ROUNDED * len(SHOWN[name]))
+
+
+def test_every_row_of_the_hub_has_a_size_that_it_shows() -> None:
+    assert SHOWN.keys() == {name for name in ROWS if "/" in name}
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)

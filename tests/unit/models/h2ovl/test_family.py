@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from moderation.errors import ConfigError
 from moderation.models.h2ovl.family import Checkpoint
+from moderation.models.shared.window import room_for_pictures
 from tests.support.small_model import a_picture
 
 REMOVED = object()
@@ -165,8 +166,21 @@ def test_num_crops_are_the_tiles_of_a_pass(folder: Path) -> None:
     assert [len(Checkpoint(folder, most).encode_pictures([wide] * 2)[0]) for most in (None, 1, 3, 6)] == [7, 1, 4, 7]
     decisive = [Checkpoint(folder, most).decisive for most in (None, 6, 3)]
     assert decisive[0] == decisive[1] != decisive[2]
-    with pytest.raises(ConfigError, match=r"MODERATION_MODEL__NUM_CROPS: 600 tiles of 16 tokens do not fit"):
+    with pytest.raises(ConfigError, match=r"MODERATION_MODEL__NUM_CROPS: with 600 tiles of a pass"):
         Checkpoint(folder, 600)
+
+
+def test_tiles_that_no_prompt_could_hold_are_refused_at_the_start(folder: Path) -> None:
+    """Both passes and the thumbnail count: a picture must never be refused for a setting."""
+    for most in range(1, 40):
+        try:
+            opened = Checkpoint(folder, most)
+        except ConfigError:
+            continue
+        sizes = [(cols * 100, rows * 100) for cols in range(1, 8) for rows in range(1, 8)]
+        taken = max(len(opened.encode_pictures([a_picture(*size)])[0]) for size in sizes)
+        assert taken <= opened.tiling.most_tiles
+        assert taken * opened.config.tile_tokens <= room_for_pictures(opened.context)
 
 
 def test_every_file_that_decides_a_score_is_fetched_of_a_hub_id(opened: Checkpoint) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from moderation.errors import ConfigError
 from moderation.models.tinygptv.convert import convert
@@ -44,8 +45,12 @@ def test_a_language_model_with_the_slow_tokenizers_files(converted: Path, tmp_pa
     (inputs.phi / "added_tokens.json").write_text(json.dumps(runs))
     convert(tmp_path / "out", inputs)
     text = "###Human: guns  for sale\t\t<|endoftext|> Yes"
-    ids = [Checkpoint(folder, None).tokenizer.trusted(text) for folder in (tmp_path / "out", converted)]
-    assert ids[0] == ids[1]
+    slow, fast = (Checkpoint(folder, None) for folder in (tmp_path / "out", converted))
+    assert slow.tokenizer.trusted(text) == fast.tokenizer.trusted(text)
+    assert "merges.txt" in {path.name for path in slow.files}
+    assert not [path for path in slow.files if not any(map(path.match, Checkpoint.wanted))], (
+        "all are fetched of a hub id"
+    )
     sums = json.loads((tmp_path / "out" / "config.json").read_text())["conversion"]["inputs"][2]["sha256"]
     assert {"vocab.json", "merges.txt", "added_tokens.json"} <= set(sums)
 
@@ -89,3 +94,52 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
         path.write_text("no torch file" if damage == "text" else "")
     with pytest.raises(ConfigError, match=r"stage\.pth"):
         convert(tmp_path / "out", inputs)
+
+
+def test_tensors_that_share_memory_are_written_apart(tmp_path: Path) -> None:
+    """torch.save keeps a tied head and embedding as one, and parts of a larger tensor as parts."""
+    downloads = Downloads()
+    downloads.phi["lm_head.weight"] = downloads.phi["model.embed_tokens.weight"]
+    norms = torch.rand(2, 160).half()
+    for layer in range(2):
+        downloads.phi[f"model.layers.{layer}.input_layernorm.bias"] = norms[layer]
+    inputs = downloads.write(tmp_path / "in")
+    kept = torch.load(inputs.phi / "pytorch_model.bin")
+    assert kept["lm_head.weight"].data_ptr() == kept["model.embed_tokens.weight"].data_ptr()
+    convert(tmp_path / "out", inputs)
+    made = tensors_of(tmp_path / "out")
+    assert torch.equal(made["llama_model.lm_head.weight"], downloads.phi["model.embed_tokens.weight"])
+    assert torch.equal(made["llama_model.model.embed_tokens.weight"], downloads.phi["model.embed_tokens.weight"])
+    for layer in range(2):
+        assert torch.equal(made[f"llama_model.model.layers.{layer}.input_layernorm.bias"], norms[layer])
+
+
+@pytest.mark.parametrize("form", ["bin", "safetensors"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: tensor[:-1].clone(), r"was torch\.float16 \[72, 160\] and is now torch\.float16 \[71, 160\]"),
+        (torch.Tensor.float, r"was torch\.float16 \[72, 160\] and is now torch\.float32 \[72, 160\]"),
+        (None, "is gone|is not readable any more"),
+    ],
+    ids=["shape", "dtype", "gone"],
+)
+def test_a_file_that_is_another_when_it_is_read_again(
+    tmp_path: Path, form: str, change: Callable[[Tensor], Tensor] | None, message: str
+) -> None:
+    downloads, name = Downloads(), "model.layers.1.mlp.fc1.weight"
+    inputs = downloads.write(tmp_path / "in")
+    artefacts.write_phi(tmp_path / "before", downloads.phi, downloads.phi_config, form)
+    whole = downloads.phi.pop(name)
+    if change is not None:
+        downloads.phi[name] = change(whole)
+    artefacts.write_phi(tmp_path / "after", downloads.phi, downloads.phi_config, form)
+
+    def replace_weights(line: str) -> None:
+        if line.startswith("model-00001"):
+            for path in (tmp_path / "after").glob("*model*"):
+                path.replace(tmp_path / "before" / path.name)
+
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/before/.*model.*: {name} ({message})"):
+        convert(tmp_path / "out", replace(inputs, phi=tmp_path / "before"), shard=100_000, progress=replace_weights)
+    assert not list(tmp_path.glob("out*")), "nothing is left"

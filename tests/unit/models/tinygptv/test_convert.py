@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -186,6 +188,55 @@ def test_the_folder_says_what_it_was_made_of(tmp_path: Path) -> None:
     assert lines[-2].startswith("model-00001-of-00001.safetensors")
 
 
+def renamed_over(path: Path) -> None:
+    new = path.with_name("new")
+    new.write_bytes(path.read_bytes())
+    os.utime(new, ns=(0, path.stat().st_mtime_ns))  # what is left to tell it by is its inode
+    new.replace(path)
+
+
+def overwritten(path: Path) -> None:
+    with path.open("r+b") as file:
+        first = file.read(4)
+        file.seek(0)
+        file.write(first)
+
+
+@pytest.mark.parametrize("moment", ["SHA-256 of", "model-00002"], ids=["before its digest", "after its digest"])
+@pytest.mark.parametrize("change", [renamed_over, overwritten])
+@pytest.mark.parametrize("name", ["eva.pth", "blip2.pth", "stage.pth", "phi-2/pytorch_model.bin", "phi-2/config.json"])
+def test_a_file_that_changes_meanwhile_gives_no_folder(
+    tmp_path: Path, name: str, change: Callable[[Path], None], moment: str
+) -> None:
+    """Its digest would be of the bytes before, or after, and its tensors of either."""
+    inputs = Downloads().write(tmp_path / "in")
+    path, due = tmp_path / "in" / name, [True]
+
+    def change_once(line: str) -> None:
+        if line.startswith(moment) and due:
+            due.clear()
+            change(path)
+
+    with pytest.raises(ConfigError, match=f"{path}: was changed or replaced while it was read"):
+        convert(tmp_path / "out", inputs, shard=SMALL_SHARD, progress=change_once)
+    assert [each.name for each in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_tokenizer_that_changes_meanwhile_gives_no_folder(tmp_path: Path) -> None:
+    inputs = Downloads().write(tmp_path / "in")
+    lines: list[str] = []
+
+    def change_last(line: str) -> None:
+        lines.append(line)
+        if line.startswith("model-"):
+            (inputs.phi / "tokenizer.json").write_text("{}")
+
+    with pytest.raises(ConfigError, match=r"tokenizer\.json: was changed or replaced"):
+        convert(tmp_path / "out", inputs, progress=change_last)
+    assert len([line for line in lines if line.startswith("model-")]) == 1, "the last moment before it is copied"
+    assert not (tmp_path / "out").exists()
+
+
 def test_shards_are_no_larger_than_asked_and_listed(converted: Path, tmp_path: Path) -> None:
     convert(tmp_path / "out", Downloads().write(tmp_path / "in"), shard=SMALL_SHARD)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
@@ -213,6 +264,7 @@ def test_what_is_there_is_never_replaced(tmp_path: Path) -> None:
 
 BLOCKED = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from moderation.models.tinygptv.convert import Files, convert
 

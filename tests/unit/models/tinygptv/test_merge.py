@@ -61,6 +61,17 @@ def phi_configured(**values: Any) -> Change:
     return lambda downloads: downloads.phi_config.update(values)
 
 
+def adapted(name: str, out: int, into: int) -> Change:
+    """Both halves of an adapter of a matrix of the language model, in every layer, with the right shapes."""
+    return lambda downloads: downloads.stage.update(
+        {
+            f"{LLM}layers.{layer}.{name}.lora_{half}.weight": torch.zeros(shape)
+            for layer in range(2)
+            for half, shape in (("A", (4, into)), ("B", (out, 4)))
+        }
+    )
+
+
 def unconfigured(downloads: Downloads) -> None:
     downloads.model = None
 
@@ -150,10 +161,29 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "an unknown tensor of Phi-2": (put("phi", "model.layers.0.mlp.fc3.bias", torch.zeros(1)), r"lacks: .*fc3\.bias"),
     "an unknown trained tensor": (put("stage", "llama_proj3.weight", torch.zeros(1)), "lacks: llama_proj3.weight"),
     "an adapter of an unknown matrix": (put("stage", LLM + "layers.0.mlp.fc9.lora_A.weight", torch.zeros(1)), "fc9"),
+    "adapters of a matrix that the original does not adapt": (
+        adapted("mlp.fc1", 72, 160),
+        r"stage\.pth: 4 adapters of other matrices than .*query_key_value and dense: .*layers\.0\.mlp\.fc1\.lora_A",
+    ),
+    "an adapter outside the language model": (
+        lambda d: d.stage.update(
+            {f"llama_proj.lora_{half}.weight": torch.zeros(shape) for half, shape in (("A", (4, 64)), ("B", (48, 4)))}
+        ),
+        r"2 adapters of other matrices than .*: llama_proj\.lora_A\.weight, llama_proj\.lora_B\.weight",
+    ),
     "whole numbers": (put("vit", "cls_token", torch.zeros(1, 1, 88, dtype=torch.int32)), "cls_token is torch.int32"),
     "a number that is not finite": (put("vit", "cls_token", torch.full((1, 1, 88), torch.nan)), "not finite"),
     "no config of the run": (unconfigured, "add --variant 224 .* or --variant 448"),
-    "another architecture": (configured(arch="minigpt5"), "arch 'minigpt5' .* supported are minigpt4, minigpt_v2"),
+    "another architecture": (configured(arch="minigpt5"), "arch 'minigpt5'; supported are minigpt4, minigpt_v2"),
+    "an architecture in a list": (configured(arch=["minigpt4"]), r"stage\.pth: its config says arch \['minigpt4'\];"),
+    "no architecture": (configured(arch=None), "arch None"),
+    "an image size that nothing can hold": (
+        configured(image_size=14_000_000_000_000),
+        r"stage\.pth: its config says image_size 14000000000000, which is not a number of pixels up to 2048",
+    ),
+    "an image size of no pixels": (configured(image_size=0), "image_size 0,"),
+    "an image size that is no whole number": (configured(image_size=224.5), r"image_size 224\.5,"),
+    "an image size that is a truth value": (configured(image_size=True), "image_size True,"),
     "half a patch": (configured(image_size=230), "no whole number of patches"),
     "no strength of adapters": (configured(lora_alpha="high"), "lora_alpha 'high'"),
 }
@@ -197,7 +227,7 @@ def test_the_published_files_make_a_model_of_the_known_size(with_qformer: bool) 
         option: count for option, (_, _, count) in files.items()
     }
     vit, qformer, phi, stage = (
-        Artefact(option, Path(option), stored(names, dtype), ()) for option, (names, dtype, _) in files.items()
+        Artefact(option, Path(option), stored(names, dtype), {}) for option, (names, dtype, _) in files.items()
     )
     inputs = Inputs(vit, qformer, phi, stage, lora_alpha=16)
     config = TinyGptvConfig(

@@ -42,3 +42,22 @@ def test_the_originals_strength_where_nothing_says_another(tmp_path: Path, chose
     convert(tmp_path / "out", replace(inputs, lora_alpha=chosen))
     content = json.loads((tmp_path / "out" / "config.json").read_text())
     assert content["conversion"]["adapters"]["alpha"] == used
+
+
+NO_STRENGTH = [0, -16, float("nan"), float("inf"), 1e300]
+
+
+@pytest.mark.parametrize("alpha", [*NO_STRENGTH, pytest.param(2**2000, id="2**2000"), True, "16"])
+def test_a_trained_file_with_no_strength_of_adapters(tmp_path: Path, alpha: object) -> None:
+    """2**2000 is a number that no float holds."""
+    model = {"arch": "minigpt4", "image_size": 224, "lora_alpha": alpha}
+    with pytest.raises(ConfigError, match=r"stage\.pth: its config says lora_alpha .* not a positive number"):
+        convert(tmp_path / "out", Downloads(model=model).write(tmp_path / "in"))
+
+
+@pytest.mark.parametrize("alpha", NO_STRENGTH)
+@pytest.mark.parametrize("own", [None, 16])
+def test_an_option_with_no_strength_of_adapters(tmp_path: Path, alpha: float, own: int | None) -> None:
+    inputs = Downloads(model={"arch": "minigpt4", "image_size": 224, "lora_alpha": own}).write(tmp_path / "in")
+    with pytest.raises(ConfigError, match=r"--lora-alpha .*: not a positive number"):
+        convert(tmp_path / "out", replace(inputs, lora_alpha=alpha))

@@ -23,6 +23,7 @@ from moderation.settings import ModelSettings
 from tests.support import tinyllava
 from tests.support.small_model import a_content, a_picture, questions
 
+PUBLISHED = "bczhou/TinyLLaVA-3.1B-SigLIP"
 LAYOUTS = {"factory": tinyllava.factory, "legacy": tinyllava.legacy, "llava": tinyllava.llava}
 
 
@@ -80,9 +81,9 @@ def test_every_file_that_decides_a_score_is_in_the_digest(folder: Path) -> None:
 
 def test_the_legacy_towers_own_folder_decides_too(tmp_path: Path) -> None:
     opened = Checkpoint(tinyllava.legacy(tmp_path), None)
-    assert tmp_path / "tower" / "model.safetensors" in opened.files
-    assert tmp_path / "tower" / "config.json" in opened.files
-    assert str(tmp_path / "tower") in models.describe(str(tmp_path / "legacy"))
+    assert tmp_path / "legacy" / "vision_tower" / "model.safetensors" in opened.files
+    assert tmp_path / "legacy" / "vision_tower" / "config.json" in opened.files
+    assert str(tmp_path / "legacy" / "vision_tower") in models.describe(str(tmp_path / "legacy"))
 
 
 def test_a_legacy_tower_in_the_main_folder_is_taken_from_there(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_a_legacy_tower_in_the_main_folder_is_taken_from_there(tmp_path: Path) -
         if name.startswith("projector.")
     }
     tinyllava.edit_weights(folder, lambda tensors: tensors.update(named | projector))
-    shutil.rmtree(tmp_path / "tower")
+    shutil.rmtree(tmp_path / "legacy" / "vision_tower")
     opened = Checkpoint(folder, None)
     assert (opened.architecture.tower_folder, opened.architecture.tower.layers) == (None, 1)
     assert opened.architecture.tokens == 729
@@ -110,17 +111,80 @@ def test_a_legacy_tower_in_the_main_folder_is_taken_from_there(tmp_path: Path) -
 
 def test_a_legacy_checkpoint_without_a_tower_says_where_it_looked(tmp_path: Path) -> None:
     folder = tinyllava.legacy(tmp_path)
-    shutil.rmtree(tmp_path / "tower")
+    shutil.rmtree(tmp_path / "legacy" / "vision_tower")
     with pytest.raises(ConfigError, match=r"legacy: holds no tensors of the vision tower, and mm_vision_tower"):
         load(folder)
+
+
+NAMES = (
+    "evil/repo",
+    "/tower",
+    "~",
+    "../tower",
+    "./vision_tower",
+    "vision_tower/",
+    "vision_tower/..",
+    "..",
+    ".",
+    "",
+    "linked",
+    "absent",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_does_not_choose_what_is_fetched_or_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = tinyllava.legacy(tmp_path)
+    shutil.copytree(folder / "vision_tower", tmp_path / "tower")
+    (folder / "linked").symlink_to(tmp_path / "tower")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("it fetches"))
+    named = str(tmp_path / "tower") if name == "/tower" else name
+    tinyllava.edit_config(folder, lambda content: content.update(mm_vision_tower=named))
+    with pytest.raises(
+        ConfigError, match=r"legacy: holds no .* only bczhou/TinyLLaVA-3\.1B-SigLIP is fetched"
+    ) as error:
+        load(folder)
+    assert f"mm_vision_tower of its config.json is {named!r}" in str(error.value)
+
+
+def test_a_tower_from_the_hub_is_shown_with_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tinyllava.legacy(tmp_path)
+    cached = tmp_path / "snapshots" / ("ab" * 20)
+    shutil.move(folder / "vision_tower", cached)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: cached if name == PUBLISHED else None)
+    tinyllava.edit_config(folder, lambda content: content.update(mm_vision_tower=PUBLISHED))
+    assert f"{PUBLISHED} at {'ab' * 20}" in models.describe(str(folder))
+    assert cached / "model.safetensors" in Checkpoint(folder, None).files
 
 
 def test_a_legacy_tower_with_a_tensor_missing_names_its_folder(tmp_path: Path) -> None:
     folder = tinyllava.legacy(tmp_path)
     name = "vision_model.encoder.layers.1.mlp.fc1.bias"
-    tinyllava.edit_weights(tmp_path / "tower", lambda tensors: tensors.pop(name))
-    with pytest.raises(ConfigError, match=rf"tower: the tensors are not .* 1 missing: {name}"):
+    tinyllava.edit_weights(tmp_path / "legacy" / "vision_tower", lambda tensors: tensors.pop(name))
+    with pytest.raises(ConfigError, match=rf"vision_tower: the tensors are not .* 1 missing: {name}"):
         load(folder)
+
+
+def test_a_whole_siglip_is_taken_for_its_vision_tower(tmp_path: Path) -> None:
+    folder = tinyllava.legacy(tmp_path)
+    before = Checkpoint(folder, None)
+    rows = embedded(before)
+    tower = tmp_path / "legacy" / "vision_tower"
+    stray = {"logit_scale": torch.zeros(1), "text_model.head.weight": torch.zeros(2, 2)}
+    last = "vision_model.encoder.layers.1.mlp.fc1.bias"
+    tinyllava.edit_weights(
+        tower,
+        lambda tensors: tensors.update(stray | {last.replace(".1.", f".{n}."): tensors[last].clone() for n in (2, 26)}),
+    )
+    content = {"model_type": "siglip", "vision_config": json.loads((tower / "config.json").read_text())}
+    content["vision_config"]["num_hidden_layers"] = 3
+    (tower / "config.json").write_text(json.dumps(content))
+    after = Checkpoint(folder, None)
+    assert after.architecture.tower == before.architecture.tower
+    assert torch.equal(embedded(after), rows)
 
 
 def test_a_tower_in_part_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
@@ -129,6 +193,22 @@ def test_a_tower_in_part_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
     tinyllava.edit_weights(folder, lambda tensors: tensors.update(stray))
     with pytest.raises(ConfigError, match=r"419 missing: model\.vision_tower"):
         load(folder)
+
+
+@pytest.mark.parametrize("number", ["x", "-1", "", "9" * 5000])
+def test_a_tensor_of_no_layer_of_the_tower_is_named(tmp_path: Path, number: str) -> None:
+    folder = tinyllava.legacy(tmp_path)
+    stray = f"{LEGACY.tower}encoder.layers.{number}.a"
+    tinyllava.edit_weights(folder, lambda tensors: tensors.update({stray: torch.zeros(1)}))
+    with pytest.raises(ConfigError, match=r"model\.safetensors: the tensor ") as caught:
+        load(folder)
+    assert stray in str(caught.value)
+
+
+def embedded(opened: Checkpoint) -> torch.Tensor:
+    network = opened.network(dtype=torch.float32, device=torch.device("cpu"))
+    with torch.inference_mode():
+        return network.embed_images(opened.encode_pictures([a_picture()]))[0]
 
 
 def text(**changes: object) -> Callable[[Path], None]:
@@ -181,6 +261,9 @@ FAULTS = [
     ("llava", top(vision_feature_layer=[-2, -5]), "vision_feature_layer: Input should be a valid integer"),
     ("llava", preprocessor(resample=2), r"preprocessor_config\.json: resample"),
     ("llava", preprocessor(do_center_crop=False), r"preprocessor_config\.json: do_center_crop"),
+    ("llava", preprocessor(do_convert_rgb=False), r"preprocessor_config\.json: do_convert_rgb"),
+    ("llava", preprocessor(rescale_factor=1.0), r"preprocessor_config\.json: rescale_factor: 1\.0 is not 1/255"),
+    ("llava", preprocessor(rescale_factor=float("nan")), r"rescale_factor: nan is not 1/255"),
     ("llava", preprocessor(size={"shortest_edge": 100}), r"crops 112 x 112 out of a short side of 100 pixels"),
     ("llava", lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
 ]
