@@ -9,9 +9,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from moderation.models.h2ovl.vision import InternShape
-from moderation.models.shared.config_types import Count, Epsilon, Layers, Side
+from moderation.models.shared.config_types import Count, Epsilon, Side
 from moderation.models.shared.llama import LlamaConfig
+from moderation.models.shared.vision import TowerConfig, TowerShape
 
 
 class LlamaText(LlamaConfig):
@@ -30,15 +30,9 @@ class MistralText(LlamaConfig):
     sliding_window: Count | None = 4096
 
 
-class VisionConfig(BaseModel):
+class VisionConfig(TowerConfig):
     """The tower's sizes. The class's own defaults are those of another, larger tower, so none is assumed."""
 
-    hidden_size: Count
-    intermediate_size: Count
-    num_hidden_layers: Layers
-    num_attention_heads: Count
-    image_size: Side
-    patch_size: Side
     layer_norm_eps: Epsilon = 1e-6
     hidden_act: Literal["gelu"] = "gelu"
     norm_type: Literal["layer_norm"]
@@ -47,8 +41,6 @@ class VisionConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"{self.num_attention_heads} heads do not divide hidden_size {self.hidden_size}")
         if self.image_size % self.patch_size or self.image_size // self.patch_size % 2:
             raise ValueError(
                 f"image_size {self.image_size} must be an even number of patches of {self.patch_size} pixels: "
@@ -71,17 +63,9 @@ class H2ovlConfig(BaseModel):
     caution: str = ""  # not in published files: for checkpoints that are not fit to moderate
 
     @property
-    def tower(self) -> InternShape:
+    def tower(self) -> TowerShape:
         vision = self.vision_config
-        return InternShape(
-            hidden=vision.hidden_size,
-            intermediate=vision.intermediate_size,
-            heads=vision.num_attention_heads,
-            layers=self.select_layer + (vision.num_hidden_layers + 1 if self.select_layer < 0 else 0),
-            image=vision.image_size,
-            patch=vision.patch_size,
-            eps=vision.layer_norm_eps,
-        )
+        return vision.shape(self.select_layer + (vision.num_hidden_layers + 1 if self.select_layer < 0 else 0))
 
     @property
     def tile_tokens(self) -> int:
@@ -91,9 +75,7 @@ class H2ovlConfig(BaseModel):
     @property
     def tile_work(self) -> int:
         """The tower's work for a tile, in tokens of the decoder. Only products with weights count."""
-        tower = self.tower
-        per_tile = tower.grid**2 * tower.layers * tower.hidden * (4 * tower.hidden + 2 * tower.intermediate)
-        return round(per_tile / self.llm_config.token_work)
+        return round(self.tower.work / self.llm_config.token_work)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

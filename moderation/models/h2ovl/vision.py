@@ -5,37 +5,18 @@ Names are those of the published checkpoints. There is no norm before the first 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from moderation.models.shared.linear import Linear
-
-
-@dataclass(frozen=True, slots=True)
-class InternShape:
-    """Sizes of the tower. `layers`: how many layers run. `image`, `patch`: sides in pixels."""
-
-    hidden: int
-    intermediate: int
-    heads: int
-    layers: int
-    image: int
-    patch: int
-    eps: float
-
-    @property
-    def grid(self) -> int:
-        """Patches along a side."""
-        return self.image // self.patch
+from moderation.models.shared.vision import TowerShape
 
 
 class InternVision(nn.Module):
     """Tiles [n, 3, image, image], normalised -> features of the patches [n, grid * grid, hidden], row-major."""
 
-    def __init__(self, shape: InternShape) -> None:
+    def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self.embeddings = _Embeddings(shape)
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(_Layer(shape) for _ in range(shape.layers))})
@@ -49,7 +30,7 @@ class InternVision(nn.Module):
 
 
 class _Embeddings(nn.Module):
-    def __init__(self, shape: InternShape) -> None:
+    def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self.class_embedding = nn.Parameter(torch.empty(1, 1, shape.hidden))
         self.patch_embedding = nn.Conv2d(3, shape.hidden, kernel_size=shape.patch, stride=shape.patch)
@@ -63,7 +44,7 @@ class _Embeddings(nn.Module):
 class _Layer(nn.Module):
     """Each branch is scaled by a learned vector before it is added."""
 
-    def __init__(self, shape: InternShape) -> None:
+    def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(shape.hidden, eps=shape.eps)
         self.attn = _Attention(shape)
@@ -81,7 +62,7 @@ class _Layer(nn.Module):
 class _Attention(nn.Module):
     """Query, key and value from one matrix, in this order."""
 
-    def __init__(self, shape: InternShape) -> None:
+    def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self.heads = shape.heads
         self.qkv = Linear(shape.hidden, 3 * shape.hidden)
@@ -95,7 +76,7 @@ class _Attention(nn.Module):
 
 
 class _Mlp(nn.Module):
-    def __init__(self, shape: InternShape) -> None:
+    def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self.fc1 = Linear(shape.hidden, shape.intermediate)
         self.fc2 = Linear(shape.intermediate, shape.hidden)

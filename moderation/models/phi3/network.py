@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from moderation.models.phi3.preprocessing import Crops, HdTransform
 from moderation.models.shared import checkpoint
 from moderation.models.shared.clip import ClipVision
-from moderation.models.shared.config_types import Count, Epsilon, Layers, Number, Positive, Side, Theta
+from moderation.models.shared.config_types import Count, Epsilon, Layers, Number, Positive, Side, Theta, whole_groups
 from moderation.models.shared.decoder import Attend, Block, Decoder, RMSNorm, Rotary, Scored, gated
 from moderation.models.shared.linear import Linear
 from moderation.models.shared.network import LanguageNetwork
 from moderation.models.shared.tree import Packed
-from moderation.models.shared.vision import TowerShape
+from moderation.models.shared.vision import TowerConfig, TowerShape
 
 PREPROCESSOR = "preprocessor_config.json"
 # Crops in one launch of the tower. This bounds its activations, which should fit a CPU's caches.
@@ -34,7 +34,7 @@ TOWER = "model.vision_embed_tokens.img_processor.vision_model."
 SHORT, LONG = 0, 1  # variants of a prompt: which of LongRoPE's factors it takes
 
 
-class VisionConfig(BaseModel):
+class VisionConfig(TowerConfig):
     """The tower's sizes; those of CLIP ViT-L/14-336 where config.json gives no other."""
 
     hidden_size: Count = 1024
@@ -48,8 +48,6 @@ class VisionConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"{self.num_attention_heads} heads do not divide hidden_size {self.hidden_size}")
         if self.image_size % self.patch_size or self.image_size // self.patch_size % 2:
             raise ValueError(
                 f"image_size {self.image_size} must be an even number of patches of {self.patch_size} pixels: "
@@ -131,16 +129,7 @@ class Phi3Config(BaseModel):
 
     @property
     def tower(self) -> TowerShape:
-        vision = self.img_processor.vision_config
-        return TowerShape(
-            hidden=vision.hidden_size,
-            intermediate=vision.intermediate_size,
-            heads=vision.num_attention_heads,
-            layers=self.img_processor.layers,
-            image=vision.image_size,
-            patch=vision.patch_size,
-            eps=vision.layer_norm_eps,
-        )
+        return self.img_processor.vision_config.shape(self.img_processor.layers)
 
     @property
     def crop_side(self) -> int:
@@ -150,10 +139,9 @@ class Phi3Config(BaseModel):
     @property
     def crop_work(self) -> int:
         """The tower's work for a crop, in tokens of the decoder. Only products with weights count."""
-        tower, width = self.tower, self.num_attention_heads * self.head_size
-        per_crop = tower.grid**2 * tower.layers * tower.hidden * (4 * tower.hidden + 2 * tower.intermediate)
+        width = self.num_attention_heads * self.head_size
         columns = 2 * width + 2 * self.kv_heads * self.head_size + 3 * self.intermediate_size
-        return round(per_crop / (self.num_hidden_layers * self.hidden_size * columns))
+        return round(self.tower.work / (self.num_hidden_layers * self.hidden_size * columns))
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -161,10 +149,7 @@ class Phi3Config(BaseModel):
             raise ValueError(
                 f"hidden_size {self.hidden_size} does not make {self.num_attention_heads} heads of an even size"
             )
-        if self.num_attention_heads % self.kv_heads:
-            raise ValueError(
-                f"num_key_value_heads {self.kv_heads} does not divide num_attention_heads {self.num_attention_heads}"
-            )
+        whole_groups(self.num_attention_heads, self.kv_heads)
         for name in ("short_factor", "long_factor"):
             if (count := len(getattr(self.rope_scaling, name))) != self.head_size // 2:
                 raise ValueError(

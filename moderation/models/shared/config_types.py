@@ -46,3 +46,15 @@ class RotaryConfig(BaseModel):
             if name in read and read[name] != value:
                 raise ValueError(f"rope_parameters.{name} is {value!r}, and {name} is {read[name]!r}; remove one")
         return {**read, **keys}
+
+
+def whole_heads(hidden_size: int, heads: int) -> None:
+    """Raises ValueError, which pydantic reports as the config's fault, unless the heads share out hidden_size."""
+    if hidden_size % heads:
+        raise ValueError(f"{heads} heads do not divide hidden_size {hidden_size}")
+
+
+def whole_groups(heads: int, kv_heads: int) -> None:
+    """Raises ValueError unless as many heads share each key head."""
+    if heads % kv_heads:
+        raise ValueError(f"num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}")

@@ -10,7 +10,14 @@ from typing import Literal, Self
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from moderation.models.shared.config_types import Count, Epsilon, Layers, RotaryConfig
+from moderation.models.shared.config_types import (
+    Count,
+    Epsilon,
+    Layers,
+    RotaryConfig,
+    whole_groups,
+    whole_heads,
+)
 from moderation.models.shared.decoder import Attend, Block, Decoder, RMSNorm, Rotary, Scored, gated
 from moderation.models.shared.linear import Linear
 
@@ -49,16 +56,13 @@ class LlamaConfig(RotaryConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"{self.num_attention_heads} heads do not divide hidden_size {self.hidden_size}")
+        if self.head_dim is None:
+            whole_heads(self.hidden_size, self.num_attention_heads)
         if self.head_size % 2:
             raise ValueError(f"a head has {self.head_size} elements; rotary positions need an even number")
         if self.partial_rotary_factor != 1:
             raise ValueError(f"partial_rotary_factor is {self.partial_rotary_factor}; Llama rotates whole heads")
-        if self.num_attention_heads % self.kv_heads:
-            raise ValueError(
-                f"num_key_value_heads {self.kv_heads} does not divide num_attention_heads {self.num_attention_heads}"
-            )
+        whole_groups(self.num_attention_heads, self.kv_heads)
         if self.sliding_window is not None and self.sliding_window < self.max_position_embeddings:
             raise ValueError(
                 f"sliding_window {self.sliding_window} is shorter than max_position_embeddings "

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moderation.models.shared import rotary
-from moderation.models.shared.config_types import Count, Epsilon, Layers, RotaryConfig, Share
+from moderation.models.shared.config_types import (
+    Count,
+    Epsilon,
+    Layers,
+    RotaryConfig,
+    Share,
+    whole_groups,
+    whole_heads,
+)
 from moderation.models.shared.decoder import Attend, Decoder, RMSNorm, Rotary, Scored
 from moderation.models.shared.linear import Linear
 
@@ -58,12 +66,8 @@ class PhiConfig(RotaryConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"{self.num_attention_heads} heads do not divide hidden_size {self.hidden_size}")
-        if self.num_attention_heads % self.kv_heads:
-            raise ValueError(
-                f"num_key_value_heads {self.kv_heads} does not divide num_attention_heads {self.num_attention_heads}"
-            )
+        whole_heads(self.hidden_size, self.num_attention_heads)
+        whole_groups(self.num_attention_heads, self.kv_heads)
         rotated = int(self.head_size * self.partial_rotary_factor)
         if rotated % 2 or not 0 < rotated <= self.head_size:
             raise ValueError(

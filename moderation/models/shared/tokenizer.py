@@ -7,6 +7,7 @@ transformers' wrapper sets padding and truncation on each call.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,19 @@ class Tokenizer:
         """Ids of a user's words. Everything is plain text, the spelling of an added token too."""
         engine = self._joined[1] if joined else self._untrusted
         return list(engine.encode(text, add_special_tokens=False).ids)
+
+    def apart(self, text: str, spellings: re.Pattern[str], *, joined: bool = False) -> list[int]:
+        """Ids of a user's words, where each character of what matches becomes tokens of its own.
+
+        For templates whose structure is plain text to the tokenizer: its ids then come from no user's words.
+        """
+        ids: list[int] = []
+        done = 0
+        for spelling in spellings.finditer(text):
+            for piece in (text[done : spelling.start()], *spelling[0]):
+                ids += self.untrusted(piece, joined=joined)
+            done = spelling.end()
+        return ids + self.untrusted(text[done:], joined=joined)
 
     def word(self, text: str) -> int:
         """The id of a word at the start of an answer. Raises ConfigError when the word takes more than one token."""

@@ -1,14 +1,17 @@
-"""The layers of a vision transformer as CLIP and SigLIP have them. Names are those of the published checkpoints."""
+"""Sizes of vision towers, and the layers that CLIP and SigLIP share. Names are those of the published checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
+from pydantic import BaseModel, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from moderation.models.shared.config_types import Count, Epsilon, Layers, Side, whole_heads
 from moderation.models.shared.linear import Linear
 
 
@@ -49,6 +52,37 @@ class TowerShape:
     def work(self) -> int:
         """Products with weights that all layers take for the patches of one picture."""
         return self.grid**2 * self.layers * self.hidden * (4 * self.hidden + 2 * self.intermediate)
+
+
+class TowerConfig(BaseModel):
+    """The tower's part of a config.json. Subclasses have the defaults."""
+
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Layers
+    num_attention_heads: Count
+    image_size: Side
+    patch_size: Side
+    hidden_act: str
+    layer_norm_eps: Epsilon
+
+    def shape(self, layers: int) -> TowerShape:
+        """The tower with so many layers."""
+        return TowerShape(
+            hidden=self.hidden_size,
+            intermediate=self.intermediate_size,
+            heads=self.num_attention_heads,
+            layers=layers,
+            image=self.image_size,
+            patch=self.patch_size,
+            eps=self.layer_norm_eps,
+            activation=self.hidden_act,
+        )
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        whole_heads(self.hidden_size, self.num_attention_heads)
+        return self
 
 
 class TowerLayer(nn.Module):

@@ -5,50 +5,21 @@ The tower has no last norm: what reads its tokens brings its own. Names are thos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from moderation.models.shared.linear import Linear
-
-
-@dataclass(frozen=True, slots=True)
-class EvaShape:
-    """Sizes of the tower. `layers`: how many blocks run. `image`, `patch`: sides in pixels."""
-
-    hidden: int
-    intermediate: int
-    heads: int
-    layers: int
-    image: int
-    patch: int
-    eps: float
-
-    @property
-    def grid(self) -> int:
-        """Patches along a side."""
-        return self.image // self.patch
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a picture: the class token and the patches."""
-        return 1 + self.grid**2
-
-    @property
-    def work(self) -> int:
-        """Multiplications with weights for one picture."""
-        return self.tokens * self.layers * self.hidden * (4 * self.hidden + 2 * self.intermediate)
+from moderation.models.shared.vision import TowerShape
 
 
 class EvaVision(nn.Module):
     """Pictures [n, 3, image, image], normalised -> tokens [n, 1 + grid * grid, hidden], the class token first."""
 
-    def __init__(self, shape: EvaShape) -> None:
+    def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.empty(1, 1, shape.hidden))
-        self.pos_embed = nn.Parameter(torch.empty(1, shape.tokens, shape.hidden))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + shape.grid**2, shape.hidden))
         convolution = nn.Conv2d(3, shape.hidden, kernel_size=shape.patch, stride=shape.patch)
         self.patch_embed = nn.ModuleDict({"proj": convolution})
         self.blocks = nn.ModuleList(_Block(shape) for _ in range(shape.layers))
@@ -75,7 +46,7 @@ def interpolated(positions: Tensor, grid: int) -> Tensor:
 
 
 class _Block(nn.Module):
-    def __init__(self, shape: EvaShape) -> None:
+    def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(shape.hidden, eps=shape.eps)
         self.attn = _Attention(shape)
@@ -91,7 +62,7 @@ class _Block(nn.Module):
 class _Attention(nn.Module):
     """Query, key and value from one matrix, in this order. The key has no bias."""
 
-    def __init__(self, shape: EvaShape) -> None:
+    def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self.heads = shape.heads
         self.q_bias = nn.Parameter(torch.empty(shape.hidden))
@@ -111,7 +82,7 @@ class _Attention(nn.Module):
 
 
 class _Mlp(nn.Module):
-    def __init__(self, shape: EvaShape) -> None:
+    def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self.fc1 = Linear(shape.hidden, shape.intermediate)
         self.fc2 = Linear(shape.intermediate, shape.hidden)

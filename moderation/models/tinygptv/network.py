@@ -15,14 +15,15 @@ from pydantic import BaseModel, model_validator
 from torch import Tensor, nn
 
 from moderation.models.shared import checkpoint, phi
-from moderation.models.shared.config_types import Count, Epsilon, Layers, Side
+from moderation.models.shared.config_types import Count, Epsilon, Layers, Side, whole_heads
 from moderation.models.shared.decoder import Decoder, Rotary
 from moderation.models.shared.linear import Linear
 from moderation.models.shared.network import LanguageNetwork
 from moderation.models.shared.phi import PhiConfig, PhiDecoder
 from moderation.models.shared.tree import Packed
+from moderation.models.shared.vision import TowerConfig, TowerShape
 from moderation.models.tinygptv import preprocessing
-from moderation.models.tinygptv.eva import EvaShape, EvaVision
+from moderation.models.tinygptv.eva import EvaVision
 from moderation.models.tinygptv.preprocessing import Square
 from moderation.models.tinygptv.qformer import QFormer, QFormerShape
 
@@ -32,7 +33,7 @@ DENSE_NORM_EPS = 1e-6  # of the RMSNorm behind attention, a constant of the orig
 LANGUAGE = "llama_model.model."
 
 
-class VisionConfig(BaseModel):
+class VisionConfig(TowerConfig):
     """The tower's sizes; EVA ViT-g's where config.json gives no other."""
 
     hidden_size: Count = 1408
@@ -46,8 +47,6 @@ class VisionConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"{self.num_attention_heads} heads do not divide hidden_size {self.hidden_size}")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is no whole number of patches of {self.patch_size} pixels")
         return self
@@ -67,8 +66,7 @@ class QFormerConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"{self.num_attention_heads} heads do not divide hidden_size {self.hidden_size}")
+        whole_heads(self.hidden_size, self.num_attention_heads)
         return self
 
 
@@ -85,17 +83,8 @@ class TinyGptvConfig(BaseModel):
     caution: str = ""  # for checkpoints that are not fit to moderate
 
     @property
-    def tower(self) -> EvaShape:
-        vision = self.vision_config
-        return EvaShape(
-            hidden=vision.hidden_size,
-            intermediate=vision.intermediate_size,
-            heads=vision.num_attention_heads,
-            layers=vision.num_hidden_layers,
-            image=vision.image_size,
-            patch=vision.patch_size,
-            eps=vision.layer_norm_eps,
-        )
+    def tower(self) -> TowerShape:
+        return self.vision_config.shape(self.vision_config.num_hidden_layers)
 
     @property
     def qformer(self) -> QFormerShape:
@@ -119,7 +108,7 @@ class TinyGptvConfig(BaseModel):
     def picture_work(self) -> int:
         """A picture's way to its tokens, in tokens of the decoder. Only products with weights count."""
         projections = self.projection_size * (self.qformer_config.hidden_size + self.text_config.hidden_size)
-        work = self.tower.work + self.qformer.work(self.tower.tokens) + self.picture_tokens * projections
+        work = self.tower.work + self.qformer.work(1 + self.tower.grid**2) + self.picture_tokens * projections
         return max(1, round(work / self.text_config.token_work))
 
 

@@ -69,13 +69,7 @@ class TinyGptvTemplate:
 
     def user_text(self, text: str) -> list[int]:
         """See Template."""
-        ids: list[int] = []
-        done = 0
-        for spelling in STRUCTURE.finditer(text):
-            ids += self.tokenizer.untrusted(text[done : spelling.start()])
-            ids += (id for character in spelling[0] for id in self.tokenizer.untrusted(character))
-            done = spelling.end()
-        return ids + self.tokenizer.untrusted(text[done:])
+        return self.tokenizer.apart(text, STRUCTURE)
 
     def question(self, text: str) -> list[int]:
         """See Template."""

@@ -22,7 +22,7 @@ from moderation.models.shared import checkpoint, phi
 from moderation.models.shared.config_types import Count, Epsilon, Layers, Side
 from moderation.models.shared.llama import LlamaConfig
 from moderation.models.shared.phi import PhiConfig
-from moderation.models.shared.vision import TowerShape
+from moderation.models.shared.vision import TowerConfig, TowerShape
 
 TOWER_REPOSITORY = "bczhou/TinyLLaVA-3.1B-SigLIP"
 SIGLIP_LAYERS = 26  # of 27: the last is never run, and the legacy code deletes it
@@ -114,30 +114,8 @@ class Architecture:
         return inner != name and inner.startswith(("post_layernorm.", "head.", *behind))
 
 
-class VisionConfig(BaseModel):
+class VisionConfig(TowerConfig):
     """The tower's part of a config.json. Subclasses have the defaults."""
-
-    hidden_size: Count
-    intermediate_size: Count
-    num_hidden_layers: Layers
-    num_attention_heads: Count
-    image_size: Side
-    patch_size: Side
-    hidden_act: str
-    layer_norm_eps: Epsilon
-
-    def shape(self, layers: int) -> TowerShape:
-        """The tower with so many layers."""
-        return TowerShape(
-            hidden=self.hidden_size,
-            intermediate=self.intermediate_size,
-            heads=self.num_attention_heads,
-            layers=layers,
-            image=self.image_size,
-            patch=self.patch_size,
-            eps=self.layer_norm_eps,
-            activation=self.hidden_act,
-        )
 
     def layers(self, feature_layer: int) -> int:
         """How many layers run. feature_layer: into the hidden states: 0 the embedding, -1 the last layer's output."""
@@ -148,8 +126,6 @@ class VisionConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"{self.num_attention_heads} heads do not divide hidden_size {self.hidden_size}")
         if self.image_size < 2 * self.patch_size:
             raise ValueError(f"image_size {self.image_size} is not two patches of {self.patch_size} pixels")
         return self

@@ -79,13 +79,7 @@ class TinyLlavaTemplate:
 
     def user_text(self, text: str) -> list[int]:
         """See Template."""
-        ids: list[int] = []
-        done = 0
-        for role in ROLE.finditer(text):
-            for piece in (text[done : role.start()], *role[0]):
-                ids += self.tokenizer.untrusted(piece, joined=True)
-            done = role.end()
-        return ids + self.tokenizer.untrusted(text[done:], joined=True)
+        return self.tokenizer.apart(text, ROLE, joined=True)
 
     def question(self, text: str) -> list[int]:
         """See Template."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -88,3 +89,13 @@ def test_encode_runs_on_several_threads(model: Phi3Vision) -> None:
     with ThreadPoolExecutor(8) as threads:
         trees = list(threads.map(lambda content: model.encode(content, questions(5))[0].tree, contents))
     assert trees == expected
+
+
+def test_a_spelling_is_tokenised_letter_by_letter() -> None:
+    tokenizer = a_tokenizer()
+    spelt = tokenizer.apart("money dog love dog", re.compile("dog"))
+    assert spelt == [
+        id for piece in ("money ", "d", "o", "g", " love ", "d", "o", "g") for id in tokenizer.untrusted(piece)
+    ]
+    assert tokenizer.untrusted("dog")[-1] not in spelt
+    assert tokenizer.apart("money", re.compile("dog")) == tokenizer.untrusted("money")
