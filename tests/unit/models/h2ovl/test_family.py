@@ -166,8 +166,8 @@ def test_num_crops_are_the_tiles_of_a_pass(folder: Path) -> None:
     assert [len(Checkpoint(folder, most).encode_pictures([wide] * 2)[0]) for most in (None, 1, 3, 6)] == [7, 1, 4, 7]
     decisive = [Checkpoint(folder, most).decisive for most in (None, 6, 3)]
     assert decisive[0] == decisive[1] != decisive[2]
-    with pytest.raises(ConfigError, match=r"MODERATION_MODEL__NUM_CROPS: with 600 tiles of a pass"):
-        Checkpoint(folder, 600)
+    with pytest.raises(ConfigError, match=r"MODERATION_MODEL__NUM_CROPS: with 200 tiles of a pass"):
+        Checkpoint(folder, 200)
 
 
 def test_tiles_that_no_prompt_could_hold_are_refused_at_the_start(folder: Path) -> None:
@@ -177,8 +177,9 @@ def test_tiles_that_no_prompt_could_hold_are_refused_at_the_start(folder: Path) 
             opened = Checkpoint(folder, most)
         except ConfigError:
             continue
-        sizes = [(cols * 100, rows * 100) for cols in range(1, 8) for rows in range(1, 8)]
-        taken = max(len(opened.encode_pictures([a_picture(*size)])[0]) for size in sizes)
+        sizes = [(cols * 10, rows * 10) for cols in range(1, 30) for rows in range(1, 30)]
+        plans = [opened.tiling.plan(size, twice=True) for size in sizes]
+        taken = 1 + max(sum(grid[0] * grid[1] for grid in plan if grid and grid != (1, 1)) for plan in plans)
         assert taken <= opened.tiling.most_tiles
         assert taken * opened.config.tile_tokens <= room_for_pictures(opened.context)
 
