@@ -15,7 +15,7 @@ from moderation.dev.checkpoint import FAMILIES, seeded
 from moderation.errors import ConfigError
 from moderation.observability import logs
 
-app = typer.Typer(no_args_is_help=True, help="Inspect a model.")
+app = typer.Typer(no_args_is_help=True, help="List models, inspect a checkpoint, convert one, or make a small one.")
 converters = typer.Typer(no_args_is_help=True, help="Write a model's published files as a folder that can be loaded.")
 app.add_typer(converters, name="convert")
 
@@ -23,7 +23,12 @@ app.add_typer(converters, name="convert")
 @app.command()
 def probe(
     folder: Annotated[str, typer.Argument(help="folder or hub id of a checkpoint")],
-    prompt: Annotated[Path, typer.Option(help="file with a raw prompt; the original's tag marks a picture's place")],
+    prompt: Annotated[
+        Path,
+        typer.Option(
+            help="file with a raw prompt; <|image_1|>, <image> or <ImageHere>, as in the original, is a picture's place"
+        ),
+    ],
     output: Annotated[Path, typer.Option("--out", help="the .npz file to write")],
     image: Images = [],  # noqa: B006  typer copies it
     num_crops: Annotated[int | None, typer.Option(min=1, help="crops of a picture; default: the checkpoint's")] = None,
@@ -39,6 +44,7 @@ def probe(
         raise ConfigError(f"{prompt}: a prompt must be UTF-8 text") from None
     logs.capture_prints(settings.load().log)
     models.probe(folder, words, image, num_crops=num_crops, out=output)
+    err.print(f"{output}: written", highlight=False, markup=False)
 
 
 @app.command("list")
@@ -54,8 +60,8 @@ def list_(as_json: AsJson = False) -> None:
         figures = (
             f"{row['parameters'] / 1e9:.2f} B parameters, {row['weight_bytes'] / 1e9:.1f} GB of files, licence "
             f"{row['licence']}",
-            f"memory {row['memory_bytes'] / 1e9:.1f} GB, context {row['context']:,} tokens, a 640x480 picture "
-            f"{row['image_tokens']:,} tokens",
+            f"memory {row['memory_bytes'] / 1e9:.1f} GB on a GPU, twice that on a CPU; context {row['context']:,} "
+            f"tokens, a 640x480 picture {row['image_tokens']:,} tokens",
             f"verified: {row['verified']}",
             f"not verified: {row['unverified']}",
         )
@@ -67,8 +73,9 @@ def info(folder: Annotated[str, typer.Argument(help="folder or hub id of a check
     """Print what a checkpoint holds, and its model card."""
     from moderation import models
 
-    logs.capture_prints(settings.load().log)
-    typer.echo(models.describe(folder))
+    loaded = settings.load()
+    logs.capture_prints(loaded.log)
+    typer.echo(models.describe(folder, loaded.model.num_crops))
 
 
 @app.command()

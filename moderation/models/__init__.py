@@ -67,12 +67,15 @@ def load(settings: ModelSettings) -> Classifier:
     raise DeviceError(f"the model cannot be loaded ({name})")
 
 
-def describe(name: str) -> str:
-    """A checkpoint as a table, with its model card if it has one. name: as in `load`. Raises ConfigError."""
+def describe(name: str, num_crops: int | None = None) -> str:
+    """A checkpoint as a table, with its model card if it has one. Raises ConfigError.
+
+    name: as in `load`. num_crops: crops of a picture at most; default the checkpoint's.
+    """
     from moderation.models.shared import describe as shared  # noqa: PLC0415 - reads safetensors with torch
 
     place = _place(name)
-    return shared.describe(family(place), place, name)
+    return shared.describe(family(place), place, name, num_crops)
 
 
 def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crops: int | None = None) -> None:

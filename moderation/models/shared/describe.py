@@ -11,13 +11,13 @@ from moderation.models.shared.family import Checkpoint
 CARD = "README.md"
 
 
-def describe(family: type[Checkpoint[Any, Any]], place: str, name: str) -> str:
+def describe(family: type[Checkpoint[Any, Any]], place: str, name: str, num_crops: int | None = None) -> str:
     """A table of a checkpoint, and its model card if it has one. Raises ConfigError.
 
-    place: a folder or hub id. name: what the caller calls it.
+    place: a folder or hub id. name: what the caller calls it. num_crops: see Checkpoint.
     """
     folder, revision = checkpoint.locate(place, None, family.wanted)
-    opened = family(folder, None)
+    opened = family(folder, num_crops)
     weights = [path for path in opened.files if path.suffix == ".safetensors"]
     tensors = [tensor for path in weights for tensor in checkpoint.header(path)]
     rows = {

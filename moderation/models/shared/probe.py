@@ -63,8 +63,11 @@ def probe(
             arrays["pixel_mean"] = np.zeros((len(means), max(opened.most_crops, *map(len, means))))
             for row, mean in zip(arrays["pixel_mean"], means, strict=True):
                 row[: len(mean)] = mean
-    with out.open("wb") as file:  # given a name, numpy would add a suffix of its own
-        np.savez_compressed(file, **arrays)
+    try:
+        with out.open("wb") as file:  # given a name, numpy would add a suffix of its own
+            np.savez_compressed(file, **arrays)
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror})") from None
 
 
 def _picture(path: Path) -> Picture:

@@ -76,8 +76,8 @@ class Tokenizer:
         ids = self.trusted(text)
         if len(ids) != 1:
             raise ConfigError(
-                f"{self._path.name}: the answer {text!r} takes {len(ids)} tokens; it is read from one position's "
-                "logits and must be one"
+                f"{self._path}: the answer {text!r} takes {len(ids)} tokens, and must be one; check that config.json "
+                "and the tokenizer's files come from the same checkpoint"
             )
         return ids[0]
 

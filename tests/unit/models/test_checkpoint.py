@@ -261,16 +261,32 @@ def test_the_seeded_checkpoint_is_the_same_everywhere(tmp_path: Path) -> None:
         assert (made / path.name).read_bytes() == path.read_bytes(), path.name
     (made / "config.json").write_text("kept")
     assert (seeded(made) / "config.json").read_text() == "kept", "a whole checkpoint is not changed"
-    (made / "OK").write_text("an older version")
+    (made / "OK").write_text("phi3 seeded 1\n")
     assert (seeded(made) / "config.json").read_text() != "kept"
     assert [path.name for path in made.parent.iterdir()] == ["b"], "no other file is left"
+
+
+def test_a_seed_replaces_nothing_of_a_users(tmp_path: Path) -> None:
+    file, kept = tmp_path / "prompt.txt", tmp_path / "mine"
+    file.write_text("a prompt")
+    kept.mkdir()
+    (kept / "thesis.txt").write_text("precious")
+    other = seeded(tmp_path / "other")
+    for place, family_ in ((file, "phi3"), (kept, "phi3"), (other, "h2ovl")):
+        with pytest.raises(ConfigError, match="exists, and is no"):
+            seeded(place, family_)
+    assert (file.read_text(), (kept / "thesis.txt").read_text()) == ("a prompt", "precious")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        seeded(Path("/proc/nowhere/seed"))
+    (tmp_path / "empty").mkdir()
+    assert (seeded(tmp_path / "empty") / "config.json").exists()
 
 
 def test_a_description_has_the_sizes_and_the_card() -> None:
     text = models.describe(str(seeded_folder()))
     assert "4 x 4 tokens each" in text
     assert "hidden 64, 2 of 3 layers" in text
-    assert "Small checkpoints in the published layouts" in text, "the card"
+    assert "A small checkpoint in the layout of phi3" in text, "the card"
 
 
 def test_only_a_known_family_is_described_and_probed(folder: Path) -> None:
