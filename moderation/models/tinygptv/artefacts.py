@@ -134,9 +134,9 @@ def phi_folder(option: str, folder: Path) -> Artefact:
             raise ConfigError(f"{path}: {twice[0]} is in another file of {folder}, too; fetch the folder again")
         tensors |= part
     if not any(name.endswith(".self_attn.query_key_value.weight") for name in tensors):
-        found = "q_proj, k_proj and v_proj" if any(".self_attn.q_proj." in name for name in tensors) else "other names"
+        has = "q_proj, k_proj and v_proj" if any(".self_attn.q_proj." in name for name in tensors) else "other names"
         raise ConfigError(
-            f"{folder}: this Phi-2 has no query_key_value (it has {found}). TinyGPT-V was trained on an earlier "
+            f"{folder}: this Phi-2 has no query_key_value (it has {has}). TinyGPT-V was trained on an earlier "
             "revision, in which query, key and value are one matrix; the original code takes a later one without an "
             "error and then answers nonsense. Take the phi-2 folder that TinyGPT-V was published with"
         )
@@ -161,10 +161,10 @@ def sha256(path: Path) -> str:
 def _state(path: Path) -> State:
     """() where there is no such file: what reads it says so."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -200,8 +200,8 @@ def _loaded(path: Path) -> Mapping[str, object]:
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"{found[1]}, which loading would run as code" if found else "more than tensors and plain values"
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"{refused[1]}, which loading would run as code" if refused else "more than tensors and plain values"
         raise ConfigError(
             f"{path}: refused, and nothing in it was run: it holds {what}. Take the file from where the model was "
             "published, and compare its size and SHA-256"

@@ -70,7 +70,7 @@ class Inputs:
 
 
 @dataclass(slots=True)
-class _Found:
+class _Taken:
     """Tensors by their names in the original code, each with the file that has it."""
 
     values: dict[str, tuple[Artefact, Stored]] = field(default_factory=dict)
@@ -91,20 +91,20 @@ def plan(
     exactly the tensors of one model.
     """
     wanted = _wanted(shapes)
-    found = _Found()
-    _take(found, inputs.vit, wanted, "visual_encoder.", lambda name: _unused_vit(name, config.tower.layers))
-    _take(found, inputs.qformer, wanted, "", lambda name: UNUSED_QFORMER.fullmatch(name) is not None)
-    _take(found, inputs.phi, wanted, "llama_model.", lambda _name: False)
-    _take_stage(found, inputs.stage, wanted)
-    _check_layers(found, inputs, config.text_config.num_hidden_layers)
-    _check_adapters(found, inputs.stage, wanted)
-    _check_values(found, inputs, wanted)
-    if found.problems:
-        faults = [f"{file}: {_some(problems, '; ')}" for file, problems in found.problems.items()]
+    taken = _Taken()
+    _take(taken, inputs.vit, wanted, "visual_encoder.", lambda name: _unused_vit(name, config.tower.layers))
+    _take(taken, inputs.qformer, wanted, "", lambda name: UNUSED_QFORMER.fullmatch(name) is not None)
+    _take(taken, inputs.phi, wanted, "llama_model.", lambda _name: False)
+    _take_stage(taken, inputs.stage, wanted)
+    _check_layers(taken, inputs, config.text_config.num_hidden_layers)
+    _check_adapters(taken, inputs.stage, wanted)
+    _check_values(taken, inputs, wanted)
+    if taken.problems:
+        faults = [f"{file}: {_some(problems, '; ')}" for file, problems in taken.problems.items()]
         raise ConfigError("these files are not those of one model, or one of them is damaged. " + ". ".join(faults))
     heads = config.text_config.num_attention_heads
-    planned = [_planned(name, shape, found, inputs.lora_alpha, heads) for name, shape in shapes.items()]
-    return planned, found.ignored
+    planned = [_planned(name, shape, taken, inputs.lora_alpha, heads) for name, shape in shapes.items()]
+    return planned, taken.ignored
 
 
 def _wanted(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -125,7 +125,7 @@ def _unused_vit(name: str, layers: int) -> bool:
 
 
 def _take(
-    found: _Found,
+    taken: _Taken,
     artefact: Artefact,
     wanted: Mapping[str, tuple[int, ...]],
     prefix: str,
@@ -137,15 +137,15 @@ def _take(
         if not prefix and not name.startswith(QFORMER):
             unknown.append(name)
         elif full in wanted:
-            found.values[full] = artefact, stored
+            taken.values[full] = artefact, stored
         elif unused(full):
-            found.ignored.append(f"{artefact.path.name}: {name}")
+            taken.ignored.append(f"{artefact.path.name}: {name}")
         else:
             unknown.append(name)
-    _unknown(found, artefact, unknown)
+    _unknown(taken, artefact, unknown)
 
 
-def _take_stage(found: _Found, stage: Artefact, wanted: Mapping[str, tuple[int, ...]]) -> None:
+def _take_stage(taken: _Taken, stage: Artefact, wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Every name overrides, whatever file has it, too."""
     unknown: list[str] = []
     misplaced: list[str] = []
@@ -155,37 +155,37 @@ def _take_stage(found: _Found, stage: Artefact, wanted: Mapping[str, tuple[int, 
         if adapter is not None and not ADAPTABLE.fullmatch(adapter[1]):
             misplaced.append(name)
         elif adapter is not None and f"{adapter[1]}.weight" in wanted:
-            pair = found.adapters.setdefault(f"{adapter[1]}.weight", {})
+            pair = taken.adapters.setdefault(f"{adapter[1]}.weight", {})
             if adapter[2] in pair:
-                found.refuse(stage, f"the adapter {name} is there in two spellings")
+                taken.refuse(stage, f"the adapter {name} is there in two spellings")
             pair[adapter[2]] = stored
         elif full in wanted:
-            if found.values.get(full, (None,))[0] is stage:
-                found.refuse(stage, f"{name} is there in two spellings")
-            found.values[full] = stage, stored
+            if taken.values.get(full, (None,))[0] is stage:
+                taken.refuse(stage, f"{name} is there in two spellings")
+            taken.values[full] = stage, stored
         elif UNUSED_STAGE.fullmatch(full):
-            found.ignored.append(f"{stage.path.name}: {name}")
+            taken.ignored.append(f"{stage.path.name}: {name}")
         else:
             unknown.append(name)
-    _unknown(found, stage, unknown)
+    _unknown(taken, stage, unknown)
     if misplaced:
-        found.refuse(
+        taken.refuse(
             stage,
             f"{len(misplaced)} adapters of other matrices than the language model's query_key_value and dense: "
             f"{_some(sorted(misplaced))}",
         )
 
 
-def _unknown(found: _Found, artefact: Artefact, names: Sequence[str]) -> None:
+def _unknown(taken: _Taken, artefact: Artefact, names: Sequence[str]) -> None:
     if names:
-        found.refuse(artefact, f"{len(names)} tensors that this model lacks: {_some(sorted(names))}")
+        taken.refuse(artefact, f"{len(names)} tensors that this model lacks: {_some(sorted(names))}")
 
 
-def _check_layers(found: _Found, inputs: Inputs, layers: int) -> None:
+def _check_layers(taken: _Taken, inputs: Inputs, layers: int) -> None:
     """The trained file must have the same tensors for each layer that the Phi-2 folder has."""
     trained: dict[int, set[str]] = {}
-    names = [(name, "the adapter of ") for name in found.adapters]
-    names += [(name, "") for name, (artefact, _) in found.values.items() if artefact is inputs.stage]
+    names = [(name, "the adapter of ") for name in taken.adapters]
+    names += [(name, "") for name, (artefact, _) in taken.values.items() if artefact is inputs.stage]
     for name, what in names:
         if layer := LAYER.fullmatch(name):
             trained.setdefault(int(layer[1]), set()).add(what + layer[2])
@@ -193,46 +193,46 @@ def _check_layers(found: _Found, inputs: Inputs, layers: int) -> None:
     partial = [layer for layer in range(layers) if trained and trained.get(layer) != whole]
     if partial:
         lacks = sorted(whole - trained.get(partial[0], set()))
-        found.refuse(
+        taken.refuse(
             inputs.stage,
             f"trained with {len(trained)} layers of the language model, where {inputs.phi} has {layers}: layer "
             f"{partial[0]} lacks {_some(lacks)}",
         )
 
 
-def _check_adapters(found: _Found, stage: Artefact, wanted: Mapping[str, tuple[int, ...]]) -> None:
-    for name, pair in found.adapters.items():
+def _check_adapters(taken: _Taken, stage: Artefact, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    for name, pair in taken.adapters.items():
         if pair.keys() != {"A", "B"}:
-            found.refuse(stage, f"the adapter of {name} lacks lora_{'A' if 'B' in pair else 'B'}")
+            taken.refuse(stage, f"the adapter of {name} lacks lora_{'A' if 'B' in pair else 'B'}")
             continue
         (rank, into), (out, other) = (_matrix(pair[half]) for half in "AB")
         if (out, into) != wanted[name] or rank != other or rank < 1:
-            found.refuse(
+            taken.refuse(
                 stage, f"the adapter of {name} is {[out, other]} x {[rank, into]}, and the matrix {list(wanted[name])}"
             )
         for half in pair.values():
-            _check_dtype(found, stage, f"the adapter of {name}", half)
+            _check_dtype(taken, stage, f"the adapter of {name}", half)
 
 
-def _check_values(found: _Found, inputs: Inputs, wanted: Mapping[str, tuple[int, ...]]) -> None:
+def _check_values(taken: _Taken, inputs: Inputs, wanted: Mapping[str, tuple[int, ...]]) -> None:
     missing: dict[str, tuple[Artefact, list[str]]] = {}
     for name, shape in wanted.items():
-        if name not in found.values:
+        if name not in taken.values:
             if not ADDED_NORMS.fullmatch(name):
                 source = _source(name, inputs)
                 missing.setdefault(source.option, (source, []))[1].append(name)
             continue
-        artefact, stored = found.values[name]
+        artefact, stored = taken.values[name]
         if stored.shape != shape and not (name == POSITIONS and _square(stored.shape, shape)):
-            found.refuse(artefact, f"{name} is {list(stored.shape)}, where the others need {list(shape)}")
-        _check_dtype(found, artefact, name, stored)
+            taken.refuse(artefact, f"{name} is {list(stored.shape)}, where the others need {list(shape)}")
+        _check_dtype(taken, artefact, name, stored)
     for artefact, names in missing.values():
-        found.refuse(artefact, f"lacks {len(names)} tensors: {_some(sorted(names))}")
+        taken.refuse(artefact, f"lacks {len(names)} tensors: {_some(sorted(names))}")
 
 
-def _check_dtype(found: _Found, artefact: Artefact, name: str, stored: Stored) -> None:
+def _check_dtype(taken: _Taken, artefact: Artefact, name: str, stored: Stored) -> None:
     if stored.dtype not in FLOATS:
-        found.refuse(artefact, f"{name} is {stored.dtype}, not a float of 16 or 32 bits")
+        taken.refuse(artefact, f"{name} is {stored.dtype}, not a float of 16 or 32 bits")
 
 
 def _source(name: str, inputs: Inputs) -> Artefact:
@@ -244,19 +244,19 @@ def _source(name: str, inputs: Inputs) -> Artefact:
     return inputs.phi if name.startswith("llama_model.") else inputs.qformer
 
 
-def _planned(name: str, shape: tuple[int, ...], found: _Found, alpha: float, heads: int) -> Planned:
+def _planned(name: str, shape: tuple[int, ...], taken: _Taken, alpha: float, heads: int) -> Planned:
     split = SPLIT.fullmatch(name)
     source = name if split is None else f"{split[1]}query_key_value.{split[3]}"
-    if source not in found.values:
+    if source not in taken.values:
         fill = 0.0 if name.endswith(".bias") else 1.0
         return Planned(name, shape, torch.float32, lambda: torch.full(shape, fill))
     part: Callable[[Tensor], Tensor] = lambda whole: whole  # noqa: E731
     if split is not None:
         which = "qkv".index(split[2])
         part = lambda whole: whole.reshape(heads, 3, -1, *whole.shape[1:])[:, which].flatten(0, 1)  # noqa: E731
-    artefact, stored = found.values[source]
-    if source in found.adapters:
-        pair = found.adapters[source]
+    artefact, stored = taken.values[source]
+    if source in taken.adapters:
+        pair = taken.adapters[source]
         merged = lambda: _merged(part(stored.read()), part(pair["B"].read()), pair["A"].read(), alpha)  # noqa: E731
         return Planned(name, shape, torch.float32, _checked(artefact, source, merged))
     if source == POSITIONS and stored.shape != shape:

@@ -137,8 +137,8 @@ def _shape(artefact: Artefact, name: str, length: int, what: str) -> tuple[int, 
 
 def _count(artefact: Artefact, prefix: str) -> int:
     """One more than the largest number behind the prefix."""
-    found = (re.match(re.escape(prefix) + r"(\d{1,4})\.", name) for name in artefact.tensors)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    numbered = (re.match(re.escape(prefix) + r"(\d{1,4})\.", name) for name in artefact.tensors)
+    return 1 + max((int(match[1]) for match in numbered if match), default=-1)
 
 
 def _heads(artefact: Artefact, width: int, size: int) -> int:
