@@ -55,6 +55,7 @@ def convert(out: Path, files: Files, *, shard: int = SHARD, progress: Progress =
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"{out}: exists already; name a folder that does not exist or is empty")
+    _check_places(files)
     read = (
         artefacts.torch_file("--vit", files.vit),
         artefacts.torch_file("--qformer", files.qformer),
@@ -81,6 +82,19 @@ def convert(out: Path, files: Files, *, shard: int = SHARD, progress: Progress =
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{out}: cannot be written ({error})") from None
     progress(f"written: {out}")
+
+
+def _check_places(files: Files) -> None:
+    """Raises ConfigError naming every option that names nothing, or a folder where a file is needed, or a file."""
+    faults = []
+    for option, path in (("--vit", files.vit), ("--qformer", files.qformer), ("--stage", files.stage)):
+        if not path.is_file():
+            faults.append(f"{option} {path}: {'is a folder, not a file' if path.is_dir() else 'there is no such file'}")
+    if not files.phi.is_dir():
+        kind = "is a file, not a folder" if files.phi.exists() else "there is no such folder"
+        faults.append(f"--phi {files.phi}: {kind}")
+    if faults:
+        raise ConfigError("; ".join(faults))
 
 
 def shapes(config: TinyGptvConfig) -> dict[str, tuple[int, ...]]:

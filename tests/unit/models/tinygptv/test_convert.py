@@ -13,7 +13,7 @@ import torch
 
 from moderation import models
 from moderation.errors import ConfigError
-from moderation.models.tinygptv.convert import convert
+from moderation.models.tinygptv.convert import Files, convert
 from moderation.settings import ModelSettings
 from tests.support.small_model import a_content, a_picture, questions
 from tests.support.tinygptv_artefacts import LLM, Downloads, equal, tensors_of
@@ -244,6 +244,18 @@ def test_shards_are_no_larger_than_asked_and_listed(converted: Path, tmp_path: P
         shards.setdefault(file, []).append(name)
     assert len(shards) > 5
     assert all(len(names) == 1 or sum(made[name].nbytes for name in names) <= SMALL_SHARD for names in shards.values())
+
+
+def test_every_option_that_names_no_file_is_named_at_once(tmp_path: Path) -> None:
+    inputs = Downloads().write(tmp_path / "in")
+    wrong = Files(tmp_path / "nope.pth", tmp_path, inputs.vit, inputs.stage)
+    with pytest.raises(ConfigError) as caught:
+        convert(tmp_path / "out", wrong)
+    assert str(caught.value).split("; ") == [
+        f"--vit {tmp_path}/nope.pth: there is no such file",
+        f"--qformer {tmp_path}: is a folder, not a file",
+        f"--phi {inputs.vit}: is a file, not a folder",
+    ]
 
 
 def test_what_is_there_is_never_replaced(tmp_path: Path) -> None:
