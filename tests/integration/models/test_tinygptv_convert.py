@@ -19,10 +19,13 @@ from tests.support.tinygptv_artefacts import Downloads, equal, tensors_of
 SMALL_SHARD = 100_000
 
 BLOCKED = """
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from moderation.models.tinygptv.convert import Files, convert
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 def progress(line):
     print(line, flush=True)
