@@ -17,6 +17,8 @@ from PIL import Image
 from PIL.Image import Image as Picture
 from torch import Tensor
 
+from moderation.models.shared.picture import normalised, on_device
+
 Grid = tuple[int, int]  # columns, rows
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -58,11 +60,7 @@ class Tiles:
 
     def on(self, device: torch.device) -> Tensor:
         """The pixels, computed on this device. On a CPU they equal the original's to the bit; CUDA rounds otherwise."""
-        tiles = self.raw
-        if device.type == "cuda":
-            tiles = tiles.pin_memory().to(device, non_blocking=True)
-        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
-        return tiles.to(device).float().div_(255).sub_(mean).div_(std)
+        return normalised(on_device(self.raw, device), MEAN, STD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moderation.models.shared.linear import Linear
-from moderation.models.shared.vision import TowerShape
+from moderation.models.shared.vision import TowerMlp, TowerShape
 
 
 class InternVision(nn.Module):
@@ -50,7 +50,7 @@ class _Layer(nn.Module):
         self.attn = _Attention(shape)
         self.ls1 = nn.Parameter(torch.empty(shape.hidden))
         self.norm2 = nn.LayerNorm(shape.hidden, eps=shape.eps)
-        self.mlp = _Mlp(shape)
+        self.mlp = TowerMlp(shape)
         self.ls2 = nn.Parameter(torch.empty(shape.hidden))
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -72,15 +72,4 @@ class _Attention(nn.Module):
         query, key, value = self.qkv(hidden).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value)
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(-2))
-        return out
-
-
-class _Mlp(nn.Module):
-    def __init__(self, shape: TowerShape) -> None:
-        super().__init__()
-        self.fc1 = Linear(shape.hidden, shape.intermediate)
-        self.fc2 = Linear(shape.intermediate, shape.hidden)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.fc2(functional.gelu(self.fc1(hidden)))
         return out

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from moderation.errors import PostError
+from moderation.models.shared.picture import normalised, on_device
 from moderation.types import Reason
 
 WHITE = (255, 255, 255)
@@ -72,11 +73,7 @@ class Crops:
     def on(self, device: torch.device) -> Tensor:
         """The pixels, computed on this device. On a CPU they equal the original's to the bit; CUDA rounds otherwise."""
         side = self.canvas.shape[1] // self.rows
-        canvas = self.canvas
-        if device.type == "cuda":
-            canvas = canvas.pin_memory().to(device, non_blocking=True)
-        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
-        pixels = canvas.to(device).float().div_(255).sub_(mean).div_(std)
+        pixels = normalised(on_device(self.canvas, device), self.mean, self.std)
         whole = functional.interpolate(pixels[None], size=(side, side), mode="bicubic", align_corners=False)
         local = pixels.reshape(3, self.rows, side, self.cols, side).permute(1, 3, 0, 2, 4)
         return torch.cat([whole, local.flatten(0, 1)])

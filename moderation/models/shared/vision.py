@@ -1,4 +1,7 @@
-"""Sizes of vision towers, and the layers that CLIP and SigLIP share. Names are those of the published checkpoints."""
+"""Sizes of vision towers, the MLP that all share, and the layers that CLIP and SigLIP share.
+
+Names are those of the published checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,11 @@ def _tanh_gelu(hidden: Tensor) -> Tensor:
 
 
 # By the name that published configs give them.
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"quick_gelu": _quick_gelu, "gelu_pytorch_tanh": _tanh_gelu}
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "quick_gelu": _quick_gelu,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +100,7 @@ class TowerLayer(nn.Module):
         self.layer_norm1 = nn.LayerNorm(shape.hidden, eps=shape.eps)
         self.self_attn = _Attention(shape)
         self.layer_norm2 = nn.LayerNorm(shape.hidden, eps=shape.eps)
-        self.mlp = _Mlp(shape)
+        self.mlp = TowerMlp(shape)
 
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = hidden + self.self_attn(self.layer_norm1(hidden))
@@ -120,7 +127,9 @@ class _Attention(nn.Module):
         return out
 
 
-class _Mlp(nn.Module):
+class TowerMlp(nn.Module):
+    """Two matrices around the activation of the shape, [n, tokens, hidden] -> the same."""
+
     def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[shape.activation]

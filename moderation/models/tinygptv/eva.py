@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moderation.models.shared.linear import Linear
-from moderation.models.shared.vision import TowerShape
+from moderation.models.shared.vision import TowerMlp, TowerShape
 
 
 class EvaVision(nn.Module):
@@ -51,7 +51,7 @@ class _Block(nn.Module):
         self.norm1 = nn.LayerNorm(shape.hidden, eps=shape.eps)
         self.attn = _Attention(shape)
         self.norm2 = nn.LayerNorm(shape.hidden, eps=shape.eps)
-        self.mlp = _Mlp(shape)
+        self.mlp = TowerMlp(shape)
 
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = hidden + self.attn(self.norm1(hidden))
@@ -78,15 +78,4 @@ class _Attention(nn.Module):
         )
         mixed = functional.scaled_dot_product_attention(query, key, value)
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(-2))
-        return out
-
-
-class _Mlp(nn.Module):
-    def __init__(self, shape: TowerShape) -> None:
-        super().__init__()
-        self.fc1 = Linear(shape.hidden, shape.intermediate)
-        self.fc2 = Linear(shape.intermediate, shape.hidden)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.fc2(functional.gelu(self.fc1(hidden)))
         return out

@@ -20,11 +20,11 @@ from moderation.models.shared.decoder import Decoder, Rotary
 from moderation.models.shared.linear import Linear
 from moderation.models.shared.network import LanguageNetwork
 from moderation.models.shared.phi import PhiConfig, PhiDecoder
+from moderation.models.shared.picture import normalised, on_device
 from moderation.models.shared.tree import Packed
 from moderation.models.shared.vision import TowerConfig, TowerShape
-from moderation.models.tinygptv import preprocessing
 from moderation.models.tinygptv.eva import EvaVision
-from moderation.models.tinygptv.preprocessing import Square
+from moderation.models.tinygptv.preprocessing import MEAN, STD, Square
 from moderation.models.tinygptv.qformer import QFormer, QFormerShape
 
 # Pictures in one launch of the tower. This bounds its activations.
@@ -159,9 +159,7 @@ class TinyGptvNetwork(LanguageNetwork):
         if not pictures:
             return []
         squares = torch.stack([picture.bytes for picture in pictures])
-        if self.device.type == "cuda":
-            squares = squares.pin_memory().to(self.device, non_blocking=True)
-        pixels = preprocessing.normalised(squares.to(self.device)).to(self.dtype)
+        pixels = normalised(on_device(squares, self.device), MEAN, STD).to(self.dtype)
         parts = torch.split(pixels, PICTURES_AT_ONCE[self.device.type])
         tokens = torch.cat([self.image_tokens(self.query_states(self.tower_tokens(part))) for part in parts])
         return list(tokens)

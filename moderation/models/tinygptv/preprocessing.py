@@ -15,6 +15,8 @@ from PIL import Image
 from PIL.Image import Image as Picture
 from torch import Tensor
 
+from moderation.models.shared.picture import normalised
+
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, constants of the original code
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -34,7 +36,7 @@ class Square:
     @property
     def pixels(self) -> Tensor:
         """float32 [1, 3, side, side], normalised."""
-        return normalised(self.bytes[None])
+        return normalised(self.bytes[None], MEAN, STD)
 
 
 def square(picture: Picture, side: int, *, tokens: int, work: int) -> Square:
@@ -42,9 +44,3 @@ def square(picture: Picture, side: int, *, tokens: int, work: int) -> Square:
     resized = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
     array = np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
     return Square(torch.from_numpy(array), tokens, work, hashlib.sha256(array.tobytes()).hexdigest())
-
-
-def normalised(squares: Tensor) -> Tensor:
-    """uint8 [n, 3, side, side] -> float32 of the same shape, on the same device."""
-    mean, std = (torch.tensor(values, device=squares.device)[:, None, None] for values in (MEAN, STD))
-    return squares.float().div_(255).sub_(mean).div_(std)

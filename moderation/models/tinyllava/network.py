@@ -15,6 +15,7 @@ from moderation.models.shared.linear import Linear
 from moderation.models.shared.llama import LlamaDecoder
 from moderation.models.shared.network import LanguageNetwork
 from moderation.models.shared.phi import PhiConfig, PhiDecoder
+from moderation.models.shared.picture import on_device
 from moderation.models.shared.siglip import SiglipVision
 from moderation.models.shared.tree import Packed
 from moderation.models.tinyllava.config import Architecture
@@ -63,8 +64,7 @@ class TinyLlavaNetwork(LanguageNetwork):
         if not pictures:
             return []
         squares, table = torch.stack([picture.bytes for picture in pictures]), pictures[0].table
-        if self.device.type == "cuda":
-            squares = squares.pin_memory().to(self.device, non_blocking=True)
+        squares = on_device(squares, self.device)
         table = table.to(self.device)
         features = [
             self.vision_tower(normalised(part, table).to(self.dtype))[:, self.architecture.skipped :]

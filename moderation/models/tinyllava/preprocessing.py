@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -50,7 +51,8 @@ def normalised(squares: Tensor, table: Tensor) -> Tensor:
     return table.gather(1, channels).view(3, len(squares), *squares.shape[2:]).transpose(0, 1)
 
 
-def table(mean: Sequence[float], std: Sequence[float]) -> Tensor:
+@cache  # one for each checkpoint
+def table(mean: Numbers, std: Numbers) -> Tensor:
     """The published arithmetic: bytes scaled in float64 and rounded, then normalised in float32."""
     scaled = (np.arange(256) * (1 / 255)).astype(np.float32)
     columns = np.asarray(mean, dtype=np.float32)[:, None], np.asarray(std, dtype=np.float32)[:, None]

@@ -19,6 +19,7 @@ from PIL import Image
 
 from moderation import models
 from moderation.errors import ConfigError
+from moderation.models.shared.picture import normalised
 from moderation.models.tinygptv import preprocessing
 from moderation.models.tinygptv.convert import Files, convert
 from moderation.models.tinygptv.family import Checkpoint
@@ -99,7 +100,7 @@ def test_each_part_equals_the_originals(
     opened = Checkpoint(checkpoints[variant], None)
     network = opened.network(dtype=torch.float32, device=torch.device("cpu"))
     pictures = opened.encode_pictures([Image.open(CASES / image) for image in case["images"]])
-    pixels = preprocessing.normalised(torch.stack([picture.bytes for picture in pictures]))
+    pixels = normalised(torch.stack([picture.bytes for picture in pictures]), preprocessing.MEAN, preprocessing.STD)
     with torch.inference_mode():
         tokens = network.tower_tokens(pixels)
         states = network.query_states(tokens)
