@@ -133,6 +133,12 @@ def messages(settings: KafkaSettings, *numbers: int) -> list[Message]:
     return [verdict_message(standing(number), (), settings) for number in numbers]
 
 
+async def restored(cache: VerdictCache, settings: KafkaSettings) -> None:
+    """Restores after a fence, as a worker does: a commit returns before its marker is in the log, a fence after."""
+    async with Publisher(settings, 0, nowhere):
+        await restore.restore(cache, settings, 0)
+
+
 async def decided(cache: VerdictCache, number: int) -> Verdict:
     async def decide() -> Verdict:
         return replace(standing(number), decided_at_ms=0)
@@ -148,13 +154,13 @@ async def test_the_latest_verdicts_are_restored_in_steps_up_to_the_bounds(
         for number in range(30):
             await publisher.publish(messages(settings, number, 100 + number), number + 1)
     cache = VerdictCache(21, 1 << 20)
-    await restore.restore(cache, settings, 0)
+    await restored(cache, settings)
     assert len(cache) == 21
     expected = [number for pair in zip(range(30), range(100, 130), strict=True) for number in pair][-21:]
     assert [(await decided(cache, number)).origin for number in expected] == [Origin.CACHE] * 21
     assert replace(await decided(cache, 129), origin=Origin.MODEL) == standing(129)
     small = VerdictCache(1_000, 5_000)
-    await restore.restore(small, settings, 0)
+    await restored(small, settings)
     assert 0 < small.bytes <= 5_000
 
 
@@ -173,14 +179,14 @@ async def test_neither_aborted_nor_foreign_nor_broken_records_are_restored(setti
             ]
             await publisher.publish([*messages(settings, 4), *foreign], 1)
     cache = VerdictCache(100, 1 << 20)
-    await restore.restore(cache, settings, 0)
+    await restored(cache, settings)
     origins = {number: (await decided(cache, number)).origin.name for number in (1, 2, 3, 4)}
     assert origins == {1: "CACHE", 2: "MODEL", 3: "MODEL", 4: "CACHE"}
 
 
 async def test_nothing_is_restored_of_an_empty_partition(settings: KafkaSettings) -> None:
     cache = VerdictCache(100, 1 << 20)
-    await restore.restore(cache, settings, 0)
+    await restored(cache, settings)
     assert len(cache) == 0
 
 
@@ -198,7 +204,7 @@ async def test_a_foreign_batch_hides_nothing(settings: KafkaSettings) -> None:
     async with Publisher(settings, 0, nowhere) as publisher:
         await publisher.publish(messages(settings, 2), 2)
     cache = VerdictCache(100, 1 << 20)
-    await restore.restore(cache, settings, 0)
+    await restored(cache, settings)
     assert [(await decided(cache, number)).origin for number in (1, 2)] == [Origin.CACHE] * 2
 
 
