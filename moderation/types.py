@@ -1,6 +1,6 @@
 """The nouns of the service: frozen data, with no behaviour beyond values derived from the fields.
 
-A post becomes, in turn: Post -> Content -> (with Questions) Encoded -> Score -> Finding -> Verdict.
+A post becomes, in turn: Post -> Content -> (with Questions) Encoded -> Answer -> Finding -> Verdict.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Severity(IntEnum):
 class Status(IntEnum):
     """How completely the model has answered."""
 
-    FINAL = 1  # every policy was answered
-    DEGRADED = 2  # some policies were not answered and count as their on_error says
+    FINAL = 1  # every policy has a score
+    DEGRADED = 2  # some policies have no score: no answer, which counts as their on_error says, or no probability
     UNDETERMINED = 3  # no policy was answered, or the post could not be judged at all
 
 
@@ -81,6 +81,16 @@ class Reason(StrEnum):
     MODEL_CRASHED = "MODEL_CRASHED"  # the post, alone in the process, has ended the process several times
     NO_ANSWER = "NO_ANSWER"  # the answer tokens hold too little of the probability
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"  # the post was not judged within its time limit
+    # the server of a remote model
+    NO_PROBABILITY = "NO_PROBABILITY"  # the server says Yes or No without a probability
+    REFUSED = "REFUSED"  # the model refused to answer
+    CONTENT_FILTERED = "CONTENT_FILTERED"  # a filter in front of the model or behind it stopped the request
+    UNAVAILABLE = "UNAVAILABLE"  # the server gave no answer, for longer than an outage may last
+    MODEL_CHANGED = "MODEL_CHANGED"  # another model than the one in the verdict's digest has answered
+
+
+# Reasons of a finding that stay the same when the model is asked again.
+STANDING = frozenset({Reason.NO_ANSWER, Reason.NO_PROBABILITY, Reason.REFUSED, Reason.CONTENT_FILTERED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +136,7 @@ class Score:
 
     probability: float  # of Yes among the answer tokens: sigmoid(margin)
     margin: float  # logit(Yes) - logit(No)
-    mass: float  # share of the full softmax that the answer tokens hold, 0..1
+    mass: float | None  # share of the full softmax that the answer tokens hold, 0..1; None: the server does not tell
 
     @property
     def sound(self) -> bool:
@@ -135,12 +145,22 @@ class Score:
         return (
             isinstance(probability, float)
             and isinstance(margin, float)
-            and isinstance(mass, float)
+            and (mass is None or (isinstance(mass, float) and 0.0 <= mass <= 1.0))
             and 0.0 <= probability <= 1.0
-            and 0.0 <= mass <= 1.0
             and -math.inf < margin < math.inf
             and abs(probability - (0.5 + 0.5 * math.tanh(0.5 * margin))) <= SIGMOID_ERROR  # tanh overflows nowhere
         )
+
+
+@dataclass(frozen=True, slots=True)
+class YesNo:
+    """The model's answer to one question on one window, from a server that tells no probability."""
+
+    yes: bool
+
+
+# To one question on one window of a post. A Reason: the model gave no answer.
+Answer = Score | YesNo | Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +168,9 @@ class ModelInfo:
     """The model that judged."""
 
     name: str
-    revision: str
+    revision: str  # as configured; of a remote model, the name that its server reports
     digest: str  # sha256 hex over all that influences a score: weights, tokenizer, config, crops, numeric type
+    alias: bool = False  # the server reports another name than the one asked for, so the model may change unseen
     caution: str = field(default="", compare=False)  # why not to rely on the model; not part of a verdict
 
 
@@ -177,7 +198,14 @@ class Finding:
     score: Score | None  # of the strictest window; None: the post was not scored
     windows: int  # how many windows of the text were scored
     counts: bool  # False: a shadow policy, which is reported and does not count
-    reason: Reason | None = None  # why the finding is undetermined; the outcome is then the policy's on_error
+    reason: Reason | None = None  # why the finding is not FINAL
+
+    @property
+    def status(self) -> Status:
+        """FINAL: a score. DEGRADED: an answer without one. UNDETERMINED: no answer, so the policy's on_error counts."""
+        if self.reason is None:
+            return Status.FINAL
+        return Status.DEGRADED if self.reason is Reason.NO_PROBABILITY else Status.UNDETERMINED
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,8 +303,9 @@ class Verdict:
     def stands(self) -> bool:
         """Whether the verdict can be reused for the same identity: the model has answered every policy.
 
-        NO_ANSWER is an answer, too: the model would give it again. Other reasons may pass, so the post is judged again.
-        A verdict that was shortened to fit its topic has no findings and cannot be reused.
+        NO_ANSWER is an answer, too, and so are the others of STANDING: the model would give them again. Other reasons
+        may pass, so the post is judged again. A verdict that was shortened to fit its topic has no findings and cannot
+        be reused.
         """
-        answered = all(finding.reason in (None, Reason.NO_ANSWER) for finding in self.findings)
+        answered = all(finding.reason is None or finding.reason in STANDING for finding in self.findings)
         return bool(self.findings) and self.reason is None and answered

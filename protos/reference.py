@@ -226,6 +226,23 @@ REASONS: dict[Reason, tuple[str, str]] = {
         "Judge the post by hand. If it is frequent, rewrite the policy's question.",
     ),
     Reason.DEADLINE_EXCEEDED: ("The post was not judged within its time limit.", "Send the post again later."),
+    Reason.NO_PROBABILITY: (
+        "The model server says Yes or No without a probability. Yes counts as REVIEW.",
+        "Use a server that returns logprobs; thresholds then apply.",
+    ),
+    Reason.REFUSED: ("The model refused to answer.", "Judge the post by hand. If it is frequent, use another model."),
+    Reason.CONTENT_FILTERED: (
+        "A filter of the model server stopped the request.",
+        "Judge the post by hand. If it is frequent, have the filter lifted, or use another model.",
+    ),
+    Reason.UNAVAILABLE: (
+        "The model server gave no answer, for longer than MODERATION_MODEL__OUTAGE_S.",
+        "Send the post again when the server is back.",
+    ),
+    Reason.MODEL_CHANGED: (
+        "The model server answered with another model than at the worker's start.",
+        "Send the post again. The worker starts again under the new model's digest.",
+    ),
 }
 ERRORS: dict[str, tuple[str, str]] = {
     "INVALID_FIELD": ("A field of the request breaks its rule.", "Correct the field that BadRequest names."),

@@ -127,14 +127,14 @@ def _mistake(value: bytes) -> str:
 
 async def _classify(loaded: Settings, policy_set: PolicySet, post: Post) -> Verdict:
     """The verdict. Raises PostError if this post cannot be judged."""
-    from moderation import models, wire
-    from moderation.inference.batcher import Batcher
+    from moderation import wire
+    from moderation.inference import loading
     from moderation.media.reader import Media
     from moderation.moderator import Moderator
 
-    classifier = models.load(loaded.model)
-    if classifier.info.caution:
-        logs.say(f"{classifier.info.name}: {classifier.info.caution}")
-    async with Batcher(classifier, loaded.worker) as batcher:
-        moderator = Moderator(policy_set, Media(loaded.media), batcher, classifier.info)
+    model = loaded.model.model_copy(update={"outage_s": 1.0})  # a person waits
+    async with await loading.load(loaded.model_copy(update={"model": model})) as scorer:
+        if scorer.info.caution:
+            logs.say(f"{scorer.info.name}: {scorer.info.caution}")
+        moderator = Moderator(policy_set, Media(loaded.media), scorer)
         return wire.verdict_message(await moderator.moderate(post))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -25,31 +24,26 @@ from moderation.inference.encode_pool import EncodePool
 from moderation.inference.failed_posts import FailedPosts
 from moderation.inference.model_thread import ModelThread
 from moderation.inference.post_queue import Job, PostQueue, Window, middle
+from moderation.inference.scoring import Scored
 from moderation.inference.self_check import REFERENCE_POSTS, SelfCheck
 from moderation.inference.steps import Step, report
 from moderation.models.checked import CheckedModel, Failure, Item, Scores
-from moderation.models.contract import Classifier
+from moderation.models.contract import Classifier, DeviceMemory
 from moderation.observability import metrics, phases, traces
 from moderation.observability.logs import frames
 from moderation.observability.phases import Phase
 from moderation.settings import WorkerSettings
-from moderation.types import Arrival, Content, Question, Reason, Score
+from moderation.types import Arrival, Content, ModelInfo, Outcome, Question, Reason, Score
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """The scores of a post, and the seconds spent on them."""
-
-    windows: tuple[tuple[Score, ...], ...]  # window x question; empty if there is no question
-    encode: float  # encoding, and waiting for a thread
-    batch_wait: float  # from the encoding to the start of the first step
-    model: float  # from the start of the first step to the end of the last
-
-
 class Batcher:
-    """Scores posts with a classifier. Threads start inside `async with` only."""
+    """A Scorer with a classifier on a device here. Threads start inside `async with` only."""
+
+    paused = False  # a device that fails ends the process
+    patience_s = 0.0
+    strictest = Outcome.REMOVE
 
     def __init__(
         self, classifier: Classifier, settings: WorkerSettings, on_step: Callable[[Step], None] = report
@@ -92,6 +86,27 @@ class Batcher:
         self._thread.close()
 
     @property
+    def info(self) -> ModelInfo:
+        """The model."""
+        return self.model.info
+
+    @property
+    def pictures(self) -> tuple[int, int]:
+        """See Measured."""
+        return self.model.pictures
+
+    def device_memory(self) -> DeviceMemory | None:
+        """See Measured."""
+        return self.model.device_memory()
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Nothing changes: a batcher is never paused."""
+
+    async def watch(self) -> None:
+        """Runs for ever: the model on a device stays the same."""
+        await asyncio.get_running_loop().create_future()
+
+    @property
     def waiting(self) -> int:
         """Encoded posts with windows that no step has taken yet."""
         return len(self._queue)
@@ -121,7 +136,9 @@ class Batcher:
         await self._thread.run(self._self_check.start)
         self._checked = time.perf_counter()
 
-    async def score(self, content: Content, questions: Sequence[Question], arrival: Arrival | None = None) -> Scored:
+    async def score(
+        self, content: Content, questions: Sequence[Question], arrival: Arrival | None = None
+    ) -> Scored[Score]:
         """Returns the scores of all questions on all windows of the content. arrival: None if it arrives now.
 
         Raises PostError if this content alone cannot be scored, and DeviceError if no content can be scored any more.

@@ -7,7 +7,7 @@ from functools import partial
 
 from moderation.errors import ModerationError, PostError
 from moderation.inference.deadline_pool import DeadlinePool, LateError
-from moderation.models.checked import CheckedModel, Item
+from moderation.models.checked import CheckedEncoder, Item
 from moderation.observability import metrics
 from moderation.settings import WorkerSettings
 from moderation.types import Content, Question, Reason
@@ -18,7 +18,7 @@ SMALL_CHARS = 4 << 10  # longest text of a small post, which has no pictures
 class EncodePool:
     """The threads that encode. They start with the first post."""
 
-    def __init__(self, model: CheckedModel, settings: WorkerSettings, check: Callable[[], None]) -> None:
+    def __init__(self, model: CheckedEncoder, settings: WorkerSettings, check: Callable[[], None]) -> None:
         """check: called on a thread before each post. Raises the error of the caller if the batcher is closed."""
         self._model = model
         self._check = check

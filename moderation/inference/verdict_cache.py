@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from moderation.observability import phases
 from moderation.observability.phases import Phase
-from moderation.types import Identity, Origin, Verdict
+from moderation.types import STANDING, Identity, Origin, Verdict
 
 # Most bytes that a verdict takes in memory (a test measures it): by itself, and for each finding.
 VERDICT_BYTES = 2_000
@@ -161,5 +161,7 @@ class VerdictCache:
 
 
 def _sound(verdict: Verdict) -> bool:
-    """Whether each finding has a sound score."""
-    return all(finding.score is not None and finding.score.sound for finding in verdict.findings)
+    """Whether each finding has a sound score, or a reason to have none."""
+    return all(
+        finding.score.sound if finding.score is not None else finding.reason in STANDING for finding in verdict.findings
+    )

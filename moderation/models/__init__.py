@@ -8,7 +8,7 @@ A family is a folder `moderation/models/NAME`, and one row in FAMILIES:
     preprocessing.py  pictures as the vision tower takes them
     template.py       a `shared.template.Template`: the prompt's tokens
 
-`models.shared` holds what families share, and imports no family.
+`models.shared` holds what families share, and imports no family. `models.remote` asks a model server.
 
 Importing this package imports neither torch nor transformers: the functions below import the family that they need.
 """
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from moderation.errors import ConfigError, DeviceError, ModerationError
-from moderation.models.contract import Classifier, Published
+from moderation.models.contract import Classifier, Published, RemoteModel
 from moderation.observability.logs import frames
 from moderation.settings import ModelSettings
 
@@ -42,6 +42,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "tinyllava": ("tinyllava", "tiny_llava_phi", "llava"),
     "tinygptv": ("tinygptv",),
 }
+# The wires of model servers: what stands before the colon of a remote model's name.
+WIRES = ("openai", "decisions", "systemone")
 # Short names of checkpoints that the package ships -> their folders. `./demo` is a folder named demo.
 SHIPPED = {"demo": Path(__file__).parents[1] / "demo" / "phi3-pictographs"}
 
@@ -65,6 +67,24 @@ def load(settings: ModelSettings) -> Classifier:
         name = type(error).__name__
         log.error("model_load_failed", error=name, frames=frames(error))  # noqa: TRY400  no text
     raise DeviceError(f"the model cannot be loaded ({name})")
+
+
+def is_remote(name: str) -> bool:
+    """Whether the name is that of a model behind a server, as in openai:gpt-4o-mini."""
+    return name.partition(":")[0] in WIRES and ":" in name
+
+
+async def connect(settings: ModelSettings) -> RemoteModel:
+    """The model behind a server that the settings name, started. Raises ConfigError."""
+    from moderation.models import remote  # noqa: PLC0415 - imports the client's library
+
+    model = remote.open_model(settings)
+    try:
+        await model.start()
+    except BaseException:
+        await model.close()
+        raise
+    return model
 
 
 def describe(name: str, num_crops: int | None = None) -> str:

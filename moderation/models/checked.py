@@ -4,6 +4,7 @@ A model is foreign code. It may raise anything, a BaseException too, and it may 
 
     encode                    items; or PostError, ConfigError, DeviceError
     score                     rows of sound scores, or a Failure; or DeviceError
+    answer                    of a remote model: rows of sound answers
     look_ahead                whether it succeeded; or DeviceError
     pictures, device_memory   numbers; when the model fails, the last ones, or None
 
@@ -19,11 +20,12 @@ from enum import Enum
 import structlog
 
 from moderation.errors import DeviceError, ModerationError, PostError
-from moderation.models.contract import Classifier, DeviceMemory, Encoded, LooksAhead, Measured
+from moderation.models.contract import Classifier, DeviceMemory, Encoded, Encoder, LooksAhead, Measured, RemoteModel
 from moderation.observability.logs import frames
-from moderation.types import Content, Question, Reason, Score
+from moderation.types import Answer, Content, Question, Reason, Score
 
 Scores = Sequence[Sequence[Score]]
+Answers = Sequence[Sequence[Answer]]
 
 log = structlog.get_logger()
 
@@ -49,24 +51,16 @@ class Malformed(ValueError):
     """A model's result breaks its contract. The text holds only counts and types."""
 
 
-class CheckedModel:
-    """A Classifier whose results keep the contract. Each method runs on the thread of the Classifier's method."""
+class CheckedEncoder:
+    """An Encoder whose results keep the contract. Runs on any thread."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self._classifier = classifier
-        self._ahead = classifier if isinstance(classifier, LooksAhead) else None
-        self._pictures = (0, 0)
-        self.info = classifier.info
-
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether `look_ahead` does anything."""
-        return self._ahead is not None
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
 
     def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Item]:
         """The windows of a content, at least one. Raises PostError, ConfigError and DeviceError."""
         try:
-            windows = self._classifier.encode(content, questions)
+            windows = self._encoder.encode(content, questions)
             items = [Item(window, len(questions), _tokens(window)) for window in windows]
         except ModerationError:
             raise
@@ -76,6 +70,22 @@ class CheckedModel:
         if not items:
             raise PostError(Reason.MODEL_FAILED, "the post cannot be encoded")
         return items
+
+
+class CheckedModel(CheckedEncoder):
+    """A Classifier whose results keep the contract. Each method runs on the thread of the Classifier's method."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__(classifier)
+        self._classifier = classifier
+        self._ahead = classifier if isinstance(classifier, LooksAhead) else None
+        self._pictures = (0, 0)
+        self.info = classifier.info
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether `look_ahead` does anything."""
+        return self._ahead is not None
 
     def score(self, items: Sequence[Item]) -> Scores | Failure:
         """For each item one sound Score for each of its questions. Raises DeviceError."""
@@ -123,6 +133,36 @@ class CheckedModel:
         return memory if isinstance(memory, DeviceMemory) else None
 
 
+class CheckedRemote(CheckedEncoder):
+    """A RemoteModel whose results keep the contract."""
+
+    def __init__(self, model: RemoteModel) -> None:
+        super().__init__(model)
+        self.model = model
+
+    async def answer(self, item: Item) -> Answers:
+        """For each part that the window was cut into, one sound Answer to each question. Raises nothing."""
+        try:
+            return _checked_answers(await self.model.answer(item.encoded), item)
+        except Malformed as error:
+            log.warning("answers_malformed", error=str(error))
+        except Exception as error:  # noqa: BLE001  one post's failure must not reach its neighbours
+            log.warning("answer_failed", error=type(error).__name__, frames=frames(error))
+        return [(Reason.MODEL_FAILED,) * item.questions]
+
+
+def _checked_answers(rows: Sequence[Sequence[Answer]], item: Item) -> Answers:
+    """The rows, at least one. Raises Malformed."""
+    answers = [tuple(row) for row in rows]
+    if not answers or any(len(row) != item.questions for row in answers):
+        raise Malformed(
+            f"answer returned rows of {[len(row) for row in answers]} answers for {item.questions} questions"
+        )
+    if any(not answer.sound for row in answers for answer in row if isinstance(answer, Score)):
+        raise Malformed("answer returned a score that cannot be one")
+    return answers
+
+
 def _tokens(window: Encoded) -> int:
     tokens: object = window.tokens
     if not isinstance(tokens, int) or tokens <= 0:
@@ -141,7 +181,7 @@ def _checked(rows: object, items: Sequence[Item]) -> Scores:
         if len(row) != item.questions:
             raise Malformed(f"score returned a row of {len(row)} scores for {item.questions} questions")
         for score in row:
-            if not isinstance(score, Score) or not score.sound:
+            if not isinstance(score, Score) or not score.sound or score.mass is None:
                 raise Malformed("score returned a score that cannot be one")
     return copies
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from moderation.types import Content, ModelInfo, Question, Score
+from moderation.types import Answer, Content, ModelInfo, Outcome, Question, Score
 
 
 class Encoded(Protocol):
@@ -20,13 +20,8 @@ class Encoded(Protocol):
         """
 
 
-class Classifier(Protocol):
-    """Judges contents against questions. A seam of two methods; `moderation.models.fake` is its double.
-
-    `moderation.models.checked` enforces this contract: a result that breaks it is a failure of the post.
-    """
-
-    info: ModelInfo
+class Encoder(Protocol):
+    """Cuts contents into windows."""
 
     def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:
         """One item for each window of the text; most posts have one window. Runs on CPU threads, several at once.
@@ -34,14 +29,59 @@ class Classifier(Protocol):
         Raises PostError when this model cannot take this content.
         """
 
+
+class Classifier(Encoder, Protocol):
+    """Judges contents against questions on a device here. `moderation.models.fake` is its double.
+
+    `moderation.models.checked` enforces this contract: a result that breaks it is a failure of the post.
+    """
+
+    info: ModelInfo
+
     def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
         """One forward pass: for each item of the batch, one Score for each of its questions. Runs on one thread.
 
-        Each Score must be `sound`.
+        Each Score must be `sound` and have a mass.
 
         Raises DeviceError when the device can no longer be trusted, torch.OutOfMemoryError or MemoryError when the
         batch is too large. Any other exception counts as the fault of an item in the batch.
         """
+
+
+class RemoteModel(Encoder, Protocol):
+    """Judges contents through a model server: no batches, no device. Apart from `encode` it belongs to the event loop.
+
+    `inference/remote.py` calls it; `moderation.models.remote` implements it.
+    """
+
+    info: ModelInfo  # final after `start`
+    strictest: Outcome  # no finding is stricter than this by the model's answers
+
+    @property
+    def paused(self) -> bool:
+        """Whether no post should be taken: the server is away, and the outage may still be waited for."""
+
+    @property
+    def patience_s(self) -> float:
+        """The longest time that a post waits for the end of outages."""
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Calls `changed` whenever `paused` has changed."""
+
+    async def start(self) -> None:
+        """Learns the name that the server reports. Waits for an outage to end, and goes on without the name after it.
+
+        Raises ConfigError when the settings are wrong: an unknown model, a key that is refused.
+        """
+
+    async def answer(self, window: Encoded) -> Sequence[Sequence[Answer]]:
+        """For each part of the window, an Answer to each question. One part, unless it is too long for the server."""
+
+    async def changed(self) -> None:
+        """Returns when the server has answered under another name than at start. `info` then no longer holds."""
+
+    async def close(self) -> None:
+        """Closes all connections."""
 
 
 @runtime_checkable

@@ -7,6 +7,8 @@ test fails when an event is logged and not in the table, or in the table and not
 from __future__ import annotations
 
 EVENTS = {
+    "answer_failed": "A defect made the answers for one post MODEL_FAILED. Report it with the frames.",
+    "answers_malformed": "A model server gave other answers than were asked for. If it repeats, check the server.",
     "api_ready": "The view has caught up and the API serves calls.",
     "batch_refetched": "A fetched batch was damaged and is fetched again. If it repeats, check network and brokers.",
     "batcher_failed": "A defect in the batcher ended it; the process exits. Report it with the frames.",
@@ -33,9 +35,16 @@ EVENTS = {
     "look_ahead_failed": "Preparing the next batch failed. The batch itself is still scored.",
     "measure_failed": "The model could not report its memory or its image cache. Scores are unaffected.",
     "metrics_failed": "The metrics could not be written. Report it.",
+    "model_changed": "The model server answers with another model than at start. The process starts again under it.",
     "model_load_failed": "The model could not be loaded. Check the checkpoint, the device and its memory.",
     "model_loaded": "The model is on its device.",
     "model_loading": "The model is being loaded.",
+    "model_name_unknown": "The model server was away at the start. Posts count as on_error says until it is back.",
+    "model_outage_given_up": "The model server was away for too long. Policies' on_error counts until it is back.",
+    "model_request_failed": "An attempt at a request to the model server failed.",
+    "model_server_away": "The model server gives no answers; `cause` says why. Partitions are paused for `outage_s`.",
+    "model_server_back": "The model server answers again. Partitions are read again.",
+    "model_server_still_away": "The model server gives no answers, now for another cause: `cause` says which.",
     "ops_listening": "The operations port serves metrics and probes.",
     "ops_request_failed": "A request to the operations port broke off.",
     "partition_assigned": "The worker judges this partition, from this offset on.",

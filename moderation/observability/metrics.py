@@ -78,6 +78,18 @@ ENCODE_TIMEOUTS = Counter("moderation_encode_timeouts", "Posts not encoded withi
 FEATURES_NEEDED = Counter("moderation_picture_features_needed", "Pictures whose features a step needed")
 FEATURES_REUSED = Counter("moderation_picture_features_reused", "Pictures whose features came from an earlier step")
 
+# The worker: a model server, where one is asked
+
+MODEL_OUTAGE = Gauge("moderation_model_outage", "1 while the model server gives no answers, by cause", ["cause"])
+MODEL_REQUESTS = Counter("moderation_model_requests", "Attempts at requests to the model server, by result", ["result"])
+MODEL_REQUEST_SECONDS = FastHistogram(
+    "moderation_model_request_seconds", "Duration of an answered request", LONG
+).series()
+MODEL_TOKENS = Counter(
+    "moderation_model_tokens", "Tokens that the model server counted; cached ones are part of the input", ["kind"]
+)
+MODEL_COST = Counter("moderation_model_cost", "What these tokens cost, in the currency of the prices")
+
 # The worker: outcomes, once they are committed
 
 VERDICTS = FastCounter("moderation_verdicts", "Verdicts published", ["outcome", "status", "model"])

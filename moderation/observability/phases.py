@@ -20,6 +20,7 @@ class Phase(StrEnum):
     ENCODE = "encode"  # the post becomes the model's input
     BATCH_WAIT = "batch_wait"  # the encoded post waits for a step of the model
     MODEL = "model"  # the post is in a step of the model
+    OUTAGE = "outage"  # the server of a remote model is away; the post waits until the server is back
     HELD = "held"  # the model failed on the post; other posts show whether the post or the model is at fault
     COMMIT = "commit"  # the post has its outcome and waits for the transaction that publishes the outcome
 

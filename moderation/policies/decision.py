@@ -1,37 +1,61 @@
-"""From the model's scores to an outcome: scores make a finding for each policy, and findings make a decision."""
+"""From the model's answers to an outcome: answers make a finding for each policy, and findings make a decision."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from moderation.policies.schema import Policy
-from moderation.types import Finding, Outcome, Reason, Score, Severity, Status
+from moderation.types import STANDING, Answer, Finding, Outcome, Reason, Score, Severity, Status, YesNo
 
 
-def finding_of(policy: Policy, windows: Sequence[Score]) -> Finding:
-    """The finding of one policy on a post, from the score of each window of the post's text: the strictest counts.
+def finding_of(policy: Policy, answers: Sequence[Answer], strictest: Outcome = Outcome.REMOVE) -> Finding:
+    """The finding of one policy on a post, from the answer for each window of the post: the strictest counts.
 
     A window without an answer counts as the policy's `on_error` and leaves the finding undetermined. If another window
-    already says REMOVE, the finding is determined: no outcome is stricter.
+    already says REMOVE, the finding is determined: no outcome is stricter. A Yes without a probability is REVIEW,
+    because no threshold applies, and leaves the finding degraded.
+
+    strictest: the model's answers have no stricter outcome than this.
     """
-    answered = [score for score in windows if math.isfinite(score.margin) and score.mass >= policy.thresholds.mass]
-    strictest = max(answered or windows, key=lambda score: score.margin, default=None)
-    outcome = _outcome(policy, strictest) if strictest and answered else Outcome.ALLOW
-    incomplete = len(answered) < len(windows) or not windows
-    undetermined = incomplete and outcome is not Outcome.REMOVE
+    scores = [answer for answer in answers if isinstance(answer, Score)]
+    answered = [score for score in scores if _answers(policy, score)]
+    score = max(answered or scores, key=lambda score: score.margin, default=None)
+    outcome = _outcome(policy, score) if score and answered else Outcome.ALLOW
+    reason = None if outcome is Outcome.REMOVE else _reason(policy, answers)
+    if YesNo(yes=True) in answers:
+        outcome = max(outcome, Outcome.REVIEW)
+    outcome = min(outcome, strictest)
+    undetermined = reason is not None and reason is not Reason.NO_PROBABILITY
     return Finding(
         policy_id=policy.id,
         policy_version=policy.version,
         outcome=max(outcome, policy.outcome_on_error) if undetermined else outcome,
         severity=policy.severity_level,
         thresholds=policy.finding_thresholds,
-        score=strictest,
-        windows=len(windows),
+        score=score,
+        windows=len(answers),
         counts=policy.counts,
-        reason=Reason.NO_ANSWER if undetermined else None,
+        reason=reason,
     )
+
+
+def _answers(policy: Policy, score: Score) -> bool:
+    """Whether the score is an answer. The mass threshold does not apply where the mass is not known."""
+    return math.isfinite(score.margin) and (score.mass is None or score.mass >= policy.thresholds.mass)
+
+
+def _reason(policy: Policy, answers: Sequence[Answer]) -> Reason | None:
+    """Why the windows do not all have a score; of several reasons, the one that may pass, then the first."""
+    if not answers:
+        return Reason.NO_ANSWER
+    reasons = [answer for answer in answers if isinstance(answer, Reason)]
+    if any(isinstance(answer, Score) and not _answers(policy, answer) for answer in answers):
+        reasons.append(Reason.NO_ANSWER)
+    if reasons:
+        return next((reason for reason in reasons if reason not in STANDING), reasons[0])
+    return Reason.NO_PROBABILITY if any(isinstance(answer, YesNo) for answer in answers) else None
 
 
 def _outcome(policy: Policy, score: Score) -> Outcome:
@@ -56,12 +80,16 @@ def decide(findings: Iterable[Finding]) -> Decision:
     Without a finding that counts: ALLOW and FINAL, because no policy objects to the post.
     """
     counted = [finding for finding in findings if finding.counts]
-    unanswered = sum(finding.reason is not None for finding in counted)
-    status = Status.FINAL if not unanswered else Status.UNDETERMINED if unanswered == len(counted) else Status.DEGRADED
+    status = _status({finding.status for finding in counted})
     strictest = max(counted, key=_rank, default=None)
     if strictest is None or strictest.outcome is Outcome.ALLOW:
         return Decision(Outcome.ALLOW, status, "", Severity.NONE)
     return Decision(strictest.outcome, status, strictest.policy_id, strictest.severity)
+
+
+def _status(statuses: Set[Status]) -> Status:
+    """The status of a verdict, from those of its findings."""
+    return next(iter(statuses)) if len(statuses) == 1 else Status.DEGRADED if statuses else Status.FINAL
 
 
 def _rank(finding: Finding) -> tuple[int, int, float]:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import SecretStr, model_validator
 
-from moderation.settings.kinds import BytesOrZero, Count, CountOrZero, Group, Name, advanced, basic
+from moderation.settings.kinds import (
+    BytesOrZero,
+    Count,
+    CountOrZero,
+    Group,
+    Money,
+    Name,
+    Price,
+    Seconds,
+    advanced,
+    basic,
+)
 
 
 class ModelSettings(Group):
-    """Model: the checkpoint, and how it runs."""
+    """Model: the checkpoint and how it runs, or the server that runs it."""
 
     name: Name = basic(
-        "microsoft/Phi-3-vision-128k-instruct", "hub id, folder, 'demo' or 'fake'; MODERATION_MODEL sets it too"
+        "microsoft/Phi-3-vision-128k-instruct",
+        "hub id, folder, 'demo' or 'fake'; or of a model server openai:MODEL, decisions:MODEL or systemone:MODEL; "
+        "MODERATION_MODEL sets it too",
     )
     revision: str | None = basic(None, "commit or tag of the hub id; pin it in production")
     digest: str = advanced(
@@ -31,8 +45,31 @@ class ModelSettings(Group):
     window_overlap: CountOrZero = advanced(256, "overlap of two neighbouring windows", unit="tokens")
     max_windows: Count = advanced(16, "a post that needs more windows is refused", unit="windows")
 
+    url: str = basic("", "base URL of the model server, such as https://api.openai.com/v1")
+    api_key_file: Path | None = basic(None, "file with the key of the model server; read again for each connection")
+    api_key: SecretStr = advanced(SecretStr(""), "key of the model server; prefer api_key_file")
+    concurrency: Count = advanced(16, "requests to the model server at once", unit="requests")
+    request_timeout_s: Seconds = advanced(60.0, "longest time of one attempt at a request to the model server")
+    outage_s: Seconds = advanced(
+        900.0, "while the model server is away, partitions are paused for this long; then each policy's on_error counts"
+    )
+    budget_per_hour: Money = advanced(
+        0.0, "what this worker may spend in an hour; then it pauses as in an outage; 0: no limit; needs the prices"
+    )
+    input_price: Price = advanced(0.0, "price of the model server's input")
+    cached_price: Price | None = advanced(None, "price of input that the model server had cached; default: input_price")
+    output_price: Price = advanced(0.0, "price of the model server's output")
+    alias_may_remove: bool = advanced(
+        False, "whether REMOVE is possible when the server reports another model name than the one asked for"
+    )
+    image_dialect: Literal["assets", "images", "state"] = advanced(
+        "assets", "where systemone requests carry pictures; images: SGLang and Clef, state: OpenRouter"
+    )
+
     @model_validator(mode="after")
     def _overlap_is_smaller(self) -> Self:
         if self.window_overlap * 2 > self.window_tokens:
             raise ValueError("window_overlap must be at most half of window_tokens")
+        if self.budget_per_hour and not (self.input_price or self.output_price):
+            raise ValueError("budget_per_hour needs input_price and output_price")
         return self

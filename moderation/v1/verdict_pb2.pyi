@@ -156,14 +156,16 @@ class PolicySet(_message.Message):
     def __init__(self, digest: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "revision", "digest")
+    __slots__ = ("name", "revision", "digest", "alias")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
     name: str
     revision: str
     digest: str
-    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+    alias: bool
+    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., digest: _Optional[str] = ..., alias: _Optional[bool] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("topic", "partition", "offset", "timestamp")

@@ -31,7 +31,7 @@ def dumps(verdict: Verdict, trace_id: str) -> bytes:
         "tenant": verdict.tenant,
         "contentDigest": verdict.content_digest,
         "policySet": {"digest": verdict.policy_set_digest},
-        "model": {"name": model.name, "revision": model.revision, "digest": model.digest},
+        "model": {"name": model.name, "revision": model.revision, "digest": model.digest, "alias": model.alias},
         "engineVersion": moderation.__version__,
         "outcome": _OUTCOME[verdict.outcome],
         "status": _STATUS[verdict.status],
@@ -67,7 +67,7 @@ def _finding(finding: Finding) -> dict[str, object]:
             "mass": _double(thresholds.mass),
         },
         "outcome": _OUTCOME[finding.outcome],
-        "status": "STATUS_UNDETERMINED" if finding.reason else "STATUS_FINAL",
+        "status": _STATUS[finding.status],
         "reason": finding.reason or "",
         "windowsScored": finding.windows,
         "mode": "MODE_LIVE" if finding.counts else "MODE_SHADOW",
@@ -78,7 +78,8 @@ def _finding(finding: Finding) -> dict[str, object]:
 def _score(score: Score | None) -> dict[str, object]:
     if score is None:
         return {}
-    return {"probability": _double(score.probability), "margin": _double(score.margin), "mass": _double(score.mass)}
+    members = {"probability": _double(score.probability), "margin": _double(score.margin)}
+    return members if score.mass is None else members | {"mass": _double(score.mass)}
 
 
 def _source(source: Source) -> dict[str, object]:

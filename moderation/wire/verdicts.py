@@ -51,7 +51,7 @@ def verdict_message(verdict: Verdict, trace_id: str = "") -> verdict_pb2.Verdict
         tenant=verdict.tenant,
         content_digest=verdict.content_digest,
         policy_set=verdict_pb2.PolicySet(digest=verdict.policy_set_digest),
-        model=verdict_pb2.Model(name=model.name, revision=model.revision, digest=model.digest),
+        model=verdict_pb2.Model(name=model.name, revision=model.revision, digest=model.digest, alias=model.alias),
         engine_version=moderation.__version__,
         outcome=number(verdict.outcome),
         status=number(verdict.status),
@@ -112,14 +112,16 @@ def _finding_message(finding: Finding) -> verdict_pb2.Finding:
         policy_version=finding.policy_version,
         thresholds=verdict_pb2.Thresholds(review=thresholds.review, remove=thresholds.remove, mass=thresholds.mass),
         outcome=number(finding.outcome),
-        status=verdict_pb2.STATUS_UNDETERMINED if finding.reason else verdict_pb2.STATUS_FINAL,
+        status=number(finding.status),
         reason=finding.reason or "",
         windows_scored=finding.windows,
         mode=verdict_pb2.MODE_LIVE if finding.counts else verdict_pb2.MODE_SHADOW,
         severity=number(finding.severity),
     )
     if score is not None:
-        message.probability, message.margin, message.mass = score.probability, score.margin, score.mass
+        message.probability, message.margin = score.probability, score.margin
+        if score.mass is not None:
+            message.mass = score.mass
     return message
 
 
@@ -182,7 +184,7 @@ def verdict_from_message(message: verdict_pb2.Verdict) -> Verdict:
         tenant=message.tenant,
         content_digest=message.content_digest,
         policy_set_digest=message.policy_set.digest,
-        model=ModelInfo(message.model.name, message.model.revision, message.model.digest),
+        model=ModelInfo(message.model.name, message.model.revision, message.model.digest, message.model.alias),
         outcome=Outcome(message.outcome),
         status=Status(message.status),
         origin=Origin(message.origin),
@@ -201,13 +203,14 @@ def verdict_from_message(message: verdict_pb2.Verdict) -> Verdict:
 def _finding_from_message(message: verdict_pb2.Finding) -> Finding:
     thresholds = message.thresholds
     scored = message.HasField("probability")
+    mass = message.mass if message.HasField("mass") else None
     return Finding(
         policy_id=message.policy_id,
         policy_version=message.policy_version,
         outcome=Outcome(message.outcome),
         severity=Severity(message.severity),
         thresholds=Thresholds(thresholds.review, thresholds.remove, thresholds.mass),
-        score=Score(message.probability, message.margin, message.mass) if scored else None,
+        score=Score(message.probability, message.margin, mass) if scored else None,
         windows=message.windows_scored,
         counts=message.mode != verdict_pb2.MODE_SHADOW,
         reason=Reason(message.reason) if message.reason else None,

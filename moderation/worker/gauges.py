@@ -12,8 +12,8 @@ from typing import Protocol
 import structlog
 from aiokafka import TopicPartition
 
-from moderation.inference.batcher import Batcher
-from moderation.models.contract import Measured
+from moderation.inference.scoring import Scorer
+from moderation.models.contract import DeviceMemory
 from moderation.observability import metrics
 from moderation.observability.phases import IN_HAND, Phase
 from moderation.observability.probes import Liveness, Work
@@ -42,13 +42,10 @@ class Worker(Protocol):
 class WorkerGauges:
     """Sets the gauges of one worker."""
 
-    def __init__(
-        self, worker: Worker, batcher: Batcher, model: object, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, worker: Worker, scorer: Scorer, clock: Callable[[], float] = time.monotonic) -> None:
         self._worker = worker
         self._clock = clock
-        self._batcher = batcher
-        self._model = model if isinstance(model, Measured) else None
+        self._scorer = scorer
         self._ends: dict[TopicPartition, tuple[int, int]] = {}  # end, and position at that time
         self._idle: dict[TopicPartition, float] = {}  # since when no record is in hand, while the topic holds some
         self._shown: set[TopicPartition] = set()  # partitions with a gauge
@@ -56,15 +53,15 @@ class WorkerGauges:
 
     def update(self) -> Work:
         """Sets all gauges. Returns what liveness depends on."""
-        worker, batcher, now = self._worker, self._batcher, self._clock()
+        worker, scorer, now = self._worker, self._scorer, self._clock()
         assignments = worker.assignments
         metrics.PARTITIONS.set(len(assignments))
         metrics.IN_FLIGHT.set(sum(map(len, assignments.values())))
         metrics.IN_FLIGHT_BYTES.set(sum(assigned.bytes for assigned in assignments.values()))
         metrics.CACHED_VERDICTS.set(sum(len(assigned.cache) for assigned in assignments.values()))
         metrics.CACHED_BYTES.set(sum(assigned.cache.bytes for assigned in assignments.values()))
-        metrics.QUEUED.set(batcher.waiting)
-        metrics.QUEUE_AGE.set(batcher.waited)
+        metrics.QUEUED.set(scorer.waiting)
+        metrics.QUEUE_AGE.set(scorer.waited)
         self._update_pictures()
         for partition in self._shown - assignments.keys():
             self._forget(partition)
@@ -127,11 +124,10 @@ class WorkerGauges:
         metrics.OLDEST_POST.remove(partition.partition)
 
     def _update_pictures(self) -> None:
-        if self._model is not None:
-            needed, kept = self._model.pictures
-            metrics.FEATURES_NEEDED.inc(needed - self._pictures[0])
-            metrics.FEATURES_REUSED.inc(kept - self._pictures[1])
-            self._pictures = needed, kept
+        needed, kept = self._scorer.pictures
+        metrics.FEATURES_NEEDED.inc(needed - self._pictures[0])
+        metrics.FEATURES_REUSED.inc(kept - self._pictures[1])
+        self._pictures = needed, kept
 
     def clear(self) -> None:
         """Clears all gauges: the worker has ended."""
@@ -145,12 +141,12 @@ class WorkerGauges:
 
 
 @asynccontextmanager
-async def updated(worker: Worker, batcher: Batcher, model: object, liveness: Liveness) -> AsyncIterator[None]:
+async def updated(worker: Worker, scorer: Scorer, liveness: Liveness) -> AsyncIterator[None]:
     """Updates the gauges at every tick of `liveness`, if the operations port is open."""
     if not liveness.served:
         yield
         return
-    gauges = WorkerGauges(worker, batcher, model)
+    gauges = WorkerGauges(worker, scorer)
     liveness.look = gauges.update
     async with asyncio.TaskGroup() as tasks:
         asking = tasks.create_task(gauges.ask())
@@ -163,9 +159,8 @@ async def updated(worker: Worker, batcher: Batcher, model: object, liveness: Liv
 
 
 @asynccontextmanager
-async def device_memory(model: object) -> AsyncIterator[None]:
+async def device_memory(ask: Callable[[], DeviceMemory | None]) -> AsyncIterator[None]:
     """Shows the memory of the device. It is read when Prometheus asks, on that thread: a device may hang."""
-    ask = model.device_memory if isinstance(model, Measured) else lambda: None
     if (first := ask()) is None:
         yield
         return

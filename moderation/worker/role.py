@@ -20,8 +20,8 @@ from aiokafka.errors import KafkaError
 
 import moderation
 from moderation import models
-from moderation.errors import ConfigError, DeliveryError
-from moderation.inference.batcher import Batcher
+from moderation.errors import ChangedError, ConfigError, DeliveryError
+from moderation.inference import loading
 from moderation.kafka import clients
 from moderation.kafka.consumer import UnreadableError
 from moderation.kafka.records import Record
@@ -58,24 +58,23 @@ async def _run(settings: Settings, stop: asyncio.Event, liveness: Liveness) -> N
     topics = settings.kafka.posts_topic, settings.kafka.verdicts_topic, settings.kafka.dead_letters
     if not await unless_stopped(stop, check_topics(settings.kafka, topics)):
         return
-    log.info("model_loading", model=settings.model.name)
-    classifier = await unless_stopped(stop, asyncio.to_thread(models.load, settings.model))
-    if classifier is None:
+    liveness.started = models.is_remote(settings.model.name)  # nothing to load: a server that is away must not end us
+    scorer = await unless_stopped(stop, loading.load(settings))
+    if scorer is None:
         return
-    model = classifier.info
-    log.info("model_loaded", model=model.name, revision=model.revision, digest=model.digest)
+    model = scorer.info
     metrics.MODEL.labels(model.name, model.revision, model.digest).set(1)
     metrics.POLICIES.labels(policies.digest).set(1)
     if model.caution:
         log.warning("demo_model_loaded", model=model.name, caution=model.caution)
-    async with Batcher(classifier, settings.worker) as batcher, gauges.device_memory(batcher.model):
+    async with scorer, gauges.device_memory(scorer.device_memory):
         questions = [policy.question_for_model for policy in policies.policies if policy.asked]
-        await unless_stopped(stop, batcher.warm_up(questions))
+        await unless_stopped(stop, scorer.warm_up(questions))
         if not stop.is_set():
             log.info("policies_loaded", policies=len(questions), digest=policies.digest, version=moderation.__version__)
-            worker = Worker(Moderator(policies, media, batcher, model), settings, liveness)
+            worker = Worker(Moderator(policies, media, scorer), settings, liveness)
             liveness.started = True
-            async with gauges.updated(worker, batcher, batcher.model, liveness):
+            async with gauges.updated(worker, scorer, liveness):
                 await worker.run(stop)
 
 
@@ -83,11 +82,13 @@ class Worker:
     """A member of the consumer group."""
 
     def __init__(self, moderator: Moderator, settings: Settings, liveness: Liveness) -> None:
+        self._scorer = moderator.scorer
         self._liveness = liveness
         self._settings = settings
         self._assignments: Assignments | None = None  # None until `run`
         self._changed = asyncio.Event()  # a partition was opened, has committed or was given back
-        self._watchdog = Watchdog(lambda: self.assignments, settings.worker.post_timeout_s)
+        self._watchdog = Watchdog(lambda: self.assignments, self.post_timeout_s)
+        self._scorer.on_change(self._changed.set)
         self._processor = Processor(moderator, settings, self.fail)
         self._failed = asyncio.Event()
         self._error: Exception | None = None  # that ends the process
@@ -102,8 +103,8 @@ class Worker:
 
     @property
     def post_timeout_s(self) -> float:
-        """Seconds from a post's poll to its commit."""
-        return self._settings.worker.post_timeout_s
+        """Seconds from a post's poll to its commit, with the time that it may wait for a model server."""
+        return self._settings.worker.post_timeout_s + self._scorer.patience_s
 
     async def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
         """Returns for each partition its end and the position of the consumer. Raises what aiokafka raises."""
@@ -126,7 +127,7 @@ class Worker:
                 self._consumer.subscribe([self._settings.kafka.posts_topic], listener=rebalance)
                 log.info("worker_ready", topic=self._settings.kafka.posts_topic, group=self._settings.kafka.group)
                 poll = self._begin_task(self._poll())
-                watchdog = self._begin_task(self._watchdog.run())
+                watched = [self._begin_task(self._watchdog.run()), self._begin_task(self._scorer.watch())]
                 self._liveness.ready = True
                 await unless_stopped(self._failed, stop.wait())
                 self._liveness.ready = False
@@ -137,7 +138,8 @@ class Worker:
                 if self._error:
                     await self._commit_first(assignments, self._error)
                     raise self._error
-                watchdog.cancel()
+                for task in watched:
+                    task.cancel()
         finally:
             self._liveness.ready = False
             if self._assignments:
@@ -165,8 +167,8 @@ class Worker:
             self.fail(error)
 
     async def _commit_first(self, assignments: Assignments, error: Exception) -> None:
-        by_kafka = isinstance(error, DeliveryError | ConfigError)
-        await assignments.commit_first(lambda assigned: not by_kafka and self._culprit in (None, assigned))
+        by_post = not isinstance(error, DeliveryError | ConfigError | ChangedError)
+        await assignments.commit_first(lambda assigned: by_post and self._culprit in (None, assigned))
 
     async def _poll(self) -> None:
         """Hands records to their partitions, within the bounds of each partition and of all together."""
@@ -188,7 +190,12 @@ class Worker:
                 raise DeliveryError(f"{self._settings.kafka.posts_topic} cannot be read: {cause}") from error
 
     def _serve(self) -> list[TopicPartition]:
-        """Takes records from each partition in turn, up to its share. Returns partitions without further records."""
+        """Takes records from each partition in turn, up to its share. Returns partitions without further records.
+
+        While the scorer is paused, takes none: the partitions are paused.
+        """
+        if self._scorer.paused:
+            return []
         limits = self._settings.worker
         assignments = {partition: assigned for partition, assigned in self.assignments.items() if assigned.open}
         shares = Shares(

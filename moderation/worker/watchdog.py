@@ -15,6 +15,7 @@ import structlog
 from aiokafka import TopicPartition
 
 from moderation.errors import DeviceError
+from moderation.observability.phases import Phase
 from moderation.worker.partition import AssignedPartition
 
 TICK_S = 1.0
@@ -45,7 +46,7 @@ class Watchdog:
                     "If the model is only slow, lower MODERATION_WORKER__MAX_IN_FLIGHT or raise "
                     "MODERATION_WORKER__POST_TIMEOUT_S"
                 )
-            if seconds > self._timeout_s / EARLY and not post.reported:
+            if seconds > self._timeout_s / EARLY and not post.reported and post.phase is not Phase.OUTAGE:
                 post.reported = True
                 log.error(
                     "post_overdue",

@@ -8,7 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from moderation.inference.batcher import Batcher, Scored
+from moderation.inference.batcher import Batcher
+from moderation.inference.scoring import Scored
 from moderation.inference.self_check import REFERENCE_POSTS
 from moderation.models.contract import Encoded
 from moderation.models.fake import Fake, FakeEncoded
@@ -78,7 +79,7 @@ async def until(condition: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def behind_a_busy_device(
     model: GatedModel, *texts: str, **settings: float
-) -> AsyncIterator[tuple[Batcher, list[asyncio.Task[Scored]]]]:
+) -> AsyncIterator[tuple[Batcher, list[asyncio.Task[Scored[Score]]]]]:
     """Queues the posts in this order behind a step with the post `first`, which waits at the gate."""
     some = WorkerSettings.model_validate({"encode_threads": 1, "failed_post_s": 0.05} | settings)
     async with Batcher(model, some) as batcher:

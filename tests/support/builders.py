@@ -83,6 +83,12 @@ def a_finding(policy_id: str = "no-lakes", **fields: Any) -> Finding:
     return Finding(policy_id=policy_id, **defaults | fields)
 
 
+def mass_of(score: Score) -> float:
+    """The mass of a local model's score, which always has one."""
+    assert score.mass is not None
+    return score.mass
+
+
 def an_image(width: int = 64, height: int = 48, colour: Any = (200, 30, 30), mode: str = "RGB") -> pil.Image:
     return pil.new(mode, (width, height), colour)
 

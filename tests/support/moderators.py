@@ -17,4 +17,4 @@ from moderation.settings import MediaSettings, WorkerSettings
 async def a_moderator(*policies: Policy) -> AsyncIterator[Moderator]:
     model = Fake()
     async with Batcher(model, WorkerSettings()) as batcher:
-        yield Moderator(PolicySet.of(policies), Media(MediaSettings()), batcher, model.info)
+        yield Moderator(PolicySet.of(policies), Media(MediaSettings()), batcher)

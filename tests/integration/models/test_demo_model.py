@@ -21,6 +21,7 @@ from moderation.moderator import Moderator
 from moderation.policies import PolicySet
 from moderation.settings import MediaSettings, ModelSettings, WorkerSettings
 from moderation.types import Image, Outcome, Post, Reason, Status
+from tests.support.builders import mass_of
 
 POLICIES = Path(__file__).parents[3] / "policies" / "demo"
 
@@ -35,7 +36,7 @@ def a_model() -> Classifier:
 @asynccontextmanager
 async def a_moderator(policies: Path = POLICIES, *roots: Path) -> AsyncIterator[Moderator]:
     async with Batcher(a_model(), WorkerSettings()) as batcher:
-        yield Moderator(PolicySet.load(policies), Media(MediaSettings(roots=roots)), batcher, a_model().info)
+        yield Moderator(PolicySet.load(policies), Media(MediaSettings(roots=roots)), batcher)
 
 
 def a_post(text: str = "", *pictures: str) -> Post:
@@ -49,7 +50,7 @@ async def test_the_samples_get_the_verdicts_that_a_person_would_give(sample: pos
         verdict = await moderator.moderate(a_post(sample.text, *sample.pictures))
     assert (verdict.deciding_policy, verdict.status) == (sample.breaks, Status.FINAL)
     assert (verdict.outcome is Outcome.ALLOW) is not bool(sample.breaks)
-    assert all(finding.score and finding.score.mass > 0.99 for finding in verdict.findings)
+    assert all(finding.score and mass_of(finding.score) > 0.99 for finding in verdict.findings)
 
 
 async def test_a_changed_policy_file_changes_the_verdict(tmp_path: Path) -> None:

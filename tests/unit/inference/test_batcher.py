@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from moderation.errors import ModerationError
-from moderation.inference.batcher import Batcher, Scored
+from moderation.inference.batcher import Batcher
+from moderation.inference.scoring import Scored
 from moderation.inference.steps import Step
 from moderation.models.contract import Encoded
 from moderation.models.fake import FakeEncoded

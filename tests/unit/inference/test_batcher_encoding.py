@@ -10,7 +10,8 @@ import pytest
 
 from moderation.errors import ConfigError, DeviceError, ModerationError, PostError
 from moderation.inference import encode_pool
-from moderation.inference.batcher import Batcher, Scored
+from moderation.inference.batcher import Batcher
+from moderation.inference.scoring import Scored
 from moderation.models.fake import Fake, FakeEncoded
 from moderation.settings import WorkerSettings
 from moderation.types import Content, Question, Reason

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from moderation.errors import DeviceError, PostError
-from moderation.inference.batcher import Batcher, Scored
+from moderation.inference.batcher import Batcher
+from moderation.inference.scoring import Scored
 from moderation.models.contract import Encoded
 from moderation.models.fake import Fake
 from moderation.settings import WorkerSettings

@@ -10,7 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from moderation.errors import DeviceError
-from moderation.inference.batcher import Batcher, Scored
+from moderation.inference.batcher import Batcher
+from moderation.inference.scoring import Scored
 from moderation.inference.self_check import MAX_TOLERANCE, MIN_TOLERANCE, REFERENCE_POSTS, SelfCheck
 from moderation.models.checked import CheckedModel
 from moderation.models.contract import Encoded

@@ -14,6 +14,7 @@ from moderation.models.shared.decoder import Attend
 from moderation.models.shared.scores import scores
 from moderation.models.shared.tree import Packed, Tree
 from moderation.types import Content, Score
+from tests.support.builders import mass_of
 from tests.support.small_model import a_content, a_model, a_picture, alone, questions
 
 CPU = torch.device("cpu")
@@ -84,7 +85,7 @@ def test_scores_of_logits() -> None:
     assert first.margin == 1
     assert first.probability == pytest.approx(torch.tensor(1.0).sigmoid().item())
     assert first.mass == pytest.approx(logits[0].softmax(-1)[[0, 3]].sum().item())
-    assert second.mass < 1e-30
+    assert mass_of(second) < 1e-30
     assert third.probability == 0
     with pytest.raises(ArithmeticError, match="not finite"):
         scores(torch.tensor([[0.0, float("nan")]]), (0,), (1,))
@@ -97,7 +98,7 @@ def test_equal_to_separate_prompts(model: Phi3Vision, contents: list[Content]) -
     spread = torch.stack([margins(row) for row in separate])
     assert spread.std(dim=1).min() > 0.3, "policies of one post differ, or equality would mean nothing"
     assert spread.std(dim=0).max() > 0.3, "posts differ"
-    assert min(score.mass for row in separate for score in row) > 0.9
+    assert min(mass_of(score) for row in separate for score in row) > 0.9
     worst = 0.0
     for count in range(1, 21):
         batch = windows_of(model, contents, count)

@@ -106,7 +106,7 @@ async def test_lag_is_what_has_no_committed_answer(assigned: tuple[Watched, Topi
     partition, topic = assigned
     worker = Worker(partition)
     now = 1_000.0
-    watch = WorkerGauges(worker, Batcher(Fake(), WorkerSettings()), Fake(), lambda: now)
+    watch = WorkerGauges(worker, Batcher(Fake(), WorkerSettings()), lambda: now)
     watch.update()
     assert lag() == (0, 0)
 
@@ -168,10 +168,10 @@ async def test_device_memory_is_asked_for_when_prometheus_asks() -> None:
         return REGISTRY.get_sample_value(f"moderation_gpu_memory_{name}_bytes", {"device": "cuda:0"})
 
     model = OnDevice()
-    async with gauges.device_memory(model):
+    async with gauges.device_memory(model.device_memory):
         assert [memory_gauge(name) for name in ("allocated", "reserved", "total")] == [2, 3, 8]
         model.held = 5
         assert memory_gauge("reserved") == 5
     assert memory_gauge("total") is None
-    async with gauges.device_memory(Fake()):
+    async with gauges.device_memory(Batcher(Fake(), WorkerSettings()).device_memory):
         assert memory_gauge("total") is None

@@ -116,7 +116,7 @@ async def a_bench(model: Fake) -> AsyncIterator[Bench]:
         pass
 
     async with Batcher(model, settings.worker) as batcher:
-        moderator = Moderator(PolicySet.of([a_policy()]), media, batcher, model.info)
+        moderator = Moderator(PolicySet.of([a_policy()]), media, batcher)
         worker = Worker(moderator, settings, Liveness(settings.ops))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(assigned.run(restore, lambda _: begun.set()))
