@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-KINDS = ("llava", "qwen2_5_vl")
+KINDS = ("llava", "qwen2_5_vl", "smolvlm", "gemma3", "shieldgemma2", "internvl")
 
 
 def make(kind: str, folder: Path, seed: int = 0) -> Path:

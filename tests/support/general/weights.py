@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import transformers
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from moderation.dev.seeds.tinyllava import write_json
@@ -34,11 +34,9 @@ def save(
         for name, parameter in model.named_parameters():
             parameter.copy_(_drawn(name, parameter, seed))
         _favour(model, answers)
-    tied = set(model.all_tied_weights_keys)
-    tensors = {
+    tensors = {  # a table that is tied to another comes once
         _renamed(name, names): parameter.detach().to(model.config.dtype).contiguous()
         for name, parameter in model.named_parameters()
-        if name not in tied
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -63,14 +61,14 @@ def _drawn(name: str, parameter: Tensor, seed: int) -> Tensor:
     random = np.random.RandomState(zlib.crc32(f"{seed} {name}".encode()))
     drawn = torch.from_numpy(random.standard_normal(size=tuple(parameter.shape)).astype(np.float32))
     if parameter.ndim == 1:
-        return parameter.add(drawn, alpha=0.05)
+        return parameter.detach().add(drawn, alpha=0.05)
     if "embed_tokens" in name or "lm_head" in name:
         return 0.3 * drawn
     if "embed" in name and "patch" not in name:
         return drawn
     # Sharper attention: with plain random weights it is an average that hardly differs between posts.
     gain = 2.0 if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "qkv.weight")) else 1.0
-    return drawn * (gain / int(np.prod(parameter.shape[1:])) ** 0.5)
+    return drawn * (gain / float(np.sqrt(np.prod(parameter.shape[1:]))))
 
 
 def _favour(model: PreTrainedModel, answers: Collection[int]) -> None:
@@ -78,10 +76,11 @@ def _favour(model: PreTrainedModel, answers: Collection[int]) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith(("self_attn.o_proj.weight", "mlp.down_proj.weight")) and parameter.shape[0] == _width(model):
             parameter[0] = 0
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    for table in (model.get_input_embeddings(), head):
-        table.get_parameter("weight")[:, 0] = ALWAYS
-    head.get_parameter("weight")[sorted(answers), 0] = ANSWER
+    every = dict(model.named_parameters(remove_duplicate=False))
+    (embeddings,) = (table for name, table in every.items() if name.endswith("embed_tokens.weight"))
+    (head,) = (table for name, table in every.items() if name.endswith("lm_head.weight"))
+    embeddings[:, 0] = head[:, 0] = ALWAYS
+    head[sorted(answers), 0] = ANSWER
 
 
 def _width(model: PreTrainedModel) -> int:
