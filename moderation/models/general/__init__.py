@@ -1,0 +1,1 @@
+"""Any image-text checkpoint whose class transformers has."""
