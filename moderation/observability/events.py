@@ -41,6 +41,7 @@ EVENTS = {
     "model_loading": "The model is being loaded.",
     "model_name_unknown": "The model server was away at the start. Posts count as on_error says until it is back.",
     "model_outage_given_up": "The model server was away for too long. Policies' on_error counts until it is back.",
+    "model_pictures_unseen": "The model server ignores pictures. Posts with pictures get MODEL_FAILED; texts do not.",
     "model_request_failed": "An attempt at a request to the model server failed.",
     "model_server_away": "The model server gives no answers; `cause` says why. Partitions are paused for `outage_s`.",
     "model_server_back": "The model server answers again. Partitions are read again.",
