@@ -43,6 +43,7 @@ EVENTS = {
     "model_name_wavered": "An answer came under another model's name, and the next not. It counts as no answer.",
     "model_outage_given_up": "The model server was away for too long. Policies' on_error counts until it is back.",
     "model_reply_unreadable": "A defect: what the model server sent cannot be read. Report it with the frames.",
+    "model_pictures_unseen": "The model server ignores pictures. Posts with pictures get MODEL_FAILED; texts do not.",
     "model_request_failed": "An attempt at a request to the model server failed.",
     "model_server_away": "The model server gives no answers; `cause` says why. Partitions are paused for `outage_s`.",
     "model_server_back": "The model server answers again. Partitions are read again.",
