@@ -4,6 +4,9 @@
     wire.py       what the wires have in common
     chat.py, decisions.py, systemone.py   one wire each
     responses.py  bounds on what a server sends
+    typed.py, answers.py   what the wires of decision models share
+    sight.py      whether a server's model sees pictures
+    probability.py   scores from probabilities
     failures.py   what an error of the client means
     server.py     places, attempts, deadlines, metrics
     breaker.py    outages
