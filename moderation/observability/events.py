@@ -36,7 +36,7 @@ EVENTS = {
     "measure_failed": "The model could not report its memory or its image cache. Scores are unaffected.",
     "metrics_failed": "The metrics could not be written. Report it.",
     "model_changed": "The model server answers with another model than at start. The process starts again under it.",
-    "model_key_unreadable": "The file with the model server's key cannot be used; the key before it serves. Check the file.",
+    "model_key_unreadable": "The file with the model server's key cannot be used. The old key serves. Check the file.",
     "model_load_failed": "The model could not be loaded. Check the checkpoint, the device and its memory.",
     "model_loaded": "The model is on its device.",
     "model_loading": "The model is being loaded.",
