@@ -1,11 +1,13 @@
 """Whether a server's model sees pictures. Some servers drop a field that they do not know, and answer without them.
 
-A plate of one colour is shown, and each colour is asked for. A model that sees it prefers the right one clearly.
+A plate of one colour is shown, and each colour is asked for. A model that sees it prefers the right one clearly, or
+says Yes to it alone.
 """
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Awaitable, Callable
 
 from openai import APIStatusError
@@ -13,7 +15,7 @@ from PIL import Image
 
 from moderation.models.remote.usage import Usage
 from moderation.models.remote.wire import Reply, Window
-from moderation.types import Question, Score
+from moderation.types import Answer, Question, Score, YesNo
 
 PURPLE = (140, 20, 180)
 COLOURS = ("purple", "green", "yellow", "white")  # the first is right, and rarely guessed
@@ -39,6 +41,13 @@ async def sees(ask: Ask) -> tuple[bool, Usage]:
         if error.status_code in REFUSALS:
             return False, Usage()
         raise
-    margins = [answer.margin for answer in reply.answers if isinstance(answer, Score)]
-    seen = len(margins) == len(COLOURS) and margins[0] - max(margins[1:]) >= CLEARLY
+    margins = [_margin(answer) for answer in reply.answers]
+    seen = len(margins) == len(COLOURS) and margins[0] - max(margins[1:]) >= CLEARLY  # NaN is not
     return seen, reply.usage
+
+
+def _margin(answer: Answer) -> float:
+    """How clearly the answer is Yes; NaN: it is no answer."""
+    if isinstance(answer, YesNo):
+        return CLEARLY if answer.yes else 0.0
+    return answer.margin if isinstance(answer, Score) else math.nan
