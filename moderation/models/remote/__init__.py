@@ -3,6 +3,7 @@
     content.py    a post as servers get it
     wire.py       what the wires have in common
     chat.py, decisions.py, systemone.py   one wire each
+    responses.py  bounds on what a server sends
     failures.py   what an error of the client means
     server.py     places, attempts, deadlines, metrics
     breaker.py    outages
