@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import Counter, Histogram, MetricWrapperBase
 
 from moderation.api.grpc.methods import Methods
-from moderation.models.remote.breaker import Cause
+from moderation.models.remote.failures import Cause
 from moderation.observability.fast_metrics import FastCounter, FastHistogram
 from moderation.observability.phases import Phase
 from moderation.types import Origin, Outcome, Reason, Status
