@@ -48,7 +48,10 @@ def verdict(
     if not why and all(finding.mode == MODE_SHADOW for finding in message.findings):
         why = f"no {'live ' if message.findings else ''}policy applies to this post"
     summary = " ".join(part for part in (status(message), why) if part)
-    console.print(outcome(message), Text(f"{summary}; model {message.model.name}"))
+    model = message.model.name
+    if message.model.alias:
+        model += f", which the server calls {message.model.revision}" if message.model.revision else ", without a name"
+    console.print(outcome(message), Text(f"{summary}; model {model}"))
 
 
 def changes(console: Console, message: service.WatchVerdictsResponse, *, as_json: bool = False) -> None:

@@ -157,5 +157,9 @@ def _load(settings: ModelSettings) -> Classifier:
 
 
 def _place(name: str) -> str:
-    """The folder of a short name; any other name as it is, a folder or a hub id."""
+    """The folder of a short name; any other name as it is, a folder or a hub id. Raises ConfigError."""
+    if is_remote(name):
+        raise ConfigError(
+            f"{name} is a model behind a server: it has no checkpoint here. `worker` and `classify` run it"
+        )
     return str(SHIPPED.get(name, name))

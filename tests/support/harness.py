@@ -55,6 +55,10 @@ class Harness:
             changed["model"] = ModelSettings(name=model)
         return replace(self, settings=self.settings.model_copy(update=changed))
 
+    def with_model(self, **model_settings: Any) -> Harness:
+        changed = self.settings.model.model_copy(update=model_settings)
+        return replace(self, settings=self.settings.model_copy(update={"model": changed}))
+
     def with_kafka(self, **kafka_settings: Any) -> Harness:
         changed = self.settings.kafka.model_copy(update=kafka_settings)
         return replace(self, settings=self.settings.model_copy(update={"kafka": changed}))

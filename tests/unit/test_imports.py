@@ -161,6 +161,15 @@ def test_opentelemetry_is_its_api_alone_but_where_spans_leave() -> None:
     assert users == {"observability.trace_export"}
 
 
+def test_a_worker_with_a_remote_model_needs_no_torch() -> None:
+    program = (
+        "import sys, moderation.worker.role, moderation.models.remote, moderation.cli.app;"
+        "print(*({'torch', 'transformers', 'tokenizers', 'safetensors', 'numpy'} & sys.modules.keys()))"
+    )
+    heavy = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert heavy.stdout == "\n"
+
+
 def test_the_api_and_the_command_line_are_light() -> None:
     program = (
         "import sys, moderation.api.role, moderation.client, moderation.cli.app;"

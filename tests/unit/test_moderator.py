@@ -10,7 +10,8 @@ from moderation.models.fake import Fake
 from moderation.policies import PolicySet
 from moderation.types import Image, Outcome, Reason, Severity, Source, Status
 from tests.support.builders import a_policy, a_post, inline
-from tests.support.moderators import a_moderator
+from tests.support.moderators import a_moderator, a_remote_moderator
+from tests.support.remote_model import YES, Remote
 
 SOURCE = Source("posts", 3, 42, 1_700_000_000_000)
 
@@ -36,6 +37,27 @@ async def test_a_model_that_is_mute_on_one_policy_degrades_the_verdict() -> None
         verdict = await moderator.moderate(a_post(text="mute:seas"))
     assert (verdict.outcome, verdict.status) == (Outcome.REVIEW, Status.DEGRADED)
     assert [finding.reason for finding in verdict.findings] == [None, Reason.NO_ANSWER]
+
+
+async def test_a_post_that_no_policy_could_ask_about_has_the_reason_as_a_whole() -> None:
+    """It gets a dead letter, so that it can be sent again when the server is back."""
+    model = Remote(lambda word: [[Reason.UNAVAILABLE, YES if word.text == "half" else Reason.UNAVAILABLE]])
+    async with a_remote_moderator(model, a_policy("lakes"), a_policy("seas", on_error="remove")) as moderator:
+        away = await moderator.moderate(a_post(text="whole"))
+        half = await moderator.moderate(a_post(text="half"))
+    assert (away.outcome, away.status, away.reason) == (Outcome.REMOVE, Status.UNDETERMINED, Reason.UNAVAILABLE)
+    assert [finding.reason for finding in away.findings] == [Reason.UNAVAILABLE] * 2
+    assert (half.status, half.reason) == (Status.DEGRADED, None)
+    assert not away.stands
+    assert not half.stands
+
+
+async def test_the_model_of_an_alias_removes_nothing() -> None:
+    model = Remote()
+    model.strictest = Outcome.REVIEW
+    async with a_remote_moderator(model, a_policy("lakes")) as moderator:
+        verdict = await moderator.moderate(a_post(text="post"))
+    assert (verdict.outcome, verdict.status, verdict.deciding_policy) == (Outcome.REVIEW, Status.FINAL, "lakes")
 
 
 async def test_a_post_that_no_policy_is_about_is_allowed_without_asking_the_model() -> None:

@@ -14,12 +14,22 @@ from openai import AsyncOpenAI
 from moderation.errors import ConfigError
 from moderation.models.contract import Encoded
 from moderation.models.remote import content as contents
+from moderation.models.remote.breaker import Patience
+from moderation.models.remote.failures import Failure
 from moderation.models.remote.server import Rejected, Server, Unavailable
 from moderation.models.remote.wire import Reply, Window, Wire
 from moderation.settings import ModelSettings
 from moderation.types import Answer, Content, ModelInfo, Outcome, Question, Reason
 
 log = structlog.get_logger()
+
+
+OWN = Window(  # a question of our own: shows whether the server works, and which model answers
+    "The weather was mild today.", (), (Question("own", "Does this post mention the weather?"),), tokens=64
+)
+CONFIRMATIONS = 5  # replies in a row under another name than at start: then the model has changed
+MAX_HALVINGS = 4  # of a window that is too long for the server
+LONGEST_NAME = 200  # characters
 
 
 class ServedModel:
@@ -29,8 +39,10 @@ class ServedModel:
         self._wire = wire
         self._client = client
         self._settings = settings
-        self._server = Server(client, settings, wire.learn)
+        self._server = Server(client, settings, self._probe)
+        self._started = self._learned = False
         self._changed = asyncio.Event()
+        self._confirming: asyncio.Task[None] | None = None
         self.info = self._info("")
 
     @property
@@ -58,11 +70,13 @@ class ServedModel:
         try:
             reply = await self._server.first(self._wire.learn)
         except Rejected as rejected:
-            raise ConfigError(self._refusal(rejected)) from None
+            raise ConfigError(self._refusal(rejected.failure)) from None
         except Unavailable:
             log.warning("model_name_unknown", model=self._settings.name)
-            return
-        self.info = self._info(reply.model)
+        else:
+            self._learned = True
+            self.info = self._info(_name(reply))
+        self._started = True
 
     def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Window]:
         """See Encoder."""
@@ -72,11 +86,8 @@ class ServedModel:
         """See RemoteModel."""
         if not isinstance(window, Window):
             raise TypeError("the window was encoded by another model")
-        groups = self._wire.groups(len(window.questions))
-        answers = await asyncio.gather(*(self._ask(window, group) for group in groups))
-        if any(answer is None for answer in answers):
-            return await self._answer_halves(window)
-        return [tuple(answer for group in answers for answer in group or ())]
+        parts = await self._parts(window, self._server.patience(), MAX_HALVINGS)
+        return [(Reason.MODEL_FAILED,) * len(window.questions)] if parts is None else parts
 
     async def changed(self) -> None:
         """See RemoteModel."""
@@ -84,13 +95,31 @@ class ServedModel:
 
     async def close(self) -> None:
         """See RemoteModel."""
+        if self._confirming is not None:
+            self._confirming.cancel()
+            await asyncio.wait([self._confirming])
         await self._server.breaker.close()
         await self._client.close()
 
-    async def _ask(self, window: Window, questions: range) -> Sequence[Answer] | None:
+    async def _parts(self, window: Window, patience: Patience, halvings: int) -> list[Sequence[Answer]] | None:
+        """For each part of the window, an Answer to each question; None if it cannot be made short enough."""
+        groups = self._wire.groups(len(window.questions))
+        answers = await asyncio.gather(*(self._ask(window, group, patience) for group in groups))
+        if all(answer is not None for answer in answers):
+            return [tuple(answer for group in answers for answer in group or ())]
+        halves = contents.halves(window) if halvings else ()
+        rows: list[Sequence[Answer]] = []
+        for half in halves:  # one after another: when one cannot be made short enough, the others are not asked
+            parts = await self._parts(half, patience, halvings - 1)
+            if parts is None:
+                return None
+            rows += parts
+        return rows or None
+
+    async def _ask(self, window: Window, questions: range, patience: Patience) -> Sequence[Answer] | None:
         """One answer to each of these questions; None if the window is too long for the server's model."""
         try:
-            reply = await self._server.ask(partial(self._wire.ask, window=window, questions=questions))
+            reply = await self._server.ask(partial(self._wire.ask, window=window, questions=questions), patience)
         except Unavailable:
             return [Reason.UNAVAILABLE] * len(questions)
         except Rejected as rejected:
@@ -104,21 +133,41 @@ class ServedModel:
             return [Reason.MODEL_FAILED] * len(questions)
         return reply.answers
 
-    async def _answer_halves(self, window: Window) -> Sequence[Sequence[Answer]]:
-        halves = contents.halves(window)
-        if not halves:
-            return [(Reason.MODEL_FAILED,) * len(window.questions)]
-        rows = await asyncio.gather(*(self.answer(half) for half in halves))
-        return [row for part in rows for row in part]
+    async def _probe(self, client: AsyncOpenAI) -> Reply:
+        """Asks a question of our own. Learns the name that the server reports, where the start could not."""
+        if self._learned:
+            return await self._wire.ask(client, OWN, range(1))
+        reply = await self._wire.learn(client)
+        if self._started:  # without the name. What the wire has learned is not in the digest, either
+            self._learned = True
+            self._set_changed(_name(reply))
+        return reply
 
     def _is_other(self, reply: Reply) -> bool:
-        """Whether another model than at start has answered. Then the process must start again."""
-        if reply.model == self.info.revision:
+        """Whether another model than at start has answered."""
+        if self._changed.is_set():
+            return True
+        if _name(reply) == self.info.revision:
             return False
-        if not self._changed.is_set():
-            log.error("model_changed", asked=self._settings.name, known=self.info.revision, reported=reply.model)
-            self._changed.set()
+        if self._confirming is None or self._confirming.done():
+            self._confirming = asyncio.create_task(self._confirm(_name(reply)))
         return True
+
+    async def _confirm(self, reported: str) -> None:
+        """Ends the process if the model has changed. One answer of another model may be a balancer's mistake."""
+        for _ in range(CONFIRMATIONS):
+            try:
+                reply = await self._server.ask(partial(self._wire.ask, window=OWN, questions=range(1)), Patience(0))
+            except (Unavailable, Rejected):
+                return  # the next answer under another name asks again
+            if (reported := _name(reply)) == self.info.revision:
+                log.warning("model_name_wavered", model=self._settings.name, known=self.info.revision)
+                return
+        self._set_changed(reported)
+
+    def _set_changed(self, reported: str) -> None:
+        log.error("model_changed", asked=self._settings.name, known=self.info.revision, reported=reported)
+        self._changed.set()
 
     def _info(self, reported: str) -> ModelInfo:
         settings = self._settings
@@ -136,9 +185,28 @@ class ServedModel:
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return ModelInfo(settings.name, reported, digest, alias=reported != requested)
 
-    def _refusal(self, rejected: Rejected) -> str:
-        status = rejected.failure.status
-        return (
-            f"the model server at MODERATION_MODEL__URL refuses a question of our own (HTTP {status}): check the URL, "
-            f"the key, and that it serves {self._settings.name.partition(':')[2]!r} on this wire"
-        )
+    def _refusal(self, failure: Failure) -> str:
+        wire, _, model = self._settings.name.partition(":")
+        says = f"HTTP {failure.status}" if failure.status else failure.kind
+        hints = {
+            401: "check the key (MODERATION_MODEL__API_KEY_FILE)",
+            403: "check the key (MODERATION_MODEL__API_KEY_FILE) and what it may use",
+            404: f"check that the URL ends as the server's documentation says, and that it serves {model!r}",
+        }
+        hint = hints.get(failure.status, f"check that it serves {model!r} on the wire {wire!r}")
+        if failure.kind == "malformed":
+            hint = f"what answers there does not speak the wire {wire!r}; check the URL, often it ends in /v1"
+        elif failure.kind == "certificate":
+            hint = "its certificate is not valid here; check the host's name, and SSL_CERT_FILE for a CA of your own"
+        elif 300 <= failure.status < 400:
+            hint = "it sends us elsewhere; give the final URL"
+        address = self._settings.url.partition("?")[0]
+        return f"MODERATION_MODEL__URL ({address}) refuses a question of our own ({says}): {hint}"
+
+
+def _name(reply: Reply) -> str:
+    """The name that the server reports, as verdicts and metrics may hold it."""
+    name = reply.model
+    if len(name) <= LONGEST_NAME and name.isprintable():
+        return name
+    return "sha256:" + hashlib.sha256(name.encode(errors="replace")).hexdigest()

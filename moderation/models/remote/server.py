@@ -3,8 +3,11 @@
 A request ends in one of three ways:
 
 - a reply
-- Rejected: the server refused this request, and answers others
-- Unavailable: the server was away for longer than an outage is waited for, or fails on this request alone
+- Rejected: the server refuses this request or fails on it, again and again, and answers others
+- Unavailable: the server was away for longer than an outage is waited for
+
+Every failure that the server does not explain is checked with a question of our own, before it counts against the
+request. If the server does not answer that question either, the breaker opens, and the request waits.
 """
 
 from __future__ import annotations
@@ -18,17 +21,17 @@ import structlog
 from openai import APIError, AsyncOpenAI
 
 from moderation.models.remote import failures
-from moderation.models.remote.breaker import Breaker, Cause
-from moderation.models.remote.failures import Failure
+from moderation.models.remote.breaker import Breaker, Patience
+from moderation.models.remote.failures import Cause, Failure
 from moderation.models.remote.usage import Budget
 from moderation.models.remote.wire import Reply
 from moderation.observability import metrics
+from moderation.observability.logs import frames
 from moderation.settings import ModelSettings
 
-ATTEMPTS = 4  # at one request, while the server is not known to be away
+ATTEMPTS = 5  # at one request, while the server is not known to be away
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 8.0  # between attempts; it doubles, and is drawn between half of it and all
-LONGEST_RETRY_AFTER_S = 60.0  # a server that asks for a longer pause is away
-DOUBTFUL = 5  # requests that are rejected in a row: then a question of our own shows whose fault it is
+LONG_PAUSE_S = 20.0  # a server that asks for a longer one may be away
 
 Call = Callable[[AsyncOpenAI], Awaitable[Reply]]
 
@@ -54,65 +57,81 @@ class Server:
         """probe: a request of our own, which the server answers if it works."""
         self._client = client
         self._settings = settings
-        self._budget = Budget(settings)
+        self._budget = Budget(settings, lambda: asyncio.get_running_loop().time())
         self._places = asyncio.Semaphore(settings.concurrency)
-        self._rejected = 0  # in a row
         self._probe_call = probe
+        self._starting = False
         self.breaker = Breaker(self._probe, settings.outage_s)
 
-    async def ask(self, call: Call) -> Reply:
+    def patience(self) -> Patience:
+        """For all requests about one window."""
+        return Patience(self._settings.outage_s)
+
+    async def ask(self, call: Call, patience: Patience) -> Reply:
         """The reply to a request. Raises Rejected and Unavailable."""
-        patience = self._settings.outage_s
+        attempts, pause = 0, FIRST_PAUSE_S
         while True:
-            waited = await self.breaker.passed(patience)
-            if waited is None:
+            if not await self.breaker.passed(patience):
                 raise Unavailable
-            patience -= waited
-            if self._budget.used_up:
-                self.breaker.open(Cause.BUDGET)
-                continue
             async with self._places:
                 if self.breaker.is_open:
                     continue
-                failure = await self._attempts(call)
-            if isinstance(failure, Reply):
-                return failure
-            if failure.cause is None:
-                await self._refused(failure)
-            else:
-                await self.breaker.doubted(failure.cause)
-            if not self.breaker.is_open:  # the server answers others
-                if failure.cause is None:
-                    raise Rejected(failure)
-                raise Unavailable
-
-    async def first(self, call: Call) -> Reply:
-        """The reply to the first request. As `ask`, but Rejected when the key, the URL or the model is wrong."""
-        result = await self._attempt(call)
-        if isinstance(result, Reply):
-            return result
-        if result.cause in (None, Cause.DENIED):
-            raise Rejected(result)
-        return await self.ask(call)
-
-    async def _attempts(self, call: Call) -> Reply | Failure:
-        """The reply; or the last failure, when there are no further attempts."""
-        pause = FIRST_PAUSE_S
-        for attempt in range(1, ATTEMPTS + 1):
-            result = await self._attempt(call)
+                if self._budget.used_up:
+                    self.breaker.open(Failure("budget", Cause.BUDGET))
+                    continue
+                result = await self._attempt(call)
             if isinstance(result, Reply):
                 self.breaker.succeeded()
-                self._rejected = 0
                 return result
-            if result.cause is None:
-                return result
-            self.breaker.failed(result.cause)
-            retry_after = result.retry_after_s or 0.0
-            if self.breaker.is_open or attempt == ATTEMPTS or retry_after > LONGEST_RETRY_AFTER_S:
-                return result
-            await asyncio.sleep(max(retry_after, random.uniform(pause / 2, pause)))  # noqa: S311  no secret
+            if result.explained:
+                raise Rejected(result)
+            attempts += 1
+            last = attempts >= ATTEMPTS or not result.transient
+            if result.transient:
+                self.breaker.failed()
+            if last or self.breaker.doubtful or result.retry_after_s > LONG_PAUSE_S:
+                if await self.breaker.doubted():  # so the failures say nothing about this request
+                    attempts, pause = 0, FIRST_PAUSE_S
+                    continue
+                if last and result.cause is not Cause.OVERLOADED:
+                    raise Rejected(result)
+            await self._rest(max(result.retry_after_s, _drawn(pause)), patience, last=last)
             pause = min(LAST_PAUSE_S, 2 * pause)
-        raise AssertionError("unreachable")
+
+    async def first(self, call: Call) -> Reply:
+        """The reply to the first request. Raises Rejected when the key, the URL or the model is wrong.
+
+        While the server is away this waits, and raises Unavailable after the longest outage.
+        """
+        patience, malformed = self.patience(), 0
+        self._starting = True
+        try:
+            while True:
+                result = await self._attempt(call)
+                if isinstance(result, Reply):
+                    return result
+                if not _is_wrong(result):
+                    self.breaker.open(result)
+                    if not await self.breaker.passed(patience):
+                        raise Unavailable
+                    continue
+                malformed += result.kind == "malformed"
+                if result.kind != "malformed" or malformed == ATTEMPTS:
+                    raise Rejected(result)
+                await asyncio.sleep(_drawn(FIRST_PAUSE_S))
+        finally:
+            self._starting = False
+
+    async def _rest(self, seconds: float, patience: Patience, *, last: bool) -> None:
+        """Waits before the next attempt. Raises Unavailable when a server is overloaded for too long.
+
+        last: whether the attempts are used up, so the post's patience is.
+        """
+        if last or seconds > LONG_PAUSE_S:
+            if not (left := patience.left()):
+                raise Unavailable
+            seconds = min(seconds, left)
+        await asyncio.sleep(seconds)
 
     async def _attempt(self, call: Call) -> Reply | Failure:
         begun = time.perf_counter()
@@ -121,6 +140,9 @@ class Server:
             async with asyncio.timeout(self._settings.request_timeout_s):
                 result = await call(self._client)
         except (APIError, TimeoutError, ValueError) as error:  # ValueError: what came is no response of this wire
+            result = failures.of(error)
+        except Exception as error:  # noqa: BLE001  foreign code reads foreign data; a probe must go on
+            log.error("model_reply_unreadable", error=type(error).__name__, frames=frames(error))  # noqa: TRY400
             result = failures.of(error)
         spent = time.perf_counter() - begun
         if isinstance(result, Reply):
@@ -136,17 +158,21 @@ class Server:
             log.debug("model_request_failed", kind=result.kind, status=result.status, seconds=round(spent, 3))
         return result
 
-    async def _probe(self) -> Cause | None:
+    async def _probe(self) -> Failure | None:
         """Why the server does not answer a question of our own; None if it does."""
         if self._budget.used_up:
-            return Cause.BUDGET
+            return Failure("budget", Cause.BUDGET)
         result = await self._attempt(self._probe_call)
         if isinstance(result, Reply):
             return None
-        return result.cause or Cause.REJECTING
+        # At the start a server that refuses is there: `first` asks it again, and says what is wrong.
+        return None if self._starting and _is_wrong(result) else result
 
-    async def _refused(self, failure: Failure) -> None:
-        self._rejected += 1
-        if self._rejected >= DOUBTFUL and not failure.filtered:
-            self._rejected = 0
-            await self.breaker.doubted(Cause.REJECTING)
+
+def _is_wrong(failure: Failure) -> bool:
+    """Whether the settings may be wrong: what answers refuses us, or is no model server."""
+    return failure.cause in (None, Cause.DENIED) or failure.kind == "malformed"
+
+
+def _drawn(pause: float) -> float:
+    return random.uniform(pause / 2, pause)  # noqa: S311  no secret

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from moderation.dev.seeds.tinyllava import write_json
 
 CAUTION = "its weights are drawn from a seed: its verdicts mean nothing"
-ALWAYS, ANSWER = 2.0, 14.0  # in the first column of the embeddings: of all tokens, and of the answers
+ALWAYS, ANSWER = 2.0, 20.0  # in the first column of the embeddings: of all tokens, and of the answers
 
 
 def save(

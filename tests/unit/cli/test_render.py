@@ -54,3 +54,9 @@ def test_a_finding_of_a_shadow_policy_is_marked() -> None:
     assert shown(Verdict(outcome=OUTCOME_ALLOW, status=STATUS_FINAL, findings=findings[:1]))[-1] == (
         "ALLOW FINAL no live policy applies to this post; model "
     )
+
+
+def test_an_alias_is_shown_with_the_name_that_the_server_reports() -> None:
+    message = Verdict(outcome=OUTCOME_ALLOW, status=STATUS_FINAL)
+    message.model.name, message.model.revision, message.model.alias = "openai:gpt-4o-mini", "gpt-4o-mini-2024", True
+    assert shown(message)[-1].endswith("; model openai:gpt-4o-mini, which the server calls gpt-4o-mini-2024")

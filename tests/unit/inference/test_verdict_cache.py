@@ -110,12 +110,16 @@ async def test_a_failure_is_not_shared_and_the_next_caller_tries_again() -> None
     [
         (standing(), True),
         (replace(standing(), status=Status.DEGRADED, findings=(a_finding(reason=Reason.NO_ANSWER),)), True),
+        (replace(standing(), findings=(a_finding(score=None, reason=Reason.NO_PROBABILITY),)), True),
+        (replace(standing(), findings=(a_finding(), a_finding("b", score=None, reason=Reason.REFUSED))), True),
+        (replace(standing(), findings=(a_finding(), a_finding("b", score=None, reason=Reason.UNAVAILABLE))), False),
+        (replace(standing(), findings=(a_finding(), a_finding("b", score=None, reason=Reason.MODEL_CHANGED))), False),
         (replace(standing(), findings=(a_finding(), a_finding("b", reason=Reason.MODEL_FAILED))), False),
         (replace(standing(), status=Status.UNDETERMINED, reason=Reason.DEADLINE_EXCEEDED), False),
         (replace(standing(), findings=()), False),  # no policy applied, or the verdict was cut
     ],
 )
-async def test_only_scores_of_the_model_are_cached(verdict: Verdict, stands: bool) -> None:
+async def test_only_answers_of_the_model_are_cached(verdict: Verdict, stands: bool) -> None:
     cache, judge = VerdictCache(10, MAX_BYTES), Judge(verdict)
     judge.open.set()
     await cache.decided(verdict.identity, judge, 0)
@@ -267,3 +271,12 @@ async def test_what_came_of_no_sound_score_is_not_restored(score: Score | None) 
     assert cache.restore_older(standing().identity.digest, "post-1", lambda: unsound, 100)
     verdict = await cache.decided(standing().identity, judge, 0)
     assert (verdict.origin, judge.calls) == (Origin.MODEL, 1)
+
+
+async def test_an_answer_without_a_score_is_restored() -> None:
+    cache, judge = VerdictCache(10, MAX_BYTES), Judge(standing())
+    finding = a_finding(score=None, reason=Reason.NO_PROBABILITY)
+    bare = a_verdict("post-1", content_digest="c", status=Status.DEGRADED, findings=(finding,))
+    assert cache.restore_older(bare.identity.digest, "post-1", lambda: bare, 100)
+    verdict = await cache.decided(bare.identity, judge, 0)
+    assert (verdict.origin, verdict.findings, judge.calls) == (Origin.CACHE, (finding,), 0)

@@ -83,3 +83,16 @@ def test_the_package_loads_the_fake_without_torch() -> None:
         "m.load(ModelSettings(name='fake')); sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["openai:m", "decisions:m", "systemone:org/m"])
+def test_a_model_behind_a_server_has_no_checkpoint(name: str) -> None:
+    assert models.is_remote(name)
+    for use in (lambda: models.load(ModelSettings(name=name)), lambda: models.describe(name)):
+        with pytest.raises(ConfigError, match="behind a server"):
+            use()
+
+
+@pytest.mark.parametrize("name", ["demo", "fake?step_ms=1", "openai/clip", "C:/models/phi", "openai", "./openai:m"])
+def test_other_names_are_no_model_behind_a_server(name: str) -> None:
+    assert not models.is_remote(name)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moderation.policies import decide, finding_of
-from moderation.types import Outcome, Reason, Score, Severity, Status
+from moderation.types import Answer, Outcome, Reason, Score, Severity, Status, YesNo
 from tests.support.builders import a_policy
 
 
@@ -50,6 +50,54 @@ def test_an_unanswered_window_leaves_a_finding_undetermined_unless_another_says_
     assert finding_of(a_policy(on_error="review"), [score(0.95), silent]).reason is None
 
 
+def test_without_a_mass_the_mass_threshold_does_not_apply() -> None:
+    finding = finding_of(a_policy(), [Score(0.95, math.log(0.95 / 0.05), None)])
+    assert (finding.outcome, finding.status) == (Outcome.REMOVE, Status.FINAL)
+
+
+@pytest.mark.parametrize(("yes", "outcome"), [(True, Outcome.REVIEW), (False, Outcome.ALLOW)])
+@pytest.mark.parametrize("on_error", ["allow", "review", "remove"])
+def test_a_yes_without_a_probability_is_for_a_person(yes: bool, outcome: Outcome, on_error: str) -> None:
+    """It is never REMOVE, and no answer of the model is replaced by on_error."""
+    finding = finding_of(a_policy(on_error=on_error), [YesNo(yes)])
+    assert (finding.outcome, finding.status, finding.score) == (outcome, Status.DEGRADED, None)
+    assert finding.reason is Reason.NO_PROBABILITY
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ([Reason.REFUSED], Reason.REFUSED),
+        ([score(0.1), Reason.CONTENT_FILTERED], Reason.CONTENT_FILTERED),
+        ([Reason.REFUSED, Reason.UNAVAILABLE], Reason.UNAVAILABLE),  # it may pass: the verdict must not stand
+        ([score(0.1, mass=0.0), Reason.MODEL_CHANGED], Reason.MODEL_CHANGED),
+        ([YesNo(yes=True), Reason.UNAVAILABLE], Reason.UNAVAILABLE),
+        ([YesNo(yes=False), score(0.1)], Reason.NO_PROBABILITY),
+        ([YesNo(yes=False), score(0.95)], None),  # no outcome is stricter
+    ],
+)
+def test_the_reason_that_may_pass_comes_first(answers: list[Answer], reason: Reason | None) -> None:
+    assert finding_of(a_policy(on_error="allow"), answers).reason is reason
+
+
+def test_a_yes_counts_beside_a_window_without_an_answer() -> None:
+    finding = finding_of(a_policy(on_error="allow"), [YesNo(yes=True), Reason.UNAVAILABLE])
+    assert (finding.outcome, finding.status) == (Outcome.REVIEW, Status.UNDETERMINED)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.6, 0.95])
+def test_the_answers_of_an_alias_are_no_stricter_than_review(probability: float) -> None:
+    free = finding_of(a_policy(), [score(probability)])
+    capped = finding_of(a_policy(), [score(probability)], Outcome.REVIEW)
+    assert capped.outcome is min(free.outcome, Outcome.REVIEW)
+    assert (capped.score, capped.status) == (free.score, Status.FINAL)
+
+
+def test_the_limit_of_an_alias_is_not_one_of_on_error() -> None:
+    finding = finding_of(a_policy(on_error="remove"), [Reason.UNAVAILABLE], Outcome.REVIEW)
+    assert finding.outcome is Outcome.REMOVE
+
+
 def test_among_the_strictest_the_severest_decides() -> None:
     findings = [
         finding_of(a_policy("a", severity="low"), [score(0.95)]),
@@ -70,6 +118,8 @@ def test_status_says_how_much_was_answered() -> None:
     assert decide([said, silent]).status is Status.DEGRADED
     assert decide([silent]).status is Status.UNDETERMINED
     assert decide([]).status is Status.FINAL
+    bare = finding_of(a_policy("c"), [YesNo(yes=False)])
+    assert decide([bare]).status is decide([bare, said]).status is decide([bare, silent]).status is Status.DEGRADED
 
 
 @given(st.lists(st.floats(0.001, 0.999), min_size=1, max_size=6))

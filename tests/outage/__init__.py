@@ -1,0 +1,1 @@
+"""Outages of a model server in real time, as figures."""
