@@ -68,8 +68,7 @@ class ModelServer:
         self.otherwise: Play = completion()
         self.choose: Callable[[Asked], Play | None] = lambda asked: None
         self.requests: list[Asked] = []
-        self.at_once = 0  # requests in hand now
-        self.most_at_once = 0
+        self.at_once = 0  # requests in hand now; a client may send the next one before its last is counted out
         self._next: deque[Play] = deque()
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
@@ -135,7 +134,6 @@ class ModelServer:
         with self._lock:
             self.requests.append(asked)
             self.at_once += 1
-            self.most_at_once = max(self.most_at_once, self.at_once)
             if (chosen := self.choose(asked)) is not None:
                 return chosen
             return self._next.popleft() if self._next else self.otherwise

@@ -71,9 +71,10 @@ MODES = (
 class Chat:
     """A Wire: `POST /chat/completions`."""
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, modes: Sequence[Mode] = MODES) -> None:
         self.model = settings.name.partition(":")[2]
         self.sees: bool | None = None  # whether it sees pictures; None: not known yet
+        self._modes = modes
         self._mode: Mode | None = None
         self._reported = ""
 
@@ -123,7 +124,7 @@ class Chat:
         first: Exception | None = None
         unused: list[Reply] = []
         for system in (True, False):
-            for each in MODES:
+            for each in self._modes:
                 mode = replace(each, system=system)
                 try:
                     reply = await self._put(client, GREETING, 0, mode)

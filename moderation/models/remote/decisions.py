@@ -7,7 +7,7 @@ from openai.types.decision_create_params import InputUnionMember1, Question
 from openai.types.decision_input_part_union_param import DecisionInputPartUnionParam
 
 from moderation.models.remote.answers import answer_of, data_url, document, name_of, reply_of, words_of
-from moderation.models.remote.typed import TypedWire
+from moderation.models.remote.typed import VERSION, TypedWire
 from moderation.models.remote.wire import Reply, Window
 from moderation.policies import prompts
 
@@ -20,7 +20,7 @@ class Decisions(TypedWire):
     @property
     def mode(self) -> str:
         """See Wire."""
-        return "predicates of text" if self.sees is False else "predicates"
+        return f"predicates {VERSION}{' of text' if self.sees is False else ''}"
 
     async def put(self, client: AsyncOpenAI, window: Window, questions: range) -> Reply:
         """See TypedWire."""

@@ -9,7 +9,7 @@ import httpx2
 from openai import AsyncOpenAI
 
 from moderation.models.remote.answers import answer_of, data_url, document, name_of, reply_of, words_of
-from moderation.models.remote.typed import TypedWire
+from moderation.models.remote.typed import VERSION, TypedWire
 from moderation.models.remote.wire import Reply, Window
 from moderation.policies import prompts
 from moderation.settings import ModelSettings
@@ -38,7 +38,7 @@ class SystemOne(TypedWire):
     @property
     def mode(self) -> str:
         """See Wire."""
-        return "noul of text" if self.sees is False else f"noul with {self._dialect}"
+        return f"noul {VERSION} {'of text' if self.sees is False else f'with {self._dialect}'}"
 
     async def put(self, client: AsyncOpenAI, window: Window, questions: range) -> Reply:
         """See TypedWire."""

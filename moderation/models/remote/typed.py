@@ -16,6 +16,8 @@ from moderation.models.remote.wire import Reply, Window
 from moderation.settings import ModelSettings
 from moderation.types import Reason
 
+VERSION = 1  # of how these wires put a post and its questions; part of the model's digest
+
 log = structlog.get_logger()
 
 

@@ -55,6 +55,7 @@ class Budget:
     def spend(self, cost: float) -> None:
         """Adds the cost of a request that was answered."""
         now = self._clock()
+        self._forget()
         if self._spent and now < self._spent[-1][0]:
             end, spent = self._spent.pop()
             self._spent.append((end, spent + cost))
@@ -64,12 +65,15 @@ class Budget:
     @property
     def spent(self) -> float:
         """Money spent in the last 60 minutes."""
-        begin = self._clock() - HOUR_S
-        while self._spent and self._spent[0][0] <= begin:
-            self._spent.popleft()
+        self._forget()
         return sum(cost for _, cost in self._spent)
 
     @property
     def used_up(self) -> bool:
         """Whether no further request may be made now. Requests that are under way may still exceed the budget."""
         return bool(self._limit) and self.spent >= self._limit
+
+    def _forget(self) -> None:
+        begin = self._clock() - HOUR_S
+        while self._spent and self._spent[0][0] <= begin:
+            self._spent.popleft()

@@ -203,7 +203,7 @@ async def test_the_first_question_learns_the_name_and_the_cost(
     assert reply.model == "gpt-6-luna-2026-10-06"
     assert reply.answers == (score_of(YES),)
     assert reply.usage == Usage(input=240, cached=200, output=5)  # of two requests: one shows a picture
-    assert wire.mode == "predicates"
+    assert wire.mode == "predicates 1"
     assert len(double.server.requests) == 2
     await wire.learn(client)  # as a probe: the picture was shown once and for all
     assert len(double.server.requests) == 3

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import structlog.testing
 from openai import AsyncOpenAI, BadRequestError, InternalServerError
 
 from moderation.models.remote.decisions import Decisions
@@ -63,7 +64,10 @@ async def test_a_model_that_ignores_pictures_is_not_asked_about_any(
     wire, model = a_wire(kind), double(name="m-1", blind=True)
     async with client_of(model.server) as client:
         mode = wire.mode
-        assert (await wire.learn(client)).model == "m-1"
+        with structlog.testing.capture_logs() as logged:
+            assert (await wire.learn(client)).model == "m-1"
+            await wire.learn(client)
+        assert [event["event"] for event in logged] == ["model_pictures_unseen"]  # once, and not at each probe
         asked = len(model.server.requests)
         reply = await wire.ask(client, GREEN, range(2))
         assert reply == Reply("m-1", (Reason.MODEL_FAILED, Reason.MODEL_FAILED))
