@@ -56,7 +56,7 @@ class ChatModel:
         """
         self.refuses, self.ignores = refuses, ignores
         self.most, self.system, self.blind, self.thinks, self.ids = most, system, blind, thinks, ids
-        self.choice: Mapping[str, Any] = {}  # overrides fields of the choice
+        self.choice: dict[str, Any] = {}  # overrides fields of the choice
         self.body: Any = None  # overrides the response
         self.faults: list[str] = []
         self.server = JsonServer(self._checked)
@@ -99,7 +99,7 @@ class ChatModel:
         word = next(iter(tokens))
         if "response_format" in heeded:
             word = json.dumps({"answer": word})
-        choice = {"index": 0, "finish_reason": "stop", "logprobs": None, "message": _message(word)}
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "logprobs": None, "message": _message(word)}
         if heeded.get("logprobs"):
             choice["logprobs"] = {"content": [self._position(tokens, yes, heeded)], "refusal": None}
         completion = {"id": "c", "object": "chat.completion", "created": 1, "model": "double-1", "usage": USAGE}
@@ -120,7 +120,7 @@ class ChatModel:
         )
 
     def _says_yes(self, content: Any) -> bool:
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
         pictures = [
             base64.b64decode(part["image_url"]["url"].removeprefix("data:image/jpeg;base64,"))
             for part in parts

@@ -104,7 +104,7 @@ def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
 
 def test_two_keys_are_one_too_many(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="remove one"):
-        client_of(ModelSettings(name="openai:m", url="http://h/v1", api_key_file=tmp_path / "key", api_key=SECRET))  # type: ignore[arg-type]
+        client_of(ModelSettings(name="openai:m", url="http://h/v1", api_key_file=tmp_path / "key", api_key=SECRET))
 
 
 @pytest.mark.parametrize(

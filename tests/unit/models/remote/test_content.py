@@ -24,7 +24,7 @@ def a_content(text: str = "", *pictures: Image.Image) -> Content:
 
 
 def cut(text: str, **settings: int) -> list[str]:
-    windows = contents.windows(a_content(text), QUESTIONS, ModelSettings(**({"max_windows": 10_000} | settings)))  # type: ignore[arg-type]
+    windows = contents.windows(a_content(text), QUESTIONS, ModelSettings(**({"max_windows": 10_000} | settings)))
     assert all(window.questions == QUESTIONS for window in windows)
     return [window.text for window in windows]
 
