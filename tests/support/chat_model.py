@@ -48,14 +48,17 @@ class ChatModel:
         blind: bool = False,
         thinks: bool = False,
         ids: bool = False,
+        fails_on_pictures: bool = False,
     ) -> None:
         """refuses: fields that it answers with 400. ignores: fields that it takes and does not heed. most: logprobs.
 
         system: whether its template has a system message. thinks: before it answers, unless it is told not to. ids: it
-        is as vLLM, and lists the logprobs of given ids.
+        is as vLLM, and lists the logprobs of given ids. fails_on_pictures: as llama.cpp's server with a model of text.
         """
         self.refuses, self.ignores = refuses, ignores
         self.most, self.system, self.blind, self.thinks, self.ids = most, system, blind, thinks, ids
+        self.fails_on_pictures = fails_on_pictures
+        self.busy: list[str] = []  # the next request with such a field, or to such a path, finds the server busy
         self.choice: dict[str, Any] = {}  # overrides fields of the choice
         self.body: Any = None  # overrides the response
         self.faults: list[str] = []
@@ -74,6 +77,10 @@ class ChatModel:
             raise
 
     def _answer(self, request: Request) -> tuple[int, Any]:
+        for name in self.busy:
+            if name in request.body or name == request.path or name in str(request.body.get("messages")):
+                self.busy.remove(name)
+                return 503, {"error": {"message": "busy"}}
         if request.path == "/tokenize" and self.ids:
             form = request.body["prompt"]
             return 200, {"count": 1, "max_model_len": 4096, "tokens": [IDS[form]] if form in IDS else [1, 2]}
@@ -87,6 +94,8 @@ class ChatModel:
             wrong.append("top_logprobs")
         if "system" in roles and not self.system:
             wrong.append("system")
+        if self.fails_on_pictures and "image_url" in str(body["messages"]):
+            return 500, {"error": {"message": "image input is not supported - hint: mmproj", "code": 500}}
         if wrong:
             return 400, {"error": {"message": f"unsupported: {wrong}", "type": "invalid_request_error", "code": None}}
         return 200, self.body if self.body is not None else self._completed(body)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from openai import BadRequestError
+from openai import BadRequestError, InternalServerError
 
 from moderation.models.remote.chat import JSON, Chat, messages
 from moderation.models.remote.client import client_of
@@ -147,6 +147,28 @@ async def test_ids_are_not_used_where_the_server_does_not_heed_them() -> None:
 async def test_ids_are_not_used_where_the_server_refuses_them() -> None:
     async with learned(ChatModel(ids=True, refuses=["logprob_token_ids"])) as ask:
         assert ask.wire.mode == "logprobs of 20"
+
+
+@pytest.mark.parametrize("moment", ["/tokenize", "logprob_token_ids", "chat_template_kwargs", "logprobs", "image_url"])
+async def test_a_busy_server_is_asked_again_what_it_can_do(moment: str) -> None:
+    model = ChatModel(ids=True, thinks=True)
+    settings = ModelSettings(name="openai:m", url="http://127.0.0.1/v1")
+    wire = Chat(settings)
+    model.busy = [moment]
+    with model.server as server:
+        async with client_of(settings.model_copy(update={"url": server.url})) as client:
+            with pytest.raises(InternalServerError):
+                await wire.learn(client)
+            await wire.learn(client)
+    assert wire.mode == "logprobs of 20, no thinking, ids [11, 12, 13, 14, 15, 16, 17]"
+    assert wire.sees
+    assert model.faults == []
+
+
+async def test_a_server_that_fails_on_pictures_has_a_model_of_text() -> None:
+    model = ChatModel(fails_on_pictures=True)
+    async with learned(model) as ask:
+        assert (await ask(GREEN)).answers == (Reason.MODEL_FAILED,)
 
 
 async def test_pictures_are_shown_to_a_model_that_sees() -> None:
