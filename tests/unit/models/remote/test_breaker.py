@@ -9,10 +9,11 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from moderation.models.remote.breaker import FAILURES, FIRST_PROBE_S, LAST_PROBE_S
-from moderation.models.remote.failures import Cause
+from moderation.models.remote.failures import Cause, Failure
+from moderation.models.remote.server import ATTEMPTS
 from tests.support.logged import events
 from tests.support.skipping import now, run
-from tests.support.told_server import OUTAGE_S, REPLY, Story, away, lost, outage, status
+from tests.support.told_server import OUTAGE_S, REPLY, Story, away, in_turn, lost, outage, status
 
 
 def test_posts_wait_for_the_end_of_an_outage_and_are_answered() -> None:
@@ -93,15 +94,54 @@ def test_a_post_of_a_later_moment_waits_only_for_what_is_left_of_the_outage() ->
 
 def test_a_post_waits_in_several_outages_for_no_longer_than_the_longest() -> None:
     async def story() -> None:
-        told = Story()
-        start = now()
+        back = [REPLY]  # to one of our own questions
+        told = Story(lambda name: back.pop() if name == "own" and told.seconds > 600 and back else lost())
+        assert await told.ask() == "unavailable"
+        assert [paused for _, paused in told.pauses] == [True, False, True]
+        assert OUTAGE_S <= told.seconds < OUTAGE_S + 10
 
-        def flaps(name: str) -> Any:  # probes are answered, posts are not, and then the server is away again
-            return REPLY if name == "own" and (now() - start) % 60 > 30 else lost()
+    run(story())
 
-        told.says = flaps
-        assert await told.ask() in ("unavailable", "rejected: connection")
-        assert told.seconds <= OUTAGE_S + 60
+
+def test_after_an_outage_a_request_has_all_its_attempts() -> None:
+    async def story() -> None:
+        left = [lost()] * (ATTEMPTS - 1)
+        told = Story(lambda name: lost() if told.seconds < 60 else left.pop() if name != "own" and left else REPLY)
+        assert await told.ask() == "answered"
+        assert not left
+
+    run(story())
+
+
+def test_a_request_that_got_its_place_in_an_outage_waits_for_its_end() -> None:
+    async def story() -> None:
+        told = Story(lambda name: 5.0, concurrency=1)
+        asking = [asyncio.create_task(told.ask(name)) for name in ("first", "second")]
+        await asyncio.sleep(1)
+        told.server.breaker.open(Failure("connection", Cause.UNREACHABLE))
+        assert [await task for task in asking] == ["answered", "answered"]
+        assert told.times("second") == [1 + FIRST_PROBE_S + 5]
+
+    run(story())
+
+
+def test_failures_that_are_not_in_a_row_put_nothing_in_doubt() -> None:
+    async def story() -> None:
+        said: list[Any] = [status(500), REPLY] * 2 * FAILURES
+        told = Story(lambda name: said.pop(0))
+        for _ in range(2 * FAILURES):
+            assert await told.ask() == "answered"
+        assert not told.times("own")
+
+    run(story())
+
+
+def test_a_request_that_fails_alone_costs_one_question_of_our_own() -> None:
+    async def story() -> None:
+        told = Story(in_turn(status(500)))
+        for number in range(1, 5):
+            assert await told.ask() == "rejected: http_500"
+            assert len(told.times("own")) == number
 
     run(story())
 

@@ -126,6 +126,10 @@ def test_a_long_pause_that_only_one_request_is_asked_for_is_heeded() -> None:
         first, second = told.times()
         assert 120 <= second - first < 120.1
         assert not told.pauses
+        told.says = in_turn(status(429, retry_after="7200"))
+        before = told.seconds
+        assert await told.ask() == "unavailable"
+        assert OUTAGE_S <= told.seconds - before < OUTAGE_S + 30, "but not for longer than an outage may last"
 
     run(story())
 
