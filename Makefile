@@ -86,8 +86,9 @@ pins: $(UV) ## Update the hashed pins from pyproject.toml; images and tests shar
 	echo 'hatchling>=1.27' | $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header --quiet --constraint $(PINS)/dev.txt --output-file $(PINS)/build.txt - # builds our wheel in an image
 
-images: ## Build the images: API, worker, worker without GPU files
+images: ## Build the images: API, worker for model servers, worker, worker without GPU files
 	$(IMAGE) --target api --tag moderation-api:$(TAG) .
+	$(IMAGE) --target remote --tag moderation-remote:$(TAG) .
 	$(IMAGE) --target worker --tag moderation-worker:$(TAG) .
 	$(IMAGE) --target worker --build-arg DEVICE=cpu --tag moderation-worker:cpu .
 

@@ -217,7 +217,7 @@ REASONS: dict[Reason, tuple[str, str]] = {
     ),
     Reason.IMAGE_CORRUPT: ("An image is truncated or broken.", FIX_POST),
     Reason.MODEL_FAILED: (
-        "The post makes the model fail, alone in its batch.",
+        "The post makes the model fail, alone in its batch. Or a model server fails on it alone, or sees no pictures.",
         "Judge the post by hand. If many posts fail, check the model.",
     ),
     Reason.MODEL_CRASHED: ("The post, alone in the process, ended it several times.", "Judge the post by hand."),

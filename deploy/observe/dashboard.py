@@ -29,7 +29,9 @@ def mean(metric: str) -> str:
     return f"{rate(f'{metric}_sum')} / {rate(f'{metric}_count')}"
 
 
-Lines = list[tuple[str, str]]  # query, legend
+COST = f"1000 * {rate('moderation_model_cost_total')}"
+LOOKUPS = '{method=~"GetVerdict|BatchGetVerdicts"}'
+JUDGED = rate("moderation_verdict_origins_total", where='{origin="model"}')
 
 
 def panel(title: str, text: str, unit: str, *lines: tuple[str, str], kind: str = "timeseries", width: int = 8) -> Any:
@@ -134,9 +136,7 @@ ROWS: list[tuple[str, list[Any]]] = [
                 "Fill", "Tokens of a step / MODERATION_WORKER__BATCH_TOKENS. Low when there are few posts.",
                 "percentunit", (mean("moderation_batch_fill_ratio"), "mean"),
             ),
-            panel(
-                "Tokens", "Per second.", "cps", (rate("moderation_batch_tokens_sum", "instance"), "{{instance}}")
-            ),
+            panel("Tokens", "Per second.", "cps", (rate("moderation_batch_tokens_sum", "instance"), "{{instance}}")),
             panel(
                 "Posts of a step", "Mean; steps per second.", "short",
                 (mean("moderation_batch_posts"), "posts"), (rate("moderation_step_seconds_count"), "steps/s"),
@@ -166,13 +166,34 @@ ROWS: list[tuple[str, list[Any]]] = [
         ],
     ),
     (
+        "Model server",
+        [
+            panel("Outage", "1: it is away.", "short", ("max by (cause) (moderation_model_outage)", "{{cause}}")),
+            panel("Attempts", "By result.", "cps", (rate("moderation_model_requests_total", "result"), "{{result}}")),
+            panel(
+                "Answered requests", "Duration.", "s",
+                (quantile(0.5, "moderation_model_request_seconds"), "p50"),
+                (quantile(0.95, "moderation_model_request_seconds"), "p95"),
+            ),
+            panel(
+                "Tokens of the server", "Per second; cached ones are part of the input.", "cps",
+                (rate("moderation_model_tokens_total", "kind"), "{{kind}}"),
+            ),
+            panel(
+                "Cost of an hour", "At the present rate, in the currency of the prices.", "short",
+                (f"3600 * {rate('moderation_model_cost_total', 'instance')}", "{{instance}}"),
+            ),
+            panel(
+                "Cost of a thousand posts", "Posts that the model judged; all, with those from the cache.", "short",
+                (f"{COST} / {JUDGED}", "judged"), (f"{COST} / {rate('moderation_verdict_origins_total')}", "all"),
+            ),
+        ],
+    ),
+    (
         "Outcomes",
         [
-            panel(
-                "Outcome", "Verdicts per second.", "cps",
-                (rate("moderation_verdicts_total", "outcome"), "{{outcome}}"),
-            ),
-            panel("Status", "Verdicts per second.", "cps", (rate("moderation_verdicts_total", "status"), "{{status}}")),
+            panel("Outcome", "Per second.", "cps", (rate("moderation_verdicts_total", "outcome"), "{{outcome}}")),
+            panel("Status", "Per second.", "cps", (rate("moderation_verdicts_total", "status"), "{{status}}")),
             panel(
                 "Origin", "Origins: the model, the verdict cache (same post before), or none.", "cps",
                 (rate("moderation_verdict_origins_total", "origin"), "{{origin}}"),
@@ -212,9 +233,7 @@ ROWS: list[tuple[str, list[Any]]] = [
                 (mean("moderation_transaction_posts"), "posts"),
                 (rate("moderation_transaction_seconds_count"), "transactions/s"),
             ),
-            panel(
-                "Dead letters", "By reason.", "cps", (rate("moderation_dead_letters_total", "reason"), "{{reason}}")
-            ),
+            panel("Dead letters", "By reason.", "cps", (rate("moderation_dead_letters_total", "reason"), "{{reason}}")),
             panel(
                 "Partitions", "Partitions of each worker.", "short",
                 ("sum by (instance) (moderation_worker_partitions)", "{{instance}}"),
@@ -255,14 +274,8 @@ ROWS: list[tuple[str, list[Any]]] = [
             ),
             panel(
                 "Duration of lookups", "Without waits and watches: the caller chooses how long they last.", "s",
-                (
-                    quantile(0.5, "moderation_api_call_seconds", "method", '{method=~"GetVerdict|BatchGetVerdicts"}'),
-                    "{{method}} p50",
-                ),
-                (
-                    quantile(0.99, "moderation_api_call_seconds", "method", '{method=~"GetVerdict|BatchGetVerdicts"}'),
-                    "{{method}} p99",
-                ),
+                (quantile(0.5, "moderation_api_call_seconds", "method", LOOKUPS), "{{method}} p50"),
+                (quantile(0.99, "moderation_api_call_seconds", "method", LOOKUPS), "{{method}} p99"),
             ),
             panel(
                 "Age of the view", "Oldest missing record; time since the brokers last reported the topic's end.", "s",

@@ -34,6 +34,7 @@ from moderation.types import Origin
 FETCH_S = 3.0
 MAX_BYTES = 32 << 20
 OUTCOMES = ("allow", "review", "remove")
+OUTAGE = "moderation_model_outage"
 
 Labels = tuple[tuple[str, str], ...]
 Key = tuple[str, Labels]
@@ -179,7 +180,10 @@ def page(frame: Frame) -> RenderableType:
     parts: list[RenderableType] = [_endpoints(frame)]
     roles = frame.labels("moderation_build_info", "role")
     if "worker" in roles:
-        parts += [_keeping_up(frame), _phases(frame), _outcomes(frame)]
+        parts += [_keeping_up(frame), _phases(frame)]
+        if frame.has("moderation_model_requests_total"):
+            parts.append(_model_server(frame))
+        parts.append(_outcomes(frame))
         if frame.has("moderation_findings_total"):
             parts.append(_policies(frame))
         if frame.has("moderation_dead_letters_total"):
@@ -273,6 +277,26 @@ def _phases(frame: Frame) -> Table:
     for name, share in (("p50", 0.5), ("p95", 0.95)):
         cells = [_seconds(frame.quantile(share, "moderation_phase_seconds", phase=phase)) for phase in phases.MEASURED]
         table.add_row(name, *cells)
+    return table
+
+
+def _model_server(frame: Frame) -> Table:
+    requests, seconds = "moderation_model_requests_total", "moderation_model_request_seconds"
+    causes = [cause for cause in frame.labels(OUTAGE, "cause") if frame.total(OUTAGE, cause=cause)]
+    judged = frame.rate("moderation_verdict_origins_total", origin=Origin.MODEL.name.lower())
+    answered, cost = frame.rate(requests, result="answered"), frame.rate("moderation_model_cost_total")
+    table = _table("", "request/s", "failed/s", "p50", "p95", "tokens in/s", "out/s", "cost/h", "1,000 posts")
+    table.title = Text.assemble("model server", (f"  AWAY: {', '.join(causes)}" if causes else "", "bold red"))
+    table.add_row(
+        _rate(answered),
+        _rate(frame.rate(requests) - answered),
+        _seconds(frame.quantile(0.5, seconds)),
+        _seconds(frame.quantile(0.95, seconds)),
+        _rate(frame.rate("moderation_model_tokens_total", kind="input")),
+        _rate(frame.rate("moderation_model_tokens_total", kind="output")),
+        f"{3600 * cost:,.2f}",
+        f"{1000 * cost / judged:,.2f}" if judged else "-",
+    )
     return table
 
 

@@ -55,7 +55,10 @@ class RemoteModel(Encoder, Protocol):
     """
 
     info: ModelInfo  # final after `start`
-    strictest: Outcome  # no finding is stricter than this by the model's answers
+
+    @property
+    def strictest(self) -> Outcome:
+        """No finding is stricter than this by the model's answers."""
 
     @property
     def paused(self) -> bool:

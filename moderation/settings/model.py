@@ -45,7 +45,9 @@ class ModelSettings(Group):
     window_overlap: CountOrZero = advanced(256, "overlap of two neighbouring windows", unit="tokens")
     max_windows: Count = advanced(16, "a post that needs more windows is refused", unit="windows")
 
-    url: str = basic("", "base URL of the model server, such as https://api.openai.com/v1")
+    url: str = basic(
+        "", "base URL of the model server, such as https://api.openai.com/v1; systemone also takes its whole endpoint"
+    )
     api_key_file: Path | None = basic(None, "file with the key of the model server; read again for each connection")
     api_key: SecretStr = advanced(SecretStr(""), "key of the model server; prefer api_key_file")
     concurrency: Count = advanced(16, "requests to the model server at once", unit="requests")

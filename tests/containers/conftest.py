@@ -32,6 +32,7 @@ testcontainers_config.ryuk_disabled = True  # it would be one more image; these 
 IMAGES = {
     "api": os.environ.get("MODERATION_TEST_API_IMAGE", "moderation-api:dev"),
     "worker": os.environ.get("MODERATION_TEST_WORKER_IMAGE", "moderation-worker:cpu"),
+    "remote": os.environ.get("MODERATION_TEST_REMOTE_IMAGE", "moderation-remote:dev"),
 }
 SHELLS = ("/bin/sh", "/bin/bash", "/bin/dash")
 SKIPPED = pytest.StashKey[str]()

@@ -11,7 +11,7 @@ from tests.containers.conftest import IMAGES
 
 ROLES = sorted(IMAGES)
 # Over the base: measured, and a fifth more. A dependency that comes in unseen is seen here.
-LARGEST_MB = {"api": 140, "worker": 6_200, "worker for a CPU": 4_400}
+LARGEST_MB = {"api": 140, "remote": 185, "worker": 6_200, "worker for a CPU": 4_400}
 
 
 def settings_of(engine: docker.DockerClient, role: str) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def test_it_runs_its_role_as_nobody_and_without_a_shell(engine: docker.DockerCli
     settings = settings_of(engine, role)
     assert settings["User"] == "65532:65532"
     assert settings["Entrypoint"] == ["/opt/moderation/bin/moderation"]
-    assert settings["Cmd"] == [role]
+    assert settings["Cmd"] == ["api" if role == "api" else "worker"]
     assert settings["Healthcheck"]["Test"][:3] == ["CMD", "/opt/moderation/bin/moderation", "health"]
 
 
@@ -74,6 +74,15 @@ def test_the_api_has_no_torch_and_no_weights(engine: docker.DockerClient) -> Non
         " + list(pathlib.Path(moderation.__file__).parent.rglob('*.safetensors')))"
     )
     assert says(engine, "api", program) == "[]"
+
+
+def test_a_worker_for_model_servers_has_their_client_and_no_torch(engine: docker.DockerClient) -> None:
+    program = (
+        "import importlib.util as i, pathlib, moderation, openai; "
+        "print([n for n in ('torch', 'transformers', 'numpy', 'tokenizers') if i.find_spec(n)]"
+        " + list(pathlib.Path(moderation.__file__).parent.rglob('*.safetensors')))"
+    )
+    assert says(engine, "remote", program) == "[]"
 
 
 def test_the_worker_has_torch_and_the_weights_that_ship(engine: docker.DockerClient) -> None:

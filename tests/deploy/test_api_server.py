@@ -16,15 +16,15 @@ Combinations = dict[str, list[Manifest]]
 GONE = object()
 
 
-@pytest.mark.parametrize("name", ["demo", "hub", "sasl", "strimzi"])
+@pytest.mark.parametrize("name", ["demo", "hub", "remote", "sasl", "strimzi"])
 def test_the_server_takes_the_combination(name: str, combinations: Combinations, server: Cluster) -> None:
-    assert set(combinations) == {"demo", "hub", "sasl", "strimzi"}, "name the new one above"
+    assert set(combinations) == {"demo", "hub", "remote", "sasl", "strimzi"}, "name the new one above"
     taken = server.apply(*combinations[name], dry=True).splitlines()
     assert len(taken) == len(combinations[name])
     assert all(line.endswith("serverside-applied (server dry run)") for line in taken)
 
 
-@pytest.mark.parametrize("name", ["demo", "hub", "sasl", "strimzi"])
+@pytest.mark.parametrize("name", ["demo", "hub", "remote", "sasl", "strimzi"])
 @pytest.mark.parametrize("role", ["worker", "api"])
 def test_its_pods_are_admitted(name: str, role: str, combinations: Combinations, server: Cluster) -> None:
     """Pod Security holds pods, not the Deployments that make them: so the template, as a pod."""

@@ -7,11 +7,12 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
-from moderation import lifecycle, settings
+from moderation import lifecycle, models, settings
 from moderation.kafka import clients
 from moderation.policies import PolicySet
 from moderation.settings import Settings
@@ -230,6 +231,7 @@ def test_components_come_in_any_order(render: Render) -> None:
         ("strimzi", "keda-mtls", "weights-pvc"),
         ("kafka-sasl", "keda-sasl", "weights-image"),
         ("monitoring", "keda", "weights-hub"),
+        ("model-key", "keda", "model-server"),
     ]:
         names = ["gpu", "postgres", "api-tls", "api-jwt", "tracing", kafka_, keda, weights]
         expected = _settled(render(own(*names)))
@@ -286,6 +288,38 @@ def test_a_gpu_is_asked_for_and_granted(combinations: Combinations) -> None:
     assert "nvidia.com/gpu" not in str(combinations["demo"])
 
 
+def test_a_worker_of_a_model_server_has_its_image_and_its_way_out(combinations: Combinations) -> None:
+    manifests = combinations["remote"]
+    assert container(manifests, "worker")["image"] == "moderation-remote"
+    assert "nvidia" not in str(manifests)
+    own = environment(manifests, "worker")
+    model = settings.load({key: value for key, value in own.items() if key.startswith(settings.PREFIX)}).model
+    assert models.is_remote(model.name)
+    policy = the_only(manifests, "NetworkPolicy", "model-server")["spec"]
+    labels = the_only(manifests, "Deployment", "worker")["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    outside, inside = policy["egress"]
+    assert outside == {"ports": [{"protocol": "TCP", "port": urlsplit(model.url).port or 443}]}
+    assert inside["to"] == [{"namespaceSelector": {"matchLabels": {"moderation/models": "allowed"}}}]
+
+
+def test_the_key_of_a_model_server_is_mounted_for_the_worker_alone(combinations: Combinations) -> None:
+    manifests = combinations["remote"]
+    (volume,) = [volume for volume in pod(manifests, "worker")["volumes"] if volume["name"] == "model-key"]
+    (mount,) = [m for m in container(manifests, "worker")["volumeMounts"] if m["name"] == "model-key"]
+    (item,) = volume["secret"]["items"]
+    assert mount["readOnly"]
+    assert environment(manifests, "worker")["MODERATION_MODEL__API_KEY_FILE"] == f"{mount['mountPath']}/{item['path']}"
+    assert volume["secret"]["secretName"] == "model-key"
+    assert "model-key" not in str(pod(manifests, "api"))
+
+
+def test_a_rollout_outlasts_an_outage_of_the_model_server(combinations: Combinations) -> None:
+    """A worker that starts meanwhile is ready once it has waited for the outage."""
+    deployment = the_only(combinations["remote"], "Deployment", "worker")["spec"]
+    assert deployment["progressDeadlineSeconds"] > Settings().model.outage_s + 60
+
+
 def test_weights_are_read_only_and_named_by_digest(combinations: Combinations) -> None:
     (image,) = [volume["image"] for volume in pod(combinations["sasl"], "worker")["volumes"] if "image" in volume]
     assert "@sha256:" in image["reference"]
@@ -330,15 +364,20 @@ def test_names_are_found_without_their_hash(combinations: Combinations) -> None:
     }
 
 
-def test_the_overlay_of_the_readme_renders(render: Render, tmp_path: Path) -> None:
-    """As it stands there, but for the address of this repository."""
-    text = (ROOT / "deploy" / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+def overlay_of(page: str) -> Manifest:
+    """The kustomization that a page shows, but for the address of this repository."""
+    text = (ROOT / "deploy" / page).read_text().partition("```yaml\n")[2].partition("```")[0]
     assert text.startswith("# kustomization.yaml")
-    overlay = yaml.safe_load(text)
+    overlay: Manifest = yaml.safe_load(text)
     (address,) = overlay["resources"]
     overlay["resources"] = [
         address.replace("github.com/OWNER/moderation/deploy/kubernetes", "DEPLOY").partition("?")[0]
     ]
+    return overlay
+
+
+def test_the_overlay_of_the_readme_renders(render: Render, tmp_path: Path) -> None:
+    overlay = overlay_of("README.md")
     (tmp_path / "own" / "policies").mkdir(parents=True)
     for source in next(each for each in overlay["configMapGenerator"] if each["name"] == "policies")["files"]:
         (tmp_path / "own" / source).write_text((ROOT / "policies" / "weapons-sale.yaml").read_text())
@@ -346,3 +385,15 @@ def test_the_overlay_of_the_readme_renders(render: Render, tmp_path: Path) -> No
     assert set(the_only(manifests, "ConfigMap", "policies")["data"]) == {"spam.yaml", "weapons.yaml"}
     assert container(manifests, "worker")["image"] == "registry.example.com/moderation-worker:0.1.0"
     assert the_only(manifests, "ConfigMap", "settings")["data"]["MODERATION_MODEL__DIGEST"].startswith("<files' digest")
+
+
+def test_the_overlay_for_a_model_server_renders(render: Render) -> None:
+    manifests = render(yaml.safe_dump(overlay_of("model-servers.md")))
+    assert container(manifests, "worker")["image"] == "registry.example.com/moderation-remote:0.1.0"
+    assert container(manifests, "api")["image"] == "registry.example.com/moderation-api:0.1.0"
+    own = environment(manifests, "worker")
+    model = settings.load({key: value for key, value in own.items() if key.startswith(settings.PREFIX)}).model
+    (inside,) = [
+        rule for rule in the_only(manifests, "NetworkPolicy", "model-server")["spec"]["egress"] if "to" in rule
+    ]
+    assert urlsplit(model.url).port in {port["port"] for port in inside["ports"]}

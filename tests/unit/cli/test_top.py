@@ -102,6 +102,29 @@ def test_the_phases_of_a_worker_are_in_their_columns() -> None:
     assert median == ["p50", "-", "-", "1.5", "s", "-", "-", "-", "-"]
 
 
+def test_a_model_server_is_shown_with_its_cost_and_its_outage() -> None:
+    worker = 'moderation_build_info{role="worker",version="1"} 1\n'
+    counted = """\
+moderation_model_requests_total{{result="answered"}} {0}
+moderation_model_requests_total{{result="timeout"}} {1}
+moderation_model_tokens_total{{kind="input"}} {2}
+moderation_model_cost_total {3}
+moderation_verdict_origins_total{{origin="model"}} {4}
+moderation_verdict_origins_total{{origin="cache"}} {4}
+moderation_model_outage{{cause="overloaded"}} {5}
+moderation_model_outage{{cause="quota"}} 0
+"""
+    before, now = worker + counted.format(100, 0, 0, 1, 10, 0), worker + counted.format(140, 20, 6000, 1.5, 35, 1)
+    console = Console(width=160, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(top.page(Frame([a_reading(before)], [a_reading(now, 10.0)])))
+    lines = captured.get().splitlines()
+    title = next(index for index, line in enumerate(lines) if line.startswith("model server"))
+    assert lines[title].split() == ["model", "server", "AWAY:", "overloaded"]
+    assert lines[title + 2].split() == ["4.0", "2.0", "-", "-", "600.0", "0.0", "180.00", "20.00"]
+    assert "model server" not in shown(a_reading(worker))
+
+
 def test_once_reports_an_endpoint_that_cannot_be_read() -> None:
     console = Console(width=160, file=io.StringIO())
     with console.capture() as captured:

@@ -1,4 +1,4 @@
-"""deploy/compose.yaml, as Docker's own Compose reads it: mounts exist, and variables are settings."""
+"""deploy/compose.yaml and compose.remote.yaml, as Docker's own Compose reads them: mounts, variables, confinement."""
 
 from __future__ import annotations
 
@@ -17,42 +17,66 @@ from moderation import settings
 from moderation.policies import PolicySet
 
 REPO = Path(__file__).parents[3]
-FILE = REPO / "deploy" / "compose.yaml"
+DEPLOY = REPO / "deploy"
 OWN_SERVICES = ("topics", "worker", "api")
+SERVER = {"MODEL": "openai:gpt-4o-mini", "MODEL_URL": "https://api.openai.com/v1"}
+
+Services = dict[str, dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def services() -> dict[str, dict[str, Any]]:
-    """Services by name, with anchors merged and defaults filled in. Compose refuses keys that it does not know."""
+def config(*files: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What Compose makes of the files. It refuses keys that it does not know."""
     compose = shutil.which("docker-compose", path=str(Path(sys.executable).parent))
     if not compose:
         pytest.skip(f"no docker-compose wheel for {sys.platform}: compose.yaml is NOT read by Compose")
-    done = subprocess.run(
-        [compose, "-f", str(FILE), "config", "--format", "json"],
-        env={name: value for name, value in os.environ.items() if name in ("PATH", "HOME")},
+    return subprocess.run(
+        [compose, *(part for file in files for part in ("-f", str(DEPLOY / file))), "config", "--format", "json"],
+        env={name: value for name, value in os.environ.items() if name in ("PATH", "HOME")} | variables,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+def read(*files: str, **variables: str) -> Services:
+    """Services by name, with anchors merged and defaults filled in."""
+    done = config(*files, **variables)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, "Compose warned"
-    services: dict[str, dict[str, Any]] = json.loads(done.stdout)["services"]
+    services: Services = json.loads(done.stdout)["services"]
     return services
+
+
+@pytest.fixture(scope="module")
+def local() -> Services:
+    return read("compose.yaml")
+
+
+@pytest.fixture(scope="module")
+def remote() -> Services:
+    return read("compose.yaml", "compose.remote.yaml", **SERVER)
+
+
+@pytest.fixture(params=["local", "remote"])
+def services(request: pytest.FixtureRequest) -> Services:
+    """With a model of its own, and with a model server."""
+    found: Services = request.getfixturevalue(request.param)
+    return found
 
 
 def mounts(service: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {mount["target"]: mount for mount in service.get("volumes", [])}
 
 
-def test_mounted_files_exist_and_are_read_only(services: dict[str, dict[str, Any]]) -> None:
+def test_mounted_files_exist_and_are_read_only(services: Services) -> None:
     bound = [mount for service in services.values() for mount in service.get("volumes", []) if mount["type"] == "bind"]
     assert len(bound) >= 6
     assert [mount["source"] for mount in bound if not Path(mount["source"]).exists()] == []
     assert all(mount["read_only"] for mount in bound)
 
 
-def test_variables_are_valid_settings(services: dict[str, dict[str, Any]]) -> None:
+def test_variables_are_valid_settings(services: Services) -> None:
     for name in OWN_SERVICES:
         given = services[name]["environment"]
         settings.load(given)  # raises, and names what is wrong
@@ -62,7 +86,32 @@ def test_variables_are_valid_settings(services: dict[str, dict[str, Any]]) -> No
     assert len(PolicySet.load(Path(policies)).policies) >= 5
 
 
-def test_ports_are_on_loopback_and_containers_are_confined(services: dict[str, dict[str, Any]]) -> None:
+def test_a_worker_of_a_model_server_has_its_own_image_and_is_otherwise_the_same(
+    local: Services, remote: Services
+) -> None:
+    ours, theirs = local["worker"], remote["worker"]
+    assert theirs["image"] == "moderation-remote:dev"
+    assert theirs["build"] | {"target": "worker"} == ours["build"] | {"args": theirs["build"]["args"]}
+    assert theirs["build"]["args"].items() < ours["build"]["args"].items(), "DEVICE is of the image with torch"
+    own = {"image", "build", "environment", "volumes", "extra_hosts"}
+    assert {key: value for key, value in theirs.items() if key not in own} == {
+        key: value for key, value in ours.items() if key not in own
+    }
+    given = settings.load(theirs["environment"]).model
+    assert (given.name, given.url, given.api_key.get_secret_value()) == (*SERVER.values(), "")
+    keyed = read("compose.yaml", "compose.remote.yaml", **SERVER, MODEL_API_KEY="secret")["worker"]["environment"]
+    assert settings.load(keyed).model.api_key.get_secret_value() == "secret"
+
+
+@pytest.mark.parametrize("variable", SERVER)
+def test_what_a_model_server_needs_is_asked_for(variable: str) -> None:
+    others = {name: value for name, value in SERVER.items() if name != variable}
+    done = config("compose.yaml", "compose.remote.yaml", **others)
+    assert done.returncode
+    assert f"required variable {variable} is missing a value" in done.stderr
+
+
+def test_ports_are_on_loopback_and_containers_are_confined(services: Services) -> None:
     for name, service in services.items():
         assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", [])), name
         assert service["cap_drop"] == ["ALL"], name
@@ -73,7 +122,7 @@ def test_ports_are_on_loopback_and_containers_are_confined(services: dict[str, d
         assert tag not in ("latest", service["image"]), f"{name}: pin {service['image']}"
 
 
-def test_services_start_after_their_dependencies(services: dict[str, dict[str, Any]]) -> None:
+def test_services_start_after_their_dependencies(services: Services) -> None:
     assert services["topics"]["depends_on"]["kafka"]["condition"] == "service_healthy"
     for name in ("worker", "api"):
         assert services[name]["depends_on"]["topics"]["condition"] == "service_completed_successfully"
@@ -81,7 +130,7 @@ def test_services_start_after_their_dependencies(services: dict[str, dict[str, A
         assert "test" in service.get("healthcheck", {}) or name == "topics", f"{name} has no health check"
 
 
-def test_clients_use_the_broker_s_inner_listener(services: dict[str, dict[str, Any]]) -> None:
+def test_clients_use_the_broker_s_inner_listener(services: Services) -> None:
     """The listeners are complete. Kafka refuses a configuration in which they are not."""
     kafka = services["kafka"]["environment"]
     advertised = dict(listener.split("://") for listener in kafka["KAFKA_ADVERTISED_LISTENERS"].split(","))
@@ -95,7 +144,7 @@ def test_clients_use_the_broker_s_inner_listener(services: dict[str, dict[str, A
     assert set(copies) == {"1"}
 
 
-def test_prometheus_scrapes_the_ports_of_the_roles(services: dict[str, dict[str, Any]]) -> None:
+def test_prometheus_scrapes_the_ports_of_the_roles(services: Services) -> None:
     path = mounts(services["prometheus"])["/etc/prometheus/prometheus.yml"]["source"]
     jobs = yaml.safe_load(Path(path).read_text())["scrape_configs"]
     targets = {target for job in jobs for static in job["static_configs"] for target in static["targets"]}

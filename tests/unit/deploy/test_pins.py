@@ -20,7 +20,7 @@ def pins(name: str) -> dict[str, set[str]]:
     return versions
 
 
-@pytest.mark.parametrize("name", ["api", "worker", "build"])
+@pytest.mark.parametrize("name", ["api", "remote", "worker", "build"])
 def test_an_image_has_the_versions_of_the_tests(name: str) -> None:
     tested, shipped = pins("dev"), pins(name)
     assert shipped
@@ -28,6 +28,8 @@ def test_an_image_has_the_versions_of_the_tests(name: str) -> None:
     assert differ == {}, "run make pins"
 
 
-def test_the_api_has_no_torch() -> None:
+def test_only_the_worker_with_a_model_has_torch() -> None:
     assert not {"torch", "transformers", "numpy", "pillow"} & pins("api").keys()
+    assert not {"torch", "transformers", "numpy", "tokenizers"} & pins("remote").keys()
+    assert {"openai", "pillow"} <= pins("remote").keys()
     assert {"torch", "tokenizers", "safetensors"} <= pins("worker").keys()

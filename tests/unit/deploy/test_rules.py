@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import Counter, Histogram, MetricWrapperBase
 
 from moderation.api.grpc.methods import Methods
+from moderation.models.remote.failures import Cause
 from moderation.observability.fast_metrics import FastCounter, FastHistogram
 from moderation.observability.phases import Phase
 from moderation.types import Origin, Outcome, Reason, Status
@@ -26,6 +27,7 @@ from moderation.view import stores  # noqa: F401  what they declare is in the re
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 OBSERVE = DEPLOY / "observe"
+PAGES = ("RUNBOOK.md", "model-servers.md")
 TARGET = {"instance", "job"}  # labels that Prometheus adds
 # Values that the code writes; of other labels any will do.
 VALUES = {
@@ -34,7 +36,7 @@ VALUES = {
     "outcome": {outcome.name.lower() for outcome in Outcome},
     "status": {status.name.lower() for status in Status},
     "reason": {str(reason) for reason in Reason},
-    "cause": {"out_of_memory", "error"},
+    "cause": {"out_of_memory", "error", *Cause},
     "role": {"worker", "api"},
     "mode": {"live", "shadow"},
     "method": {name for name in dir(Methods) if name[0].isupper()},
@@ -129,9 +131,10 @@ def queries() -> Iterator[tuple[str, str]]:
             yield f"{panel['title']}/{target['refId']}", target["expr"]
     for rule in alerts():
         yield rule["alert"], rule["expr"]
-    for words in re.findall(r"`([^`\n]+)`", runbook()):
-        if re.search(r"\bmoderation_[a-z]|\(process_", words):
-            yield f"runbook: {words[:60]}", words
+    for name in PAGES:
+        for words in re.findall(r"`([^`\n]+)`", page(name)):
+            if re.search(r"\bmoderation_[a-z]|\(process_", words):
+                yield f"{name}: {words[:60]}", words
 
 
 def alerts() -> list[dict[str, Any]]:
@@ -139,8 +142,8 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
-def runbook() -> str:
-    return (DEPLOY / "RUNBOOK.md").read_text()
+def page(name: str) -> str:
+    return (DEPLOY / name).read_text()
 
 
 def generator() -> ModuleType:
@@ -210,21 +213,22 @@ def test_an_alert_says_what_it_means_and_what_to_do(rule: dict[str, Any]) -> Non
     assert rule["annotations"]["summary"]
     assert rule["annotations"]["description"]
     assert rule["annotations"]["runbook_url"] == f"deploy/RUNBOOK.md#{rule['alert'].lower()}"
-    entry = re.search(rf"^## {rule['alert']}\n(.*?)(?=^#|\Z)", runbook(), re.MULTILINE | re.DOTALL)
+    entry = re.search(rf"^## {rule['alert']}\n(.*?)(?=^#|\Z)", page("RUNBOOK.md"), re.MULTILINE | re.DOTALL)
     assert entry, f"the runbook has no entry {rule['alert']}"
     for part in ("**Means**", "**First look**", "**Do**"):
         assert part in entry[1]
 
 
 def test_the_runbook_has_no_entry_without_an_alert() -> None:
-    assert re.findall(r"^## (\w+)$", runbook(), re.MULTILINE) == [rule["alert"] for rule in alerts()]
+    assert re.findall(r"^## (\w+)$", page("RUNBOOK.md"), re.MULTILINE) == [rule["alert"] for rule in alerts()]
 
 
-def test_settings_that_the_runbook_names_exist() -> None:
+@pytest.mark.parametrize("name", PAGES)
+def test_settings_that_a_page_names_exist(name: str) -> None:
     from moderation.settings import fields
 
     known = {variable for variable, _, _ in fields()}
-    assert set(re.findall(r"MODERATION_[A-Z]+__[A-Z_]+", runbook())) <= known
+    assert set(re.findall(r"MODERATION_[A-Z]+__[A-Z_]+", page(name))) <= known
 
 
 def test_the_alerts_fire_as_their_tests_say() -> None:

@@ -1,0 +1,65 @@
+"""What the wires of decision models share: many questions in a request, and a look at whether pictures are seen."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+from openai import AsyncOpenAI
+
+from moderation.models.remote.answers import GREETING
+from moderation.models.remote.sight import sees
+from moderation.models.remote.usage import Usage
+from moderation.models.remote.wire import Reply, Window
+from moderation.settings import ModelSettings
+from moderation.types import Reason
+
+VERSION = 1  # of how these wires put a post and its questions; part of the model's digest
+
+log = structlog.get_logger()
+
+
+class TypedWire(ABC):
+    """A Wire to a decision model: typed questions, and probabilities as answers."""
+
+    most_questions: int  # that a request may have
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self.model = settings.name.partition(":")[2]
+        self.sees: bool | None = None  # whether it sees pictures; None: not known yet
+        self._reported = ""
+
+    @property
+    @abstractmethod
+    def mode(self) -> str:
+        """See Wire."""
+
+    @abstractmethod
+    async def put(self, client: AsyncOpenAI, window: Window, questions: range) -> Reply:
+        """Puts the questions, in one request. Raises what the client raises, and ValueError for a malformed reply."""
+
+    def groups(self, questions: int) -> Sequence[range]:
+        """See Wire."""
+        most = self.most_questions
+        return [range(first, min(first + most, questions)) for first in range(0, questions, most)]
+
+    async def learn(self, client: AsyncOpenAI) -> Reply:
+        """See Wire. The first time, it also learns whether the model sees pictures."""
+        reply = await self.put(client, GREETING, range(1))
+        self._reported = reply.model
+        if self.sees is not None:
+            return reply
+        self.sees, spent = await sees(lambda window, questions: self.put(client, window, questions))
+        if not self.sees:
+            log.warning("model_pictures_unseen", model=self.model)
+        usage = reply.usage
+        both = Usage(usage.input + spent.input, usage.cached + spent.cached, usage.output + spent.output)
+        return replace(reply, usage=both)
+
+    async def ask(self, client: AsyncOpenAI, window: Window, questions: range) -> Reply:
+        """See Wire. MODEL_FAILED for pictures that the model does not see: an answer would not be about them."""
+        if window.pictures and self.sees is False:
+            return Reply(self._reported, (Reason.MODEL_FAILED,) * len(questions))
+        return await self.put(client, window, questions)
