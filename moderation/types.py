@@ -136,7 +136,7 @@ class Score:
 
     probability: float  # of Yes among the answer tokens: sigmoid(margin)
     margin: float  # logit(Yes) - logit(No)
-    mass: float | None  # share of the full softmax that the answer tokens hold, 0..1; None: the server does not report it
+    mass: float | None  # share of the full softmax that the answer tokens hold, 0..1; None: not reported
 
     @property
     def sound(self) -> bool:
