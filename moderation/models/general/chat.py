@@ -119,7 +119,8 @@ def read(folder: Path) -> tuple[Path, str]:
         if (path := folder / name).exists():
             source = checkpoint.read_json(path).get("chat_template")
             if isinstance(source, list):  # of several, by name
-                source = {entry.get("name"): entry.get("template") for entry in source}.get("default")
+                named = (entry for entry in source if isinstance(entry, dict) and entry.get("name") == "default")
+                source = next(named, {}).get("template")
             if isinstance(source, str):
                 return path, source
     raise ConfigError(

@@ -30,7 +30,7 @@ class CachedNetwork:
     """The network of a checkpoint. Belongs to one thread: some classes keep state from one call to the next."""
 
     def __init__(self, model: Any, slot: int) -> None:
-        self._model = model
+        self.model = model
         self._slot = slot
         self._stateful = [module for module in model.modules() if hasattr(module, "rope_deltas")]
         self._exact: tuple[int, ...] = ()
@@ -40,12 +40,12 @@ class CachedNetwork:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self._model.device
+        device: torch.device = self.model.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self._model.dtype
+        dtype: torch.dtype = self.model.dtype
         return dtype
 
     def last_logits(
@@ -78,7 +78,7 @@ class CachedNetwork:
         if "past_key_values" not in inputs:
             for module in self._stateful:  # else a prompt without pictures would take the positions of the one before
                 module.rope_deltas = None
-        return self._model(input_ids=ids, use_cache=True, return_dict=True, logits_to_keep=1, **inputs)
+        return self.model(input_ids=ids, use_cache=True, return_dict=True, logits_to_keep=1, **inputs)
 
     def _ids(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor([[self._slot if id < 0 else id for id in ids]], device=self.device)
