@@ -119,34 +119,14 @@ def test_the_published_tokenizer_would_have_taken_them_for_structure(kind: str, 
     assert structure("".join(spelled(model))) > structure(PLAIN) + len(tokens)
 
 
-LLAVA = """{%- for m in messages -%}{%- for p in m['content'] -%}{%- if p['type'] == 'image' -%}<image>{%- else -%}
-{%- BEFORE -%}{{ p['text'] }}{%- AFTER -%}{%- endif -%}{%- endfor -%}{%- endfor -%}"""
-
-
-@pytest.mark.parametrize(
-    ("kind", "template", "reason"),
-    [
-        ("llava", LLAVA.replace("BEFORE", "if 0 -%}{%- endif").replace("AFTER", "if 0 -%}{%- endif"), "white space"),
-        ("qwen2_5_vl", "{{ messages[0]['content'][-1]['text'] }}", "once for each of 1 pictures"),
-        ("internvl", "<IMG_CONTEXT>{{ messages[0]['content'][-1]['text'] }}<|im_end|>", "once for each of 0 pictures"),
-        ("gemma3", "<start_of_turn>{{ messages[0]['content'][-1]['text'] | upper }}<end_of_turn>", "unchanged"),
-        ("gemma3", "<start_of_turn>{{ messages[0]['content'][-1]['text'] * 2 }}<end_of_turn>", "unchanged"),
-        ("smolvlm", "{{ messages[0]['content'].nothing.more }}", "fails with a turn"),
-        ("smolvlm", "{{ messages[0]['content'].append(1) }}", "fails with a turn"),
-        ("smolvlm", "{{ ''.__class__.__mro__ }}", "fails with a turn|unchanged"),
-        ("gemma3", "{% for %}", "is not one"),
-        (
-            "qwen2_5_vl",  # its tokenizer composes letters: other letters could become the role's
-            "{% for m in messages %}{{ m['role'] + ': ' }}{% for p in m['content'] %}{{ '<|image_pad|>' if p['type'] "
-            "== 'image' else p['text'] }}{% endfor %}{{ '\\n' }}{% endfor %}{{ 'assistant:' }}",
-            "rewrites texts",
-        ),
-    ],
-)
-def test_a_template_that_cannot_be_proven_is_refused(kind: str, template: str, reason: str, tmp_path: Path) -> None:
-    folder = make(kind, tmp_path / kind)
-    (folder / "chat_template.jinja").write_text(template)
-    with pytest.raises(ConfigError, match=reason):
+def test_turns_of_plain_words_are_refused_where_the_tokenizer_composes_letters(tmp_path: Path) -> None:
+    """Qwen2's does: other letters than a template's words could become them."""
+    folder = make("qwen2_5_vl", tmp_path / "words")
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m['role'] + ': ' }}{% for p in m['content'] %}{{ '<|image_pad|>' if p['type'] == "
+        "'image' else p['text'] }}{% endfor %}{{ '\n' }}{% endfor %}{{ 'assistant:' }}"
+    )
+    with pytest.raises(ConfigError, match="rewrites texts"):
         models.load(ModelSettings(name=str(folder), device="cpu"))
 
 
