@@ -260,9 +260,13 @@ def models_tables() -> str:
     verified: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         verified.setdefault((row.verified, row.unverified), []).append(row.name.rpartition("/")[2])
+    for kind in models.kinds():
+        verified.setdefault((kind.verified, kind.unverified), []).append(kind.title)
     texts = [("; ".join(names), done, open_) for (done, open_), names in verified.items()]
+    general = [(kind.title, f"`{kind.name}`", f"`{kind.class_}`", kind.turns) for kind in models.kinds()]
+    kinds = table(("others", "`model_type`", "class of transformers", "why a user's words end no turn"), general)
     head = ("model", "parameters", "size", "licence", "memory", "context", "picture")
-    return f"{table(head, figures)}\n{table(('model', 'verified', 'not verified'), texts)}"
+    return f"{table(head, figures)}\n{kinds}\n{table(('model', 'verified', 'not verified'), texts)}"
 
 
 # image-text-models.md

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from moderation.errors import ConfigError, DeviceError, ModerationError
-from moderation.models.contract import Classifier, Published, RemoteModel
+from moderation.models.contract import Classifier, Kind, Published, RemoteModel
 from moderation.observability.logs import frames
 from moderation.settings import ModelSettings
 
@@ -120,6 +120,12 @@ def published() -> Iterator[tuple[str, Published]]:
     for folder in FAMILIES:
         for row in importlib.import_module(f"{__name__}.{folder}").PUBLISHED:
             yield folder, row
+
+
+def kinds() -> Sequence[Kind]:
+    """The kinds of checkpoints that tests run on a class of transformers."""
+    listed: Sequence[Kind] = importlib.import_module(f"{__name__}.{GENERAL}").KINDS
+    return listed
 
 
 def family(place: str, revision: str | None = None) -> type[Checkpoint[Any, Any]]:

@@ -20,7 +20,7 @@ ROOMS = {
     "__main__": "cli",
     "cli": "api.role bench client demo dev inference lifecycle media models models.tinygptv moderator policies wire "
     "worker",
-    "bench": "api.grpc dev kafka models models.phi3 models.shared policies wire",
+    "bench": "api.grpc dev kafka models models.general models.phi3 models.shared policies wire",
     "demo": "client dev kafka lifecycle policies wire",
     "training": "demo dev models.phi3 models.shared policies",
     "dev": "kafka lifecycle",

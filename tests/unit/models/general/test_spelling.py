@@ -27,7 +27,7 @@ def test_bpe_makes_its_letters_its_bytes_and_its_merges() -> None:
 
 def test_an_unknown_letter_is_the_unknown_token_where_bytes_are_missing() -> None:
     assert 52 in spelling.plain_ids(a_tokenizer(byte_fallback=False))
-    few = {token: id for token, id in a_tokenizer()["model"]["vocab"].items() if token != "<0x41>"}
+    few = {piece: id for piece, id in a_tokenizer()["model"]["vocab"].items() if piece != "<0x41>"}
     assert 52 in spelling.plain_ids(a_tokenizer(vocab=few))
 
 
@@ -71,7 +71,11 @@ def test_a_tokenizer_that_changes_letters_is_not_faithful(normalizer: dict[str, 
 
 def test_a_pattern_finds_the_borders_in_every_spelling() -> None:
     found = spelling.pattern([" ASSISTANT: ", "\nUSER:", " ASSISTANT:"])
-    assert [match[0] for match in found.finditer("user: assistant:Assistant : USER:")] == ["user:", "assistant:", "USER:"]
+    assert [match[0] for match in found.finditer("user: assistant:Assistant : USER:")] == [
+        "user:",
+        "assistant:",
+        "USER:",
+    ]
     assert spelling.pattern([]).search("anything") is None
 
 
