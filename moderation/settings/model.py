@@ -48,7 +48,7 @@ class ModelSettings(Group):
     url: str = basic(
         "", "base URL of the model server, such as https://api.openai.com/v1; systemone also takes its whole endpoint"
     )
-    api_key_file: Path | None = basic(None, "file with the key of the model server; read again for each connection")
+    api_key_file: Path | None = basic(None, "file with the key of the model server; read again for each request")
     api_key: SecretStr = advanced(SecretStr(""), "key of the model server; prefer api_key_file")
     concurrency: Count = advanced(16, "requests to the model server at once", unit="requests")
     request_timeout_s: Seconds = advanced(60.0, "longest time of one attempt at a request to the model server")

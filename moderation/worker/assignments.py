@@ -80,13 +80,17 @@ class Assignments:
             fill = partial(restore.restore, cache, self._settings.kafka, partition.partition)
             self._tasks[assigned] = self._begin_task(assigned.run(fill, partial(self._begin, partition, assigned)))
 
-    async def release(self, patience: float) -> None:
+    async def release(self, patience: float, *, hopeless: bool = False) -> None:
         """Drains and closes all partitions. Returns when all are closed, also those of an earlier release.
 
-        patience: seconds for posts in hand, and again for the last transaction.
+        patience: seconds for posts in hand, and again for the last transaction. hopeless: posts in hand wait for a
+        model server that is away, so they are given up at once, and their next owner judges them.
         """
+        drain = 0.0 if hopeless else patience
         for partition, assigned in self._partitions.items():
-            closing = self._group.create_task(self._close(partition, assigned, self._tasks[assigned], patience))
+            closing = self._group.create_task(
+                self._close(partition, assigned, self._tasks[assigned], (drain, patience))
+            )
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
         self._partitions = {}
@@ -154,15 +158,20 @@ class Assignments:
             )
 
     async def _close(
-        self, partition: TopicPartition, assigned: AssignedPartition, task: asyncio.Task[None], patience: float
+        self,
+        partition: TopicPartition,
+        assigned: AssignedPartition,
+        task: asyncio.Task[None],
+        patience: tuple[float, float],
     ) -> None:
+        """patience: seconds for posts in hand, and then for the last transaction."""
         if not assigned.begun:
             task.cancel()
         assigned.drain()
-        await asyncio.wait([task], timeout=patience)
+        await asyncio.wait([task], timeout=patience[0])
         left = len(assigned)
         assigned.cut()
-        await asyncio.wait([task], timeout=patience)
+        await asyncio.wait([task], timeout=patience[1])
         task.cancel()  # the next owner fences this producer and continues from the committed offset
         await asyncio.wait([task])
         del self._tasks[assigned]
@@ -172,13 +181,15 @@ class Assignments:
 class Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
     """Called by aiokafka, which swallows exceptions: so all that can fail runs in tasks of the worker."""
 
-    def __init__(self, assignments: Assignments, patience: float) -> None:
+    def __init__(self, assignments: Assignments, patience: float, hopeless: Callable[[], bool]) -> None:
+        """patience, hopeless: see Assignments.release."""
         self._assignments = assignments
         self._patience = patience
+        self._hopeless = hopeless
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Holds the rebalance back until all partitions are drained."""
-        await self._assignments.release(self._patience)
+        await self._assignments.release(self._patience, hopeless=self._hopeless())
 
     def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Returns at once: there are no heartbeats while this method runs."""

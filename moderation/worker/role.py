@@ -123,7 +123,8 @@ class Worker:
                     return
                 # Subscribed after the start: a start waits for partitions, and there may be none for this worker.
                 # Half of the time for a rebalance is left to posts in hand, half to the last transactions.
-                rebalance = Rebalance(assignments, self._settings.kafka.rebalance_timeout_ms / 2000)
+                patience = self._settings.kafka.rebalance_timeout_ms / 2000
+                rebalance = Rebalance(assignments, patience, lambda: self._scorer.paused)
                 self._consumer.subscribe([self._settings.kafka.posts_topic], listener=rebalance)
                 log.info("worker_ready", topic=self._settings.kafka.posts_topic, group=self._settings.kafka.group)
                 poll = self._begin_task(self._poll())
@@ -134,7 +135,8 @@ class Worker:
                 assignments.refuse()
                 poll.cancel()
                 await asyncio.wait([poll])
-                await unless_stopped(self._failed, assignments.release(self._settings.worker.drain_timeout_s))
+                patience = self._settings.worker.drain_timeout_s
+                await unless_stopped(self._failed, assignments.release(patience, hopeless=self._scorer.paused))
                 if self._error:
                     await self._commit_first(assignments, self._error)
                     raise self._error

@@ -1,4 +1,7 @@
-"""An event loop that does not wait: when nothing is left to do but to wait, its clock skips to the next timer."""
+"""An event loop that does not wait: when nothing is left to do but to wait, its clock skips to the next timer.
+
+Work takes no time on that clock, so a story takes the same time on a busy machine.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ class _Loop(asyncio.SelectorEventLoop):
         super().__init__(self._skipping)
 
     def time(self) -> float:
-        return super().time() + self._skipping.skipped
+        return self._skipping.skipped
 
 
 def run(story: Coroutine[Any, Any, T]) -> T:

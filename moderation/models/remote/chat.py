@@ -5,9 +5,9 @@ Servers differ, so `learn` finds a mode that the server takes: logprobs where it
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import httpx2
 import structlog
@@ -38,6 +38,7 @@ JSON = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True,
 LITTLE_MASS = 0.1  # of our own question: then the model probably thinks before it answers
 UNTHINKING = {"chat_template_kwargs": {"enable_thinking": False}}  # of vLLM and SGLang, for templates that think
 NO_PICTURES = "image input is not supported"  # llama.cpp's server, as 500
+SOON = frozenset({408, 425, 429, 503, 529})  # statuses of a server that is busy
 
 log = structlog.get_logger()
 
@@ -71,9 +72,10 @@ MODES = (
 class Chat:
     """A Wire: `POST /chat/completions`."""
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, modes: Sequence[Mode] = MODES) -> None:
         self.model = settings.name.partition(":")[2]
         self.sees: bool | None = None  # whether it sees pictures; None: not known yet
+        self._modes = modes
         self._mode: Mode | None = None
         self._reported = ""
 
@@ -90,22 +92,24 @@ class Chat:
         return [range(question, question + 1) for question in range(questions)]
 
     async def learn(self, client: AsyncOpenAI) -> Reply:
-        """See Wire. The first time, it learns the mode, and whether the model sees pictures."""
-        if self._mode is not None:
-            return await self._put(client, GREETING, 0, self._mode)
-        mode, reply = await self._first_mode(client)
-        if mode.scores:
-            mode, reply = await self._thinking_off(client, mode, reply)
-            mode, reply = await self._with_ids(client, mode, reply)
+        """See Wire. The first time, it learns the mode, and whether the model sees pictures.
 
-        async def show(window: Window, questions: range) -> Reply:
-            replies = await asyncio.gather(*(self._show(client, window, question, mode) for question in questions))
-            return Reply(reply.model, tuple(each.answers[0] for each in replies), _sum(replies))
-
-        self.sees, spent = await sees(show)
+        What it has learned stays when it fails later on: slow servers need several calls.
+        """
+        if self._mode is None:
+            mode, reply = await self._first_mode(client)
+            if mode.scores:
+                mode, reply = await self._thinking_off(client, mode, reply)
+                mode, reply = await self._with_ids(client, mode, reply)
+            self._mode = mode
+        else:
+            reply = await self._put(client, GREETING, 0, self._mode)
+        self._reported = reply.model
+        if self.sees is not None:
+            return reply
+        self.sees, spent = await sees(partial(self._show, client, self._mode))
         if not self.sees:
             log.warning("model_pictures_unseen", model=self.model)
-        self._mode, self._reported = mode, reply.model
         return replace(reply, usage=_sum([reply, Reply("", (), spent)]))
 
     async def ask(self, client: AsyncOpenAI, window: Window, questions: range) -> Reply:
@@ -114,16 +118,14 @@ class Chat:
             raise ValueError("the server's mode is not known")
         if window.pictures and self.sees is False:
             return Reply(self._reported, (Reason.MODEL_FAILED,) * len(questions))
-        replies = [await self._put(client, window, question, self._mode) for question in questions]
-        answers = tuple(answer for reply in replies for answer in reply.answers)
-        return Reply(replies[0].model, answers, _sum(replies))
+        return _joined([await self._put(client, window, question, self._mode) for question in questions])
 
     async def _first_mode(self, client: AsyncOpenAI) -> tuple[Mode, Reply]:
         """The first mode that works, and the reply to our own question. Raises what the first request has raised."""
         first: Exception | None = None
         unused: list[Reply] = []
         for system in (True, False):
-            for each in MODES:
+            for each in self._modes:
                 mode = replace(each, system=system)
                 try:
                     reply = await self._put(client, GREETING, 0, mode)
@@ -142,7 +144,8 @@ class Chat:
         quick = replace(mode, name=f"{mode.name}, no thinking", fields={**mode.fields, **UNTHINKING})
         try:
             other = await self._put(client, GREETING, 0, quick)
-        except (APIStatusError, ValueError):
+        except (APIStatusError, ValueError) as error:
+            _check_lasting(error)
             return mode, reply
         better = _mass(other) > _mass(reply)
         return quick if better else mode, replace(other if better else reply, usage=_sum([reply, other]))
@@ -155,7 +158,8 @@ class Chat:
         try:
             completion = await self._complete(client, GREETING, 0, exact)
             other = _reply(completion, completion.scored)
-        except (APIStatusError, ValueError):
+        except (APIStatusError, ValueError) as error:
+            _check_lasting(error)
             return mode, reply
         others = [word for word in completion.words if word_of(Listed(word, None, 0.0)) not in ("yes", "no")]
         shown = len(ids) <= len(completion.words) <= len(ids) + 1 and len(others) <= 1  # one: the model's own choice
@@ -172,20 +176,21 @@ class Chat:
             try:
                 response = await client.post(base.removesuffix("v1") + "tokenize", cast_to=httpx2.Response, body=body)
                 tokens = document(response.content).get("tokens")
-            except (APIStatusError, ValueError):
+            except (APIStatusError, ValueError) as error:
+                _check_lasting(error)
                 return []
             if isinstance(tokens, list) and len(tokens) == 1 and type(tokens[0]) is int:
                 ids.add(tokens[0])
         return sorted(ids)
 
-    async def _show(self, client: AsyncOpenAI, window: Window, question: int, mode: Mode) -> Reply:
-        """As `_put`, but MODEL_FAILED from a server that says as its own failure that it takes no pictures."""
+    async def _show(self, client: AsyncOpenAI, mode: Mode, window: Window, questions: range) -> Reply:
+        """As `ask`, but MODEL_FAILED from a server that says as its own failure that it takes no pictures."""
         try:
-            return await self._put(client, window, question, mode)
+            return _joined([await self._put(client, window, question, mode) for question in questions])
         except InternalServerError as error:
             if NO_PICTURES not in error.message:
                 raise
-            return Reply("", (Reason.MODEL_FAILED,))
+            return Reply("", (Reason.MODEL_FAILED,) * len(questions))
 
     async def _put(self, client: AsyncOpenAI, window: Window, question: int, mode: Mode) -> Reply:
         completion = await self._complete(client, window, question, mode)
@@ -216,6 +221,17 @@ def messages(window: Window, question: str, *, system: bool = True) -> list[Chat
 
 def _works(mode: Mode, answer: Answer) -> bool:
     return isinstance(answer, Score) or answer is Reason.NO_ANSWER if mode.scores else isinstance(answer, YesNo)
+
+
+def _check_lasting(error: Exception) -> None:
+    """Raises the error if the same request may succeed soon: it does not show what the server can do."""
+    if isinstance(error, APIStatusError) and error.status_code in SOON:
+        raise error
+
+
+def _joined(replies: Sequence[Reply]) -> Reply:
+    answers = tuple(answer for reply in replies for answer in reply.answers)
+    return Reply(replies[0].model, answers, _sum(replies))
 
 
 def _mass(reply: Reply) -> float:

@@ -171,6 +171,9 @@ def _is_flagged(error: APIStatusError) -> bool:
 def _says_too_long(error: APIStatusError) -> bool:
     body: Any = error.body
     texts = [body.get(name) for name in ("message", "detail", "error")] if isinstance(body, dict) else [body]
+    detail = body.get("detail") if isinstance(body, dict) else None  # of System One: one object, or a list of them
+    for entry in detail if isinstance(detail, list) else [detail]:
+        texts += [entry.get("message"), entry.get("msg")] if isinstance(entry, dict) else []
     said = " ".join(text[:SEARCHED] for text in texts if isinstance(text, str)).lower()
     return any(words in said for words in TOO_LONG_WORDS)
 

@@ -14,6 +14,7 @@ from openai import AsyncOpenAI
 from moderation.errors import ConfigError
 from moderation.models.contract import Encoded
 from moderation.models.remote import content as contents
+from moderation.models.remote.answers import GREETING
 from moderation.models.remote.breaker import Patience
 from moderation.models.remote.failures import Failure
 from moderation.models.remote.server import Rejected, Server, Unavailable
@@ -24,9 +25,6 @@ from moderation.types import Answer, Content, ModelInfo, Outcome, Question, Reas
 log = structlog.get_logger()
 
 
-OWN = Window(  # a question of our own: shows whether the server works, and which model answers
-    "The weather was mild today.", (), (Question("own", "Does this post mention the weather?"),), tokens=64
-)
 CONFIRMATIONS = 5  # replies in a row under another name than at start: then the model has changed
 MAX_HALVINGS = 4  # of a window that is too long for the server
 LONGEST_NAME = 200  # characters
@@ -136,7 +134,7 @@ class ServedModel:
     async def _probe(self, client: AsyncOpenAI) -> Reply:
         """Asks a question of our own. Learns the name that the server reports, where the start could not."""
         if self._learned:
-            return await self._wire.ask(client, OWN, range(1))
+            return await self._wire.ask(client, GREETING, range(1))
         reply = await self._wire.learn(client)
         if self._started:  # without the name. What the wire has learned is not in the digest, either
             self._learned = True
@@ -157,7 +155,9 @@ class ServedModel:
         """Ends the process if the model has changed. One answer of another model may be a balancer's mistake."""
         for _ in range(CONFIRMATIONS):
             try:
-                reply = await self._server.ask(partial(self._wire.ask, window=OWN, questions=range(1)), Patience(0))
+                reply = await self._server.ask(
+                    partial(self._wire.ask, window=GREETING, questions=range(1)), Patience(0)
+                )
             except (Unavailable, Rejected):
                 return  # the next answer under another name asks again
             if (reported := _name(reply)) == self.info.revision:

@@ -34,7 +34,7 @@ def _tokens(count: object) -> int:
 
 
 class Budget:
-    """What a process may spend in any 60 minutes. A restart begins anew."""
+    """What a process may spend in any 60 minutes. A restart begins at zero."""
 
     def __init__(self, settings: ModelSettings, clock: Callable[[], float] = time.monotonic) -> None:
         """clock: returns seconds."""

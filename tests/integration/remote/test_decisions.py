@@ -6,14 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from openai import AsyncOpenAI
 
+from moderation import models
 from moderation.inference.remote import RemoteScorer
 from moderation.media.reader import Media
-from moderation.models.remote.decisions import Decisions
-from moderation.models.remote.model import ServedModel
 from moderation.models.remote.probability import score_of
-from moderation.models.remote.systemone import SystemOne
 from moderation.moderator import Moderator
 from moderation.policies import Policy, PolicySet
 from moderation.settings import MediaSettings, ModelSettings, WorkerSettings
@@ -31,13 +28,9 @@ async def a_moderator(
     double: DecisionModel, name: str, *policies: Policy, **settings: object
 ) -> AsyncIterator[Moderator]:
     """name: of the model, as in MODERATION_MODEL."""
-    wire = SystemOne if name.startswith("systemone:") else Decisions
     with double.server:
         chosen = ModelSettings.model_validate({"name": name, "url": double.server.url, **settings})
-        client = AsyncOpenAI(base_url=chosen.url, api_key="a-key", max_retries=0)
-        model = ServedModel(wire(chosen), client, chosen)
-        await model.start()
-        async with RemoteScorer(model, WorkerSettings()) as scorer:
+        async with RemoteScorer(await models.connect(chosen), WorkerSettings()) as scorer:
             yield Moderator(PolicySet.of(policies), Media(MediaSettings()), scorer)
 
 

@@ -126,6 +126,14 @@ THIS_REQUEST = {
         "too_long",
     ),
     "413": (sends(413, "<html>"), "too_long"),
+    "System One's detail": (
+        sends(400, {"detail": {"error_type": "api_usage_error", "message": "Longer than the model's context window"}}),
+        "too_long",
+    ),
+    "System One's validation": (
+        sends(422, {"detail": [7, {"loc": ["body", "state"], "msg": "Input is too long.", "type": "value_error"}]}),
+        "too_long",
+    ),
     "Azure's filter": (sends(400, {"error": AZURE}), "filtered"),
     "OpenAI's filter": (error(400, code="content_policy_violation"), "filtered"),
     "OpenAI's filter of prompts": (error(400, code="invalid_prompt"), "filtered"),

@@ -22,7 +22,8 @@ from structlog.testing import capture_logs
 from moderation.errors import ConfigError
 from moderation.models.remote import breaker, server
 from moderation.models.remote import content as contents
-from moderation.models.remote.model import CONFIRMATIONS, MAX_HALVINGS, OWN, ServedModel
+from moderation.models.remote.answers import GREETING
+from moderation.models.remote.model import CONFIRMATIONS, MAX_HALVINGS, ServedModel
 from moderation.models.remote.wire import Reply, Window
 from moderation.observability import logs
 from moderation.settings import LogSettings
@@ -315,7 +316,7 @@ async def test_our_own_question_is_asked_as_posts_are(peer: ModelServer) -> None
     async with started(peer) as model:
         peer.choose = about(POST, error(500))
         assert await answered(model) == [(Reason.MODEL_FAILED,)]
-    own = [asked for asked in peer.requests if OWN.text in asked.text]
+    own = [asked for asked in peer.requests if GREETING.text in asked.text]
     assert len(own) == 1
     assert POST not in own[0].text
 

@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from moderation.models.remote.probability import score_of
+from moderation.models.remote.probability import Listed, answer_in, score_of
+from moderation.types import Reason, Score
 
 
 @pytest.mark.parametrize("probability", [0.001, 0.25, 0.5, 0.9, 0.999_9])
@@ -46,3 +47,50 @@ def test_other_numbers_are_no_probability(text: str) -> None:
 def test_what_is_no_number_is_refused_without_a_quote(value: object) -> None:
     with pytest.raises(ValueError, match=r"^the probability is no number$"):
         score_of(value)
+
+
+def listed(**tokens: float) -> list[Listed]:
+    return [Listed(token, None, math.log(share)) for token, share in tokens.items()]
+
+
+def test_all_forms_of_both_words_count() -> None:
+    forms = {" Yes": 0.2, "▁yes": 0.1, "ĠYES": 0.05, "Yes\n": 0.05, "no": 0.1, "<0x4E><0x6F>": 0.06, "\\x4e\\x6f": 0.04}
+    others = {"Yeah": 0.1, "Not": 0.1, "Y": 0.1, "": 0.1}
+    score = answer_in(listed(**forms, **others))
+    assert isinstance(score, Score)
+    assert score.probability == pytest.approx(0.4 / 0.6)
+    assert score.mass == pytest.approx(0.6)
+    assert score.margin == pytest.approx(math.log(2))
+
+
+def test_two_tokens_with_one_spelling_both_count() -> None:
+    score = answer_in([*listed(Yes=0.2), *listed(Yes=0.1), *listed(No=0.1)])
+    assert isinstance(score, Score)
+    assert score.probability == pytest.approx(0.75)
+
+
+def test_the_bytes_of_a_token_say_its_text() -> None:
+    entries = [Listed("?", b" Yes", math.log(0.5)), Listed("No", b"\xc3", math.log(0.2)), *listed(no=0.25)]
+    score = answer_in(entries)
+    assert isinstance(score, Score)
+    assert score.probability == pytest.approx(0.5 / 0.75)
+
+
+def test_a_word_that_is_not_listed_counts_zero() -> None:
+    score = answer_in(listed(Yes=0.4))
+    assert isinstance(score, Score)
+    assert score.probability == 1.0
+    assert score.mass == pytest.approx(0.4)
+    assert score.margin == pytest.approx(math.log((1 - 1e-6) / 1e-6))
+
+
+@pytest.mark.parametrize("entries", [[], listed(I=0.9, am=0.05), [Listed("Yes", None, -9999.0)]])
+def test_without_either_word_there_is_no_answer(entries: list[Listed]) -> None:
+    assert answer_in(entries) is Reason.NO_ANSWER
+
+
+@pytest.mark.parametrize("logprobs", [(math.nan, -1.0), (0.5, -1.0), (math.inf, -1.0), (0.0, 0.0)])
+def test_what_is_no_logprob_is_refused(logprobs: tuple[float, float]) -> None:
+    yes, no = logprobs
+    with pytest.raises(ValueError, match=r"above 0|more than all"):
+        answer_in([Listed("Yes", None, yes), Listed("No", None, no)])

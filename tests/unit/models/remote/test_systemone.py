@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import pytest
 from openai import AsyncOpenAI
+from pydantic import SecretStr
 from typesafe_sdk import Image, Noul, TypeSafeClient
 
+from moderation.models.remote import client as clients
 from moderation.models.remote.probability import score_of
 from moderation.models.remote.systemone import SystemOne
 from moderation.models.remote.usage import Usage
@@ -129,8 +131,9 @@ async def test_a_url_may_name_the_endpoint(path: str) -> None:
     double = SystemOneDouble(path=path.rstrip("/"))
     with double.server:
         url = double.server.url.removesuffix("/v1") + path
-        async with AsyncOpenAI(base_url=url, api_key="a-key", max_retries=0) as client:
-            reply = await a_wire(url=url).ask(client, a_window("pills", "pills"), range(1))
+        settings = ModelSettings(name="systemone:jev-latest", url=url, api_key=SecretStr("a-key"))
+        async with clients.client_of(settings) as client:
+            reply = await SystemOne(settings).ask(client, a_window("pills", "pills"), range(1))
     assert double.faults == []
     assert reply.answers == (score_of(YES),)
     assert double.server.requests[-1].headers["authorization"] == "Bearer a-key"
