@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -175,6 +176,17 @@ def test_a_picture_of_a_few_pixels_is_seen(model: GeneralClassifier, size: tuple
     small, large = (window.pictures[0].pixels for window in windows)
     assert sorted(set(small.flatten().tolist())) == pytest.approx(sorted(set(large.flatten().tolist())), abs=1e-5)
     assert 0 < model.score(windows)[0][0].probability < 1
+
+
+def test_posts_are_encoded_on_several_threads_at_once(model: GeneralClassifier) -> None:
+    posts = [a_content(f"post {seed}", *[a_picture(90 + seed, 60, seed)] * (seed % 3)) for seed in range(12)]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda post: model.encode(post, questions(2)), posts))
+    for post, windows in zip(posts, together, strict=True):
+        for own, window in zip(model.encode(post, questions(2)), windows, strict=True):
+            assert own.tree == window.tree
+            assert own.inputs.keys() == window.inputs.keys()
+            assert all(torch.equal(own.inputs[name], window.inputs[name]) for name in own.inputs)
 
 
 def test_bfloat16_computes_the_same_in_the_main(folder: Path, model: GeneralClassifier) -> None:
