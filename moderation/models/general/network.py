@@ -168,7 +168,7 @@ def config_of(folder: Path, kind: str) -> Any:
     """config.json as transformers' own class of the kind reads it. Raises ConfigError."""
     path = folder / checkpoint.CONFIG
     content = checkpoint.read_json(path)
-    if "quantization_config" in content:
+    if content.get("quantization_config"):
         raise ConfigError(f"{path}: has a quantization_config, and quantised weights are not read; take the original")
     if (folder / "adapter_config.json").exists():
         raise ConfigError(

@@ -38,10 +38,14 @@ class GeneralTemplate:
         self._begin = not self._begins_itself(processor)
         self.answers: tuple[Sequence[int], Sequence[int]] = (self._spellings(YES), self._spellings(NO))
         plain = spelling.plain_ids(published)
-        self.reserved: Collection[int] = self.tokenizer.added - plain
+        structure = {self.slot, *self.head((), ""), *self.after_text(self.chat.frame(0).tail)} & self.tokenizer.added
+        exposed = structure & plain  # letters could become these, too
+        self.reserved: Collection[int] = (self.tokenizer.added - plain) | exposed
         self._borders = self._unproven()
-        self._spelled = spelling.pattern(self._borders)
-        self._prove(published, plain)
+        self._spelled = spelling.pattern(
+            [*self._borders, *(token["content"] for token in published["added_tokens"] if token["id"] in exposed)]
+        )
+        self._prove(published, exposed)
 
     @property
     def words(self) -> Sequence[str]:
@@ -119,14 +123,14 @@ class GeneralTemplate:
             if not any(id in self.reserved for id in self.after_text(text))
         }
 
-    def _prove(self, published: dict[str, Any], plain: Collection[int]) -> None:
+    def _prove(self, published: dict[str, Any], exposed: Collection[int]) -> None:
         """Raises ConfigError unless a user's words can become no border, no picture and no token of the template."""
         path = self.chat.path
-        if self.slot in plain or self.slot not in self.tokenizer.added:
+        if self.slot not in self.tokenizer.added:
             self._refuse("a picture's token is a word like any other, which users can write")
-        head = self.head((), "") + self.after_text(self.chat.frame(0).tail)
-        if forged := sorted(id for id in set(head) & self.tokenizer.added & set(plain)):
-            self._refuse(f"its tokenizer makes the template's token {forged[0]} of plain text, which users can write")
+        if exposed and not spelling.is_faithful(published):
+            shown = next(token["content"] for token in published["added_tokens"] if token["id"] in exposed)
+            self._refuse(f"its tokenizer rewrites texts, and makes the template's token {shown} of plain text")
         for border, ids in self._borders.items():
             shown = spelling.words(border)
             if not shown:
