@@ -1,6 +1,6 @@
 """Writes the pages of deploy/reference/, the dashboard, the PrometheusRule and README's tables of models.
 
-With --check, fails if one differs.
+With --check, fails if one differs; the page of image-text models, which takes seconds, is left to its test.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import moderation
 from moderation import models
 from moderation.cli.app import app
 from moderation.cli.settings import described
+from moderation.models.general import kinds
 from moderation.observability import metrics  # noqa: F401  its metrics are in the registry
 from moderation.observability.events import EVENTS
 from moderation.observability.fast_metrics import FastCounter, FastHistogram
@@ -259,13 +260,53 @@ def models_tables() -> str:
     verified: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         verified.setdefault((row.verified, row.unverified), []).append(row.name.rpartition("/")[2])
+    for kind in models.kinds():
+        verified.setdefault((kind.verified, kind.unverified), []).append(kind.title)
     texts = [("; ".join(names), done, open_) for (done, open_), names in verified.items()]
+    general = [(kind.title, f"`{kind.name}`", f"`{kind.class_}`", kind.turns) for kind in models.kinds()]
+    kinds = table(("others", "`model_type`", "class of transformers", "why a user's words end no turn"), general)
     head = ("model", "parameters", "size", "licence", "memory", "context", "picture")
-    return f"{table(head, figures)}\n{table(('model', 'verified', 'not verified'), texts)}"
+    return f"{table(head, figures)}\n{kinds}\n{table(('model', 'verified', 'not verified'), texts)}"
+
+
+# image-text-models.md
+
+
+def kinds_page() -> str:
+    """Every image-text model of the installed transformers, and what its pictures need."""
+    from transformers import __version__  # noqa: PLC0415 - slow
+
+    found = kinds.kinds()
+    ready = sum(not kind.lacks for kind in found)
+    rows = [
+        (
+            f"`{kind.name}`",
+            f"`{kind.class_}`",
+            f"`{kind.images}`" if kind.images else "as its files say",
+            kind.lacks or "nothing",
+        )
+        for kind in found
+    ]
+    return f"""# Image-text models of transformers
+
+{WRITTEN}
+
+A checkpoint that no family of this service runs is run by transformers' own class, where its `model_type` is in this
+table. This service does not install torchvision. Transformers {__version__} has {len(found)} kinds, and the pictures of
+{ready} of them need nothing more. `torchvision` and `pytesseract` are libraries to install beside torch. The other
+entries of the last column are parts of a processor that this service has not.
+
+The table is about pictures alone. Whether a checkpoint runs also depends on its chat template and its network: the
+service says why it refuses one.
+
+{table(("model_type", "class", "image processor", "needs"), rows)}"""
 
 
 # All files
 
+SLOW: dict[str, Callable[[], str]] = {  # tests/integration/models/test_general_kinds.py holds them, and no commit waits
+    "reference/image-text-models.md": kinds_page,
+}
 FILES: dict[str, Callable[[], str]] = {
     "reference/metrics.md": metrics_page,
     "reference/log-events.md": log_events_page,
@@ -291,7 +332,7 @@ def check() -> int:
 
 def write() -> None:
     """Writes every file."""
-    for name, text in FILES.items():
+    for name, text in {**FILES, **SLOW}.items():
         (DEPLOY / name).write_text(text(), encoding="utf-8")
 
 

@@ -136,7 +136,7 @@ class Score:
 
     probability: float  # of Yes among the answer tokens: sigmoid(margin)
     margin: float  # logit(Yes) - logit(No)
-    mass: float | None  # share of the full softmax that the answer tokens hold, 0..1; None: the server does not tell
+    mass: float | None  # share of the full softmax that the answer tokens hold, 0..1; None: not reported
 
     @property
     def sound(self) -> bool:
@@ -154,7 +154,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class YesNo:
-    """The model's answer to one question on one window, from a server that tells no probability."""
+    """The model's answer to one question on one window, from a server that reports no probability."""
 
     yes: bool
 

@@ -1,4 +1,4 @@
-"""How fast a checkpoint of any family scores a tree, and against what: `moderation bench engine --model`.
+"""How fast a checkpoint scores a tree, and against what: `moderation bench engine --model`.
 
 step      a step of the service: as many posts as a budget of tokens holds, all policies of a post in one pass
 tree      the same with one post in a step
@@ -8,6 +8,9 @@ batched   the same prompts in one batch; the pictures are computed once
 All ways run on the same network, so the ratios show what a tree saves, and nothing else. They take turns, round by
 round. The margins of all ways are compared with those of plain causal prompts that the network computes without the
 engine, and a wrong way makes the command fail. Encoding is part of no way.
+
+A class of transformers takes one question at a time: there, `batched` is `prompts`, and a step's memory is not
+computed.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ from moderation.bench import memory, noise, timing
 from moderation.bench.cells import Times
 from moderation.bench.memory import Memory
 from moderation.errors import ConfigError
+from moderation.models.general.classifier import GeneralClassifier
+from moderation.models.general.loading import alone
+from moderation.models.general.pictures import GeneralWindow
 from moderation.models.shared import tree
 from moderation.models.shared.classifier import VisionClassifier
 from moderation.models.shared.scores import scores
@@ -85,7 +91,7 @@ class Run:
     machine: dict[str, str]
     model: dict[str, object]
     step_tokens: int
-    memory: Memory
+    memory: Memory | None  # None: of a class of transformers
     peak_mb: float
     cells: list[Cell] = field(default_factory=list)
 
@@ -136,7 +142,7 @@ def measure(model: Model, kind: str, policies: int, rounds: int) -> Cell:
     """All ways on one post of a kind with so many policies; `step` on more such posts."""
     posts = _step(model, kind, policies)
     windows, step = posts[0], [window for post in posts for window in post]
-    alone = [
+    apart = [
         model.checkpoint.window(Tree(window.tree.shared, (branch,)), window.pictures, window.picture_work)
         for window in windows
         for branch in window.tree.branches
@@ -144,10 +150,10 @@ def measure(model: Model, kind: str, policies: int, rounds: int) -> Cell:
     ways: dict[str, Callable[[], list[Score]]] = {
         "step": lambda: _flat(model.score(step)[: len(windows)]),
         "tree": lambda: _flat(model.score(windows)),
-        "prompts": lambda: [score for window in alone for score in _flat(model.score([window]))],
-        "batched": lambda: _flat(model.score(alone)),
+        "prompts": lambda: [score for window in apart for score in _flat(model.score([window]))],
+        "batched": lambda: _flat(model.score(apart)),
     }
-    expected = [_plain(model, window) for window in alone]
+    expected = [_plain(model, window) for window in apart]
     margins = {way: [score.margin for score in run()] for way, run in ways.items()}  # warms up, too
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
@@ -158,7 +164,7 @@ def measure(model: Model, kind: str, policies: int, rounds: int) -> Cell:
         policies=policies,
         posts=len(posts),
         tokens=sum(window.tree.tokens for window in windows),
-        prompt_tokens=sum(window.tree.tokens for window in alone),
+        prompt_tokens=sum(window.tree.tokens for window in apart),
         picture_tokens=sum(picture.tokens for picture in windows[0].pictures),
         seconds=seconds,
         apart={way: _apart(found, expected) for way, found in margins.items()},
@@ -184,6 +190,8 @@ def _peak_mb(model: Model, options: Options) -> float:
 
 def _plain(model: Model, window: Window) -> float:
     """The margin of a window's only question: the whole prompt as one causal sequence, read at its last position."""
+    if isinstance(model, GeneralClassifier) and isinstance(window, GeneralWindow):
+        return alone(model, window, 0).margin
     (branch,) = window.tree.branches
     prompt = Tree(window.tree.shared + branch, ())
     with torch.inference_mode():
@@ -225,7 +233,9 @@ def _words(first: str, most: int, seed: int, ids: Callable[[str], Sequence[int]]
     return text
 
 
-def _memory(model: Model) -> Memory:
+def _memory(model: Model) -> Memory | None:
+    if isinstance(model, GeneralClassifier):
+        return None
     yes, no = model.checkpoint.template.answers
     size = KINDS["picture"]
     pictures = model.checkpoint.encode_pictures([noise.picture(size, seed=0)] if size else [])
@@ -233,14 +243,14 @@ def _memory(model: Model) -> Memory:
 
 
 def _described(model: Model) -> dict[str, object]:
-    weights = model.network.state_dict().values()
+    network = model.network.model if isinstance(model, GeneralClassifier) else model.network
     return {
         "name": model.info.name,
         "revision": model.info.revision,
         "digest": model.info.digest,
         "family": type(model.checkpoint).__module__.split(".")[-2],
         "dtype": str(model.network.dtype).removeprefix("torch."),
-        "parameters": sum(weight.numel() for weight in weights),
+        "parameters": sum(weight.numel() for weight in network.state_dict().values()),
         "context": model.checkpoint.context,
     }
 
@@ -248,10 +258,13 @@ def _described(model: Model) -> dict[str, object]:
 def _print_head(run: Run) -> None:
     console.print(f"{run.command}\n{', '.join(f'{key} {value}' for key, value in run.machine.items())}")
     console.print(", ".join(f"{key} {value}" for key, value in run.model.items() if value))
-    console.print(
-        f"memory, computed: {run.memory.weights / 1e6:,.0f} MB of weights, and {run.memory.step / 1e6:,.0f} MB for a "
-        f"step of {run.step_tokens:,} tokens on a GPU; peak {run.peak_mb:,.0f} MB"
-    )
+    computed = ""
+    if run.memory is not None:
+        computed = (
+            f"memory, computed: {run.memory.weights / 1e6:,.0f} MB of weights, and {run.memory.step / 1e6:,.0f} MB "
+            f"for a step of {run.step_tokens:,} tokens on a GPU; "
+        )
+    console.print(f"{computed}peak {run.peak_mb:,.0f} MB")
     ways = "".join(f"{way:>10}" for way in WAYS)
     over = "".join(f"   {way + ' over ' + ' / '.join(OTHERS):<26}" for way in OWN)
     console.print(f"\n{'posts/s':<9}{'P':>3}{'tokens':>8}{'in prompts':>12}{ways}{over}{'apart':>7}")

@@ -54,7 +54,8 @@ def list_(as_json: AsJson = False) -> None:
 
     rows = [{"family": family, **asdict(row)} for family, row in models.published()]
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        general = [{"family": "transformers", **asdict(kind)} for kind in models.kinds()]
+        typer.echo(json.dumps([*rows, *general], indent=1))
         return
     for row in rows:
         figures = (
@@ -66,6 +67,14 @@ def list_(as_json: AsJson = False) -> None:
             f"not verified: {row['unverified']}",
         )
         out.print(row["name"], *figures, sep="\n  ", markup=False, highlight=False)
+    for kind in models.kinds():
+        lines = (
+            f"model_type {kind.name}, run by transformers' {kind.class_}, slower than a family of this list",
+            f"turns: {kind.turns}",
+            f"verified: {kind.verified}",
+            f"not verified: {kind.unverified}",
+        )
+        out.print(kind.title, *lines, sep="\n  ", markup=False, highlight=False)
 
 
 @app.command()

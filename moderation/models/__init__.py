@@ -8,7 +8,8 @@ A family is a folder `moderation/models/NAME`, and one row in FAMILIES:
     preprocessing.py  pictures as the vision tower takes them
     template.py       a `shared.template.Template`: the prompt's tokens
 
-`models.shared` holds what families share, and imports no family. `models.remote` asks a model server.
+`models.shared` holds what families share, and imports no family. `models.general` runs any other checkpoint whose class
+transformers has. `models.remote` asks a model server.
 
 Importing this package imports neither torch nor transformers: the functions below import the family that they need.
 """
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from moderation.errors import ConfigError, DeviceError, ModerationError
-from moderation.models.contract import Classifier, Published, RemoteModel
+from moderation.models.contract import Classifier, Kind, Published, RemoteModel
 from moderation.observability.logs import frames
 from moderation.settings import ModelSettings
 
@@ -42,6 +43,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "tinyllava": ("tinyllava", "tiny_llava_phi", "llava"),
     "tinygptv": ("tinygptv",),
 }
+# The folder of what no family runs.
+GENERAL = "general"
+# A kind that a family runs by the prompt of its model card -> files of checkpoints that have a template of their own.
+BY_TEMPLATE = {"llava": ("chat_template.json", "chat_template.jinja")}
 # The wires of model servers: what stands before the colon of a remote model's name.
 WIRES = ("openai", "decisions", "systemone")
 # Short names of checkpoints that the package ships -> their folders. `./demo` is a folder named demo.
@@ -52,7 +57,7 @@ def load(settings: ModelSettings) -> Classifier:
     """The model that the settings name, ready to score.
 
     A name is `fake`, with options after `?`; or `demo`, the checkpoint that the package ships; or a folder or hub id.
-    The model_type in the checkpoint's config.json selects the family.
+    The model_type in the checkpoint's config.json selects the family; `models.general` runs what no family does.
 
     Raises ConfigError when there is no such model or the checkpoint is broken. Raises DeviceError for any other
     failure; its message holds the error's type alone, because the text may quote a secret.
@@ -117,20 +122,28 @@ def published() -> Iterator[tuple[str, Published]]:
             yield folder, row
 
 
+def kinds() -> Sequence[Kind]:
+    """The kinds of checkpoints that tests run on a class of transformers."""
+    listed: Sequence[Kind] = importlib.import_module(f"{__name__}.{GENERAL}").KINDS
+    return listed
+
+
 def family(place: str, revision: str | None = None) -> type[Checkpoint[Any, Any]]:
-    """The family for the model_type of a folder or hub id. Raises ConfigError when there is none."""
+    """What runs the model_type of a folder or hub id: a family or `general`. Raises ConfigError when nothing does."""
     from moderation.models.shared import checkpoint  # noqa: PLC0415 - reads safetensors with torch
 
     kind = checkpoint.model_type(place, revision)
-    for folder, kinds in FAMILIES.items():
-        if kind in kinds:
-            opens: type[Checkpoint[Any, Any]] = importlib.import_module(f"{__name__}.{folder}.family").Checkpoint
-            return opens
-    known = sorted(kind for kinds in FAMILIES.values() for kind in kinds)
-    raise ConfigError(
-        f"{place}: config.json says model_type {kind!r}, which this service cannot run; it runs {', '.join(known)} "
-        "(`moderation model list`)"
-    )
+    folder = next((folder for folder, kinds in FAMILIES.items() if kind in kinds), GENERAL)
+    if kind in BY_TEMPLATE and checkpoint.has_one_of(place, revision, BY_TEMPLATE[kind]):
+        folder = GENERAL
+    if folder == GENERAL and not importlib.import_module(f"{__name__}.{GENERAL}.network").is_known(kind):
+        known = sorted(kind for kinds in FAMILIES.values() for kind in kinds)
+        raise ConfigError(
+            f"{place}: config.json says model_type {kind!r}, which this service cannot run; it runs "
+            f"{', '.join(known)}, and every kind that transformers has as an image-text model (`moderation model list`)"
+        )
+    opens: type[Checkpoint[Any, Any]] = importlib.import_module(f"{__name__}.{folder}.family").Checkpoint
+    return opens
 
 
 def _load(settings: ModelSettings) -> Classifier:
@@ -141,7 +154,12 @@ def _load(settings: ModelSettings) -> Classifier:
     from moderation.models.shared import loading  # noqa: PLC0415 - imports torch
 
     settings = settings.model_copy(update={"name": _place(settings.name)})
-    return loading.load(family(settings.name, settings.revision), settings)
+    opens = family(settings.name, settings.revision)
+    if opens.__module__.startswith(f"{__name__}.{GENERAL}."):
+        from moderation.models.general import loading as general  # noqa: PLC0415 - imports transformers
+
+        return general.load(settings)
+    return loading.load(opens, settings)
 
 
 def _place(name: str) -> str:

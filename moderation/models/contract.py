@@ -122,6 +122,18 @@ class Measured(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """What `moderation model list` says about a kind of checkpoint that a class of transformers runs."""
+
+    name: str  # model_type of its config.json
+    title: str
+    class_: str  # of transformers
+    turns: str  # why a user's words cannot end a turn
+    verified: str
+    unverified: str
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """What `moderation model list` says about a checkpoint. Tests hold the figures to the network's shapes."""
 

@@ -1,4 +1,7 @@
-"""Each family of models in a real worker, from topic to topic, with pictures: a seeded checkpoint of each."""
+"""Each family of models in a real worker, from topic to topic, with pictures: a seeded checkpoint of each.
+
+And one that a class of transformers runs.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from moderation.demo import posts
 from moderation.dev.checkpoint import FAMILIES, seeded
 from moderation.v1.verdict_pb2 import Status
 from tests.support.commands import Service, produce
+from tests.support.general import smolvlm
 from tests.support.topics import committed_records
 
 POLICIES = Path(__file__).parents[2] / "policies" / "demo"
@@ -27,9 +31,13 @@ def a_record(id: str, text: str, *pictures: str) -> tuple[bytes, bytes, tuple[()
     return id.encode(), json.dumps(post).encode(), ()
 
 
-@pytest.mark.parametrize("family", OTHERS)
+@pytest.mark.parametrize("family", [*OTHERS, "smolvlm"])
 def test_a_worker_judges_posts_from_topic_to_topic(service: Service, family: str, tmp_path: Path) -> None:
-    folder = seeded(tmp_path / family, family)
+    folder = tmp_path / family
+    if family == "smolvlm":
+        smolvlm.make(folder)
+    else:
+        seeded(folder, family)
     running = replace(service, model=str(folder), extra={"MODERATION_POLICIES": str(POLICIES)})
     sent = [
         a_record("text", "look at my beer"),

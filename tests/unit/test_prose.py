@@ -20,7 +20,7 @@ import yaml
 from moderation.cli.app import app
 from moderation.observability.events import EVENTS
 from moderation.settings import fields
-from tests.support.repository import PACKAGE, REPO, pages, prose_lines
+from tests.support.repository import PACKAGE, REPO, pages, prose_lines, tree_of
 
 COLUMNS = 120
 
@@ -109,7 +109,7 @@ def trees() -> Iterator[tuple[str, ast.Module]]:
     """Each hand-written module."""
     for path in sorted(PACKAGE.rglob("*.py")):
         if path.parent.name != "v1":
-            yield str(path.relative_to(REPO)), ast.parse(path.read_text("utf-8"))
+            yield str(path.relative_to(REPO)), tree_of(path)
 
 
 def docstrings() -> Iterator[Passage]:

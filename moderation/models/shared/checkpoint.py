@@ -43,6 +43,12 @@ def model_type(name: str, revision: str | None) -> str:
     return kind
 
 
+def has_one_of(name: str, revision: str | None, files: Sequence[str]) -> bool:
+    """Whether a folder or hub id has one of the files. Fetches only these of a hub id."""
+    folder, _ = locate(name, revision, files)
+    return any((folder / file).exists() for file in files)
+
+
 def locate(name: str, revision: str | None, wanted: Sequence[str] = WANTED) -> tuple[Path, str]:
     """The folder of a checkpoint and its commit ("": a plain folder). Fetches a hub id that is not cached.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import PIL.Image
 import structlog
+import torch
 
 from moderation.errors import ConfigError
 from moderation.models.shared import checkpoint, compiled, device, fp8
@@ -26,6 +27,19 @@ def load(family: type[Checkpoint[Any, Any]], settings: ModelSettings) -> VisionC
     checkpoint.expect(opened.files, settings.digest)
     with device.faults():
         network = opened.network(dtype=dtype, device=where)
+    model = VisionClassifier(info_of(opened, settings, revision, dtype), network, opened, settings)
+    if settings.fp8:
+        _round(model)
+    if settings.compile:
+        network.compiled = Compiled(network.decoder)
+        model.engine.warm_up(compiled.WARM_UP)
+    if where.type == "cuda":
+        warm_up(model)
+    return model
+
+
+def info_of(opened: Checkpoint[Any, Any], settings: ModelSettings, revision: str, dtype: torch.dtype) -> ModelInfo:
+    """The model's name and digest. revision: of the hub; "": a plain folder."""
     # Everything that changes a score and is not in the files.
     decisive = {
         "dtype": str(dtype).removeprefix("torch."),
@@ -35,21 +49,12 @@ def load(family: type[Checkpoint[Any, Any]], settings: ModelSettings) -> VisionC
         "pictures_first": opened.template.pictures_first,
         **opened.decisive,
     } | ({"fp8": True} if settings.fp8 else {})
-    info = ModelInfo(
-        name=settings.name if revision else folder.resolve().name,
+    return ModelInfo(
+        name=settings.name if revision else opened.folder.resolve().name,
         revision=revision,
         digest=checkpoint.digest(opened.files, decisive),
         caution=opened.caution,
     )
-    model = VisionClassifier(info, network, opened, settings)
-    if settings.fp8:
-        _round(model)
-    if settings.compile:
-        network.compiled = Compiled(network.decoder)
-        model.engine.warm_up(compiled.WARM_UP)
-    if where.type == "cuda":
-        warm_up(model)
-    return model
 
 
 def warm_up(model: VisionClassifier[Any, Any]) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer as Engine
 
@@ -89,14 +90,27 @@ class Tokenizer:
     @cached_property
     def _joined(self) -> tuple[Engine, Engine]:
         """The engines of trusted and untrusted text that continues another."""
-        normalizer = self._definitions[0].get("normalizer")
-        steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
-        rest = [step for step in steps if step.get("type") != "Prepend"]
-        if len(rest) == len(steps):
+        changed = _continued(self._definitions[0])
+        if not changed:
             return self._trusted, self._untrusted
-        continued = {"type": "Sequence", "normalizers": rest}
-        trusted, untrusted = (_engine({**whole, "normalizer": continued}) for whole in self._definitions)
+        trusted, untrusted = (_engine({**whole, **changed}) for whole in self._definitions)
         return trusted, untrusted
+
+
+def _continued(definition: Mapping[str, Any]) -> dict[str, object]:
+    """What a tokenizer.json needs instead, so that it puts no space in front of a text. Empty: it puts none."""
+    changed: dict[str, object] = {}
+    normalizer = definition.get("normalizer") or {}
+    steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
+    rest = [step for step in steps if step.get("type") != "Prepend"]
+    if len(rest) < len(steps):
+        changed["normalizer"] = {"type": "Sequence", "normalizers": rest}
+    cutter = definition.get("pre_tokenizer") or {}
+    cutters = cutter.get("pretokenizers", [cutter] if cutter else [])
+    if any(step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never" for step in cutters):
+        plain = [{**step, "prepend_scheme": "never"} if step["type"] == "Metaspace" else step for step in cutters]
+        changed["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": plain}
+    return changed
 
 
 def _engine(definition: Mapping[str, object]) -> Engine:

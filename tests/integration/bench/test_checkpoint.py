@@ -20,6 +20,7 @@ from moderation.models.contract import Encoded
 from moderation.models.shared.classifier import VisionClassifier
 from moderation.settings import ModelSettings
 from moderation.types import Score
+from tests.support.general import llava
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,18 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asked(folder: Path, **options: Any) -> Options:
     return Options(ModelSettings(name=str(folder), device="cpu"), **{"rounds": 2, "threads": 1, **options})
+
+
+def test_a_class_of_transformers_is_measured_and_its_ways_agree(tmp_path: Path) -> None:
+    folder, out = llava.make(tmp_path / "llava"), tmp_path / "run.json"
+    assert checkpoint.main(asked(folder, policies=(3,), json=out)) == 0
+    run = json.loads(out.read_text())
+    assert run["model"]["family"] == "general"
+    assert run["memory"] is None
+    assert run["peak_mb"] > 0
+    for cell in run["cells"]:
+        assert max(cell["apart"].values()) < 1e-4
+        assert cell["prompt_tokens"] > cell["tokens"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -158,7 +158,7 @@ async def test_a_worker_that_started_without_the_models_name_starts_again_when_i
             await worker.post(6, start=6)
             await asyncio.wait([task], timeout=60)
 
-    with pytest.raises(ChangedError):
+    with pytest.RaisesGroup(ChangedError):
         await nameless()
     async with running(worker):
         verdicts = await worker.expect_exactly(12)
@@ -181,7 +181,7 @@ async def test_when_the_model_changes_the_worker_starts_again_under_the_new_dige
             await worker.post(24, start=12)
             await asyncio.wait([task], timeout=60)
 
-    with pytest.raises(ChangedError, match="starts again"):
+    with pytest.RaisesGroup(pytest.RaisesExc(ChangedError, match="starts again")):
         await changed()
     async with running(worker):
         verdicts = await worker.expect_exactly(36)

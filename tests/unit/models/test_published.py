@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from moderation import models
 from moderation.bench import memory
 from moderation.cli.app import app
-from moderation.models.contract import Published
+from moderation.models.contract import Kind, Published
 from tests.support.full_size import BUILD, ROUNDED, SHOWN, full_size, numbers
 from tests.support.repository import REPO
 
 ROWS = {row.name: row for _, row in models.published()}
+KINDS = {kind.name: kind for kind in models.kinds()}
 A_PICTURE = Image.new("RGB", (640, 480))
 
 
@@ -66,8 +67,12 @@ def test_the_list_is_text_for_people_and_json_for_programs() -> None:
     listed = CliRunner().invoke(app, ["model", "list", "--json"])
     assert printed.exit_code == listed.exit_code == 0
     rows = json.loads(listed.stdout)
-    assert [row["name"] for row in rows] == list(ROWS)
-    for row in rows:
+    assert [row["name"] for row in rows] == [*ROWS, *KINDS]
+    for row in rows[len(ROWS) :]:
+        assert row.pop("family") == "transformers"
+        assert Kind(**row) == KINDS[row["name"]]
+        assert f"  turns: {row['turns']}" in printed.stdout.splitlines()
+    for row in rows[: len(ROWS)]:
         lines = printed.stdout.splitlines()
         assert row["name"] in lines, "whole, on a terminal of any width"
         assert f"  verified: {row['verified']}" in lines

@@ -99,3 +99,18 @@ def test_a_spelling_is_tokenised_letter_by_letter() -> None:
     ]
     assert tokenizer.untrusted("dog")[-1] not in spelt
     assert tokenizer.apart("money", re.compile("dog")) == tokenizer.untrusted("money")
+
+
+@pytest.mark.parametrize("scheme", ["first", "always"])
+def test_a_text_that_continues_another_gets_no_space_in_front(scheme: str) -> None:
+    """As Llama's tokenizer is written in newer files: the pieces before the words cut them, and not a normalizer."""
+    published = {
+        **json.loads((seeded_folder() / "tokenizer.json").read_text()),
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False},
+    }
+    newer, older = Tokenizer(seeded_folder(), published), a_tokenizer()
+    for text in ("guns", " guns for sale", "\n"):
+        assert newer.untrusted(text, joined=True) == older.untrusted(text, joined=True)
+        assert newer.trusted(text, joined=True) == older.trusted(text, joined=True)
+        assert newer.untrusted("guns") != newer.untrusted("guns", joined=True)

@@ -1,0 +1,49 @@
+"""Which image-text models of transformers have pictures that need no torchvision: the page, and kinds to hold it by."""
+
+from __future__ import annotations
+
+import importlib.util
+import runpy
+
+import pytest
+import transformers
+from PIL import Image
+
+from moderation.models.general.kinds import Kind, kinds
+from tests.support.general import KINDS
+from tests.support.repository import REPO
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, Kind]:
+    return {kind.name: kind for kind in kinds()}
+
+
+def test_the_page_is_that_of_the_installed_transformers(known: dict[str, Kind]) -> None:
+    page = runpy.run_path(str(REPO / "deploy/reference.py"))["kinds_page"]()
+    assert (REPO / "deploy/reference/image-text-models.md").read_text("utf-8") == page, "run `make reference`"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_kinds_that_the_tests_run_need_nothing(name: str, known: dict[str, Kind]) -> None:
+    assert known[name].lacks == ""
+    assert known[name].images.endswith("Pil")
+
+
+def test_a_kind_whose_processor_is_on_torchvision_alone_needs_it(known: dict[str, Kind]) -> None:
+    assert importlib.util.find_spec("torchvision") is None
+    for name in ("llama4", "lfm2_vl", "molmo2"):
+        assert known[name].lacks == "torchvision"
+        with pytest.raises(ImportError, match=r"(?i)torchvision"):
+            getattr(transformers, known[name].images)()
+
+
+def test_a_kind_whose_whole_processor_is_on_torchvision_needs_it(known: dict[str, Kind]) -> None:
+    assert known["mistral3"].lacks == "torchvision"
+    assert "pixel_values" in getattr(transformers, known["mistral3"].images)()(images=[Image.new("RGB", (64, 48))])
+
+
+def test_other_parts_and_libraries_are_named(known: dict[str, Kind]) -> None:
+    """udop reads the words in a picture, gemma3n's processor takes sounds, instructblip's has a second tokenizer."""
+    lacks = {name: known[name].lacks for name in ("udop", "gemma3n", "instructblip")}
+    assert lacks == {"udop": "pytesseract", "gemma3n": "feature_extractor", "instructblip": "qformer_tokenizer"}
