@@ -221,7 +221,9 @@ def completion(
 
 
 def probability(asked: Asked) -> float:
-    """P(Yes) as a word of the request says."""
+    """P(Yes) as a word of the request says. The one picture that it sees is the plate of models/remote/sight.py."""
+    if "picture purple?" in asked.text:
+        return 1 - SAYS
     said = re.search(r"\bsays:([01](?:\.\d+)?)", asked.text)
     return float(said[1]) if said else SAYS
 
