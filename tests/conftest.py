@@ -1,4 +1,4 @@
-"""The broker that the tests share, and names that no two tests share."""
+"""The broker that the tests of a process share, and names that no two tests share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -14,11 +15,8 @@ import pytest
 from moderation.dev.jars import KafkaUnavailable, fetch_jars, find_java
 from moderation.dev.kafka import LocalKafka
 from moderation.errors import ConfigError
-from tests.support.terminal import say
+from tests.support.terminal import LAST, SENT, say, say_last
 from tests.support.topics import delete_topics, run_apart
-
-UNAVAILABLE = pytest.StashKey[str]()
-DIED = pytest.StashKey[list[str]]()  # why shared brokers have ended
 
 # Python 3.11's parser fails ("AST constructor recursion depth mismatch") when the collector runs a finalizer that
 # parses too, as one that prints a traceback does, while pytest parses a test file.
@@ -42,12 +40,12 @@ def local_kafka(pytestconfig: pytest.Config) -> None:
     except KafkaUnavailable as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error), pytrace=False)
-        pytestconfig.stash[UNAVAILABLE] = str(error)
+        say_last(pytestconfig, f"NOT TESTED AGAINST KAFKA: {error}")
         pytest.skip(str(error))
 
 
 class SharedKafka:
-    """One broker for the whole run, or the one that KAFKA_BOOTSTRAP_SERVERS names.
+    """One broker for all tests of this process, or the one that KAFKA_BOOTSTRAP_SERVERS names.
 
     A broker that has died is reported with the end of its log, and another takes its place: the tests that follow say
     nothing about it.
@@ -65,8 +63,8 @@ class SharedKafka:
             try:
                 self._local.check()
             except ConfigError as error:
-                say(config, f"THE SHARED KAFKA DIED: {error}")
-                config.stash.setdefault(DIED, []).append(str(error))
+                for report in (say, say_last):
+                    report(config, f"THE SHARED KAFKA DIED: {error}")
                 self.stop()
         if self._local is None:
             local = LocalKafka(heap_mb=512)  # at 256 it ran out of heap after some 2,000 partitions
@@ -119,8 +117,18 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """One of several processes has ended."""
+    for line in getattr(node, "workeroutput", {}).get(SENT, ()):
+        say_last(node.config, line)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output[SENT] = session.config.stash.get(LAST, [])
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for death in config.stash.get(DIED, []):
-        terminalreporter.write_line(f"THE SHARED KAFKA DIED: {death}", red=True, bold=True)
-    if reason := config.stash.get(UNAVAILABLE, None):
-        terminalreporter.write_line(f"NOT TESTED AGAINST KAFKA: {reason}", red=True, bold=True)
+    for line in config.stash.get(LAST, ()):
+        terminalreporter.write_line(line, red=True, bold=True)

@@ -25,6 +25,7 @@ from testcontainers.core.network import Network
 
 from moderation.dev.kafka import LocalKafka
 from moderation.errors import ConfigError
+from tests.support.terminal import say_last
 from tests.support.topics import run_apart
 
 testcontainers_config.ryuk_disabled = True  # it would be one more image; these containers end with their `with`
@@ -34,13 +35,12 @@ IMAGES = {
     "worker": os.environ.get("MODERATION_TEST_WORKER_IMAGE", "moderation-worker:cpu"),
 }
 SHELLS = ("/bin/sh", "/bin/bash", "/bin/dash")
-SKIPPED = pytest.StashKey[str]()
 SECOND = 1_000_000_000
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if reason := config.stash.get(SKIPPED, None):
-        terminalreporter.write_line(f"IMAGES NOT TESTED: {reason}", red=True, bold=True)
+def absent(config: pytest.Config, reason: str) -> NoReturn:
+    say_last(config, f"IMAGES NOT TESTED: {reason}")
+    pytest.skip(reason)
 
 
 def connected() -> tuple[docker.DockerClient | None, str]:
@@ -58,20 +58,15 @@ def connected() -> tuple[docker.DockerClient | None, str]:
 @pytest.fixture(scope="session")
 def engine(pytestconfig: pytest.Config) -> Iterator[docker.DockerClient]:
     """It answers, and has the images."""
-
-    def skip(reason: str) -> NoReturn:
-        pytestconfig.stash[SKIPPED] = reason
-        pytest.skip(reason)
-
     client, why = connected()
     if not client:
-        skip(f"no Docker engine answers ({why})")
+        absent(pytestconfig, f"no Docker engine answers ({why})")
     with client_closed(client):
         for name in IMAGES.values():
             try:
                 client.images.get(name)
             except ImageNotFound:
-                skip(f"there is no image {name}: make images")
+                absent(pytestconfig, f"there is no image {name}: make images")
         yield client
 
 
@@ -102,8 +97,7 @@ def kafka(
     except ConfigError as error:
         if "cannot listen on" not in str(error):
             raise
-        pytestconfig.stash[SKIPPED] = f"the engine's bridge is not on this machine ({error})"
-        pytest.skip(pytestconfig.stash[SKIPPED])
+        absent(pytestconfig, f"the engine's bridge is not on this machine ({error})")
     yield local.bootstrap
     run_apart(local.stop())
 

@@ -16,9 +16,8 @@ from tests.kubernetes.cluster import DEPLOY, Cluster, Manifest, rendered, the_on
 from tests.kubernetes.control_plane import api_server
 from tests.kubernetes.definitions import definitions
 from tests.kubernetes.programs import Unavailable, kubectl, program
-from tests.support.terminal import say
+from tests.support.terminal import say, say_last
 
-MISSING = pytest.StashKey[str]()
 COLD_S = 1800  # a first run builds a control plane within a test's time
 
 
@@ -31,13 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def absent(config: pytest.Config, reason: Unavailable) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(str(reason), pytrace=False)
-    config.stash[MISSING] = str(reason)
+    say_last(config, f"MANIFESTS NOT TESTED: {reason}")
     pytest.skip(str(reason))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if reason := config.stash.get(MISSING, None):
-        terminalreporter.write_line(f"MANIFESTS NOT TESTED: {reason}", red=True, bold=True)
 
 
 @pytest.fixture(scope="session")
