@@ -22,6 +22,7 @@ from tests.support.lookups import a_free_address
 from tests.support.operations_port import ask
 from tests.support.streams import STREAMS
 from tests.support.topics import committed_records
+from tests.support.until import until
 
 POSTS = 30
 
@@ -52,8 +53,8 @@ def test_a_worker_answers_and_stops_without_its_log(service: Service, stream: st
             os.write(stderr, b"x" * 4096)  # full from the beginning
         worker = stack.enter_context(subprocess.Popen(command, env=inherited | some.environment, stderr=stderr))
         stack.callback(worker.kill)
-        while probe(address, "/readyz") != 200:
-            assert worker.poll() is None
+        until(lambda: probe(address, "/readyz") == 200 or worker.poll() is not None, 120, lambda: "it is not ready")
+        assert worker.poll() is None
         posts = [json.dumps({"id": f"post-{number}", "text": "fine"}).encode() for number in range(POSTS)]
         bad = [b"{", json.dumps({"id": "poisoned", "text": "poison"}).encode()]
         for count, batch in ((2, bad), (2 + POSTS, posts), (4 + POSTS, bad), (4 + 2 * POSTS, posts)):
