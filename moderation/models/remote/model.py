@@ -84,6 +84,8 @@ class ServedModel:
         """See RemoteModel."""
         if not isinstance(window, Window):
             raise TypeError("the window was encoded by another model")
+        if window.pictures and self._wire.sees is False:  # an answer would not be about the pictures
+            return [(Reason.MODEL_FAILED,) * len(window.questions)]
         parts = await self._parts(window, self._server.patience(), MAX_HALVINGS)
         return [(Reason.MODEL_FAILED,) * len(window.questions)] if parts is None else parts
 
