@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from functools import partial
 
 import structlog
@@ -74,6 +75,9 @@ class ServedModel:
         else:
             self._learned = True
             self.info = self._info(_name(reply))
+            usage, prices = reply.usage, self._settings
+            if (prices.input_price and not usage.input) or (prices.output_price and not usage.output):
+                log.warning("model_usage_unknown", model=self._settings.name)
         self._started = True
 
     def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Window]:
@@ -150,7 +154,7 @@ class ServedModel:
         if _name(reply) == self.info.revision:
             return False
         if self._confirming is None or self._confirming.done():
-            self._confirming = asyncio.create_task(self._confirm(_name(reply)))
+            self._confirming = asyncio.create_task(self._confirm(_name(reply)), context=Context())
         return True
 
     async def _confirm(self, reported: str) -> None:
