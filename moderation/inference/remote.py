@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from moderation.errors import ChangedError, ModerationError
+from moderation.errors import ChangedError, ModerationError, PostError
 from moderation.inference.encode_pool import EncodePool
 from moderation.inference.scoring import Scored
 from moderation.models.checked import CheckedRemote
@@ -16,7 +16,9 @@ from moderation.models.contract import RemoteModel
 from moderation.observability import phases, traces
 from moderation.observability.phases import Phase
 from moderation.settings import WorkerSettings
-from moderation.types import Answer, Arrival, Content, ModelInfo, Outcome, Question
+from moderation.types import Answer, Arrival, Content, ModelInfo, Outcome, Question, Reason
+
+SHARE = 0.75  # of the time that a post may be in hand; after it, a post is given up before the watchdog ends the worker
 
 
 class RemoteScorer:
@@ -33,6 +35,7 @@ class RemoteScorer:
         self._closed: ModerationError | None = None
         self._encoders = EncodePool(self._model, settings, self._check)
         self._admission = asyncio.Semaphore(settings.max_in_flight)
+        self._deadline_s = SHARE * settings.post_timeout_s + model.patience_s
 
     @property
     def info(self) -> ModelInfo:
@@ -80,7 +83,7 @@ class RemoteScorer:
     ) -> Scored[Answer]:
         """Returns the answers to all questions on all windows of the content. Requests have no order of arrival.
 
-        Raises PostError if this content cannot be encoded.
+        Raises PostError if this content cannot be encoded, and with DEADLINE_EXCEEDED if its requests take too long.
         """
         if not questions:
             return Scored((), 0.0, 0.0, 0.0)
@@ -92,7 +95,11 @@ class RemoteScorer:
             items = await self._encoders.encode(content, questions)
             encoded = time.perf_counter()
             phases.enter(Phase.MODEL)
-            parts = await asyncio.gather(*(self._model.answer(item) for item in items))
+            try:
+                async with asyncio.timeout(self._left()):
+                    parts = await asyncio.gather(*(self._model.answer(item) for item in items))
+            except TimeoutError:
+                raise PostError(Reason.DEADLINE_EXCEEDED, "the model server did not answer in time") from None
             finished = time.perf_counter()
         if traces.recorded() is not None:
             traces.phase(Phase.ENCODE, started, encoded)
@@ -107,6 +114,11 @@ class RemoteScorer:
             f"the model server now answers with another model than at start ({self.info.name}): the process ends, and "
             "starts again under the new model's digest"
         )
+
+    def _left(self) -> float:
+        """Seconds for the requests of the current post. They count from its poll, as those of the watchdog do."""
+        post = phases.CURRENT.get(None)
+        return self._deadline_s - (time.monotonic() - post.taken if post else 0.0)
 
     def _check(self) -> None:
         if self._closed is not None:

@@ -49,6 +49,7 @@ EVENTS = {
     "model_server_away": "The model server gives no answers; `cause` says why. Partitions are paused for `outage_s`.",
     "model_server_back": "The model server answers again. Partitions are read again.",
     "model_server_still_away": "The model server gives no answers, now for another cause: `cause` says which.",
+    "model_usage_unknown": "The model server counts no tokens: cost stays 0, no budget ends. Bound it at its account.",
     "ops_listening": "The operations port serves metrics and probes.",
     "ops_request_failed": "A request to the operations port broke off.",
     "partition_assigned": "The worker judges this partition, from this offset on.",

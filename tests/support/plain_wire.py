@@ -26,6 +26,7 @@ class PlainWire:
     """A Wire."""
 
     mode = "plain"
+    sees: bool | None = None
 
     def __init__(self) -> None:
         self.learned = 0

@@ -6,7 +6,9 @@ Only a question of our own shows that a server is away. A request that fails alo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import Any
 
 import structlog
 
@@ -42,7 +44,7 @@ class Breaker:
     Belongs to one event loop.
     """
 
-    def __init__(self, probe: Callable[[], Awaitable[Failure | None]], outage_s: float) -> None:
+    def __init__(self, probe: Callable[[], Coroutine[Any, Any, Failure | None]], outage_s: float) -> None:
         """probe: asks the server a question of our own; returns why there is no answer, or None. Raises nothing.
 
         outage_s: how long an outage is waited for.
@@ -93,7 +95,7 @@ class Breaker:
         if self.is_open:
             return True
         if self._doubt is None or self._doubt.done():
-            self._doubt = asyncio.ensure_future(self._probe())
+            self._doubt = asyncio.create_task(self._probe(), context=Context())
         if (found := await asyncio.shield(self._doubt)) is not None:
             self.open(found)
         else:
@@ -110,7 +112,8 @@ class Breaker:
         metrics.MODEL_OUTAGE.labels(cause).set(1)
         log.error("model_server_away", cause=cause, status=failure.status, outage_s=self._outage_s)
         self._set_paused(True)
-        self._probing = asyncio.create_task(self._probe_until_back(cause, failure.retry_after_s, since))
+        probing = self._probe_until_back(cause, failure.retry_after_s, since)
+        self._probing = asyncio.create_task(probing, context=Context())  # what it logs is about no post
 
     async def passed(self, patience: Patience) -> bool:
         """Waits while the breaker is open, as long as the patience and the outage's limit allow.

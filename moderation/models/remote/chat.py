@@ -77,7 +77,6 @@ class Chat:
         self.sees: bool | None = None  # whether it sees pictures; None: not known yet
         self._modes = modes
         self._mode: Mode | None = None
-        self._reported = ""
 
     @property
     def mode(self) -> str:
@@ -104,7 +103,6 @@ class Chat:
             self._mode = mode
         else:
             reply = await self._put(client, GREETING, 0, self._mode)
-        self._reported = reply.model
         if self.sees is not None:
             return reply
         self.sees, spent = await sees(partial(self._show, client, self._mode))
@@ -113,11 +111,9 @@ class Chat:
         return replace(reply, usage=_sum([reply, Reply("", (), spent)]))
 
     async def ask(self, client: AsyncOpenAI, window: Window, questions: range) -> Reply:
-        """See Wire. MODEL_FAILED for pictures that the model does not see: an answer would not be about them."""
+        """See Wire."""
         if self._mode is None:
             raise ValueError("the server's mode is not known")
-        if window.pictures and self.sees is False:
-            return Reply(self._reported, (Reason.MODEL_FAILED,) * len(questions))
         return _joined([await self._put(client, window, question, self._mode) for question in questions])
 
     async def _first_mode(self, client: AsyncOpenAI) -> tuple[Mode, Reply]:

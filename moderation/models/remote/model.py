@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from functools import partial
 
 import structlog
@@ -74,6 +75,9 @@ class ServedModel:
         else:
             self._learned = True
             self.info = self._info(_name(reply))
+            usage, prices = reply.usage, self._settings
+            if (prices.input_price and not usage.input) or (prices.output_price and not usage.output):
+                log.warning("model_usage_unknown", model=self._settings.name)
         self._started = True
 
     def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Window]:
@@ -84,6 +88,8 @@ class ServedModel:
         """See RemoteModel."""
         if not isinstance(window, Window):
             raise TypeError("the window was encoded by another model")
+        if window.pictures and self._wire.sees is False:  # an answer would not be about the pictures
+            return [(Reason.MODEL_FAILED,) * len(window.questions)]
         parts = await self._parts(window, self._server.patience(), MAX_HALVINGS)
         return [(Reason.MODEL_FAILED,) * len(window.questions)] if parts is None else parts
 
@@ -148,7 +154,7 @@ class ServedModel:
         if _name(reply) == self.info.revision:
             return False
         if self._confirming is None or self._confirming.done():
-            self._confirming = asyncio.create_task(self._confirm(_name(reply)))
+            self._confirming = asyncio.create_task(self._confirm(_name(reply)), context=Context())
         return True
 
     async def _confirm(self, reported: str) -> None:

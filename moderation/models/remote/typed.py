@@ -14,7 +14,6 @@ from moderation.models.remote.sight import sees
 from moderation.models.remote.usage import Usage
 from moderation.models.remote.wire import Reply, Window
 from moderation.settings import ModelSettings
-from moderation.types import Reason
 
 VERSION = 1  # of how these wires put a post and its questions; part of the model's digest
 
@@ -29,7 +28,6 @@ class TypedWire(ABC):
     def __init__(self, settings: ModelSettings) -> None:
         self.model = settings.name.partition(":")[2]
         self.sees: bool | None = None  # whether it sees pictures; None: not known yet
-        self._reported = ""
 
     @property
     @abstractmethod
@@ -48,7 +46,6 @@ class TypedWire(ABC):
     async def learn(self, client: AsyncOpenAI) -> Reply:
         """See Wire. The first time, it also learns whether the model sees pictures."""
         reply = await self.put(client, GREETING, range(1))
-        self._reported = reply.model
         if self.sees is not None:
             return reply
         self.sees, spent = await sees(lambda window, questions: self.put(client, window, questions))
@@ -59,7 +56,5 @@ class TypedWire(ABC):
         return replace(reply, usage=both)
 
     async def ask(self, client: AsyncOpenAI, window: Window, questions: range) -> Reply:
-        """See Wire. MODEL_FAILED for pictures that the model does not see: an answer would not be about them."""
-        if window.pictures and self.sees is False:
-            return Reply(self._reported, (Reason.MODEL_FAILED,) * len(questions))
+        """See Wire."""
         return await self.put(client, window, questions)

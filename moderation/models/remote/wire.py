@@ -35,6 +35,10 @@ class Wire(Protocol):
     """How questions are put to one kind of server. Every method raises what the openai client raises."""
 
     @property
+    def sees(self) -> bool | None:
+        """Whether the model sees pictures; None until `learn` has found out."""
+
+    @property
     def mode(self) -> str:
         """How the server is asked, for the model's digest; final after `learn`."""
 
@@ -45,4 +49,4 @@ class Wire(Protocol):
         """Asks one question of our own, and learns what the server can do."""
 
     async def ask(self, client: AsyncOpenAI, window: Window, questions: range) -> Reply:
-        """Asks some questions about a window, in one request."""
+        """Asks some questions about a window, in one request. A window with pictures goes to a model that sees them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from moderation.errors import ChangedError, ModerationError, PostError
-from moderation.inference.remote import RemoteScorer
+from moderation.inference.remote import SHARE, RemoteScorer
+from moderation.observability import phases
+from moderation.observability.phases import InHand
 from moderation.settings import WorkerSettings
 from moderation.types import Question, Reason, Score, YesNo
 from tests.support.batching import a_content, until
@@ -87,6 +90,22 @@ async def test_a_post_that_cannot_be_encoded_is_a_dead_letter() -> None:
             await scorer.score(a_content("unreadable"), [SPAM])
         assert refused.value.reason is Reason.MODEL_FAILED
         assert (await scorer.score(a_content("next"), [SPAM])).windows == ((YES,),)
+
+
+async def test_a_post_that_the_server_holds_is_given_up_before_the_watchdog_ends_the_worker() -> None:
+    """A server that hangs on posts, and answers questions of our own, must not end worker after worker."""
+    model = Remote()
+    timeout_s = WorkerSettings().post_timeout_s
+    async with a_scorer(model) as scorer:
+        taken = time.monotonic() - SHARE * timeout_s - model.patience_s + 0.2
+        phases.CURRENT.set(InHand(1, 0, taken))
+        with pytest.raises(PostError) as given_up:
+            async with asyncio.timeout(20):
+                await scorer.score(a_content("slow quick"), [SPAM])
+        assert given_up.value.reason is Reason.DEADLINE_EXCEEDED
+        assert (await scorer.score(a_content("quick"), [])).windows == ()
+        phases.CURRENT.set(InHand(1, 0, time.monotonic()))
+        assert (await scorer.score(a_content("quick"), [SPAM])).windows == ((YES,),)
 
 
 async def test_nothing_is_asked_without_a_question() -> None:

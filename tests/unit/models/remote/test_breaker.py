@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from moderation.models.remote.breaker import FAILURES, FIRST_PROBE_S, LAST_PROBE_S
 from moderation.models.remote.failures import Cause, Failure
 from moderation.models.remote.server import ATTEMPTS
+from moderation.observability.logs import POST
 from tests.support.logged import events
 from tests.support.skipping import now, run
 from tests.support.told_server import OUTAGE_S, REPLY, Story, away, in_turn, lost, outage, status
@@ -31,6 +32,28 @@ def test_posts_wait_for_the_end_of_an_outage_and_are_answered() -> None:
         assert all(at in told.times("own") for at in during), "nothing but probes"
         assert told.most_probes_at_once == 1
         assert len(during) < 40
+
+    run(story())
+
+
+def test_a_probe_belongs_to_no_post() -> None:
+    """It outlives the post that met the outage: its log lines, its phase and its trace are not the post's."""
+
+    async def story() -> None:
+        told = Story(away(0, 100))
+        seen: list[str] = []
+        says = told.says
+
+        def noted(name: str) -> Any:
+            if name == "own":
+                seen.append(POST.get(""))
+            return says(name)
+
+        told.says = noted
+        POST.set("the post")
+        assert await told.ask() == "answered"
+        assert set(seen) == {""}
+        assert len(seen) > 3
 
     run(story())
 

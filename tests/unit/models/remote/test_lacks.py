@@ -1,0 +1,72 @@
+"""Servers that see no pictures, and servers that count no tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from moderation.models.remote.chat import Chat
+from moderation.models.remote.model import ServedModel
+from moderation.types import Reason
+from tests.support.logged import events
+from tests.support.model_server import ModelServer, completion, model_server
+from tests.support.plain_wire import PlainWire, a_client, a_model, a_window, model_settings
+
+ANSWERED = "moderation_model_requests_total"
+
+
+@pytest.fixture(name="peer")
+def _peer() -> Iterator[ModelServer]:
+    with model_server() as peer:
+        yield peer
+
+
+async def test_a_model_that_sees_no_pictures_is_not_asked_about_any(peer: ModelServer) -> None:
+    """No answer counts as one either: it would end the doubt about a server that fails."""
+    wire = PlainWire()
+    wire.sees = False
+    model = ServedModel(wire, a_client(peer.url), model_settings(peer.url))
+    await model.start()
+    asked, metric = len(peer.requests), REGISTRY.get_sample_value(ANSWERED, {"result": "answered"})
+    model._server.breaker.failed()
+    window = replace(a_window(questions=2), pictures=(b"a JPEG file",))
+    assert await model.answer(window) == [(Reason.MODEL_FAILED, Reason.MODEL_FAILED)]
+    assert model._server.breaker._failures == 1
+    assert REGISTRY.get_sample_value(ANSWERED, {"result": "answered"}) == metric
+    assert len(peer.requests) == asked
+    assert await model.answer(a_window("says:0.9")) != [(Reason.MODEL_FAILED,)]
+    await model.close()
+
+
+@pytest.mark.parametrize(
+    ("usage", "prices", "warned"),
+    [
+        (None, {"input_price": 1.0}, True),
+        ({"prompt_tokens": 0, "completion_tokens": 1}, {"input_price": 1.0}, True),
+        ({"prompt_tokens": 9, "completion_tokens": 0}, {"output_price": 1.0}, True),
+        ({"prompt_tokens": 9, "completion_tokens": 0}, {"input_price": 1.0}, False),
+        (None, {}, False),
+    ],
+)
+async def test_a_server_that_counts_no_tokens_is_warned_about_where_prices_are_set(
+    peer: ModelServer, usage: Any, prices: dict[str, float], warned: bool
+) -> None:
+    peer.otherwise = completion(usage=usage)
+    with capture_logs() as logged:
+        model = ServedModel(Chat(model_settings(peer.url)), a_client(peer.url), model_settings(peer.url, **prices))
+        await model.start()
+        await model.close()
+    assert bool(events(logged, "model_usage_unknown")) is warned
+
+
+async def test_a_server_that_counts_tokens_is_not_warned_about(peer: ModelServer) -> None:
+    with capture_logs() as logged:
+        model = a_model(peer.url, input_price=1.0, budget_per_hour=1.0)
+        await model.start()
+        await model.close()
+    assert not events(logged, "model_usage_unknown")
