@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
@@ -114,6 +115,27 @@ def test_a_trees_scores_are_those_of_separate_prompts(folder: Path) -> None:
         assert all(apart(score, loading.alone(model, window, place)) < 1e-4 for place, score in enumerate(row))
     assert len({round(score.margin, 4) for row in rows for score in row}) > len(windows), "they depend on the post"
     assert all(score.mass is not None and score.mass > 0.5 for row in rows for score in row)
+
+
+def test_what_questions_share_is_computed_once(model: GeneralClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    (window,) = model.encode(contents()[0], questions(5))
+    tokens: list[int] = []
+    caches: list[weakref.ref[Any]] = []
+    most = 0
+    real = CachedNetwork._run
+
+    def run(self: CachedNetwork, ids: torch.Tensor, **inputs: Any) -> Any:
+        nonlocal most
+        tokens.append(ids.shape[1])
+        output = real(self, ids, **inputs)
+        caches.append(weakref.ref(output.past_key_values))
+        most = max(most, sum(cache() is not None for cache in caches))
+        return output
+
+    monkeypatch.setattr(CachedNetwork, "_run", run)
+    model.score([window])
+    assert tokens == [len(window.tree.shared), *map(len, window.tree.branches)]
+    assert most == 2, "the shared cache, and one copy at a time"
 
 
 @pytest.mark.parametrize("pictures", [0, 1, 2])
