@@ -51,9 +51,12 @@ class GeneralTemplate:
     def head(self, pictures: Sequence[str], text: str) -> list[int]:
         """The beginning of the prompt, and the service's first words behind the pictures.
 
-        pictures: what the processor writes in the place of each. Token j of picture i is -1 - i.
+        pictures: what the processor writes in the place of each. Token j of picture i is -1 - i. Raises PostError.
         """
-        pieces = self.chat.frame(len(pictures)).pieces
+        try:
+            pieces = self.chat.frame(len(pictures)).pieces
+        except ConfigError:  # at start, up to two were right
+            raise PostError(Reason.INVALID_POST, f"the chat template takes no {len(pictures)} pictures") from None
         whole = pieces[0] + "".join(words + piece for words, piece in zip(pictures, pieces[1:], strict=True))
         ids = self.tokenizer.trusted(whole + text, begin=self._begin)
         return self._numbered(ids, pictures)
@@ -124,8 +127,9 @@ class GeneralTemplate:
         path = self.chat.path
         if self.slot in plain or self.slot not in self.tokenizer.added:
             self._refuse("a picture's token is a word like any other, which users can write")
-        head = self.head((), "") + self.after_text(self.chat.frame(0).tail)
-        if forged := sorted(id for id in set(head) & self.tokenizer.added & set(plain)):
+        frame = self.chat.frame(1)
+        written = {id for text in ("".join(frame.pieces), frame.tail) for id in self.tokenizer.trusted(text)}
+        if forged := sorted((written & self.tokenizer.added & set(plain)) - spelling.blanks(published)):
             self._refuse(f"its tokenizer makes the template's token {forged[0]} of plain text, which users can write")
         for border, ids in self._borders.items():
             shown = spelling.words(border)
