@@ -16,10 +16,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers.utils import chat_template_utils
 
 from moderation import models
 from moderation.errors import ConfigError, PostError
-from moderation.models.general import loading
+from moderation.models.general import chat, loading
 from moderation.models.general.classifier import GeneralClassifier
 from moderation.models.general.network import CachedNetwork
 from moderation.models.general.processor import Processor
@@ -156,6 +157,20 @@ def test_a_score_is_that_of_the_published_processor_and_class(model: GeneralClas
     with torch.inference_mode():
         logits = network.model(**inputs).logits[:, -1]
     assert apart(model.score([window])[0][0], scores(logits, *opened.template.answers)[0]) < 1e-4
+
+
+def test_a_prompt_is_written_as_transformers_renders_the_template(model: GeneralClassifier) -> None:
+    template = model.checkpoint.template
+    for pictures in range(3):
+        parts = [*[{"type": "image"}] * pictures, {"type": "text", "text": "Is it spam?"}]
+        render: Any = chat_template_utils.render_jinja_template
+        rendered = render(
+            [[{"role": "user", "content": parts}]],
+            chat_template=chat.read(model.checkpoint.folder)[1],
+            add_generation_prompt=True,
+            **model.checkpoint.processor.special,
+        )
+        assert template.rendered(pictures, "Is it spam?") == rendered[0][0]
 
 
 def test_neighbours_and_other_policies_change_nothing(model: GeneralClassifier) -> None:
