@@ -43,7 +43,7 @@ def plain_ids(tokenizer: Mapping[str, Any]) -> frozenset[int]:
 
 
 def blanks(tokenizer: Mapping[str, Any]) -> frozenset[int]:
-    """The added tokens that are nothing but spaces, as in Gemma's ▁▁: no structure, whoever writes them."""
+    """The added tokens that are nothing but spaces, as in Gemma's ▁▁. They are no structure."""
     added = tokenizer.get("added_tokens") or ()
     return frozenset(int(token["id"]) for token in added if not token["content"].replace("▁", " ").strip())
 

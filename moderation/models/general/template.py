@@ -33,6 +33,8 @@ class GeneralTemplate:
         self.chat = ChatTemplate(folder, processor.mark, processor.special)
         self.chat.check()
         published: dict[str, Any] = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+        if published["model"].get("dropout"):
+            raise ConfigError(f"{folder}: its tokenizer cuts words at random (dropout), so no score could be repeated")
         self.tokenizer = Tokenizer(folder, published)
         self._mark = processor.mark
         self._begin = not self._begins_itself(processor)

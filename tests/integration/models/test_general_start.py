@@ -45,6 +45,13 @@ def test_a_users_words_cannot_open_a_picture(llava: Path) -> None:
         load(llava)
 
 
+def test_a_tokenizer_that_cuts_words_at_random_is_refused(llava: Path) -> None:
+    tokenizer = json.loads((llava / "tokenizer.json").read_text())
+    change(llava / "tokenizer.json", model={**tokenizer["model"], "dropout": 0.5})
+    with pytest.raises(ConfigError, match="cuts words at random"):
+        load(llava)
+
+
 def test_a_template_is_given_what_transformers_gives_it(llava: Path) -> None:
     change(
         llava / "chat_template.json", chat_template="{% if tools is not none %}Tools: {% endif %}" + llava_seed.TEMPLATE
