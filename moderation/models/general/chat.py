@@ -27,6 +27,8 @@ from moderation.models.shared import checkpoint
 JINJA = "chat_template.jinja"
 # Of a checkpoint's files, the ones that may hold the template, the first that does counts: as transformers reads them.
 IN_JSON = ("chat_template.json", "processor_config.json", "tokenizer_config.json")
+# What transformers gives a template beside the messages.
+GIVEN: Mapping[str, object] = {"tools": None, "documents": None, "add_generation_prompt": True}
 # What stands for the words of a turn. No template writes or changes these characters of Unicode's private use.
 TURNS = ("\ue100first\ue101", "\ue100second\ue101", "\ue100third\ue101")
 
@@ -63,9 +65,8 @@ class ChatTemplate:
 
     def check(self) -> None:
         """Raises ConfigError unless pictures stand before the words, and what follows the words is always the same."""
-        tails = {self.frame(pictures).tail for pictures in range(3)}
-        if len(tails) > 1:
-            self._refuse("writes other words behind a turn when the turn has pictures")
+        for pictures in range(3):
+            self.frame(pictures)
 
     @cached_property
     def borders(self) -> Borders:
@@ -86,11 +87,13 @@ class ChatTemplate:
             self._refuse(
                 f"does not write {self._image} once for each of {pictures} pictures, before the words of their turn"
             )
+        if pictures and tail != self.frame(0).tail:
+            self._refuse("writes other words behind a turn when the turn has pictures")
         return Frame(pieces, tail)
 
     def _render(self, messages: Sequence[Mapping[str, object]]) -> str:
         try:
-            return self._compiled.render(messages=messages, add_generation_prompt=True, **self._special)
+            return self._compiled.render(messages=messages, **GIVEN, **self._special)
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             self._refuse(f"fails with a turn of pictures and a text ({error})")
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
 import PIL.Image
 import torch
 
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, DeviceError
 from moderation.models.general.classifier import GeneralClassifier
 from moderation.models.general.family import Checkpoint
-from moderation.models.general.pictures import GeneralWindow
+from moderation.models.general.pictures import GeneralWindow, Shown
 from moderation.models.general.processor import on
 from moderation.models.shared import checkpoint, device
 from moderation.models.shared.loading import info_of
@@ -39,9 +43,11 @@ def load(settings: ModelSettings) -> GeneralClassifier:
         network = opened.network(dtype=dtype, device=where)
     model = GeneralClassifier(info_of(opened, settings, revision, dtype), network, opened, settings)
     pictures = (PIL.Image.new("RGB", (64, 48), "white"), PIL.Image.new("RGB", (48, 80), "navy"))
-    (window,) = model.encode(Content(TEXT, pictures, ""), QUESTIONS)
-    check_prompt(opened, window, pictures)
-    check_scores(model, window)
+    with _reasons(opened):
+        for window in model.encode(Content(TEXT, pictures, ""), QUESTIONS):  # two where one prompt is too short
+            shown = [picture.number for picture in window.pictures if isinstance(picture, Shown)]
+            check_prompt(opened, window, tuple(pictures[number] for number in shown))
+            check_scores(model, window)
     return model
 
 
@@ -90,5 +96,17 @@ def alone(model: GeneralClassifier, window: GeneralWindow, place: int) -> Score:
         return scores(network.logits(ids, inputs, (*yes, *no))[None], yes, no)[0]
 
 
-def _refuse(opened: Checkpoint, why: str) -> None:
+@contextmanager
+def _reasons(opened: Checkpoint) -> Iterator[None]:
+    """Turns an error of transformers' code into ConfigError, but for the device's."""
+    try:
+        yield
+    except (ConfigError, DeviceError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - each class has its own
+        line = str(error).strip().partition("\n")[0][:300]
+        _refuse(opened, f"it fails on a post of our own ({type(error).__name__}: {line})")
+
+
+def _refuse(opened: Checkpoint, why: str) -> NoReturn:
     raise ConfigError(f"{opened.folder}: this service cannot run {opened.class_} of transformers: {why}")

@@ -62,16 +62,22 @@ class CachedNetwork:
         """
         self._exact = tuple(exact)
         past = self._run(self._ids(shared), **inputs).past_key_values
-        rows = [
-            self._run(self._ids(branch), past_key_values=copy.deepcopy(past) if place < len(branches) - 1 else past)
-            for place, branch in enumerate(branches)
-        ]
-        return torch.cat([row.logits[0, -1:].float() for row in rows])
+        last = len(branches) - 1
+        return torch.cat(
+            [  # only the logits are kept: what the class returns holds its copy of the cache
+                self._behind(self._ids(branch), past_key_values=past if place == last else copy.deepcopy(past))
+                for place, branch in enumerate(branches)
+            ]
+        )
 
     def logits(self, ids: Sequence[int], inputs: Mapping[str, Tensor], exact: Sequence[int]) -> Tensor:
         """float32 [vocabulary]: the logits behind a prompt that is computed as a whole."""
         self._exact = tuple(exact)
-        logits: Tensor = self._run(self._ids(ids), **inputs).logits[0, -1].float()
+        return self._behind(self._ids(ids), **inputs)[0]
+
+    def _behind(self, ids: Tensor, **inputs: Any) -> Tensor:
+        """float32 [1, vocabulary]: the logits behind the ids."""
+        logits: Tensor = self._run(ids, **inputs).logits[0, -1:].float()
         return logits
 
     def _run(self, ids: Tensor, **inputs: Any) -> Any:

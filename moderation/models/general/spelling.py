@@ -42,6 +42,12 @@ def plain_ids(tokenizer: Mapping[str, Any]) -> frozenset[int]:
     return frozenset(vocabulary[token] for token in made if token in vocabulary)
 
 
+def blanks(tokenizer: Mapping[str, Any]) -> frozenset[int]:
+    """The added tokens that are nothing but spaces, as in Gemma's ▁▁. They are no structure."""
+    added = tokenizer.get("added_tokens") or ()
+    return frozenset(int(token["id"]) for token in added if not token["content"].replace("▁", " ").strip())
+
+
 def is_faithful(tokenizer: Mapping[str, Any]) -> bool:
     """Whether the tokenizer changes no letter of a text before it cuts the text into tokens."""
     normalizer = tokenizer.get("normalizer") or {}
@@ -57,9 +63,10 @@ def words(border: str) -> str:
 
 
 def pattern(borders: Collection[str]) -> re.Pattern[str]:
-    """Every spelling of the borders in a user's words, in capitals or not."""
+    """Every spelling of the borders in a user's words: in capitals or not, with SentencePiece's ▁ for a space too."""
     longest_first = sorted({words(border) for border in borders}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)", re.IGNORECASE)
+    spellings = [re.escape(border).replace(r"\ ", "[ ▁]") for border in longest_first]
+    return re.compile("|".join(spellings) or "(?!)", re.IGNORECASE)
 
 
 def contains(ids: Sequence[int], part: Sequence[int]) -> bool:

@@ -33,12 +33,17 @@ class GeneralTemplate:
         self.chat = ChatTemplate(folder, processor.mark, processor.special)
         self.chat.check()
         published: dict[str, Any] = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+        if published["model"].get("dropout"):
+            raise ConfigError(f"{folder}: its tokenizer cuts words at random (dropout), so no score could be repeated")
         self.tokenizer = Tokenizer(folder, published)
         self._mark = processor.mark
         self._begin = not self._begins_itself(processor)
         self.answers: tuple[Sequence[int], Sequence[int]] = (self._spellings(YES), self._spellings(NO))
         plain = spelling.plain_ids(published)
-        structure = {self.slot, *self.head((), ""), *self.after_text(self.chat.frame(0).tail)} & self.tokenizer.added
+        frame = self.chat.frame(1)
+        written = {id for text in ("".join(frame.pieces), frame.tail) for id in self.tokenizer.trusted(text)}
+        written |= {self.slot, *self.head((), ""), *self.after_text(self.chat.frame(0).tail)}
+        structure = (written & self.tokenizer.added) - spelling.blanks(published)
         exposed = structure & plain  # letters could become these, too
         self.reserved: Collection[int] = (self.tokenizer.added - plain) | exposed
         self._borders = self._unproven()
@@ -55,9 +60,12 @@ class GeneralTemplate:
     def head(self, pictures: Sequence[str], text: str) -> list[int]:
         """The beginning of the prompt, and the service's first words behind the pictures.
 
-        pictures: what the processor writes in the place of each. Token j of picture i is -1 - i.
+        pictures: what the processor writes in the place of each. Token j of picture i is -1 - i. Raises PostError.
         """
-        pieces = self.chat.frame(len(pictures)).pieces
+        try:
+            pieces = self.chat.frame(len(pictures)).pieces
+        except ConfigError:  # at start, up to two were right
+            raise PostError(Reason.INVALID_POST, f"the chat template takes no {len(pictures)} pictures") from None
         whole = pieces[0] + "".join(words + piece for words, piece in zip(pictures, pieces[1:], strict=True))
         ids = self.tokenizer.trusted(whole + text, begin=self._begin)
         return self._numbered(ids, pictures)

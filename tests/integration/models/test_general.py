@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
@@ -15,10 +16,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers.utils import chat_template_utils
 
 from moderation import models
 from moderation.errors import ConfigError, PostError
-from moderation.models.general import loading
+from moderation.models.general import chat, loading
 from moderation.models.general.classifier import GeneralClassifier
 from moderation.models.general.network import CachedNetwork
 from moderation.models.general.processor import Processor
@@ -116,6 +118,27 @@ def test_a_trees_scores_are_those_of_separate_prompts(folder: Path) -> None:
     assert all(score.mass is not None and score.mass > 0.5 for row in rows for score in row)
 
 
+def test_what_questions_share_is_computed_once(model: GeneralClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    (window,) = model.encode(contents()[0], questions(5))
+    tokens: list[int] = []
+    caches: list[weakref.ref[Any]] = []
+    most = 0
+    real = CachedNetwork._run
+
+    def run(self: CachedNetwork, ids: torch.Tensor, **inputs: Any) -> Any:
+        nonlocal most
+        tokens.append(ids.shape[1])
+        output = real(self, ids, **inputs)
+        caches.append(weakref.ref(output.past_key_values))
+        most = max(most, sum(cache() is not None for cache in caches))
+        return output
+
+    monkeypatch.setattr(CachedNetwork, "_run", run)
+    model.score([window])
+    assert tokens == [len(window.tree.shared), *map(len, window.tree.branches)]
+    assert most == 2, "the shared cache, and one copy at a time"
+
+
 @pytest.mark.parametrize("pictures", [0, 1, 2])
 def test_a_score_is_that_of_the_published_processor_and_class(model: GeneralClassifier, pictures: int) -> None:
     """Nothing of ours but the words: the template as it is rendered, and transformers' processor and forward."""
@@ -134,6 +157,20 @@ def test_a_score_is_that_of_the_published_processor_and_class(model: GeneralClas
     with torch.inference_mode():
         logits = network.model(**inputs).logits[:, -1]
     assert apart(model.score([window])[0][0], scores(logits, *opened.template.answers)[0]) < 1e-4
+
+
+def test_a_prompt_is_written_as_transformers_renders_the_template(model: GeneralClassifier) -> None:
+    template = model.checkpoint.template
+    for pictures in range(3):
+        parts = [*[{"type": "image"}] * pictures, {"type": "text", "text": "Is it spam?"}]
+        render: Any = chat_template_utils.render_jinja_template
+        rendered = render(
+            [[{"role": "user", "content": parts}]],
+            chat_template=chat.read(model.checkpoint.folder)[1],
+            add_generation_prompt=True,
+            **model.checkpoint.processor.special,
+        )
+        assert template.rendered(pictures, "Is it spam?") == rendered[0][0]
 
 
 def test_neighbours_and_other_policies_change_nothing(model: GeneralClassifier) -> None:

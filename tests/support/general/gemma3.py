@@ -182,7 +182,9 @@ def _tokenizer() -> tuple[dict[str, int], dict[str, Any]]:
     tokens = [*BASE.split(), *PLAIN[:9], *TURNS.split(), *PLAIN[9:], *(f"<0x{byte:02X}>" for byte in range(256))]
     tokens += ["▁", "\n", *(chr(code) for code in range(ord("!"), ord("~") + 1))]
     ids = {token: place for place, token in enumerate(tokens)}
-    merges: list[list[str]] = []
+    # As in the published file, merges make the runs of spaces and line ends that are added tokens, too.
+    runs = [token for token in PLAIN if set(token) in ({"▁"}, {"\n"})]
+    merges: list[list[str]] = [[run[:cut], run[cut:]] for run in runs for cut in range(1, len(run))]
     words = f"{WORDS} {ROLES}".split()
     for word in (*(f"▁{word}" for word in words), *words):
         left = word[0]
