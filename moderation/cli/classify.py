@@ -133,7 +133,7 @@ async def _classify(loaded: Settings, policy_set: PolicySet, post: Post) -> Verd
     from moderation.moderator import Moderator
 
     model = loaded.model.model_copy(update={"outage_s": 1.0})  # a person waits
-    async with await loading.load(loaded.model_copy(update={"model": model})) as scorer:
+    async with await loading.load(loaded.model_copy(update={"model": model}), patient=False) as scorer:
         if scorer.info.caution:
             logs.say(f"{scorer.info.name}: {scorer.info.caution}")
         moderator = Moderator(policy_set, Media(loaded.media), scorer)

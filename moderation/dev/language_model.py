@@ -145,7 +145,7 @@ def _main() -> None:
         return
     file = fetch(lambda line: sys.stderr.write(f"{line}\n"))
     with serving(file) as url, contextlib.suppress(KeyboardInterrupt):
-        sys.stdout.write(f"MODERATION_MODEL=openai:{NAME} MODERATION_MODEL__URL={url}\n")
+        sys.stdout.write(f"export MODERATION_MODEL=openai:{NAME} MODERATION_MODEL__URL={url}\n")
         sys.stdout.flush()
         while True:
             time.sleep(3_600)

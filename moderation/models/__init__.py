@@ -79,8 +79,11 @@ def is_remote(name: str) -> bool:
     return name.partition(":")[0] in WIRES and ":" in name
 
 
-async def connect(settings: ModelSettings) -> RemoteModel:
-    """The model behind a server that the settings name, started. Raises ConfigError."""
+async def connect(settings: ModelSettings, *, patient: bool = True) -> RemoteModel:
+    """The model behind a server that the settings name, started. Raises ConfigError.
+
+    patient: whether a server that is away is none of the caller's mistakes, and may come back later.
+    """
     from moderation.models import remote  # noqa: PLC0415 - imports the client's library
 
     model = remote.open_model(settings)
@@ -89,6 +92,13 @@ async def connect(settings: ModelSettings) -> RemoteModel:
     except BaseException:
         await model.close()
         raise
+    if model.away and not patient:
+        cause = model.away
+        await model.close()
+        raise ConfigError(
+            f"the model server at MODERATION_MODEL__URL ({settings.url}) gives no answer ({cause}): check the URL, and "
+            "that the server runs"
+        )
     return model
 
 

@@ -65,6 +65,10 @@ class RemoteModel(Encoder, Protocol):
         """Whether no post should be taken: the server is away, and the outage may still be waited for."""
 
     @property
+    def away(self) -> str:
+        """Why the server gives no answers at present, in a word; empty: it answers."""
+
+    @property
     def patience_s(self) -> float:
         """The longest time that a post waits for the end of outages."""
 

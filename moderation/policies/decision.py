@@ -17,7 +17,7 @@ def finding_of(policy: Policy, answers: Sequence[Answer], strictest: Outcome = O
     already says REMOVE, the finding is determined: no outcome is stricter. A Yes without a probability is REVIEW,
     because no threshold applies, and leaves the finding degraded.
 
-    strictest: the model's answers have no stricter outcome than this.
+    strictest: no finding of the model is stricter than this, not even by on_error.
     """
     scores = [answer for answer in answers if isinstance(answer, Score)]
     answered = [score for score in scores if _answers(policy, score)]
@@ -26,12 +26,12 @@ def finding_of(policy: Policy, answers: Sequence[Answer], strictest: Outcome = O
     reason = None if outcome is Outcome.REMOVE else _reason(policy, answers)
     if YesNo(yes=True) in answers:
         outcome = max(outcome, Outcome.REVIEW)
-    outcome = min(outcome, strictest)
-    undetermined = reason is not None and reason is not Reason.NO_PROBABILITY
+    if reason is not None and reason is not Reason.NO_PROBABILITY:
+        outcome = max(outcome, policy.outcome_on_error)
     return Finding(
         policy_id=policy.id,
         policy_version=policy.version,
-        outcome=max(outcome, policy.outcome_on_error) if undetermined else outcome,
+        outcome=min(outcome, strictest),
         severity=policy.severity_level,
         thresholds=policy.finding_thresholds,
         score=score,

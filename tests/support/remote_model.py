@@ -30,6 +30,7 @@ class Remote:
         self.info = ModelInfo("openai:double", "double", "d" * 64)
         self.strictest = Outcome.REMOVE
         self.paused = False
+        self.away = ""
         self.patience_s = 1.0
         self.asked: list[str] = []
         self.gate = asyncio.Event()

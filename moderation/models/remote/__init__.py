@@ -21,6 +21,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from moderation.errors import ConfigError
 from moderation.models.contract import RemoteModel
@@ -40,4 +41,5 @@ def open_model(settings: ModelSettings) -> RemoteModel:
     wire, _, model = settings.name.partition(":")
     if not model:
         raise ConfigError(f"MODERATION_MODEL is {settings.name!r}: after the colon goes the model's name at its server")
-    return ServedModel(WIRES[wire](settings), client_of(settings), settings)
+    make = partial(WIRES[wire], settings)
+    return ServedModel(make(), client_of(settings), settings, make)

@@ -51,6 +51,7 @@ class Breaker:
         """
         self._probe = probe
         self._outage_s = outage_s
+        self.cause: Cause | None = None  # why it is open, or was open last
         self._failures = 0  # in a row
         self._since: float | None = None  # when it opened; None: it is closed
         self._closed = asyncio.Event()
@@ -106,7 +107,7 @@ class Breaker:
         """The server is away, as this failure shows."""
         if self.is_open:
             return
-        cause = failure.cause or Cause.REJECTING
+        cause = self.cause = failure.cause or Cause.REJECTING
         self._since = since = asyncio.get_running_loop().time()
         self._closed.clear()
         metrics.MODEL_OUTAGE.labels(cause).set(1)
@@ -159,7 +160,7 @@ class Breaker:
                     metrics.MODEL_OUTAGE.labels(now).set(1)
                     seconds = round(loop.time() - since)
                     log.warning("model_server_still_away", cause=now, status=found.status, seconds=seconds)
-                    cause = now
+                    cause = self.cause = now
                 pause = min(LAST_PROBE_S, 2 * pause)
         finally:
             giving_up.cancel()

@@ -10,7 +10,7 @@ from contextvars import Context
 from functools import partial
 
 import structlog
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError, UnprocessableEntityError
 
 from moderation.errors import ConfigError
 from moderation.models.contract import Encoded
@@ -34,8 +34,12 @@ LONGEST_NAME = 200  # characters
 class ServedModel:
     """A RemoteModel on one wire."""
 
-    def __init__(self, wire: Wire, client: AsyncOpenAI, settings: ModelSettings) -> None:
+    def __init__(
+        self, wire: Wire, client: AsyncOpenAI, settings: ModelSettings, fresh: Callable[[], Wire] | None = None
+    ) -> None:
+        """fresh: another wire of the same kind, which has learned nothing yet."""
         self._wire = wire
+        self._fresh = fresh
         self._client = client
         self._settings = settings
         self._server = Server(client, settings, self._probe)
@@ -54,6 +58,12 @@ class ServedModel:
     def paused(self) -> bool:
         """See RemoteModel."""
         return self._server.breaker.paused
+
+    @property
+    def away(self) -> str:
+        """See RemoteModel."""
+        breaker = self._server.breaker
+        return str(breaker.cause) if breaker.is_open and breaker.cause else ""
 
     @property
     def patience_s(self) -> float:
@@ -129,6 +139,8 @@ class ServedModel:
         except Rejected as rejected:
             if rejected.failure.too_long:
                 return None
+            if self._changed.is_set():
+                return [Reason.MODEL_CHANGED] * len(questions)
             return [Reason.CONTENT_FILTERED if rejected.failure.filtered else Reason.MODEL_FAILED] * len(questions)
         if self._is_other(reply):
             return [Reason.MODEL_CHANGED] * len(questions)
@@ -140,11 +152,30 @@ class ServedModel:
     async def _probe(self, client: AsyncOpenAI) -> Reply:
         """Asks a question of our own. Learns the name that the server reports, where the start could not."""
         if self._learned:
-            return await self._wire.ask(client, GREETING, range(1))
+            try:
+                return await self._wire.ask(client, GREETING, range(1))
+            except (BadRequestError, UnprocessableEntityError, ValueError):
+                if (reply := await self._learn_anew(client)) is None:
+                    raise
+                return reply
         reply = await self._wire.learn(client)
         if self._started:  # without the name. What the wire has learned is not in the digest, either
             self._learned = True
             self._set_changed(_name(reply))
+        return reply
+
+    async def _learn_anew(self, client: AsyncOpenAI) -> Reply | None:
+        """The reply of a server that must be asked in another way than at start; None: there is no other way.
+
+        The way is part of the digest, so the process starts again.
+        """
+        if self._fresh is None:
+            return None
+        wire = self._fresh()
+        reply = await wire.learn(client)
+        if wire.mode == self._wire.mode:
+            return None
+        self._set_changed(_name(reply))
         return reply
 
     def _is_other(self, reply: Reply) -> bool:
@@ -185,6 +216,7 @@ class ServedModel:
             "url": settings.url,
             "mode": self._wire.mode,
             "encoding": contents.VERSION,
+            "halving": [MAX_HALVINGS, contents.SHORTEST, contents.OVERLAP],
             "window": [settings.window_tokens, settings.window_overlap],
             "alias_may_remove": settings.alias_may_remove,
         }

@@ -30,6 +30,7 @@ from moderation.observability.logs import frames
 from moderation.settings import ModelSettings
 
 ATTEMPTS = 5  # at one request, while the server is not known to be away
+TIMEOUTS = 2  # of them that may last as long as an attempt may: a request that hangs holds a place
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 8.0  # between attempts; it doubles, and is drawn between half of it and all
 LONG_PAUSE_S = 20.0  # a server that asks for a longer one may be away
 
@@ -86,7 +87,7 @@ class Server:
             if result.explained:
                 raise Rejected(result)
             attempts += 1
-            last = attempts >= ATTEMPTS or not result.transient
+            last = attempts >= (TIMEOUTS if result.kind == "timeout" else ATTEMPTS) or not result.transient
             if result.transient:
                 self.breaker.failed()
             if last or self.breaker.doubtful or result.retry_after_s > LONG_PAUSE_S:

@@ -58,7 +58,10 @@ def locate(name: str, revision: str | None, wanted: Sequence[str] = WANTED) -> t
     if folder.is_dir():
         return folder, ""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
-        raise ConfigError(f"{name}: there is no such folder, and it is not a hub id (owner/name)")
+        raise ConfigError(
+            f"{name}: there is no such folder, and it is not a hub id (owner/name); a model behind a server is written "
+            "openai:MODEL, decisions:MODEL or systemone:MODEL"
+        )
     return fetch(name, revision, wanted)
 
 

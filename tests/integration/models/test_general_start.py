@@ -41,8 +41,10 @@ def test_a_users_words_cannot_open_a_picture(llava: Path) -> None:
     token = {**tokenizer["added_tokens"][-1], "id": tokenizer["model"]["vocab"]["No"], "content": "No"}
     change(llava / "tokenizer.json", added_tokens=[*tokenizer["added_tokens"], token])
     change(llava / "chat_template.json", chat_template=llava_seed.TEMPLATE.replace("<image>", "No<image>"))
-    with pytest.raises(ConfigError, match=r"makes the template's token .* of plain text"):
-        load(llava)
+    template = load(llava).checkpoint.template
+    assert token["id"] in template.reserved
+    assert token["id"] in template.tokenizer.untrusted("No", joined=True), "the tokenizer alone would make it"
+    assert token["id"] not in template.user_text("No, no. No<image>No")
 
 
 def test_a_tokenizer_that_cuts_words_at_random_is_refused(llava: Path) -> None:

@@ -93,9 +93,9 @@ def test_the_answers_of_an_alias_are_no_stricter_than_review(probability: float)
     assert (capped.score, capped.status) == (free.score, Status.FINAL)
 
 
-def test_the_limit_of_an_alias_is_not_one_of_on_error() -> None:
+def test_the_limit_of_an_alias_is_one_of_on_error_too() -> None:
     finding = finding_of(a_policy(on_error="remove"), [Reason.UNAVAILABLE], Outcome.REVIEW)
-    assert finding.outcome is Outcome.REMOVE
+    assert (finding.outcome, finding.reason) == (Outcome.REVIEW, Reason.UNAVAILABLE)
 
 
 def test_among_the_strictest_the_severest_decides() -> None:

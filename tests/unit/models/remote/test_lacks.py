@@ -1,7 +1,8 @@
-"""Servers that see no pictures, and servers that count no tokens."""
+"""Servers that see no pictures, that count no tokens, that lose what they had at the start, and that are away."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from moderation import models
+from moderation.errors import ConfigError
 from moderation.models.remote.chat import Chat
 from moderation.models.remote.model import ServedModel
 from moderation.types import Reason
@@ -70,3 +73,30 @@ async def test_a_server_that_counts_tokens_is_not_warned_about(peer: ModelServer
         await model.start()
         await model.close()
     assert not events(logged, "model_usage_unknown")
+
+
+async def test_a_server_that_must_be_asked_in_another_way_now_starts_the_process_again(peer: ModelServer) -> None:
+    """As when a provider takes logprobs away. Otherwise the outage would last until somebody restarts the worker."""
+    settings = model_settings(peer.url, outage_s=60.0)
+    model = ServedModel(Chat(settings), a_client(peer.url), settings, lambda: Chat(settings))
+    await model.start()
+    before = model.info.digest
+    peer.otherwise = completion(logprobs=False)
+    asking = asyncio.create_task(model.answer(a_window()))
+    await asyncio.wait_for(model.changed(), 30)
+    assert await asking == [(Reason.MODEL_CHANGED,)]
+    await model.close()
+    again = ServedModel(Chat(settings), a_client(peer.url), settings)
+    await again.start()
+    assert again.info.digest != before
+    await again.close()
+
+
+async def test_a_caller_that_cannot_wait_is_told_that_the_server_is_away(peer: ModelServer) -> None:
+    settings = model_settings(peer.url, outage_s=0.2)
+    peer.down()
+    with pytest.raises(ConfigError, match=r"MODERATION_MODEL__URL \(http://.*\) gives no answer \(unreachable\)"):
+        await models.connect(settings, patient=False)
+    patient = await models.connect(settings)
+    assert (patient.away, patient.info.revision) == ("unreachable", "")
+    await patient.close()

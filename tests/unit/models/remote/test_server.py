@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 
 from moderation.models.remote.breaker import LAST_PROBE_S
 from moderation.models.remote.failures import Cause
-from moderation.models.remote.server import ATTEMPTS, Rejected, Unavailable
+from moderation.models.remote.server import ATTEMPTS, TIMEOUTS, Rejected, Unavailable
 from moderation.models.remote.usage import Usage
 from moderation.models.remote.wire import Reply
 from tests.support.skipping import now, run
@@ -81,7 +81,8 @@ def test_a_request_that_fails_alone_ends_and_opens_nothing(error: Exception) -> 
         }
         assert results[-1] == {"answered": 100}
         assert not told.pauses
-        assert {len(told.times(f"bad-{number}")) for number in range(20)} == {ATTEMPTS}
+        attempts = TIMEOUTS if isinstance(error, APITimeoutError) else ATTEMPTS
+        assert {len(told.times(f"bad-{number}")) for number in range(20)} == {attempts}
         assert told.most_probes_at_once == 1, "requests that fail share the question"
 
     run(story())
