@@ -13,6 +13,8 @@ from typing import Any
 
 from PIL import Image
 
+# Classes that wrap the network that is run: published checkpoints have the wrapper's tensor names.
+WRAPPED = {"shieldgemma2": "ShieldGemma2ForImageClassification"}
 TORCHVISION = "torchvision"
 PARTS = frozenset({"image_processor", "tokenizer", "video_processor"})  # of a processor; videos are not used
 LIBRARIES = {"PyTesseract": "pytesseract"}  # as an error of transformers names them, and as pip does
@@ -35,7 +37,7 @@ def kinds() -> list[Kind]:
     """Every kind of the installed transformers, by name. Takes seconds: most image processors are shown a picture."""
     auto: Any = importlib.import_module("transformers.models.auto.modeling_auto")
     classes: dict[str, str] = auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    return [Kind(name, classes[name], *_pictures(name)) for name in sorted(classes)]
+    return [Kind(name, WRAPPED.get(name, classes[name]), *_pictures(name)) for name in sorted(classes)]
 
 
 def _pictures(name: str) -> tuple[str, str]:

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moderation.errors import ConfigError
+from moderation.models.general.kinds import WRAPPED
 from moderation.models.general.processor import library
 from moderation.models.shared import checkpoint
 
-# Classes that wrap the network that is run: published checkpoints have the wrapper's tensor names.
-WRAPPED = {"shieldgemma2": "ShieldGemma2ForImageClassification"}
 # What transformers finds wrong with the tensors of the files, in words.
 WRONG = {"missing_keys": "missing", "unexpected_keys": "unexpected", "mismatched_keys": "of another shape"}
 KINDS = ("mm_token_type_ids", "token_type_ids")  # inputs that say which ids are a picture's
