@@ -35,6 +35,7 @@ FETCH_S = 3.0
 MAX_BYTES = 32 << 20
 OUTCOMES = ("allow", "review", "remove")
 OUTAGE = "moderation_model_outage"
+GIVEN_UP = "moderation_model_outage_given_up"
 
 Labels = tuple[tuple[str, str], ...]
 Key = tuple[str, Labels]
@@ -286,7 +287,8 @@ def _model_server(frame: Frame) -> Table:
     judged = frame.rate("moderation_verdict_origins_total", origin=Origin.MODEL.name.lower())
     answered, cost = frame.rate(requests, result="answered"), frame.rate("moderation_model_cost_total")
     table = _table("", "request/s", "failed/s", "p50", "p95", "tokens in/s", "out/s", "cost/h", "1,000 posts")
-    table.title = Text.assemble("model server", (f"  AWAY: {', '.join(causes)}" if causes else "", "bold red"))
+    then = "on_error counts" if frame.total(GIVEN_UP) else "posts wait"
+    table.title = Text.assemble("model server", (f"  AWAY: {', '.join(causes)}; {then}" if causes else "", "bold red"))
     table.add_row(
         _rate(answered),
         _rate(frame.rate(requests) - answered),

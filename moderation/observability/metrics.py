@@ -81,6 +81,9 @@ FEATURES_REUSED = Counter("moderation_picture_features_reused", "Pictures whose 
 # The worker: a model server, where one is asked
 
 MODEL_OUTAGE = Gauge("moderation_model_outage", "1 while the model server gives no answers, by cause", ["cause"])
+MODEL_GIVEN_UP = Gauge(
+    "moderation_model_outage_given_up", "1 while the outage is longer than it is waited for: policies' on_error counts"
+)
 MODEL_REQUESTS = Counter("moderation_model_requests", "Attempts at requests to the model server, by result", ["result"])
 MODEL_REQUEST_SECONDS = FastHistogram(
     "moderation_model_request_seconds", "Duration of an answered request", LONG

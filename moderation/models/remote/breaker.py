@@ -164,6 +164,7 @@ class Breaker:
                 pause = min(LAST_PROBE_S, 2 * pause)
         finally:
             giving_up.cancel()
+            metrics.MODEL_GIVEN_UP.set(0)
             metrics.MODEL_OUTAGE.labels(cause).set(0)
         self._since = None
         self._failures = 0
@@ -173,6 +174,7 @@ class Breaker:
 
     def _give_up(self) -> None:
         log.error("model_outage_given_up", seconds=self._outage_s)
+        metrics.MODEL_GIVEN_UP.set(1)
         self._set_paused(False)
 
     def _set_paused(self, paused: bool) -> None:

@@ -113,6 +113,7 @@ moderation_verdict_origins_total{{origin="model"}} {4}
 moderation_verdict_origins_total{{origin="cache"}} {4}
 moderation_model_outage{{cause="overloaded"}} {5}
 moderation_model_outage{{cause="quota"}} 0
+moderation_model_outage_given_up 0
 """
     before, now = worker + counted.format(100, 0, 0, 1, 10, 0), worker + counted.format(140, 20, 6000, 1.5, 35, 1)
     console = Console(width=160, file=io.StringIO())
@@ -120,7 +121,9 @@ moderation_model_outage{{cause="quota"}} 0
         console.print(top.page(Frame([a_reading(before)], [a_reading(now, 10.0)])))
     lines = captured.get().splitlines()
     title = next(index for index, line in enumerate(lines) if line.startswith("model server"))
-    assert lines[title].split() == ["model", "server", "AWAY:", "overloaded"]
+    assert lines[title].strip() == "model server  AWAY: overloaded; posts wait"
+    given_up = now.replace("given_up 0", "given_up 1")
+    assert "AWAY: overloaded; on_error counts" in shown(a_reading(given_up))
     assert lines[title + 2].split() == ["4.0", "2.0", "-", "-", "600.0", "0.0", "180.00", "20.00"]
     assert "model server" not in shown(a_reading(worker))
 

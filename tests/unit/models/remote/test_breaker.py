@@ -6,6 +6,7 @@ import asyncio
 from itertools import pairwise
 from typing import Any
 
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from moderation.models.remote.breaker import FAILURES, FIRST_PROBE_S, LAST_PROBE_S
@@ -93,9 +94,11 @@ def test_after_the_longest_outage_posts_do_not_wait() -> None:
         await asyncio.sleep(1)
         assert told.server.breaker.is_open
         assert not told.server.breaker.paused
+        assert REGISTRY.get_sample_value("moderation_model_outage_given_up") == 1
         await asyncio.sleep(3_600 + LAST_PROBE_S - told.seconds)
         assert await told.all(50) == {"answered": 50}
         assert [paused for _, paused in told.pauses] == [True, False], "and no more when the server is back"
+        assert REGISTRY.get_sample_value("moderation_model_outage_given_up") == 0
 
     with capture_logs() as logged:
         run(story())
