@@ -23,7 +23,7 @@ PROCESSES ?= 2
 TOGETHER   = $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # A comment behind two hashes, after a target's name, is its help.
-.PHONY: help demo test unit chaos soak misbehaving hostile test-kubernetes test-containers lint hooks format protos reference bench baseline pins images clean
+.PHONY: help demo test unit chaos soak outage misbehaving hostile test-kubernetes test-containers lint hooks format protos reference bench baseline pins images clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -43,6 +43,9 @@ chaos: $(VENV)/dev.ok ## Kill workers, requests and brokers for half an hour, an
 
 soak: $(VENV)/dev.ok ## Run one worker through 300,000 posts, throttled and not: a quarter of an hour
 	$(BIN)/python -m tests.chaos --scenarios 20,20q --scale 7.5 --json soak.json
+
+outage: $(VENV)/dev.ok ## Take the model server of a worker away, for a minute and for an hour, in real time
+	$(BIN)/python -m tests.outage --json outage.json
 
 misbehaving: $(VENV)/dev.ok ## Run real workers with a model that misbehaves, with thousands of posts for each case
 	MODERATION_TEST_FULL=1 $(BIN)/pytest tests/misbehaving
