@@ -56,8 +56,8 @@ def test_each_post_gets_one_verdict_and_bad_ones_leave_their_neighbours_alone(se
         assert worker.stop() == 0
         assert api.stop() == 0
     posts = asyncio.run(committed_records(service.kafka, service.posts))
-    verdicts = asyncio.run(committed_records(service.kafka, service.verdicts))
-    dead = asyncio.run(committed_records(service.kafka, service.dead_letters))
+    verdicts = asyncio.run(committed_records(service.kafka, service.verdicts, len(records)))
+    dead = asyncio.run(committed_records(service.kafka, service.dead_letters, len(bad)))
 
     check_exactly_one_each_in_order(posts, verdicts)
     messages = [wire.read_verdict(record.value, record.headers) for record in verdicts]
