@@ -9,7 +9,7 @@ from moderation.dev.seeds.tinyllava import write_json
 from tests.support.general import byte_level, weights
 
 IMAGE, PATCH = 56, 14
-HIDDEN, TOWER = 64, 32
+HIDDEN, TOWER, LAYERS = 64, 32, 2
 NAMES = {
     r"lm_head\.": "language_model.lm_head.",
     r"model\.language_model\.": "language_model.model.",
@@ -119,7 +119,7 @@ def _config(vocabulary: int, image: int, pad: int) -> dict[str, object]:
             "max_position_embeddings": 4096,
             "model_type": "llama",
             "num_attention_heads": 4,
-            "num_hidden_layers": 2,
+            "num_hidden_layers": LAYERS,
             "num_key_value_heads": 4,
             "rms_norm_eps": 1e-05,
             "torch_dtype": "float16",
