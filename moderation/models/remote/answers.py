@@ -75,7 +75,7 @@ def _usage(given: object) -> Usage:
     details = counts.get("input_tokens_details")
     total = _count(counts.get("input_tokens"))
     cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
-    return Usage(total, min(cached, total), _count(counts.get("output_tokens")))
+    return Usage(total, cached, _count(counts.get("output_tokens")))
 
 
 def _count(given: object) -> int:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import httpx2
-import structlog
 from openai import APIStatusError, AsyncOpenAI, BadRequestError, InternalServerError, UnprocessableEntityError
 from openai.types.chat import (
     ChatCompletionContentPartParam,
@@ -21,7 +20,7 @@ from openai.types.chat import (
 from moderation.models.remote.answers import GREETING, data_url, document, words_of
 from moderation.models.remote.completion import Completion, NoLogprobs
 from moderation.models.remote.probability import FORMS, Listed, word_of
-from moderation.models.remote.sight import sees
+from moderation.models.remote.sight import look
 from moderation.models.remote.usage import Usage
 from moderation.models.remote.wire import Reply, Window
 from moderation.policies import prompts
@@ -39,8 +38,6 @@ LITTLE_MASS = 0.1  # of our own question: then the model probably thinks before 
 UNTHINKING = {"chat_template_kwargs": {"enable_thinking": False}}  # of vLLM and SGLang, for templates that think
 NO_PICTURES = "image input is not supported"  # llama.cpp's server, as 500
 SOON = frozenset({408, 425, 429, 503, 529})  # statuses of a server that is busy
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +102,8 @@ class Chat:
             reply = await self._put(client, GREETING, 0, self._mode)
         if self.sees is not None:
             return reply
-        self.sees, spent = await sees(partial(self._show, client, self._mode))
-        if not self.sees:
-            log.warning("model_pictures_unseen", model=self.model)
-        return replace(reply, usage=_sum([reply, Reply("", (), spent)]))
+        self.sees, reply = await look(self.model, reply, partial(self._show, client, self._mode))
+        return reply
 
     async def ask(self, client: AsyncOpenAI, window: Window, questions: range) -> Reply:
         """See Wire."""
@@ -119,7 +114,7 @@ class Chat:
     async def _first_mode(self, client: AsyncOpenAI) -> tuple[Mode, Reply]:
         """The first mode that works, and the reply to our own question. Raises what the first request has raised."""
         first: Exception | None = None
-        unused: list[Reply] = []
+        unused = Usage()  # of replies in modes that did not work
         for system in (True, False):
             for each in self._modes:
                 mode = replace(each, system=system)
@@ -129,8 +124,8 @@ class Chat:
                     first = first or error
                     continue
                 if _works(mode, reply.answers[0]):
-                    return mode, replace(reply, usage=_sum([*unused, reply]))
-                unused.append(reply)
+                    return mode, replace(reply, usage=unused + reply.usage)
+                unused += reply.usage
         raise first or ValueError("the model says neither Yes nor No")
 
     async def _thinking_off(self, client: AsyncOpenAI, mode: Mode, reply: Reply) -> tuple[Mode, Reply]:
@@ -144,7 +139,7 @@ class Chat:
             _check_lasting(error)
             return mode, reply
         better = _mass(other) > _mass(reply)
-        return quick if better else mode, replace(other if better else reply, usage=_sum([reply, other]))
+        return quick if better else mode, replace(other if better else reply, usage=reply.usage + other.usage)
 
     async def _with_ids(self, client: AsyncOpenAI, mode: Mode, reply: Reply) -> tuple[Mode, Reply]:
         """The mode with the ids of all forms of the answers, where the server shows that it lists just these (vLLM)."""
@@ -159,7 +154,7 @@ class Chat:
             return mode, reply
         others = [word for word in completion.words if word_of(Listed(word, None, 0.0)) not in ("yes", "no")]
         shown = len(ids) <= len(completion.words) <= len(ids) + 1 and len(others) <= 1  # one: the model's own choice
-        return (exact if shown else mode), replace(other if shown else reply, usage=_sum([reply, other]))
+        return (exact if shown else mode), replace(other if shown else reply, usage=reply.usage + other.usage)
 
     async def _ids(self, client: AsyncOpenAI) -> list[int]:
         """The ids of the forms of the answers that are one token each; empty where the server does not tell them."""
@@ -227,7 +222,7 @@ def _check_lasting(error: Exception) -> None:
 
 def _joined(replies: Sequence[Reply]) -> Reply:
     answers = tuple(answer for reply in replies for answer in reply.answers)
-    return Reply(replies[0].model, answers, _sum(replies))
+    return Reply(replies[0].model, answers, sum((reply.usage for reply in replies), Usage()))
 
 
 def _mass(reply: Reply) -> float:
@@ -237,8 +232,3 @@ def _mass(reply: Reply) -> float:
 
 def _reply(completion: Completion, answer: Answer) -> Reply:
     return Reply(completion.model or "", (answer,), completion.tokens)
-
-
-def _sum(replies: Sequence[Reply]) -> Usage:
-    usages = [reply.usage for reply in replies]
-    return Usage(*(sum(getattr(usage, name) for usage in usages) for name in ("input", "cached", "output")))

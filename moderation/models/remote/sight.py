@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
+import structlog
 from openai import APIStatusError
 from PIL import Image
 
@@ -24,6 +26,8 @@ REFUSALS = (400, 413, 415, 422)  # statuses of servers that say that they take n
 
 Ask = Callable[[Window, range], Awaitable[Reply]]
 
+log = structlog.get_logger()
+
 
 def plate() -> Window:
     """A post of one purple picture, with a question for each colour."""
@@ -31,6 +35,17 @@ def plate() -> Window:
     Image.new("RGB", (256, 256), PURPLE).save(file, "JPEG", quality=95)
     questions = tuple(Question("", f"Is the whole picture {colour}?") for colour in COLOURS)
     return Window("", (file.getvalue(),), questions, tokens=512)
+
+
+async def look(model: str, reply: Reply, ask: Ask) -> tuple[bool, Reply]:
+    """Whether the model sees pictures, and the reply with the tokens that this took. Logs a model that does not.
+
+    model: its name. reply: to another question of our own.
+    """
+    seen, spent = await sees(ask)
+    if not seen:
+        log.warning("model_pictures_unseen", model=model)
+    return seen, replace(reply, usage=reply.usage + spent)
 
 
 async def sees(ask: Ask) -> tuple[bool, Usage]:

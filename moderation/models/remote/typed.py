@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 
-import structlog
 from openai import AsyncOpenAI
 
 from moderation.models.remote.answers import GREETING
-from moderation.models.remote.sight import sees
-from moderation.models.remote.usage import Usage
+from moderation.models.remote.sight import look
 from moderation.models.remote.wire import Reply, Window
 from moderation.settings import ModelSettings
 
 VERSION = 1  # of how these wires put a post and its questions; part of the model's digest
-
-log = structlog.get_logger()
 
 
 class TypedWire(ABC):
@@ -48,12 +44,8 @@ class TypedWire(ABC):
         reply = await self.put(client, GREETING, range(1))
         if self.sees is not None:
             return reply
-        self.sees, spent = await sees(lambda window, questions: self.put(client, window, questions))
-        if not self.sees:
-            log.warning("model_pictures_unseen", model=self.model)
-        usage = reply.usage
-        both = Usage(usage.input + spent.input, usage.cached + spent.cached, usage.output + spent.output)
-        return replace(reply, usage=both)
+        self.sees, reply = await look(self.model, reply, partial(self.put, client))
+        return reply
 
     async def ask(self, client: AsyncOpenAI, window: Window, questions: range) -> Reply:
         """See Wire."""

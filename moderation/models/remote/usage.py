@@ -27,6 +27,10 @@ class Usage:
             object.__setattr__(self, name, _tokens(getattr(self, name)))
         object.__setattr__(self, "cached", min(self.cached, self.input))
 
+    def __add__(self, other: Usage) -> Usage:
+        """Tokens of both."""
+        return Usage(self.input + other.input, self.cached + other.cached, self.output + other.output)
+
 
 def _tokens(count: object) -> int:
     """The client's library checks no type, and a metric refuses what is below 0."""
