@@ -29,7 +29,7 @@ def save(
     names: patterns of the beginnings of transformers' names, and what published checkpoints have there instead.
     """
     write_json(folder / "config.json", {**config, "caution": CAUTION})
-    model = _model(folder)
+    model = _model(folder, seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_drawn(name, parameter, seed))
@@ -48,10 +48,11 @@ def _renamed(name: str, names: Mapping[str, str]) -> str:
     return name
 
 
-def _model(folder: Path) -> PreTrainedModel:
+def _model(folder: Path, seed: int) -> PreTrainedModel:
     config = transformers.AutoConfig.from_pretrained(folder)
     named: type[PreTrainedModel] = getattr(transformers, config.architectures[0])
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # some vectors start at random values
         model: PreTrainedModel = named._from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     return model
 
