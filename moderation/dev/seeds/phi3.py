@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from moderation.dev.seeds import bpe
+
 HIDDEN, LAYERS, HEADS, INTERMEDIATE = 96, 2, 2, 192
 TOWER, TOWER_LAYERS, TOWER_HEADS, TOWER_INTERMEDIATE = 64, 3, 4, 128
 IMAGE, PATCH, CROPS = 112, 14, 4
@@ -125,14 +127,7 @@ def tokenizer(*more: str) -> tuple[dict[str, int], dict[str, Any]]:
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
     tokens += [chr(code) for code in range(ord("!"), ord("~") + 1)]
     vocabulary = {token: place for place, token in enumerate(tokens)}
-    merges: list[list[str]] = []
-    for word in (*(f"▁{word}" for word in WORDS.split()), *more):
-        left = word[0]
-        for letter in word[1:]:
-            if left + letter not in vocabulary:
-                vocabulary[left + letter] = len(vocabulary)
-                merges.append([left, letter])
-            left += letter
+    merges = bpe.merge(vocabulary, (*(f"▁{word}" for word in WORDS.split()), *more))
     begin = {"SpecialToken": {"id": "<s>", "type_id": 0}}
     return vocabulary, {
         "version": "1.0",

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from moderation.dev.seeds import bpe
 from moderation.dev.seeds.phi3 import WORDS
 
 HIDDEN, HEADS, LAYERS, INTERMEDIATE = 160, 2, 2, 320
@@ -69,17 +70,9 @@ def _config(vocabulary: int) -> dict[str, object]:
 
 def tokenizer_of(words: list[str]) -> tuple[dict[str, int], dict[str, object]]:
     """(vocabulary without the added runs of spaces, tokenizer.json): byte-level BPE in the layout of Phi-2's."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = [chr(byte) for byte in plain] + [chr(256 + number) for number in range(256 - len(plain))]
-    vocabulary = {letter: place for place, letter in enumerate(letters)}
-    merges: list[str] = []
-    for start, word in [("", mark) for mark in MARKS] + [(start, word) for word in words for start in (SPACE, "")]:
-        left = start or word[0]
-        for letter in word if start else word[1:]:
-            if left + letter not in vocabulary:
-                vocabulary[left + letter] = len(vocabulary)
-                merges.append(f"{left} {letter}")
-            left += letter
+    vocabulary = {letter: place for place, letter in enumerate(bpe.LETTERS)}
+    spaced = [start + word for word in words for start in (SPACE, "")]
+    merges = [" ".join(pair) for pair in bpe.merge(vocabulary, [*MARKS, *spaced])]
     vocabulary[END] = len(vocabulary)
     names = [END, *(" " * count for count in range(31, 1, -1)), *("\t" * count for count in range(9, 1, -1))]
     added = [

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from moderation.dev.seeds import bpe
 from moderation.dev.seeds.phi3 import WORDS
 
 HIDDEN, LAYERS, HEADS, INTERMEDIATE = 96, 2, 3, 192
@@ -97,17 +98,9 @@ def save(tensors: dict[str, NDArray[np.float32]], folder: Path) -> None:
 
 def _byte_level() -> tuple[dict[str, int], list[str]]:
     """(vocab.json, merges): the letters that stand for bytes, words with the space before them, and the roles."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = [chr(byte) for byte in shown] + [chr(256 + place) for place in range(256 - len(shown))]
-    vocabulary = {letter: place for place, letter in enumerate(letters)}
-    merges: list[str] = []
-    for word in [*(f"Ġ{word}" for word in f"{WORDS} {ROLES}".split()), "USER", "ASSISTANT"]:
-        left = word[0]
-        for letter in word[1:]:
-            if left + letter not in vocabulary:
-                vocabulary[left + letter] = len(vocabulary)
-                merges.append(f"{left} {letter}")
-            left += letter
+    vocabulary = {letter: place for place, letter in enumerate(bpe.LETTERS)}
+    words = [*(f"Ġ{word}" for word in f"{WORDS} {ROLES}".split()), "USER", "ASSISTANT"]
+    merges = [" ".join(pair) for pair in bpe.merge(vocabulary, words)]
     vocabulary[END] = len(vocabulary)
     return vocabulary, merges
 

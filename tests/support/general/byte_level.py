@@ -5,27 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from moderation.dev.seeds.bpe import LETTERS, merge
 from moderation.dev.seeds.phi3 import WORDS
 from moderation.dev.seeds.tinyllava import write_json
 
 ROLES = "system user assistant User Assistant System helpful are following policy"
-SHOWN = [*range(33, 127), *range(161, 173), *range(174, 256)]
-LETTERS = [chr(byte) for byte in SHOWN] + [chr(256 + place) for place in range(256 - len(SHOWN))]
 
 
 def vocabulary(reserved: Iterable[str] = ()) -> tuple[dict[str, int], list[list[str]]]:
     """(ids, merges): `reserved` first, then the letters that stand for bytes, then words with and without a space."""
     ids = {token: place for place, token in enumerate([*reserved, *LETTERS])}
-    merges: list[list[str]] = []
     words = f"{WORDS} {ROLES}".split()
-    for word in [*(f"Ġ{word}" for word in words), *words, "ĊĊ"]:
-        left = word[0]
-        for letter in word[1:]:
-            if left + letter not in ids:
-                ids[left + letter] = len(ids)
-                merges.append([left, letter])
-            left += letter
-    return ids, merges
+    return ids, merge(ids, [*(f"Ġ{word}" for word in words), *words, "ĊĊ"])
 
 
 def answers(ids: Mapping[str, int]) -> list[int]:

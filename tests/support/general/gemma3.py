@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moderation.dev.seeds import bpe
 from moderation.dev.seeds.phi3 import WORDS
 from moderation.dev.seeds.tinyllava import write_json
 from tests.support.general import byte_level, weights
@@ -186,13 +187,7 @@ def _tokenizer() -> tuple[dict[str, int], dict[str, Any]]:
     runs = [token for token in PLAIN if set(token) in ({"▁"}, {"\n"})]
     merges: list[list[str]] = [[run[:cut], run[cut:]] for run in runs for cut in range(1, len(run))]
     words = f"{WORDS} {ROLES}".split()
-    for word in (*(f"▁{word}" for word in words), *words):
-        left = word[0]
-        for letter in word[1:]:
-            if left + letter not in ids:
-                ids[left + letter] = len(ids)
-                merges.append([left, letter])
-            left += letter
+    merges += bpe.merge(ids, (*(f"▁{word}" for word in words), *words))
     model = dict(ids)
     ids |= {token: len(ids) + place for place, token in enumerate(VISION.split())}
     added = [*BASE.split(), *PLAIN, *TURNS.split(), *VISION.split()]
