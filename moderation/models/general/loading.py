@@ -14,8 +14,8 @@ from moderation.models.general.classifier import GeneralClassifier
 from moderation.models.general.family import Checkpoint
 from moderation.models.general.pictures import GeneralWindow, Shown
 from moderation.models.general.processor import on
-from moderation.models.shared import checkpoint, device
-from moderation.models.shared.loading import info_of
+from moderation.models.shared import device
+from moderation.models.shared.loading import read
 from moderation.models.shared.scores import scores
 from moderation.policies import prompts
 from moderation.settings import ModelSettings
@@ -35,13 +35,8 @@ def load(settings: ModelSettings) -> GeneralClassifier:
     for name in ("compile", "fp8"):
         if getattr(settings, name):
             raise ConfigError(f"MODERATION_MODEL__{name.upper()}: a class of transformers runs as it is; unset it")
-    where, dtype = device.place(settings)
-    folder, revision = checkpoint.locate(settings.name, settings.revision, Checkpoint.wanted)
-    opened = Checkpoint(folder, settings.num_crops)
-    checkpoint.expect(opened.files, settings.digest)
-    with device.faults():
-        network = opened.network(dtype=dtype, device=where)
-    model = GeneralClassifier(info_of(opened, settings, revision, dtype), network, opened, settings)
+    _, opened, network, info = read(Checkpoint, settings)
+    model = GeneralClassifier(info, network, opened, settings)
     pictures = (PIL.Image.new("RGB", (64, 48), "white"), PIL.Image.new("RGB", (48, 80), "navy"))
     with _reasons(opened):
         for window in model.encode(Content(TEXT, pictures, ""), QUESTIONS):  # two where one prompt is too short

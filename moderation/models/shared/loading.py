@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import PIL.Image
 import structlog
@@ -16,18 +16,15 @@ from moderation.models.shared.family import Checkpoint
 from moderation.settings import ModelSettings
 from moderation.types import Content, ModelInfo, Question
 
+C = TypeVar("C", bound=Checkpoint[Any, Any])
+
 log = structlog.get_logger()
 
 
 def load(family: type[Checkpoint[Any, Any]], settings: ModelSettings) -> VisionClassifier[Any, Any]:
     """The model of the settings on its device. Raises ConfigError naming what in its folder is wrong."""
-    where, dtype = device.place(settings)
-    folder, revision = checkpoint.locate(settings.name, settings.revision, family.wanted)
-    opened = family(folder, settings.num_crops)
-    checkpoint.expect(opened.files, settings.digest)
-    with device.faults():
-        network = opened.network(dtype=dtype, device=where)
-    model = VisionClassifier(info_of(opened, settings, revision, dtype), network, opened, settings)
+    where, opened, network, info = read(family, settings)
+    model = VisionClassifier(info, network, opened, settings)
     if settings.fp8:
         _round(model)
     if settings.compile:
@@ -38,7 +35,18 @@ def load(family: type[Checkpoint[Any, Any]], settings: ModelSettings) -> VisionC
     return model
 
 
-def info_of(opened: Checkpoint[Any, Any], settings: ModelSettings, revision: str, dtype: torch.dtype) -> ModelInfo:
+def read(family: type[C], settings: ModelSettings) -> tuple[torch.device, C, Any, ModelInfo]:
+    """(device, checkpoint, its network on the device, model) of the settings. Raises ConfigError."""
+    where, dtype = device.place(settings)
+    folder, revision = checkpoint.locate(settings.name, settings.revision, family.wanted)
+    opened = family(folder, settings.num_crops)
+    checkpoint.expect(opened.files, settings.digest)
+    with device.faults():
+        network = opened.network(dtype=dtype, device=where)
+    return where, opened, network, _info(opened, settings, revision, dtype)
+
+
+def _info(opened: Checkpoint[Any, Any], settings: ModelSettings, revision: str, dtype: torch.dtype) -> ModelInfo:
     """The model's name and digest. revision: of the hub; "": a plain folder."""
     # Everything that changes a score and is not in the files.
     decisive = {
