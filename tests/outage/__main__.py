@@ -26,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from rich.console import Console
 from rich.table import Table
 
@@ -93,8 +93,6 @@ class Run:
 
     async def follow(self) -> None:
         """Reads the verdicts as they come, until cancelled."""
-        from aiokafka import AIOKafkaConsumer
-
         consumer = AIOKafkaConsumer(
             "verdicts", bootstrap_servers=self.kafka, isolation_level="read_committed", auto_offset_reset="earliest"
         )

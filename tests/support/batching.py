@@ -70,10 +70,10 @@ def aged(seconds: float) -> Arrival:
     return Arrival(now, now - seconds)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+async def until(condition: Callable[[], bool], timeout_s: float = 10, pause_s: float = 0.001) -> None:
+    async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110  what it waits for has no event to wait for
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(pause_s)
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord
 
 from moderation.inference.self_check import REFERENCE_POSTS
 from moderation.models.fake import Fake
-from moderation.settings import KafkaSettings, MediaSettings, ModelSettings, Settings, WorkerSettings
+from moderation.settings import KafkaSettings, MediaSettings, ModelSettings, OpsSettings, Settings, WorkerSettings
 from moderation.types import Score
 from moderation.worker import role
 from tests.support.topics import committed_records, make_topics
@@ -62,6 +62,10 @@ class Harness:
     def with_kafka(self, **kafka_settings: Any) -> Harness:
         changed = self.settings.kafka.model_copy(update=kafka_settings)
         return replace(self, settings=self.settings.model_copy(update={"kafka": changed}))
+
+    def with_port(self, ops: OpsSettings) -> Harness:
+        """With an operations port."""
+        return replace(self, settings=self.settings.model_copy(update={"ops": ops}))
 
     @property
     def topics(self) -> tuple[str, str, str]:

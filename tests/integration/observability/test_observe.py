@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -20,7 +19,7 @@ from tests.support.operations_port import Port
 
 
 def observed(harness: Harness, port: Port) -> Harness:
-    return replace(harness, settings=harness.settings.model_copy(update={"ops": port.settings}))
+    return harness.with_port(port.settings)
 
 
 async def test_a_worker_reports_its_lag_and_its_outcomes(harness: Harness) -> None:

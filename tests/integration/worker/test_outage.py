@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from prometheus_client import REGISTRY
 
 from moderation.errors import ChangedError
 from moderation.types import Reason
+from tests.support import batching
 from tests.support.harness import Harness, a_value, running
 from tests.support.model_server import MODEL, ModelServer, completion, model_server
 from tests.support.operations_port import Port
@@ -41,10 +43,7 @@ def in_hand() -> float:
     return REGISTRY.get_sample_value("moderation_worker_in_flight_posts") or 0.0
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110  a gauge has no event to wait for
-            await asyncio.sleep(0.05)
+until = partial(batching.until, timeout_s=60, pause_s=0.05)
 
 
 async def say(harness: Harness, number: int, text: str) -> None:
@@ -68,7 +67,7 @@ async def test_an_outage_that_ends_costs_no_post_its_score(harness: Harness, ser
     """Posts in hand wait, no other is taken, the worker stays ready, and all have scores in the end."""
     port = Port()
     few = asking(harness, server).with_(max_in_flight=12)
-    few = Harness(few.kafka, few.settings.model_copy(update={"ops": port.settings}))
+    few = few.with_port(port.settings)
     async with running(few):
         await few.post(12)
         await few.verdicts(12)
@@ -130,7 +129,7 @@ async def test_after_the_longest_outage_on_error_counts_until_the_server_is_back
 async def test_a_worker_that_starts_in_an_outage_waits_and_then_judges(harness: Harness, server: ModelServer) -> None:
     port = Port()
     worker = asking(harness, server)
-    worker = Harness(worker.kafka, worker.settings.model_copy(update={"ops": port.settings}))
+    worker = worker.with_port(port.settings)
     server.down()
     await worker.post(6)
     async with running(worker):
