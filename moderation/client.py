@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import itertools
 import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ RETRIES = {
         {
             "name": [{"service": SERVICE}],
             "retryPolicy": {
-                "maxAttempts": 4,
+                "maxAttempts": 5,
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 3,
@@ -85,15 +86,14 @@ class Client:
         Raises ConfigError when a file cannot be read, or a bearer token would be sent without TLS.
         """
         self._address = address
+        self._server = traces.server_of(address)  # for spans
         self._tenant = tenant
         self._token = token
         self._timeout = timeout
         self._queued: dict[str, asyncio.Future[pb.LookupResult]] = {}  # by post id: lookups of the next batch
         self._sending: asyncio.Task[None] | None = None
         options: list[tuple[str, Any]] = [
-            # No limit: a batch of verdicts or a post with images may be larger than gRPC's default of 4 MiB.
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", -1),
+            ("grpc.max_send_message_length", -1),  # a post with images may be large; no response is
             ("grpc.service_config", json.dumps(RETRIES)),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ]
@@ -130,12 +130,17 @@ class Client:
         return await asyncio.shield(queued)
 
     async def get_many(self, post_ids: Sequence[str], *, after: bytes = b"") -> list[pb.LookupResult]:
-        """What is known of each post, in the order of the ids."""
+        """What is known of each post, in the order of the ids. Asks again for what one response had no room for."""
         results: list[pb.LookupResult] = []
-        for start in range(0, len(post_ids), BATCH):
-            ids = post_ids[start : start + BATCH]
+        while len(results) < len(post_ids):
+            ids = post_ids[len(results) : len(results) + BATCH]
             request = pb.BatchGetVerdictsRequest(post_ids=ids, consistency_token=after, tenant=self._tenant)
-            results += (await self._call("BatchGetVerdicts", request, self._timeout)).results
+            part = (await self._call("BatchGetVerdicts", request, self._timeout)).results
+            answered = list(itertools.takewhile(lambda result: result.state != pb.LOOKUP_STATE_DEFERRED, part))
+            if not answered:
+                code = grpc.StatusCode.INTERNAL
+                raise CallError(f"{self._address}: {code.name}: BatchGetVerdicts answered for no id", code)
+            results += answered
         return results
 
     async def wait(self, post_id: str, timeout: float, *, after: bytes = b"") -> pb.WaitVerdictResponse:
@@ -180,9 +185,13 @@ class Client:
                     raise
             await asyncio.sleep(RECONNECT_S)
 
-    async def list(self, *, outcomes: Sequence[Outcome] = (), policy_ids: Sequence[str] = ()) -> AsyncIterator[Verdict]:
-        """All verdicts that the API holds, latest decision first."""
-        request = pb.ListVerdictsRequest(page_size=BATCH, outcomes=outcomes, policy_ids=policy_ids, tenant=self._tenant)
+    async def list(
+        self, *, outcomes: Sequence[Outcome] = (), policy_ids: Sequence[str] = (), page_size: int = BATCH
+    ) -> AsyncIterator[Verdict]:
+        """All verdicts that the API holds, latest decision first. `page_size`: how many a call asks for."""
+        request = pb.ListVerdictsRequest(
+            page_size=page_size, outcomes=outcomes, policy_ids=policy_ids, tenant=self._tenant
+        )
         while True:
             page = await self._call("ListVerdicts", request, self._timeout)
             for verdict in page.verdicts:
@@ -192,9 +201,15 @@ class Client:
                 return
 
     async def policies(self) -> pb.ListPoliciesResponse:
-        """The policies of the API's deployment."""
-        response: pb.ListPoliciesResponse = await self._call("ListPolicies", pb.ListPoliciesRequest(), self._timeout)
-        return response
+        """The policies of the API's deployment, of all pages."""
+        policies, request = pb.ListPoliciesResponse(), pb.ListPoliciesRequest()
+        while True:
+            page: pb.ListPoliciesResponse = await self._call("ListPolicies", request, self._timeout)
+            policies.policies.extend(page.policies)
+            policies.digest, request.page_token = page.digest, page.next_page_token
+            policies.read_at.CopyFrom(page.read_at)
+            if not page.next_page_token:
+                return policies
 
     async def serving(self) -> None:
         """Returns once the API is reached and serves lookups. Has no timeout of its own."""
@@ -239,7 +254,7 @@ class Client:
         return CallError(f"{self._address}: the client was closed", grpc.StatusCode.CANCELLED)
 
     async def _call(self, method: str, request: Any, timeout: float) -> Any:
-        with traces.calling(SERVICE, method) as span:
+        with traces.calling(SERVICE, method, self._server) as span:
             try:
                 with self._explained():
                     call = getattr(self._stub, method)

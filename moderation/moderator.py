@@ -1,4 +1,4 @@
-"""From a post to its verdict: read the content, score the questions, decide."""
+"""From a post to its verdict: read what can be read, score the questions, decide."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from moderation.inference.scoring import Scorer
+from moderation.errors import PostError
+from moderation.inference import parts
+from moderation.inference.scoring import Scored, Scorer
 from moderation.inference.verdict_cache import VerdictCache
 from moderation.media.reader import Media, Read
 from moderation.policies import Policy, PolicySet, decide, finding_of
 from moderation.types import (
+    Answer,
     Arrival,
     Identity,
     Origin,
+    Outcome,
     Post,
+    Problem,
     Reason,
     Severity,
     Source,
@@ -43,17 +48,17 @@ class Moderator:
     ) -> Verdict:
         """Returns the verdict of a post, from `cache` if an equal question was decided before.
 
-        A post whose every policy was UNAVAILABLE has this reason: it gets a dead letter, to be sent again.
+        What can be read of the post is judged; what cannot is in `problems`. A post of which nothing was judged has the
+        reason of its first problem. So has a post whose every policy was UNAVAILABLE.
 
-        `source`: the post's record; its timestamp gives the time in the queue. `arrival` decides the order of posts in
-        the batcher; None: the post arrives now.
+        `source`: the post's record. `arrival` gives the time in the queue, and decides the order of posts in the
+        batcher; None: the post arrives now.
 
-        Raises PostError if this post cannot be judged, and DeviceError if no post can be judged.
+        Raises DeviceError if no post can be judged.
         """
-        started = time.time()
+        age = time.perf_counter() - arrival.arrived if arrival else 0.0
         async with self._media.opened(post) as read:
             policies = self._policies.asked_of(post)
-            age = started - source.timestamp_ms / 1000 if source and source.timestamp_ms > 0 else 0.0
             judge = partial(self._judge, post, read, policies, arrival)
             if cache is not None and source is not None and policies:
                 verdict = await cache.decided(self._identity(post, read, policies), judge, source.offset)
@@ -61,7 +66,7 @@ class Moderator:
                 verdict = await judge()
         spent = replace(
             Timings() if verdict.origin is Origin.CACHE else verdict.timings,
-            queue=max(0.0, age),
+            queue=age,
             fetch=read.fetch,
             decode=read.decode,
         )
@@ -78,15 +83,18 @@ class Moderator:
         )
 
     async def _judge(self, post: Post, read: Read, policies: Sequence[Policy], arrival: Arrival | None) -> Verdict:
-        questions = [policy.question_for_model for policy in policies]
-        scored = await self.scorer.score(read.content, questions, arrival)
-        answers_by_policy = zip(*scored.windows, strict=True)  # windows x policies -> policies x windows
+        scored = await self._score(read, policies, arrival)
+        asked = bool(scored.windows)
+        answers_by_policy = zip(*scored.windows, strict=True) if asked else [()] * len(policies)
         findings = tuple(
-            finding_of(policy, answers, self.scorer.strictest)
+            finding_of(policy, answers, self.scorer.strictest, scored.problems)
             for policy, answers in zip(policies, answers_by_policy, strict=True)
         )
         decision = decide(findings)
-        away = bool(findings) and all(finding.reason is Reason.UNAVAILABLE for finding in findings)
+        problems = scored.problems
+        if findings and all(finding.reason is Reason.UNAVAILABLE for finding in findings):
+            problems, asked = (Problem(Reason.UNAVAILABLE), *problems), False
+        unjudged = decision.status is Status.UNDETERMINED and not asked
         return Verdict(
             post_id=post.id,
             tenant=post.tenant,
@@ -95,31 +103,49 @@ class Moderator:
             model=self._model,
             outcome=decision.outcome,
             status=decision.status,
-            origin=Origin.MODEL if policies else Origin.NONE,
+            origin=Origin.MODEL if scored.windows else Origin.NONE,
             deciding_policy=decision.deciding_policy,
             severity=decision.severity,
             findings=findings,
             decided_at_ms=_now_ms(),
-            reason=Reason.UNAVAILABLE if away else None,
+            reason=problems[0].reason if unjudged else None,
+            problems=problems,
             timings=Timings(encode=scored.encode, batch_wait=scored.batch_wait, model=scored.model),
         )
 
-    def undetermined(self, post_id: str, reason: Reason, source: Source | None, tenant: str = "") -> Verdict:
-        """Returns the verdict of a post that cannot be judged: as strict as the strictest policy's on_error."""
+    async def _score(self, read: Read, policies: Sequence[Policy], arrival: Arrival | None) -> Scored[Answer]:
+        """Returns the answers on what could be read, and all problems of the post. No answers: nothing was judged."""
+        unasked: Scored[Answer] = Scored((), 0.0, 0.0, 0.0, read.problems)
+        if read.nothing or not policies:
+            return unasked
+        questions = [policy.question_for_model for policy in policies]
+        try:
+            scored = await parts.score(self.scorer, read.content, read.images, questions, arrival)
+        except PostError as error:
+            return replace(unasked, problems=(error.problem, *read.problems))
+        return replace(scored, problems=tuple(dict.fromkeys([*read.problems, *scored.problems])))
+
+    def undetermined(self, post: Post, problem: Problem, source: Source | None) -> Verdict:
+        """Returns the verdict of a post of which nothing was judged: as strict as the strictest policy's on_error.
+
+        `post`: what is known of it. Where our limit cut it off, the outcome is REVIEW at least.
+        """
+        outcome = self._policies.on_error_for(post)
         return Verdict(
-            post_id=post_id,
-            tenant=tenant,
+            post_id=post.id,
+            tenant=post.tenant,
             content_digest="",
             policy_set_digest=self._policies.digest,
             model=self._model,
-            outcome=self._policies.on_error,
+            outcome=max(outcome, Outcome.REVIEW) if problem.limit else outcome,
             status=Status.UNDETERMINED,
             origin=Origin.NONE,
             deciding_policy="",
             severity=Severity.NONE,
             findings=(),
             decided_at_ms=_now_ms(),
-            reason=reason,
+            reason=problem.reason,
+            problems=(problem,),
             source=source,
         )
 

@@ -8,16 +8,22 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from moderation.problems import CUT, LIMITS, STANDING, Detail, Problem, Reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
+__all__ = ["CUT", "LIMITS", "STANDING", "Detail", "Problem", "Reason"]  # besides what is defined here
+
 # Largest difference allowed between a probability and the sigmoid of its margin. In float32 they differ by some 1e-7,
 # in float16 by 5e-4 at most. Thresholds have two or three digits.
 SIGMOID_ERROR = 1e-3
+
+MAX_LABEL_BYTES = 128  # of a post's tenant, language or surface
 
 
 class Outcome(IntEnum):
@@ -42,8 +48,8 @@ class Status(IntEnum):
     """How completely the model has answered."""
 
     FINAL = 1  # every policy has a score
-    DEGRADED = 2  # some policies have no score: no answer, which counts as their on_error says, or no probability
-    UNDETERMINED = 3  # no policy was answered, or the post could not be judged at all
+    DEGRADED = 2  # a part was not read, a policy has no answer, or an answer has no probability
+    UNDETERMINED = 3  # no policy was answered: nothing was read, or the model said nothing
 
 
 class Origin(IntEnum):
@@ -56,49 +62,14 @@ class Origin(IntEnum):
     NONE = 5  # neither model nor person was asked: no policy applies, or the post could not be judged
 
 
-class Reason(StrEnum):
-    """Why a post, or one of its findings, could not be judged. Of an error, only this code leaves the process.
-
-    protos/reason-codes.md says for each reason what to do.
-    """
-
-    # a record on the posts topic
-    NULL_VALUE = "NULL_VALUE"  # the record has no value
-    NOT_DECODABLE = "NOT_DECODABLE"  # neither JSON nor Protobuf of moderation.v1.Post, or a header that is not UTF-8
-    UNKNOWN_CONTENT_TYPE = "UNKNOWN_CONTENT_TYPE"  # the content-type header names another format
-    INVALID_POST = "INVALID_POST"  # decodable, but a field breaks a rule (id missing, too many images, ...)
-    RECORD_TOO_LARGE = "RECORD_TOO_LARGE"  # larger than kafka.max_message_bytes, once its batch is decompressed
-    # a post's content
-    TEXT_TOO_LONG = "TEXT_TOO_LONG"
-    IMAGE_FORBIDDEN = "IMAGE_FORBIDDEN"  # the reference points outside what is allowed
-    IMAGE_NOT_FOUND = "IMAGE_NOT_FOUND"
-    IMAGE_UNAVAILABLE = "IMAGE_UNAVAILABLE"  # the image's store failed in a way that may pass
-    IMAGE_TOO_LARGE = "IMAGE_TOO_LARGE"  # in bytes, pixels, side or aspect
-    IMAGE_UNSUPPORTED = "IMAGE_UNSUPPORTED"  # an unsupported format, or an unsupported feature of a format
-    IMAGE_CORRUPT = "IMAGE_CORRUPT"  # truncated or broken
-    # the model
-    MODEL_FAILED = "MODEL_FAILED"  # the post makes the model raise or run out of memory, alone in its batch
-    MODEL_CRASHED = "MODEL_CRASHED"  # the post, alone in the process, has ended the process several times
-    NO_ANSWER = "NO_ANSWER"  # the answer tokens hold too little of the probability
-    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"  # the post was not judged within its time limit
-    # the server of a remote model
-    NO_PROBABILITY = "NO_PROBABILITY"  # the server says Yes or No without a probability
-    REFUSED = "REFUSED"  # the model refused to answer
-    CONTENT_FILTERED = "CONTENT_FILTERED"  # a filter in front of the model or behind it stopped the request
-    UNAVAILABLE = "UNAVAILABLE"  # the server gave no answer, for longer than an outage may last
-    MODEL_CHANGED = "MODEL_CHANGED"  # another model than the one in the verdict's digest has answered
-
-
-# Reasons of a finding that stay the same when the model is asked again.
-STANDING = frozenset({Reason.NO_ANSWER, Reason.NO_PROBABILITY, Reason.REFUSED, Reason.CONTENT_FILTERED})
-
-
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image of a post, as sent: exactly one of the bytes or a reference to them."""
+    """One image of a post, as sent: one of the bytes and a reference to them, or why it cannot be read."""
 
     data: bytes | None = None
     uri: str | None = None
+    alt: str = ""  # the alternative text; judged with the post's text
+    problem: Problem | None = None  # then `data` and `uri` are as they were sent, and count for the digest only
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +83,22 @@ class Post:
     language: str = ""  # BCP 47; empty: unknown
     surface: str = ""  # where the platform shows the post (comment, profile, ...); empty: unknown
 
+    @property
+    def has_text(self) -> bool:
+        """Whether there is text to judge, alternative texts included."""
+        return bool(self.text.strip()) or any(image.alt.strip() for image in self.images)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images, also such that cannot be read."""
+        return bool(self.images)
+
 
 @dataclass(frozen=True, slots=True)
 class Content:
     """The content of a post as the model sees it."""
 
-    text: str
+    text: str  # of the post, then the alternative texts of its images
     pictures: tuple[Picture, ...]  # RGB, upright, within the limits of moderation/media; may be more than the images
     digest: str  # sha256 hex over the text and the bytes of each image
 
@@ -199,13 +180,18 @@ class Finding:
     windows: int  # how many windows of the text were scored
     counts: bool  # False: a shadow policy, which is reported and does not count
     reason: Reason | None = None  # why the finding is not FINAL
+    path: str = ""  # of the part that was not judged, if the reason is a part's
 
     @property
     def status(self) -> Status:
-        """FINAL: a score. DEGRADED: an answer without one. UNDETERMINED: no answer, so the policy's on_error counts."""
+        """FINAL: the model answered, on all of the post. UNDETERMINED: no answer, so the policy's on_error counts.
+
+        DEGRADED: an answer without a probability, or one on a part of the post.
+        """
         if self.reason is None:
             return Status.FINAL
-        return Status.DEGRADED if self.reason is Reason.NO_PROBABILITY else Status.UNDETERMINED
+        partial = bool(self.path) and self.windows > 0
+        return Status.DEGRADED if partial or self.reason is Reason.NO_PROBABILITY else Status.UNDETERMINED
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +202,7 @@ class Source:
     partition: int
     offset: int
     timestamp_ms: int
+    topic_id: str = ""  # of the topic, as Kafka prints it; empty: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +210,8 @@ class Arrival:
     """When a post arrived, in seconds of time.perf_counter. The batcher takes the oldest posts first."""
 
     polled: float  # the same for all posts of a poll
-    written: float  # to its topic; at most `polled`, and at least that of the previous post of the partition
+    arrived: float  # on its topic; at most `polled`
+    written: float  # for the order: as `arrived`, and at least that of the previous post of the partition
     number: int = 0  # among posts written at the same time, the lower is the older
     partition: int = 0  # a number for each assigned partition; partitions take turns
 
@@ -232,7 +220,7 @@ class Arrival:
 class Timings:
     """Seconds that a post spent in each phase: the fields are phases.TIMINGS."""
 
-    queue: float = 0.0  # from the record's timestamp to its start here
+    queue: float = 0.0  # from the record's arrival on its topic to its start here
     fetch: float = 0.0  # references become bytes
     decode: float = 0.0  # bytes become pictures
     encode: float = 0.0  # pictures and text become tensors
@@ -287,7 +275,8 @@ class Verdict:
     severity: Severity
     findings: tuple[Finding, ...]
     decided_at_ms: int
-    reason: Reason | None = None  # set when the post as a whole could not be judged
+    reason: Reason | None = None  # set when nothing of the post could be judged
+    problems: tuple[Problem, ...] = ()  # what could not be judged: parts, or the post as a whole
     source: Source | None = None  # None: the post did not come from a topic
     timings: Timings = field(default_factory=Timings)
 
@@ -300,12 +289,18 @@ class Verdict:
         )
 
     @property
+    def refused(self) -> Problem | None:
+        """The first problem for which the record goes to the dead letters; None: it does not."""
+        return next((problem for problem in self.problems if problem.refused), None)
+
+    @property
     def stands(self) -> bool:
         """Whether the verdict can be reused for the same identity: the model has answered every policy.
 
         NO_ANSWER is an answer, too, and so are the others of STANDING: the model would give them again. Other reasons
-        may pass, so the post is judged again. A verdict that was shortened to fit its topic has no findings and cannot
-        be reused.
+        may pass, and a limit may be raised, so the post is judged again. A verdict that was shortened to fit its topic
+        has no findings and cannot be reused.
         """
-        answered = all(finding.reason is None or finding.reason in STANDING for finding in self.findings)
+        reasons = [*(problem.reason for problem in self.problems), *(finding.reason for finding in self.findings)]
+        answered = all(reason is None or reason in STANDING for reason in reasons)
         return bool(self.findings) and self.reason is None and answered

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ REPO = PROTOS.parent
 PACKAGE = Path("moderation/v1")
 INCLUDES = (f"-I{PROTOS}", f"-I{Path(protoc.__file__).parent / '_proto'}")
 SOURCES = sorted(str(path.relative_to(PROTOS)) for path in (PROTOS / PACKAGE).glob("*.proto"))
-VALUES = ("moderation.v1.Post", "moderation.v1.Verdict")  # of records on the topics
+READ, WRITTEN = "moderation.v1.Post", "moderation.v1.Verdict"  # values of records on the topics
 
 # Protobuf's JSON mapping. 64-bit numbers are strings there; bytes are base64.
 JSON_TYPES: dict[int, dict[str, Any]] = {
@@ -42,7 +43,9 @@ def generate(out: Path) -> None:
 
 
 def schemas(out: Path) -> None:
-    """Writes the JSON Schema of each of VALUES into `out`."""
+    """Writes the JSON Schemas of posts and verdicts into `out`."""
+    from post_schema import DEFINITIONS, RULES  # noqa: PLC0415  imports what is generated here, and may be broken
+
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "descriptors"
         if protoc.main(["protoc", *INCLUDES, f"--descriptor_set_out={file}", "--include_imports", *SOURCES]):
@@ -50,26 +53,31 @@ def schemas(out: Path) -> None:
         pool = descriptor_pool.DescriptorPool()
         for descriptor in descriptor_pb2.FileDescriptorSet.FromString(file.read_bytes()).file:
             pool.Add(descriptor)
-    for name in VALUES:
+    for name, rules, more in ((READ, RULES, DEFINITIONS), (WRITTEN, None, {})):
         definitions: dict[str, Any] = {}
-        _define(pool.FindMessageTypeByName(name), definitions)
+        _define(pool.FindMessageTypeByName(name), definitions, rules)
         schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": name, **definitions.pop(name)}
         path = out / f"{name.rpartition('.')[2].lower()}.schema.json"
-        path.write_text(json.dumps(schema | ({"$defs": definitions} if definitions else {}), indent=2) + "\n")
+        path.write_text(json.dumps(schema | {"$defs": definitions | more}, indent=2) + "\n")
 
 
-def _define(message: Descriptor, definitions: dict[str, Any]) -> None:
+def _define(message: Descriptor, definitions: dict[str, Any], rules: Mapping[str, Any] | None) -> None:
+    """`rules`: of a value that is read, by full name. Its fields may be null. None: of a value that is written."""
     properties: dict[str, Any] = {}
     definitions[message.full_name] = {"type": "object", "properties": properties, "additionalProperties": False}
     for field in message.fields:
-        schema = _field(field, definitions)
-        properties[field.json_name] = {"type": "array", "items": schema} if field.is_repeated else schema
+        schema = _field(field, definitions, rules)
+        schema = {"type": "array", "items": schema} if field.is_repeated else schema
+        if rules is not None:
+            schema = schema | {"type": [schema["type"], "null"]} | rules.get(field.full_name, {})
+        properties[field.json_name] = schema
     for group in message.oneofs:
         if not group.name.startswith("_"):  # else it stands for an `optional` field
             definitions[message.full_name]["oneOf"] = [{"required": [field.json_name]} for field in group.fields]
+    definitions[message.full_name].update((rules or {}).get(message.full_name, {}))
 
 
-def _field(field: FieldDescriptor, definitions: dict[str, Any]) -> dict[str, Any]:
+def _field(field: FieldDescriptor, definitions: dict[str, Any], rules: Mapping[str, Any] | None) -> dict[str, Any]:
     if field.enum_type is not None:
         return {"enum": [value.name for value in field.enum_type.values]}
     if field.message_type is None:
@@ -78,7 +86,7 @@ def _field(field: FieldDescriptor, definitions: dict[str, Any]) -> dict[str, Any
     if name == "google.protobuf.Timestamp":
         return {"type": "string", "format": "date-time"}
     if name not in definitions:
-        _define(field.message_type, definitions)
+        _define(field.message_type, definitions, rules)
     return {"$ref": f"#/$defs/{name}"}
 
 

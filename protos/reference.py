@@ -15,9 +15,10 @@ import yaml
 import moderation
 from moderation import wire
 from moderation.settings import KafkaSettings
-from moderation.types import Reason
+from moderation.types import Detail, Problem, Reason
 from moderation.v1 import moderation_service_pb2
 from moderation.wire import formats
+from moderation.wire.advice import DETAILS, FIX_POST, REASONS
 
 PROTOS = Path(__file__).resolve().parent
 WRITTEN = "Written by `make reference`. Change the code and run it again."
@@ -29,15 +30,18 @@ TRACE = {
     "tracestate": "W3C trace state, passed on unchanged.",
 }
 DEAD_LETTER = {
-    "dlq.original.topic": "Topic of the record that could not be judged.",
+    "dlq.original.topic": "Topic of the original record.",
     "dlq.original.partition": "Partition of that record.",
     "dlq.original.offset": "Offset of that record.",
     "dlq.original.timestamp": "Timestamp of that record, in milliseconds.",
     "dlq.consumer.group": "Consumer group of the worker.",
-    "dlq.error.code": "Why the record could not be judged: see reason-codes.md.",
+    "dlq.error.code": "Why there is a dead letter: see reason-codes.md.",
     "dlq.service.version": "Version of the worker.",
 }
+DETAIL = "What exactly is wrong, after the path of the field if it is one field: see reason-codes.md."
 DEAD_LETTER_PARTS = {
+    "dlq.post.id": "The id under which the record's verdict is published.",
+    "dlq.post.tenant": "The tenant of that verdict, if it has one.",
     "dlq.value.null": "The original value was null.",
     "dlq.value.truncated": "The end of the value is left out.",
     "dlq.value.omitted": "The whole value is left out.",
@@ -67,8 +71,8 @@ def asyncapi() -> str:
             "version": moderation.__version__,
             "description": (
                 "Platforms produce posts. The service consumes them and produces one verdict for each post, exactly "
-                "once, and a dead letter for each record that could not be judged. The names of the topics are "
-                "defaults: MODERATION_KAFKA__POSTS_TOPIC, MODERATION_KAFKA__VERDICTS_TOPIC and "
+                "once, and a dead letter for each record of which a part was refused or could not be had. The names of "
+                "the topics are defaults: MODERATION_KAFKA__POSTS_TOPIC, MODERATION_KAFKA__VERDICTS_TOPIC and "
                 "MODERATION_KAFKA__DEAD_LETTER_TOPIC change them."
             ),
         },
@@ -83,7 +87,9 @@ def asyncapi() -> str:
                 "erasure",
                 configuration={"cleanup.policy": ["compact"]},
             ),
-            "deadLetters": _channel(kafka.dead_letters, "Records that could not be judged.", "deadLetter"),
+            "deadLetters": _channel(
+                kafka.dead_letters, "Records of which a part was refused or could not be had.", "deadLetter"
+            ),
         },
         "operations": {
             "receivePosts": _operation("receive", "posts", "post", "erasureRequest"),
@@ -99,6 +105,11 @@ def asyncapi() -> str:
 def messages() -> dict[str, Any]:
     """The messages of all topics, by name."""
     content_type = {"enum": list(formats.READ), "description": "Format of the value. Default: application/json."}
+    erased_at = {
+        "type": "string",
+        "pattern": "^[0-9]{1,15}$",
+        "description": "Time of the record that a producer wrote, in ms since 1970. Posts that are later stay.",
+    }
     written = {
         "enum": [name.decode() for name in formats.CONTENT_TYPES.values()],
         "description": "Format of the value.",
@@ -106,15 +117,21 @@ def messages() -> dict[str, Any]:
     hexadecimal = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
     position = {"type": "string", "pattern": "^[A-Za-z0-9._-]+/[0-9]+/[0-9]+$"}
     reason = {"enum": [str(reason) for reason in Reason]}
+    replay = position | {"description": "The dead letter that was replayed, if the post was: TOPIC/PARTITION/OFFSET."}
     return {
         "post": _message(
             "A post to judge. Its key should be its id, so that its verdicts stay in order. An unknown member of the "
             "value makes the post a dead letter.",
-            {"content-type": content_type, **_strings(TRACE)},
+            {"content-type": content_type, **_strings(TRACE), wire.REPLAY_OF: replay},
             schema="post",
         ),
         "erasureRequest": _message(
-            "A record without a value: the verdict of the post that the key names is to be erased.", {}
+            "A record without a value: the verdict of the post that the key names is to be erased. A worker copies it "
+            "to the other partitions; only its copies have headers.",
+            {
+                wire.COPY_OF: position | {"description": "The erasure that this is a copy of: TOPIC/PARTITION/OFFSET."},
+                wire.ERASED_AT: erased_at,
+            },
         ),
         "verdict": _message(
             "The verdict of a post. Readers should ignore members that they do not know.",
@@ -123,20 +140,32 @@ def messages() -> dict[str, Any]:
                 wire.IDENTITY: hexadecimal
                 | {"description": "Digest of the verdict's identity. Present if the verdict stands."},
                 **_strings(TRACE),
+                wire.REPLAY_OF: replay,
             },
             schema="verdict",
             required=["content-type"],
         ),
         "erasure": _message(
             "A record without a value: the verdict of the post that the key names is erased.",
-            {wire.ERASED_BY: position | {"description": "The record that asked for it: TOPIC/PARTITION/OFFSET."}},
-            required=[wire.ERASED_BY],
+            {
+                wire.ERASED_BY: position | {"description": "The record that asked for it: TOPIC/PARTITION/OFFSET."},
+                wire.ERASED_BY_ID: {
+                    "type": "string",
+                    "pattern": "^[A-Za-z0-9_-]{22}$",
+                    "description": "The id of that record's topic, as Kafka prints it, where brokers give one.",
+                },
+                wire.ERASED_AT: erased_at,
+                wire.COPY_OF: position
+                | {"description": "The same erasure on another partition, if this is a copy: TOPIC/PARTITION/OFFSET."},
+            },
+            required=[wire.ERASED_BY, wire.ERASED_AT],
         ),
         "deadLetter": _message(
-            "A record that could not be judged: its own key, value and headers, and the headers below. A verdict with "
-            "status UNDETERMINED is also published.",
+            "A record of which a part, or all, was refused or could not be had: its own key, value and headers, and "
+            "the headers below. Its verdict is published, too: what could be read is judged.",
             _strings(DEAD_LETTER)
             | {"dlq.error.code": reason | {"description": DEAD_LETTER["dlq.error.code"]}}
+            | _strings({"dlq.error.detail": DETAIL})
             | _strings(DEAD_LETTER_PARTS),
             required=list(DEAD_LETTER),
             key="The key of the original record.",
@@ -187,67 +216,13 @@ def _operation(action: str, channel: str, *names: str) -> Any:
 
 # reason-codes.md: meaning, and what to do
 
-FIX_POST = "Correct the post and send it again."
-REASONS: dict[Reason, tuple[str, str]] = {
-    Reason.NULL_VALUE: ("The record has no value, and its key is not a post id.", "Set the key to the id to erase."),
-    Reason.NOT_DECODABLE: (
-        "The value is neither JSON nor Protobuf of moderation.v1.Post, or a header is not UTF-8.",
-        "Compare the value with post.schema.json.",
-    ),
-    Reason.UNKNOWN_CONTENT_TYPE: ("The content-type header names another format.", "Send JSON or Protobuf."),
-    Reason.INVALID_POST: ("A field breaks its rule: id missing, too many images, an unknown field.", FIX_POST),
-    Reason.RECORD_TOO_LARGE: (
-        "The record is larger than MODERATION_KAFKA__MAX_MESSAGE_BYTES.",
-        "Send images as references, or raise the limit.",
-    ),
-    Reason.TEXT_TOO_LONG: (
-        "The text is longer than MODERATION_MEDIA__MAX_TEXT_CHARS.",
-        "Shorten the text, or raise the limit.",
-    ),
-    Reason.IMAGE_FORBIDDEN: (
-        "An image's reference points outside the allowed places.",
-        "Allow the place in MODERATION_MEDIA settings, or correct the reference.",
-    ),
-    Reason.IMAGE_NOT_FOUND: ("An image's reference points to nothing.", "Store the image before the post is sent."),
-    Reason.IMAGE_UNAVAILABLE: ("The image's store failed in a way that may pass.", "Send the post again later."),
-    Reason.IMAGE_TOO_LARGE: ("An image exceeds a limit on bytes, pixels, side or aspect.", "Send a smaller image."),
-    Reason.IMAGE_UNSUPPORTED: (
-        "An image's format is not supported, or a feature of it.",
-        "Send JPEG, PNG, WebP or GIF.",
-    ),
-    Reason.IMAGE_CORRUPT: ("An image is truncated or broken.", FIX_POST),
-    Reason.MODEL_FAILED: (
-        "The post makes the model fail, alone in its batch. Or a model server fails on it alone, or sees no pictures.",
-        "Judge the post by hand. If many posts fail, check the model.",
-    ),
-    Reason.MODEL_CRASHED: ("The post, alone in the process, ended it several times.", "Judge the post by hand."),
-    Reason.NO_ANSWER: (
-        "The model gave too little probability to Yes and No together.",
-        "Judge the post by hand. If it is frequent, rewrite the policy's question.",
-    ),
-    Reason.DEADLINE_EXCEEDED: ("The post was not judged within its time limit.", "Send the post again later."),
-    Reason.NO_PROBABILITY: (
-        "The model server says Yes or No without a probability. Yes counts as REVIEW.",
-        "Use a server that returns logprobs; thresholds then apply.",
-    ),
-    Reason.REFUSED: ("The model refused to answer.", "Judge the post by hand. If it is frequent, use another model."),
-    Reason.CONTENT_FILTERED: (
-        "A filter of the model server stopped the request.",
-        "Judge the post by hand. If it is frequent, have the filter lifted, or use another model.",
-    ),
-    Reason.UNAVAILABLE: (
-        "The model server gave no answer, for longer than MODERATION_MODEL__OUTAGE_S.",
-        "Send the post again when the server is back.",
-    ),
-    Reason.MODEL_CHANGED: (
-        "The model server answered with another model than at the worker's start.",
-        "Send the post again. The worker starts again under the new model's digest.",
-    ),
-}
+OF_FINDINGS = frozenset({Reason.MODEL_CHANGED})  # in no problem of a verdict
+
 ERRORS: dict[str, tuple[str, str]] = {
     "INVALID_FIELD": ("A field of the request breaks its rule.", "Correct the field that BadRequest names."),
     "INVALID_POST": (
-        'The post breaks a rule. `ErrorInfo.metadata["post_reason"]` is a reason from the first table.',
+        'The post breaks a rule. `ErrorInfo.metadata["post_reason"]` is a reason from the first table, '
+        '`metadata["post_detail"]` a detail from the second. BadRequest names the field, as in `post.id`.',
         FIX_POST,
     ),
     "INVALID_CURSOR": (
@@ -300,10 +275,20 @@ def reason_codes() -> str:
 
 ## Posts
 
-A post that could not be judged has one of these reasons in `Verdict.reason`, and in the header `dlq.error.code` of its
-dead letter. A policy without an answer has one in `Finding.reason`.
+What could not be judged, a part of a post or all of it, is in `Verdict.problems`, each with one of these reasons.
+`Verdict.reason` has one where nothing could be judged, `Finding.reason` where a finding is not FINAL, and the header
+`dlq.error.code` of a dead letter why there is one.
 
-{_table({str(reason): REASONS[reason] for reason in Reason})}
+{_reasons()}
+Dead letter: whether the record goes there, too, when `Verdict.problems` has the reason. REVIEW: whether a policy about
+the part then counts as REVIEW at least. Under the details `too long` and `too many` it always does; under `no picture`
+it does not.
+
+A reason may come with a path and a detail, as in `images[0].data: base64`: in `Verdict.problems`, in the header
+`dlq.error.detail` and in the log event `post_dead_lettered`. They never hold content. `moderation explain` says the
+same of a file or a record.
+
+{_table({str(detail): DETAILS[detail] for detail in Detail}, "detail")}
 ## Calls
 
 A call that is refused has one of these reasons in `ErrorInfo.reason` (domain `moderation.v1`) of its gRPC status.
@@ -311,8 +296,20 @@ A call that is refused has one of these reasons in `ErrorInfo.reason` (domain `m
 {_table(calls)}"""
 
 
-def _table(rows: dict[str, tuple[str, str]]) -> str:
-    lines = ["| reason | meaning | what to do |", "| --- | --- | --- |"]
+def _reasons() -> str:
+    """The table of the reasons of posts, with what a problem of each reason entails."""
+    lines = ["| reason | meaning | what to do | dead letter | REVIEW |", "| --- | --- | --- | --- | --- |"]
+    for reason in Reason:
+        meaning, action = REASONS[reason]
+        whole, part = Problem(reason), Problem(reason, "images")
+        dead = "yes" if whole.refused and reason not in OF_FINDINGS else "no"
+        review = "yes" if whole.limit else "of pictures" if part.limit else "no"
+        lines.append(f"| `{reason}` | {meaning} | {action} | {dead} | {review} |")
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: dict[str, tuple[str, str]], name: str = "reason") -> str:
+    lines = [f"| {name} | meaning | what to do |", "| --- | --- | --- |"]
     return (
         "\n".join([*lines, *(f"| `{name}` | {meaning} | {action} |" for name, (meaning, action) in rows.items())])
         + "\n"

@@ -6,64 +6,18 @@ A row is a question. A panel has one or more queries, each with the name of its 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
-DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-RATE = "$__rate_interval"
-WIDTH, HEIGHT = 24, 8
-
-
-def rate(metric: str, by: str = "", where: str = "") -> str:
-    """The query of a counter's rate per second."""
-    return f"sum{f' by ({by})' if by else ''} (rate({metric}{where}[{RATE}]))"
-
-
-def quantile(share: float, metric: str, by: str = "", where: str = "") -> str:
-    """The query of a histogram's quantile."""
-    inside = rate(f"{metric}_bucket", f"le, {by}" if by else "le", where)
-    return f"histogram_quantile({share}, {inside})"
-
-
-def mean(metric: str) -> str:
-    """The query of a histogram's mean."""
-    return f"{rate(f'{metric}_sum')} / {rate(f'{metric}_count')}"
-
+sys.path.insert(0, str(Path(__file__).parent))
+from panels import VARIABLES, WIDTH, by_instance, mean, panel, quantile, rate
 
 COST = f"1000 * {rate('moderation_model_cost_total')}"
 LOOKUPS = '{method=~"GetVerdict|BatchGetVerdicts"}'
+OURS, EACH = '{installation!=""}', "{{instance}}"
+AGE = "time() - moderation_policies_read_timestamp_seconds"
 JUDGED = rate("moderation_verdict_origins_total", where='{origin="model"}')
-
-
-def panel(title: str, text: str, unit: str, *lines: tuple[str, str], kind: str = "timeseries", width: int = 8) -> Any:
-    """One graph, its unit in Grafana's spelling."""
-    made: dict[str, Any] = {
-        "type": kind,
-        "title": title,
-        "description": text,
-        "datasource": DATASOURCE,
-        "gridPos": {"w": width, "h": HEIGHT},
-        "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
-        "targets": [
-            {"refId": chr(ord("A") + index), "datasource": DATASOURCE, "expr": query, "legendFormat": legend}
-            for index, (query, legend) in enumerate(lines)
-        ],
-    }
-    if kind == "timeseries":
-        made["fieldConfig"]["defaults"]["custom"] = {"fillOpacity": 10, "showPoints": "never"}
-        made["options"] = {
-            "legend": {"displayMode": "list", "placement": "bottom"},
-            "tooltip": {"mode": "multi", "sort": "desc"},
-        }
-    if kind == "stat":
-        made["gridPos"] = {"w": 6, "h": 4}
-        made["options"] = {"reduceOptions": {"calcs": ["lastNotNull"]}, "graphMode": "area", "colorMode": "value"}
-    if kind == "table":
-        for target in made["targets"]:
-            target |= {"format": "table", "instant": True}
-        hidden = {"Time": True, "Value": True, "__name__": True, "job": True}
-        made["transformations"] = [{"id": "organize", "options": {"excludeByName": hidden}}]
-    return made
-
 
 ROWS: list[tuple[str, list[Any]]] = [
     (
@@ -82,10 +36,10 @@ ROWS: list[tuple[str, list[Any]]] = [
                 (rate("moderation_verdict_origins_total"), "verdicts"), kind="stat",
             ),
             panel(
-                "Within a minute", "Share of posts that waited a minute at most in their topic.", "percentunit",
+                "Within a minute", "Share of posts with a verdict a minute after their arrival.", "percentunit",
                 (
-                    rate("moderation_phase_seconds_bucket", where='{phase="queue", le="60.0"}')
-                    + " / " + rate("moderation_phase_seconds_count", where='{phase="queue"}'),
+                    rate("moderation_post_seconds_bucket", where='{le="60.0"}')
+                    + " / " + rate("moderation_post_seconds_count"),
                     "share",
                 ),
                 kind="stat",
@@ -97,6 +51,24 @@ ROWS: list[tuple[str, list[Any]]] = [
             panel(
                 "Records behind, by partition", "Posts without a committed verdict.", "short",
                 ("max by (partition) (moderation_worker_lag_records)", "{{partition}}"),
+            ),
+            panel(
+                "From arrival to verdict", "Until the commit, dead letters included; by the brokers' clock.", "s",
+                (quantile(0.5, "moderation_post_seconds"), "p50"), (quantile(0.95, "moderation_post_seconds"), "p95"),
+            ),
+            panel(
+                "Wrong clocks", "Off the brokers' clock. Producers: the one farthest off in the last minutes.", "s",
+                ("abs(moderation_clock_skew_seconds)", "{{instance}} {{clock}}"),
+            ),
+            panel(
+                "Standstill, by partition", "Time since the committed position moved, while records wait.", "s",
+                ("max by (partition) (moderation_worker_standstill_seconds)", "{{partition}}"),
+            ),
+            panel(
+                "Records that cannot be read yet", "Behind an open transaction: on the posts topic, of a producer.",
+                "short",
+                ("max by (partition) (moderation_worker_unstable_records)", "{{partition}}"),
+                ("max by (instance) (moderation_view_unstable_records)", "view of {{instance}}"),
             ),
             panel(
                 "Where a post spends its time", "95th percentile of each phase.", "s",
@@ -116,9 +88,11 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("sum by (phase) (moderation_worker_posts_in_phase)", "{{phase}}"),
             ),
             panel(
-                "Bytes under way", "Size of the records; the bound is MODERATION_WORKER__MAX_IN_FLIGHT_BYTES.", "bytes",
-                ("sum by (instance) (moderation_worker_in_flight_bytes)", "{{instance}}"),
+                "Decoder processes lost", "Killed at an image, or crashed, per minute, by cause.", "short",
+                ("sum by (cause) (rate(moderation_decoder_processes_lost_total[5m])) * 60", "{{cause}}"),
+                ("sum(moderation_decoder_processes)", "running"),
             ),
+            panel("Bytes under way", "Of records in hand.", "bytes", by_instance("moderation_worker_in_flight_bytes")),
             panel(
                 "Longest wait for a step", "Of the encoded posts, by worker.", "s",
                 ("max by (instance) (moderation_batch_queue_age_seconds)", "{{instance}}"),
@@ -152,11 +126,8 @@ ROWS: list[tuple[str, list[Any]]] = [
             ),
             panel(
                 "Pictures seen before", "Share of pictures whose features were kept.", "percentunit",
-                (
-                    rate("moderation_picture_features_reused_total")
-                    + " / " + rate("moderation_picture_features_needed_total"),
-                    "share",
-                ),
+                (rate("moderation_picture_features_reused_total") + " / "
+                    + rate("moderation_picture_features_needed_total"), "share"),
             ),
             panel(
                 "Failed steps and halvings", "A batch that fails is scored again in halves.", "cps",
@@ -200,20 +171,15 @@ ROWS: list[tuple[str, list[Any]]] = [
             ),
             panel(
                 "Findings that flag", "By policy, live and shadow.", "cps",
-                (
-                    rate("moderation_findings_total", "policy, outcome, mode", '{outcome=~"review|remove"}'),
-                    "{{policy}} {{outcome}} ({{mode}})",
-                ),
-                width=16,
+                (rate("moderation_findings_total", "policy, outcome, mode", '{outcome=~"review|remove"}'),
+                 "{{policy}} {{outcome}} ({{mode}})"), width=16,
             ),
             panel(
-                "Findings without a score", "These findings count as the policy's on_error.", "cps",
+                "Findings that are not final", "No answer, or unread parts: on_error counts too.", "cps",
                 (rate("moderation_findings_undetermined_total", "policy, reason"), "{{policy}} {{reason}}"),
             ),
-            panel(
-                "Models in the verdicts", "One line for each model. Two lines: a rollout is under way.", "cps",
-                (rate("moderation_verdicts_total", "model"), "{{model}}"),
-            ),
+            panel("Models in the verdicts", "One line for each model. Two lines: a rollout is under way.", "cps",
+                  (rate("moderation_verdicts_total", "model"), "{{model}}")),
             panel(
                 "Policy sets in use", "One line for each policy set. Two lines: a rollout is under way.", "short",
                 ("count by (digest) (moderation_policies_info)", "{{digest}}"), width=16,
@@ -233,24 +199,36 @@ ROWS: list[tuple[str, list[Any]]] = [
                 (mean("moderation_transaction_posts"), "posts"),
                 (rate("moderation_transaction_seconds_count"), "transactions/s"),
             ),
-            panel("Dead letters", "By reason.", "cps", (rate("moderation_dead_letters_total", "reason"), "{{reason}}")),
             panel(
-                "Partitions", "Partitions of each worker.", "short",
-                ("sum by (instance) (moderation_worker_partitions)", "{{instance}}"),
+                "Dead letters, posts with unread parts", "By reason.", "cps",
+                (rate("moderation_dead_letters_total", "reason"), "dead letter {{reason}}"),
+                (rate("moderation_posts_unread_total", "reason"), "unread {{reason}}"),
             ),
             panel(
-                "Rebalances and producers replaced", "In ten minutes.", "short",
+                "Partitions", "Of each worker; and members of the group that are no workers.", "short",
+                by_instance("moderation_worker_partitions"), ("max(moderation_group_foreign_members)", "no workers"),
+            ),
+            panel(
+                "Rebalances, producers replaced, requests lost", "In ten minutes.", "short",
                 ("sum by (instance) (increase(moderation_worker_rebalances_total[10m]))", "rebalances {{instance}}"),
                 ("sum by (instance) (increase(moderation_producers_replaced_total[10m]))", "producers {{instance}}"),
+                ("sum by (instance) (increase(moderation_producer_requests_lost_total[10m]))", "requests {{instance}}"),
             ),
             panel(
-                "Verdict cache", "Memory of the cached verdicts, by worker.", "bytes",
-                ("sum by (instance) (moderation_verdict_cache_bytes)", "{{instance}}"),
+                "Records lost", "Removed by Kafka before they were read, since the start of each process.", "short",
+                (
+                    "sum by (topic, cause) (max by (namespace, installation, topic, partition, cause)"
+                    " (moderation_records_lost_total))",  # all APIs find the same ones
+                    "{{topic}} {{cause}}",
+                ),
             ),
+            panel("Verdict cache", "Memory, by worker.", "bytes", by_instance("moderation_verdict_cache_bytes")),
             panel(
-                "Verdicts in the cache and erasures", "Verdicts in the cache; erasures in ten minutes.", "short",
-                ("sum by (instance) (moderation_verdict_cache_entries)", "{{instance}}"),
+                "Verdicts in the cache; erasures and misplaced keys", "The last three: in ten minutes.", "short",
+                by_instance("moderation_verdict_cache_entries"),
                 ("sum(increase(moderation_erasures_total[10m]))", "erasures"),
+                ("sum(increase(moderation_erasures_uncopied_total[10m]))", "erasures not copied"),
+                ("sum(increase(moderation_keys_misplaced_total[10m]))", "misplaced keys"),
             ),
         ],
     ),
@@ -278,8 +256,10 @@ ROWS: list[tuple[str, list[Any]]] = [
                 (quantile(0.99, "moderation_api_call_seconds", "method", LOOKUPS), "{{method}} p99"),
             ),
             panel(
-                "Age of the view", "Oldest missing record; time since the brokers last reported the topic's end.", "s",
+                "Age of the view",
+                "Oldest missing record; standstill; time since the brokers last reported the topic's end.", "s",
                 ("max by (instance) (moderation_view_lag_seconds)", "{{instance}}"),
+                ("max by (instance) (moderation_view_standstill_seconds)", "{{instance}} standstill"),
                 ("max by (instance) (moderation_view_topic_end_age_seconds)", "{{instance}} topic's end"),
             ),
             panel(
@@ -302,6 +282,10 @@ ROWS: list[tuple[str, list[Any]]] = [
                 (rate("moderation_view_pruned_posts_total", "instance"), "{{instance}} evicted"),
             ),
             panel(
+                "Certificate", "Time until it expires.", "s",
+                ("min by (instance) (moderation_api_certificate_expiry_timestamp_seconds) - time()", EACH),
+            ),
+            panel(
                 "Age of the keys", "Since the keys of bearer tokens were last read.", "s",
                 ("max by (instance) (moderation_jwt_keys_age_seconds)", "{{instance}}"),
             ),
@@ -316,12 +300,22 @@ ROWS: list[tuple[str, list[Any]]] = [
                 ("max by (instance) (moderation_loop_tick_age_seconds)", "{{instance}} since its last tick"),
             ),
             panel(
-                "CPU", "Cores in use.", "short",
-                (rate("process_cpu_seconds_total", "instance", '{job=~"moderation.*"}'), "{{instance}}"),
+                "Kafka's last answer", "Time since a broker last answered, by process.", "s",
+                by_instance("moderation_kafka_answer_age_seconds"),
+            ),
+            panel("CPU", "Cores in use.", "short", (rate("process_cpu_seconds_total", "instance", OURS), EACH)),
+            panel("Memory", "Resident.", "bytes", (f"sum by (instance) (process_resident_memory_bytes{OURS})", EACH)),
+            panel(
+                "Memory of the container", "Share of its limit, without the page cache of files.", "percentunit",
+                ("max by (instance) (moderation_memory_bytes / moderation_memory_limit_bytes)", EACH),
             ),
             panel(
-                "Memory", "Resident.", "bytes",
-                ('sum by (instance) (process_resident_memory_bytes{job=~"moderation.*"})', "{{instance}}"),
+                "Ready", "1: it can work. Lines that break and begin again are restarts.", "short",
+                ("max by (role, instance) (moderation_ready)", "{{role}} {{instance}}"),
+            ),
+            panel(
+                "Age of the process", "Since its start.", "s",
+                ("time() - max by (role, instance) (moderation_start_timestamp_seconds)", "{{role}} {{instance}}"),
             ),
             panel(
                 "Posts that were not encoded in time", "In ten minutes.", "short",
@@ -343,6 +337,8 @@ ROWS: list[tuple[str, list[Any]]] = [
             ),
             panel("Processes", "Versions and roles.", "short", ("moderation_build_info", ""), kind="table"),
             panel("Models", "The model of each worker.", "short", ("moderation_model_info", ""), kind="table"),
+            panel("Policies", "Version and status, by role.", "short", ("moderation_policy_info", ""), kind="table"),
+            panel("Age of the policies", "Since a role read them: later changes are not in use.", "s", (AGE, EACH)),
         ],
     ),
 ]  # fmt: skip
@@ -377,18 +373,7 @@ def dashboard() -> dict[str, Any]:
         "refresh": "10s",
         "time": {"from": "now-1h", "to": "now"},
         "timezone": "browser",
-        "templating": {
-            "list": [
-                {
-                    "name": "datasource",
-                    "label": "Prometheus",
-                    "type": "datasource",
-                    "query": "prometheus",
-                    "current": {},
-                    "hide": 0,
-                }
-            ]
-        },
+        "templating": {"list": VARIABLES},
         "annotations": {"list": []},
         "links": [],
         "panels": [{"id": number, **panel} for number, panel in enumerate(panels, 1)],

@@ -10,26 +10,38 @@ from collections.abc import Mapping
 
 from google.protobuf.message import DecodeError
 
+from moderation.kafka.topic_ids import as_printed, is_topic_id
 from moderation.v1.moderation_service_pb2 import Position
 
 MAX_BYTES = 64 << 10  # thousands of partitions
 
 
-def of_record(partition: int, offset: int) -> bytes:
-    """The consistency token of a record of the posts topic. Lookups with this token do not miss the record."""
-    return Position(posts={partition: offset}).SerializeToString()
+def of_record(partition: int, offset: int, topic_id: str = "") -> bytes:
+    """The consistency token of a record of the posts topic. Lookups with this token do not miss the record.
+
+    `topic_id`: of that topic; empty: of the one that exists when the token is used.
+    """
+    return Position(posts={partition: offset}, posts_topic_id=topic_id).SerializeToString()
 
 
-def of_watch(positions: Mapping[int, int]) -> bytes:
+def of_watch(positions: Mapping[int, int], topic_id: str = "") -> bytes:
     """The consistency token of a watch. `positions`: next offset, by partition of the verdicts topic."""
-    return Position(verdicts=dict(positions)).SerializeToString()
+    return Position(verdicts=dict(positions), verdicts_topic_id=topic_id).SerializeToString()
 
 
 def merged(*tokens: bytes) -> bytes:
-    """One consistency token that is reached when all of these are. Raises ValueError."""
+    """One consistency token that is reached when all of these are.
+
+    Raises ValueError, also for tokens of different topics.
+    """
     merged = Position()
     for token in tokens:
         part = position(token)
+        for topic_id in ("posts_topic_id", "verdicts_topic_id"):
+            ids = {getattr(merged, topic_id), getattr(part, topic_id)} - {""}
+            if len(ids) > 1:
+                raise ValueError("tokens of different topics")
+            setattr(merged, topic_id, "".join(ids))
         for highest, offsets in ((merged.posts, part.posts), (merged.verdicts, part.verdicts)):
             for partition, offset in offsets.items():
                 highest[partition] = max(offset, highest.get(partition, offset))
@@ -47,6 +59,11 @@ def position(token: bytes) -> Position:
     for offsets in (decoded.posts, decoded.verdicts):
         if any(partition < 0 or offset < 0 for partition, offset in offsets.items()):
             raise ValueError("not a token")
+    for topic_id in ("posts_topic_id", "verdicts_topic_id"):
+        if id := as_printed(getattr(decoded, topic_id)):
+            if not is_topic_id(id):
+                raise ValueError("not a token")
+            setattr(decoded, topic_id, id)
     return decoded
 
 

@@ -97,8 +97,12 @@ def refusal_of(error: Exception) -> RefusedError | None:
     if isinstance(error, RefusedError):
         return error
     if isinstance(error, PostError):
-        text, reason = f"{error.reason}: {error}", str(error.reason)
-        return RefusedError(RefusalKind.INVALID, "INVALID_POST", text, field="post", post_reason=reason)
+        problem, text = error.problem, f"{error.reason}: {error}"
+        field = f"post.{problem.path}" if problem.path else "post"
+        refused = RefusedError(RefusalKind.INVALID, "INVALID_POST", text, field=field, post_reason=str(problem.reason))
+        if problem.detail:
+            refused.metadata["post_detail"] = str(problem.detail)
+        return refused
     if isinstance(error, NotAcceptedError):
         return unavailable("NOT_ACCEPTED", "the post may not have been accepted; the same call again is safe")
     if isinstance(error, StoreUnavailableError):

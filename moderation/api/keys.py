@@ -28,6 +28,7 @@ from moderation.settings import AuthSettings
 
 READ_S = 10.0  # for a whole reading: connection, TLS, headers and body
 STUCK_S = 2.0  # after READ_S, when a reading's thread is given up
+RETRY_S = 1.0  # between two readings of a starting API
 MAX_STUCK = 3  # threads that were given up and still run: in the resolver, or on a dead file system
 
 log = structlog.get_logger()
@@ -67,16 +68,22 @@ class Keys:
         """Whether the keys are too old to trust: one may have been withdrawn since."""
         return self.age_s > self._max_age_s
 
-    async def load(self) -> None:
-        """Reads the keys at the start. Raises ConfigError when that fails."""
-        try:
-            self._take(await self._reading())
-        except NotReadError as error:
-            # The cause only: a library's text may quote what it read.
-            raise ConfigError(
-                f"MODERATION_AUTH__JWT_KEYS: cannot read keys ({error}). It must be a file with a public key (PEM) or "
-                f"a JWKS, or the https URL of a JWKS, with keys for {', '.join(self._algorithms)}"
-            ) from None
+    async def load(self, patience_s: float = 0.0) -> None:
+        """Reads the keys at the start. A server of keys may come up within `patience_s`. Raises ConfigError."""
+        deadline = time.monotonic() + (patience_s if self._source.startswith("https:") else 0.0)
+        while True:
+            try:
+                self._take(await self._reading())
+                break
+            except NotReadError as error:
+                if time.monotonic() >= deadline:
+                    # The cause only: a library's text may quote what it read.
+                    raise ConfigError(
+                        f"MODERATION_AUTH__JWT_KEYS: cannot read keys ({error}). It must be a file with a public key "
+                        f"(PEM) or a JWKS, or the https URL of a JWKS, with keys for {', '.join(self._algorithms)}"
+                    ) from None
+                log.warning("jwt_keys_not_refreshed", cause=str(error), age_s=None)
+            await asyncio.sleep(RETRY_S)
         metrics.KEYS_AGE.set_function(lambda: self.age_s)
 
     async def refresh(self) -> None:

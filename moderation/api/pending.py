@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from cachetools import TTLCache
 
 from moderation.api.errors import RefusalKind, RefusedError, exhausted
-from moderation.errors import DeliveryError, ModerationError
+from moderation.errors import ConfigError, DeliveryError, ModerationError
 from moderation.kafka.post_producer import PostProducer
 from moderation.observability import metrics
 from moderation.settings import ApiSettings
@@ -23,6 +23,8 @@ REQUEST_ID_S = 15 * 60  # for which a request id is kept
 MAX_REQUEST_IDS = 50_000
 LARGE_BYTES = 1 << 20  # of a post that is hashed on a thread
 BACKLOG_RETRY_S = 2.0  # after which a full backlog may have moved
+
+IsOver = Callable[[Source], bool]  # whether nothing is to come of this record of the posts topic any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,9 @@ class PendingPosts:
         self._puts: set[asyncio.Task[Source]] = set()
         self._tenants: defaultdict[str, list[str]] = defaultdict(list)  # by post id: tenants of posts being put
         self._bytes = 0  # of posts being put
-        self._waiting: defaultdict[int, deque[tuple[int, str]]] = defaultdict(deque)  # by partition: offset, post id
-        self._latest: dict[str, tuple[int, int, str]] = {}  # by post id: partition, offset, tenant
-        self._judged: Mapping[int, int] = {}  # by partition: highest offset whose outcome is known
+        self._waiting: defaultdict[int, deque[tuple[Source, str]]] = defaultdict(deque)  # by partition: with post ids
+        self._latest: dict[str, tuple[Source, str]] = {}  # by post id: its record, and its tenant
+        self._is_over: IsOver = lambda _: False
 
     def __len__(self) -> int:
         """How many posts have no verdict yet: on the topic, or being put there."""
@@ -56,23 +58,22 @@ class PendingPosts:
         latest = self._latest.get(post_id)
         if latest is None:
             return False
-        partition, offset, owner = latest
-        return offset > self._judged.get(partition, -1) and tenant in (None, owner)
+        source, owner = latest
+        return tenant in (None, owner) and not self._is_over(source)
 
     def is_of_another(self, post_id: str, tenant: str) -> bool:
         """Whether a post of this id that is pending, or being put, belongs to another tenant."""
-        if any(other != tenant for other in self._tenants.get(post_id, ())):
+        if any(other not in ("", tenant) for other in self._tenants.get(post_id, ())):
             return True
-        return self.is_pending(post_id, None) and not self.is_pending(post_id, tenant)
+        return self.is_pending(post_id, None) and self._latest[post_id][1] not in ("", tenant)
 
-    def settle(self, judged: Mapping[int, int]) -> None:
-        """Forgets posts whose outcome is known. `judged`: by partition of the posts topic, the highest such offset."""
-        self._judged = judged
-        for partition, waiting in self._waiting.items():
-            limit = judged.get(partition, -1)
-            while waiting and waiting[0][0] <= limit:
-                offset, post_id = waiting.popleft()
-                if self._latest.get(post_id, (0, 0))[:2] == (partition, offset):
+    def settle(self, is_over: IsOver) -> None:
+        """Forgets posts whose outcome is known, and those whose outcome will never come. `is_over`: as of now."""
+        self._is_over = is_over
+        for waiting in self._waiting.values():
+            while waiting and is_over(waiting[0][0]):
+                source, post_id = waiting.popleft()
+                if post_id in self._latest and self._latest[post_id][0] == source:
                     del self._latest[post_id]
         metrics.PENDING.set(len(self))
 
@@ -129,7 +130,7 @@ class PendingPosts:
                 del self._tenants[post.id]
             if not task.cancelled():
                 error = task.exception()
-                if isinstance(error, DeliveryError):
+                if isinstance(error, DeliveryError | ConfigError):
                     self._fail(error)
                 elif error is None:
                     self._accepted(post, task.result())
@@ -140,9 +141,9 @@ class PendingPosts:
 
     def _accepted(self, post: Post, source: Source) -> None:
         # The verdict may come before the broker has acknowledged the post.
-        if source.offset > self._judged.get(source.partition, -1):
-            self._waiting[source.partition].append((source.offset, post.id))
-            self._latest[post.id] = source.partition, source.offset, post.tenant
+        if not self._is_over(source):
+            self._waiting[source.partition].append((source, post.id))
+            self._latest[post.id] = source, post.tenant
 
 
 def _digest(post: Post) -> bytes:

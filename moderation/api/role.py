@@ -20,7 +20,7 @@ from moderation.api.grpc import responses, server
 from moderation.api.grpc.server import Server
 from moderation.kafka import post_producer
 from moderation.kafka.topics import check_topics
-from moderation.observability import probes
+from moderation.observability import metrics, probes
 from moderation.observability.probes import Liveness
 from moderation.policies import PolicySet
 from moderation.settings import ApiSettings, Settings
@@ -41,6 +41,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _serve(settings: Settings, stop: asyncio.Event, liveness: Liveness) -> None:
+    topic_lag.set_unknown()
     policies = _policies(settings)
     names = [settings.kafka.posts_topic, settings.kafka.verdicts_topic]
     topics = await lifecycle.unless_stopped(stop, check_topics(settings.kafka, names))
@@ -48,7 +49,9 @@ async def _serve(settings: Settings, stop: asyncio.Event, liveness: Liveness) ->
         return
     authenticator = Authenticator(settings.auth, settings.api.calls_per_second)
     if authenticator.keys:
-        await authenticator.keys.load()
+        await lifecycle.unless_stopped(stop, authenticator.keys.load(settings.kafka.connect_timeout_s))
+        if stop.is_set():
+            return
     async with AsyncExitStack() as stack:
         producer = await stack.enter_async_context(post_producer.open_posts(settings.kafka, topics))
         view = await stack.enter_async_context(open_view(settings, topics, responses.found_result))
@@ -73,6 +76,7 @@ def _policies(settings: Settings) -> PolicySet | None:
         log.warning("policies_missing", folder=str(settings.policies), meaning="ListPolicies is refused")
         return None
     policies = PolicySet.load(settings.policies)
+    metrics.use_policies(policies.digest, policies.versions, policies.read_ms / 1000)
     log.info("policies_loaded", policies=len(policies.policies), digest=policies.digest, version=moderation.__version__)
     return policies
 
@@ -87,7 +91,7 @@ async def _announce(settings: Settings, view: View, edge: Server) -> None:
     serving = True
     while True:
         await asyncio.sleep(LAG_CHECK_S)
-        if _is_close(view.lag, settings.api, serving) != serving:
+        if (view.caught_up.is_set() and _is_close(view.lag, settings.api, serving)) != serving:
             serving = not serving
             edge.checks.set_serving(serving=serving)
             unknown_s = round(view.lag.unknown_s, 1)
@@ -107,11 +111,12 @@ async def _come_close(lag: ViewLag, settings: ApiSettings) -> None:
 def _is_close(lag: ViewLag, settings: ApiSettings, serving: bool) -> bool:
     """Whether the view is close enough to its topic for lookups.
 
+    Records behind an open transaction do not count: no replica can read them, so that another would answer no better.
     While the brokers do not respond, the end of the topic is not known. An API that is serving continues for
     max_lag_unknown_s: the brokers may be away for all replicas at once, and a view misses nothing while no new verdict
     can come.
     """
-    if lag.records is None:
+    if lag.readable is None:
         return serving and not 0 < settings.max_lag_unknown_s < lag.unknown_s
     # To serve again, half of the bound: an API that flaps at the bound would make balancers flap, too.
-    return lag.records <= (settings.max_lag if serving else settings.max_lag // 2)
+    return lag.readable <= (settings.max_lag if serving else settings.max_lag // 2)

@@ -52,7 +52,8 @@ def compose(
     """The service of a view. `encode`: writes a result as the view's cache of recent verdicts holds it."""
     failures = Failures()
     pending = PendingPosts(settings.api, producer, failures.report)
-    view.on_decided(pending.settle)
+    view.on_posts_recreated(producer.renewed)
+    view.on_outcomes(lambda: pending.settle(view.is_over))
     lookups = Lookups(view, pending, encode)
     submissions = Submissions(settings.media, view, pending, lookups)
     return Service(settings, view, failures, lookups, submissions, policy_set)

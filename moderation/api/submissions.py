@@ -34,7 +34,7 @@ class Accepted:
     @property
     def consistency_token(self) -> bytes:
         """For lookups that must not miss this post."""
-        return cursors.of_record(self.source.partition, self.source.offset)
+        return cursors.of_record(self.source.partition, self.source.offset, self.source.topic_id)
 
 
 class Submissions:
@@ -63,22 +63,24 @@ class Submissions:
         Raises RefusedError, PostError, NotAcceptedError and StoreUnavailableError.
         """
         post, request_id = request.post, validation.request_id(request)
-        post.tenant = permit.caller.tenant_of(post.tenant or None) or ""
         wire.post(post, self._settings)
+        post.tenant = permit.caller.tenant_of(post.tenant or None) or ""
         self._lookups.check_ready()
         if permit.caller.tenant is not None:
             await self._check_id_is_free(post.id, permit.caller.tenant)
         source = await self._pending.put(post, request_id, trace, until, body_share)
-        return Accepted(source, LookupQuery((post.id,), post.tenant, posts={source.partition: source.offset}))
+        position = {source.partition: source.offset}
+        return Accepted(source, LookupQuery((post.id,), post.tenant, "", position, source.topic_id))
 
     async def _check_id_is_free(self, post_id: str, tenant: str) -> None:
         """Raises RefusedError if another tenant has a post of this id: a new verdict would supersede that post's.
 
-        What another replica has put is known once it is judged: across replicas this is best effort.
+        A verdict without a tenant is nobody's: its record may be one that could not be read. What another replica has
+        put is known once it is judged: across replicas this is best effort.
         """
         # Twice, before and after the row is read: a pending post may be judged while the row is being read.
         taken = self._pending.is_of_another(post_id, tenant)
         row = (await self._view.find((post_id,))).get(post_id)
-        judged = row is not None and row[0] == Kind.VERDICT and row[1] != tenant
+        judged = row is not None and row[0] == Kind.VERDICT and row[1] not in ("", tenant)
         if taken or judged or self._pending.is_of_another(post_id, tenant):
             raise forbidden("OTHER_TENANT", "the id of the post belongs to another tenant", field="post.id")

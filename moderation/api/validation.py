@@ -20,6 +20,7 @@ from moderation.types import Outcome
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.view.stores import EVER_MS, Query
 
+MAX_RESPONSE_BYTES = (4 << 20) - (256 << 10)  # of a message, less a margin: stock gRPC clients take 4 MiB
 MAX_BATCH = 1_000
 MAX_PAGE = 1_000
 DEFAULT_PAGE = 100
@@ -37,6 +38,7 @@ class LookupQuery:
     tenant: str | None  # None: any
     digest: str = ""  # of the content that a verdict must be on; empty: any
     posts: Mapping[int, int] | None = None  # by partition of the posts topic: offset whose outcome must be known
+    posts_id: str = ""  # of that posts topic; empty: of the one that exists now
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class WatchQuery:
     outcomes: frozenset[int]  # empty: all
     policies: frozenset[str]  # empty: all
     start: Mapping[int, int] | None  # by partition of the verdicts topic: next offset; None: from now
+    start_id: str = ""  # of that verdicts topic; empty: of the one that exists now
 
 
 def lookup(request: pb.GetVerdictRequest | pb.WaitVerdictRequest, tenant: str | None) -> LookupQuery:
@@ -56,14 +59,14 @@ def lookup(request: pb.GetVerdictRequest | pb.WaitVerdictRequest, tenant: str | 
         return LookupQuery((post_id,), tenant)
     if request.content_digest and not _DIGEST.fullmatch(request.content_digest):
         raise invalid("content_digest", "must be 64 hex digits in lower case")
-    return LookupQuery((post_id,), tenant, request.content_digest, _posts(request.consistency_token))
+    return LookupQuery((post_id,), tenant, request.content_digest, *_posts(request.consistency_token))
 
 
 def batch(request: pb.BatchGetVerdictsRequest, tenant: str | None) -> LookupQuery:
     """The query of a lookup of several posts, without a check of their ids: an id that has a verdict needs none."""
     if not 0 < len(request.post_ids) <= MAX_BATCH:
         raise invalid("post_ids", f"must be 1 to {MAX_BATCH} ids")
-    return LookupQuery(list(request.post_ids), tenant, posts=_posts(request.consistency_token))
+    return LookupQuery(list(request.post_ids), tenant, "", *_posts(request.consistency_token))
 
 
 def check_id(post_id: str, index: int) -> str:
@@ -73,12 +76,14 @@ def check_id(post_id: str, index: int) -> str:
 
 def watch(request: pb.WatchVerdictsRequest, tenant: str | None) -> WatchQuery:
     """The query of a watch. A consistency token of a post has no position to start from."""
-    start = None
+    start, start_id = None, ""
     if request.consistency_token:
-        start = dict(_position(request.consistency_token).verdicts)
+        position = _position(request.consistency_token)
+        start, start_id = dict(position.verdicts), position.verdicts_topic_id
         if not start:
             raise invalid_consistency_token()
-    return WatchQuery(tenant, frozenset(_outcomes(request.outcomes)), frozenset(_policies(request.policy_ids)), start)
+    outcomes, policies = frozenset(_outcomes(request.outcomes)), frozenset(_policies(request.policy_ids))
+    return WatchQuery(tenant, outcomes, policies, start, start_id)
 
 
 def listing(request: pb.ListVerdictsRequest, tenant: str | None) -> tuple[Query, bytes]:
@@ -96,7 +101,17 @@ def listing(request: pb.ListVerdictsRequest, tenant: str | None) -> tuple[Query,
         except ValueError:
             raise invalid_page_token() from None
     size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
-    return Query(tenant, outcomes, policies, from_ms, before_ms, after, size), common
+    return Query(tenant, outcomes, policies, from_ms, before_ms, after, size, MAX_RESPONSE_BYTES), common
+
+
+def policies(request: pb.ListPoliciesRequest, digest: str) -> str:
+    """The id of the last policy on the page before. `digest`: of the policy set."""
+    if not request.page_token:
+        return ""
+    try:
+        return cursors.page(digest.encode(), request.page_token)[1]
+    except ValueError:
+        raise invalid_page_token() from None
 
 
 def request_id(request: pb.ModeratePostRequest) -> str:
@@ -118,8 +133,12 @@ def _post_id(field: str, post_id: str) -> str:
     return post_id
 
 
-def _posts(token: bytes) -> Mapping[int, int] | None:
-    return dict(_position(token).posts) or None if token else None
+def _posts(token: bytes) -> tuple[Mapping[int, int] | None, str]:
+    """The offsets of a token, and the id of their topic."""
+    if not token:
+        return None, ""
+    position = _position(token)
+    return dict(position.posts) or None, position.posts_topic_id
 
 
 def _position(token: bytes) -> pb.Position:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from moderation.api import cursors
 from moderation.api.auth import Permit
 from moderation.api.errors import exhausted, unauthenticated, unavailable
-from moderation.api.validation import WatchQuery
+from moderation.api.validation import MAX_RESPONSE_BYTES, WatchQuery
 from moderation.observability import metrics
 from moderation.settings import ApiSettings
 from moderation.v1 import moderation_service_pb2 as pb
@@ -17,6 +17,7 @@ from moderation.view.feeds import Changes, Feed
 from moderation.view.stores import Entry, Kind
 from moderation.view.view import View
 
+CHANGE_BYTES = 600  # that a change takes in a message besides its verdict: an id has up to 512 bytes
 BEAT_S = 15.0  # a reader gets a message at least so often, with changes or without
 READER_RETRY_S = 0.5
 
@@ -37,11 +38,13 @@ class Watch:
         self._expiry = self._clock() + permit.caller.until - time.time()
         self._end = min(self._clock() + settings.watch_s, self._expiry)
         self._positions = dict(query.start or {})  # by partition of the verdicts topic: next offset for the reader
+        self._topic_id = ""  # of that topic
 
     async def run(self) -> None:
         """Runs until it is cancelled, or until a RefusedError says why the watch cannot go on."""
         metrics.WATCHES.inc()
         try:
+            await self._begin()
             replaying = self._query.start is not None
             while True:
                 with self._view.feed(self._settings.watch_buffer) as feed:
@@ -54,6 +57,16 @@ class Watch:
                         await self._follow(feed)
         finally:
             metrics.WATCHES.dec()
+
+    async def _begin(self) -> None:
+        """Positions in a topic that was deleted mean nothing in the one that exists: the watch begins at its start."""
+        if self._query.start is not None and self._query.start_id != self._view.verdicts_id:
+            await self._view.lives.refresh()  # without an id, of the topic that exists now; or of one that is new
+        if not self._view.caught_up.is_set():
+            raise unavailable("NOT_READY", "the view of the verdicts topic is being built again; try again later")
+        self._topic_id = self._view.verdicts_id
+        if self._query.start_id not in ("", self._topic_id):
+            self._positions = {}
 
     async def _follow(self, feed: Feed) -> None:
         beat = self._clock() + BEAT_S
@@ -73,13 +86,21 @@ class Watch:
 
     async def _send(self, changes: Changes, *, always: bool = False) -> bool:
         """Sends what the reader wants of these changes. `always`: also a message without changes. True: it sent."""
+        sent = False
+        for part in _parts(changes):
+            sent = await self._send_part(part) or sent
+        return sent or (always and await self._send_part(Changes((), {}), always=True))
+
+    async def _send_part(self, changes: Changes, *, always: bool = False) -> bool:
+        """Sends one message."""
         wanted = [change for entry in changes.entries if (change := self._change(entry))]
         for number, position in changes.positions.items():
             # The maximum, because the reader may come from a replica that was further ahead.
             self._positions[number] = max(position, self._positions.get(number, 0))
         if not (wanted or always):
             return False
-        message = pb.WatchVerdictsResponse(changes=wanted, consistency_token=cursors.of_watch(self._positions))
+        token = cursors.of_watch(self._positions, self._topic_id)
+        message = pb.WatchVerdictsResponse(changes=wanted, consistency_token=token)
         try:
             async with asyncio.timeout(self._settings.watch_stall_s):
                 await self._write(message)
@@ -104,6 +125,9 @@ class Watch:
         return change
 
     def _check_end(self, feed: Feed) -> None:
+        if feed.topic_gone:
+            text = "the verdicts topic was deleted and made again; continue from the last consistency token"
+            raise unavailable("NOT_READY", text)
         if feed.ended:
             raise unavailable("STOPPING", "this API is stopping; continue from the last consistency token")
         self._permit.check()
@@ -113,3 +137,16 @@ class Watch:
         if self._clock() >= self._end:
             text = "the stream has reached its maximum age; continue from the last consistency token"
             raise unavailable("STOPPING", text, 0.0)
+
+
+def _parts(changes: Changes) -> Iterator[Changes]:
+    """The same changes in parts, each small enough for a message. Entries of a partition are in order of offset."""
+    begin = size = 0
+    for index, entry in enumerate(changes.entries):
+        room = len(entry.verdict or b"") + CHANGE_BYTES
+        if size and size + room > MAX_RESPONSE_BYTES:
+            part = changes.entries[begin:index]
+            yield Changes(part, {sent.partition: sent.offset + 1 for sent in part})
+            begin, size = index, 0
+        size += room
+    yield Changes(changes.entries[begin:], changes.positions)

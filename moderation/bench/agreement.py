@@ -45,7 +45,7 @@ CLAUSES = (
     "sexual content", "private addresses", "threats of violence", "illegal drugs",
 )  # fmt: skip
 
-console = Console(soft_wrap=True, highlight=False)
+console = Console(soft_wrap=True, highlight=False, emoji=False)
 
 
 @dataclass(frozen=True, slots=True)

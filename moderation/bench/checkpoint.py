@@ -55,7 +55,7 @@ WORDS = tuple(
 
 Model = VisionClassifier[Any, Any]
 
-console = Console(soft_wrap=True, highlight=False)
+console = Console(soft_wrap=True, highlight=False, emoji=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from moderation.errors import ConfigError
 from moderation.observability import logs
 
 app = typer.Typer(no_args_is_help=True, help="Measure this service against the simplest program that does the same.")
-out = Console(soft_wrap=True)
+out = Console(soft_wrap=True, emoji=False)
 
 
 @app.command()

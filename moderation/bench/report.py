@@ -20,7 +20,7 @@ TARGETS = {("text", 5): (2.5, 4), ("image4", 5): (6, 9), ("image4", 20): (14, 20
 COLOURS = {"tree": "#0b6e4f", "tree1": "#6bbf9b", "bfloat16": "#08415c", "original": "#c8553d", "lean": "#e08e79"}
 GREY = "#999999"
 
-console = Console(soft_wrap=True, highlight=False)
+console = Console(soft_wrap=True, highlight=False, emoji=False)
 
 
 def head(run: Run) -> None:

@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moderation import settings
-from moderation.cli.options import AsJson, Images, Text, check_content, out, read_file
+from moderation.cli.options import (
+    AsJson,
+    Images,
+    Language,
+    Surface,
+    Tenant,
+    Text,
+    check_content,
+    note_language,
+    out,
+    read_input,
+    read_picture,
+)
 from moderation.errors import ConfigError, PostError
 from moderation.observability import logs
 from moderation.settings import MediaSettings, Settings
-from moderation.types import Post
+from moderation.types import Detail, Post, Reason
 
 if TYPE_CHECKING:
     from moderation.policies import PolicySet
     from moderation.v1.post_pb2 import Post as PostMessage
     from moderation.v1.verdict_pb2 import Verdict
 
-STANDARD_INPUT = Path("-")
-FORMAT = """a post looks like {"id": "42", "text": "hello", "images": [{"data": "<base64>"}], "language": "en"}"""
-
 
 def classify(
     *,
     text: Text = "",
     image: Images = [],  # noqa: B006  typer copies it
-    language: Annotated[str, typer.Option(help="language of the text (BCP 47), such as en or pt-BR")] = "",
-    surface: Annotated[str, typer.Option(help="where the platform shows the post, such as comment or profile")] = "",
-    tenant: Annotated[str, typer.Option(help="tenant whose post it is")] = "",
+    language: Language = "",
+    surface: Surface = "",
+    tenant: Tenant = "",
     post_file: Annotated[
         Path | None,
         typer.Option("--post", help="file with a whole post, in the JSON of the posts topic; - reads standard input"),
@@ -47,73 +54,74 @@ def classify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge one post in this process, without Kafka: from options, or a whole post with --post."""
+    """Judge one post in this process, without Kafka, as a worker would. Exits with 1 if nothing of it was judged."""
     from moderation.cli import render
     from moderation.policies import PolicySet
     from moderation.v1 import post_pb2
+    from moderation.v1.verdict_pb2 import STATUS_UNDETERMINED
 
     loaded = settings.load()
     if model_name:
         loaded = loaded.model_copy(update={"model": loaded.model.model_copy(update={"name": model_name})})
+    post: Post | PostError
     if post_file:
         if text or image or language or surface or tenant:
             raise ConfigError("--post gives the whole post: leave out --text, --image, --language, --surface, --tenant")
         post = post_of_file(post_file, loaded)
     else:
         check_content(text, image)
-        images = [post_pb2.Image(data=read_file(path)) for path in image]
+        images = [post_pb2.Image(data=read_picture(path)) for path in image]
         message = post_pb2.Post(
             id=f"cli-{uuid.uuid4()}", text=text, images=images, tenant=tenant, language=language, surface=surface
         )
-        post = post_of_options(message, loaded.media, image)
+        post = post_of_options(message, loaded.media)
     logs.configure(loaded.log.model_copy(update={"level": "warning"}))
     logs.capture_prints(loaded.log)
     policy_set = PolicySet.load(folder or loaded.policies)
-    try:
-        verdict = asyncio.run(_classify(loaded, policy_set, post))
-    except PostError as error:
-        raise _refused(error, image) from None
-    render.verdict(out, verdict, as_json=as_json, skipped=policy_set.skipped_for(post))
+    if isinstance(post, PostError):
+        logs.say(f"the post is refused with {post.reason}: {post}")
+    note_language("" if isinstance(post, PostError) else post.language)
+    verdict = asyncio.run(_classify(loaded, policy_set, post))
+    skipped = {} if isinstance(post, PostError) else policy_set.skipped_for(post)
+    render.verdict(out, verdict, as_json=as_json, skipped=skipped, files=[str(path) for path in image])
+    if verdict.status == STATUS_UNDETERMINED:
+        sys.exit(1)
 
 
-def post_of_options(message: PostMessage, limits: MediaSettings, images: Sequence[Path] = ()) -> Post:
-    """The post, checked as one from the topic. `images`: the files of its images. Raises ConfigError."""
+def post_of_options(message: PostMessage, limits: MediaSettings) -> Post | PostError:
+    """The post, read as one from the topic; or why it is refused."""
     from moderation import wire
 
     try:
         return wire.post(message, limits)
     except PostError as error:
-        raise _refused(error, images) from None
+        return error
 
 
-def _refused(error: PostError, images: Sequence[Path]) -> ConfigError:
-    """The refusal of a post. It names the file of an image where the post's own name of it is a place in a list."""
-    text = str(error)
-    if images:
-        text = re.sub(r"images\[(\d+)\](\.data)?", lambda place: str(images[int(place[1])]), text)
-    return ConfigError(f"the post is refused with {error.reason}: {text}")
+def post_of_file(file: Path, loaded: Settings) -> Post | PostError:
+    """The post in a file, read as a record of the topic; or why it is refused, with the place if the parser says it.
 
-
-def post_of_file(file: Path, loaded: Settings) -> Post:
-    """The post in a file of JSON. Raises ConfigError with the place of the mistake where the parser reports one."""
+    Raises ConfigError if the file cannot be read.
+    """
     from moderation import wire
+    from moderation.wire.advice import advice
 
     largest = loaded.kafka.max_message_bytes
-    source = "standard input" if file == STANDARD_INPUT else str(file)
-    value = sys.stdin.buffer.read(largest + 1) if file == STANDARD_INPUT else read_file(file)
+    source, value = read_input(file, largest + 1)
     if len(value) > largest:
-        raise ConfigError(f"--post: {source} is larger than {largest} bytes (MODERATION_KAFKA__MAX_MESSAGE_BYTES)")
-    if not value.strip():
-        raise ConfigError(f"--post: {source} is empty; {FORMAT}")
+        problem = f"{source} is larger than {largest} bytes (MODERATION_KAFKA__MAX_MESSAGE_BYTES)"
+        return PostError(Reason.RECORD_TOO_LARGE, problem)
     try:
-        return wire.post_record(value, (), loaded.media)
+        return wire.post_record(value, (), loaded.media, schema_registry=loaded.kafka.schema_registry)
     except PostError as error:
-        problem = f"{error.reason}: {error if str(error).startswith('images[') else _mistake(value) or error}"
-        raise ConfigError(f"--post: the post in {source} is refused with {problem}; {FORMAT}") from None
+        placed = mistake(value) if error.problem.detail in (Detail.NOT_JSON, Detail.UNKNOWN_FIELD) else ""
+        _, remedy = advice(error.problem)
+        text = f"{placed or error}, in {source}. {remedy}"
+        return PostError(error.reason, text, path=error.problem.path, detail=error.problem.detail, known=error.known)
 
 
-def _mistake(value: bytes) -> str:
-    """What the JSON parser says of a post that it cannot read; "" if it can."""
+def mistake(value: bytes) -> str:
+    """Line and column of what is not JSON, or the name of an unknown field, as the parser says it; "" if neither."""
     from google.protobuf import json_format
 
     from moderation.v1 import post_pb2
@@ -121,20 +129,26 @@ def _mistake(value: bytes) -> str:
     try:
         json_format.Parse(value, post_pb2.Post())
     except (json_format.ParseError, ValueError, RecursionError) as error:
-        return str(error).rstrip(".")
+        text = str(error).rstrip(".")
+        return text if "no field named" in text or "line" in text else ""
     return ""
 
 
-async def _classify(loaded: Settings, policy_set: PolicySet, post: Post) -> Verdict:
-    """The verdict. Raises PostError if this post cannot be judged."""
+async def _classify(loaded: Settings, policy_set: PolicySet, post: Post | PostError) -> Verdict:
+    """The verdict that a worker would publish, also of a post that is refused."""
     from moderation import wire
     from moderation.inference import loading
     from moderation.media.reader import Media
     from moderation.moderator import Moderator
 
     model = loaded.model.model_copy(update={"outage_s": 1.0})  # a person waits
-    async with await loading.load(loaded.model_copy(update={"model": model}), patient=False) as scorer:
+    async with (
+        Media(loaded.media) as media,
+        await loading.load(loaded.model_copy(update={"model": model}), patient=False) as scorer,
+    ):
         if scorer.info.caution:
             logs.say(f"{scorer.info.name}: {scorer.info.caution}")
-        moderator = Moderator(policy_set, Media(loaded.media), scorer)
+        moderator = Moderator(policy_set, media, scorer)
+        if isinstance(post, PostError):
+            return wire.verdict_message(moderator.undetermined(post.known or Post(""), post.problem, None))
         return wire.verdict_message(await moderator.moderate(post))

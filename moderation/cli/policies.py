@@ -1,34 +1,113 @@
-"""`moderation policies ...`: check a policy set before it judges."""
+"""`moderation policies ...`: check and attack a policy set, show what the model reads, and what is in use."""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from moderation import settings
-from moderation.cli.options import out
+from moderation.cli import attack, live
+from moderation.cli.options import AsJson, err, out
+from moderation.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, help="Check policies before they judge.")
+if TYPE_CHECKING:
+    from moderation.policies import Policy, Tokenizer
+    from moderation.policies.mistakes import Mistake
+
+app = typer.Typer(no_args_is_help=True, help="Check and attack policies, show what the model reads and what is in use.")
+app.command("live")(live.live)
+app.command("attack")(attack.attack)
+
+Folder = Annotated[Path | None, typer.Argument(help="folder of the policy set; default MODERATION_POLICIES")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="count tokens as this model does: hub id, folder or demo")
+]
 
 
 @app.command()
 def check(
-    folder: Annotated[Path | None, typer.Argument(help="folder of the policy set; default MODERATION_POLICIES")] = None,
+    folder: Folder = None,
+    model: ModelName = None,
+    against: Annotated[
+        Path | None, typer.Option(help="the set as it was, to find versions that were not raised; default: as in git")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Validate a policy set. Each mistake is printed with its file, line and key; the exit code is then not 0."""
-    from moderation.policies import PolicySet
+    """Validate policies and golden sets. Each mistake is printed with file, line and key; an error exits with 2."""
+    from moderation import policies
 
-    policy_set = PolicySet.load(folder or settings.load().policies)
-    table = Table("policy", "version", "status", "severity", "review", "remove", "on error")
-    for policy in policy_set.policies:
-        thresholds = f"{policy.thresholds.review:.2f}", f"{policy.thresholds.remove:.2f}"
-        table.add_row(policy.id, str(policy.version), policy.status, policy.severity, *thresholds, policy.on_error)
-    out.print(table)
-    count = len(policy_set.policies)
-    out.print(f"{count} {'policy' if count == 1 else 'policies'}, digest {policy_set.digest}", highlight=False)
+    folder = folder or settings.load().policies
+    tokenizer = _tokenizer(model)
+    checked = policies.check(folder, against=against, tokenizer=tokenizer)
+    golden = _golden_mistakes(checked.policies, folder)
+    mistakes, errors = [*checked.mistakes, *golden], [*checked.errors, *golden]
+    digest = "" if checked.errors else policies.PolicySet.of(checked.policies).digest
+    if as_json:
+        listed = [
+            {"kind": each.kind, "file": str(each.file), "line": each.line, "text": each.text} for each in mistakes
+        ]
+        rows = [_described(policy, tokenizer) for policy in checked.policies]
+        typer.echo(json.dumps({"digest": digest, "policies": rows, "mistakes": listed}, indent=1, ensure_ascii=False))
+    else:
+        for mistake in mistakes:
+            err.print(str(mistake), highlight=False, markup=False)
+        if digest:
+            for policy in checked.policies:
+                out.print(*_lines(policy, tokenizer), sep="\n  ", highlight=False, markup=False)
+            count = len(checked.policies)
+            out.print(f"{count} {'policy' if count == 1 else 'policies'}, digest {digest}", highlight=False)
+        for kind, found in (("error", errors), ("warning", checked.warnings)):
+            if found:
+                err.print(f"{len(found)} {kind}{'' if len(found) == 1 else 's'}", highlight=False)
+    if errors:
+        sys.exit(2)
+
+
+def _golden_mistakes(checked: Sequence[Policy], folder: Path) -> list[Mistake]:
+    """The mistakes in the golden sets of these policies. Roles read none of these files, and start with them."""
+    from moderation.evaluation import golden
+    from moderation.settings import MediaSettings
+
+    sets = [(path, policy) for policy in checked if (path := golden.beside(policy, folder))]
+    return [mistake for path, policy in sets for mistake in golden.mistakes_of(path, policy, MediaSettings())]
+
+
+@app.command()
+def show(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="ids of policies; default: all")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--policies", help="folder of the policy set; default MODERATION_POLICIES")
+    ] = None,
+    model: ModelName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print policies exactly as the model reads them, with their tokens. Drafts and retired ones are shown, too."""
+    from moderation.policies import prompts
+    from moderation.policies.loading import load_policies
+    from moderation.types import Content
+
+    by_id = {policy.id: policy for policy in load_policies(folder or settings.load().policies)}
+    if unknown := [id for id in ids or () if id not in by_id]:
+        raise ConfigError(f"there is no policy {', '.join(unknown)}; the folder has {', '.join(by_id)}")
+    chosen = [by_id[id] for id in ids or by_id]
+    tokenizer = _tokenizer(model)
+    prompt = prompts.render(Content("<the post's text>", (), ""), [policy.question_for_model for policy in chosen])
+    before = "".join(part.text for part in prompt.shared if not isinstance(part, prompts.Slot))
+    if as_json:
+        rows = [
+            {**_described(policy, tokenizer), "reads": branch}
+            for policy, branch in zip(chosen, prompt.branches, strict=True)
+        ]
+        typer.echo(json.dumps({"before": before, "policies": rows}, indent=1, ensure_ascii=False))
+        return
+    _print_text("before each policy, with the post's pictures", before)
+    for policy, branch in zip(chosen, prompt.branches, strict=True):
+        _print_text(f"{policy.id}, version {policy.version}, {policy.status}, {_tokens(policy, tokenizer)}", branch)
 
 
 @app.command()
@@ -37,3 +116,58 @@ def schema() -> None:
     from moderation.policies import json_schema
 
     typer.echo(json_schema(), nl=False)
+
+
+def _tokenizer(model: str | None) -> Tokenizer | None:
+    """What counts tokens as the model does. Raises ConfigError."""
+    if model is None:
+        return None
+    from moderation import models
+    from moderation.policies import Tokenizer
+
+    loaded = settings.load().model
+    count, limit = models.question_tokens(loaded.model_copy(update={"name": model}))
+    return Tokenizer(model, count, limit)
+
+
+def _print_text(title: str, text: str) -> None:
+    """A title, and then the text as it is."""
+    out.print(f"--- {title}", style="bold", highlight=False, markup=False)
+    typer.echo(text.rstrip("\n"))
+
+
+def _lines(policy: Policy, tokenizer: Tokenizer | None) -> list[str]:
+    """A policy's title line, and what decides: question, scope, thresholds."""
+    at = policy.thresholds
+    lines = [
+        f"{policy.id}, version {policy.version}, {policy.status}, severity {policy.severity}",
+        f"asks: {policy.question}",
+        f"about: {_scope(policy)}",
+        f"review from {at.review}, remove from {at.remove}, no answer below mass {at.mass}, on error {policy.on_error}",
+    ]
+    return [*lines, _tokens(policy, tokenizer)] if tokenizer else lines
+
+
+def _tokens(policy: Policy, tokenizer: Tokenizer | None) -> str:
+    from moderation.policies.checks import estimated_tokens
+
+    if tokenizer is None:
+        return f"about {estimated_tokens(policy.prose)} tokens; --model counts them"
+    return f"{tokenizer.count(policy.prose)} tokens of {tokenizer.limit} with {tokenizer.name}"
+
+
+def _scope(policy: Policy) -> str:
+    """Which posts the policy is asked of, in words."""
+    scope = policy.applies_to
+    limits: Mapping[str, Sequence[str]] = {"in": scope.languages, "shown as": scope.surfaces}
+    media = "all posts" if set(scope.media) == {"text", "image"} else f"posts with {' or '.join(scope.media)}"
+    return ", ".join([media, *(f"{word} {' or '.join(some)}" for word, some in limits.items() if "*" not in some)])
+
+
+def _described(policy: Policy, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """A policy as JSON: what decides, in the keys of its file."""
+    keys = {"id", "version", "status", "severity", "applies_to", "question", "thresholds", "on_error"}
+    described = policy.model_dump(mode="json", include=keys)
+    if tokenizer:
+        described |= {"tokens": tokenizer.count(policy.prose), "most_tokens": tokenizer.limit, "model": tokenizer.name}
+    return described

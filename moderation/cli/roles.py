@@ -44,11 +44,13 @@ def _serve(
     role: Callable[[Settings], Callable[[asyncio.Event], Awaitable[None]]],
     loop: lifecycle.LoopFactory | None = None,
 ) -> None:
-    loaded = settings.load()
-    logs.configure(loaded.log)
-    logs.capture_prints(loaded.log)
-    flush_traces = start_trace_export(loaded, name)
-    code = lifecycle.run(role(loaded), loop)
+    with lifecycle.starting():
+        loaded = settings.load()
+        logs.configure(loaded.log)
+        logs.capture_prints(loaded.log)
+        flush_traces = start_trace_export(loaded, name)
+        main = role(loaded)
+    code = lifecycle.run(main, loop)
     flush_traces()  # within the grace that an end has
     sys.exit(code)
 

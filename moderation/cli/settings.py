@@ -10,6 +10,7 @@ from typing import Annotated, Literal, get_args, get_origin
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from moderation import settings
 from moderation.cli.options import out
@@ -61,7 +62,7 @@ def described() -> Iterator[Described]:
 def _describe(variable: str, group: type[BaseModel], field: FieldInfo) -> Described:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     units = [mark.name for mark in field.metadata if isinstance(mark, settings.Unit)]
-    default = "" if field.default in (None, ()) else str(field.default)
+    default = "" if field.default in (None, (), PydanticUndefined) else str(field.default)
     return Described(
         variable=variable,
         group=(group.__doc__ or "").rstrip("."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
@@ -30,16 +31,19 @@ from moderation.dev.ports import HeldPorts
 from moderation.dev.topics import create_service_topics
 from moderation.errors import ConfigError
 from moderation.kafka import clients
-from moderation.policies import PolicySet
-from moderation.settings import KafkaSettings
+from moderation.policies import PolicySet, check
+from moderation.settings import PREFIX, KafkaSettings
 from moderation.v1 import moderation_service_pb2 as service
 from moderation.v1.post_pb2 import Post
 from moderation.v1.verdict_pb2 import Verdict
 
 PARTITIONS = 3
+PANEL_COLUMNS = 120
 GRACE_S = 20.0
 DEADLINE_S = 180.0  # for a dozen posts on a small, busy machine
 MODEL = "demo"
+POLICIES = Path("policies/demo")
+USED = {f"{PREFIX}POLICIES"}  # settings of this process that the demo uses
 NOTICE = (
     "The model is small and knows [bold]a world of pictographs[/] only. On a CPU it takes a hundredth of a second for "
     "a post. It has real weights, but it is not a moderation model for people."
@@ -55,34 +59,52 @@ class Render(Protocol):
     def status(self, message: Verdict) -> str:
         """The status in words."""
 
+    def why(self, message: Verdict) -> str:
+        """What decided the verdict, or why nothing did, or what of the post was not judged."""
+
     def verdict(self, console: Console, message: Verdict) -> None:
         """Prints the verdict with all its findings."""
 
 
-def demo(render: Render, *, keep: bool) -> int:
-    """Runs the demo; with `keep`, until Ctrl-C. Returns the exit code. Leaves no process and no file behind."""
-    return lifecycle.run(lambda stop: lifecycle.unless_stopped(stop, _Demo(Console(), render, keep=keep).run()))
+def demo(render: Render, console: Console, policies: Path | None, *, keep: bool) -> int:
+    """Runs the demo; with `keep`, until Ctrl-C. Returns the exit code. Leaves no process and no file behind.
+
+    An error is said in plain words on standard error: the demo is for a person.
+
+    policies: the folder of the policy set; None: that of the demo model, in a checkout.
+    """
+    run = _Demo(console, render, policies, keep=keep)
+    return lifecycle.run(lambda stop: lifecycle.unless_stopped(stop, run.run()), report=lifecycle.say)
 
 
 class _Demo:
     """One run of the demo on a terminal."""
 
-    def __init__(self, console: Console, render: Render, *, keep: bool) -> None:
+    def __init__(self, console: Console, render: Render, policies: Path | None, *, keep: bool) -> None:
         self._console = console
         self._render = render
+        self._policies = policies or POLICIES
+        self._own = policies is not None
         self._keep = keep
 
     async def run(self) -> None:
         """Starts everything, shows the verdicts, and with `keep` waits until it is cancelled. Raises ConfigError."""
-        policies = Path("policies/demo").absolute()  # noqa: ASYNC240  once, and nothing else runs yet
-        if not policies.is_dir():
+        if not self._own and not self._policies.is_dir():
             raise ConfigError(
-                "`moderation demo` reads policies/demo: run it in a checkout of the project, or `make demo` there"
+                "`moderation demo` reads policies/demo: run it in a checkout of the project, or name a folder of your "
+                "own with --policies"
             )
-        PolicySet.load(policies)  # a mistake in them is reported here, not by a worker that ends
+        policy_set = PolicySet.load(self._policies)  # a mistake is reported here, not by a worker that ends
+        policies = self._policies.absolute()
         async with AsyncExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moderation-demo-")))
-            self._console.print(Panel(NOTICE, border_style="red"))
+            self._console.print(Panel(NOTICE, border_style="red", width=min(self._console.width, PANEL_COLUMNS)))
+            count = len(policy_set.policies)
+            lines = [f"policies: {count} of {policies}", f"digest {policy_set.digest}"]
+            if ignored := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in USED):
+                lines.append(f"The demo has settings of its own and does not use {', '.join(ignored)}")
+            lines += map(str, check(policies).warnings)
+            self._console.print(*lines, sep="\n", soft_wrap=True, highlight=False, markup=False)
             settings = await self._start_kafka(stack)
             listen = f"127.0.0.1:{_port(50051)}"
             environment = _environment(settings, policies, listen, folder)
@@ -133,18 +155,18 @@ class _Demo:
 
     def _table(self, samples: Sequence[Post], verdicts: dict[str, Verdict]) -> Table:
         table = Table(title=f"{len(verdicts)} of {len(samples)} verdicts", title_justify="left")
-        text_width = max(10, min(60, self._console.width - 72))
+        most = 60 if self._console.is_terminal else self._console.width  # a pipe has room
+        text_width = max(10, min(most, self._console.width - 76))
         table.add_column("post", no_wrap=True, min_width=9)
         table.add_column("text", no_wrap=True, overflow="ellipsis", max_width=text_width)
         table.add_column("pics", no_wrap=True, min_width=4)
         table.add_column("outcome", no_wrap=True, min_width=7)
         table.add_column("status", no_wrap=True, min_width=12)
-        table.add_column("why", no_wrap=True, min_width=16)
+        table.add_column("why", min_width=20)
         for post in samples:
             row: list[str | Text] = [post.id, Text(post.text.replace("\n", " ")), "▪" * len(post.images)]
             if verdict := verdicts.get(post.id):
-                why = verdict.reason or verdict.deciding_policy
-                row += [self._render.outcome(verdict), self._render.status(verdict), why]
+                row += [self._render.outcome(verdict), self._render.status(verdict), self._render.why(verdict)]
             table.add_row(*row)
         return table
 
@@ -163,27 +185,31 @@ class _Demo:
         if not self._keep:
             self._console.print(f"\n`{command} demo --keep` keeps running, for posts and policies of your own.")
             return
+        picture = shlex.quote(str(posts.FOLDER / "knife.jpg"))
         lines = (
-            f'{command} submit --api {listen} --text "your own post" --image picture.jpg',
+            f'{command} submit --api {listen} --text "for sale, write me" --image {picture}',
             f"{command} get --api {listen} {posts.LOOKED_UP}",
             f"{command} top {' '.join(ops)}",
+            f"{command} policies live {' '.join(ops)} --api {listen} --policies {shlex.quote(str(self._policies))}",
         )
+        folder = shlex.quote(str(self._policies))
         policy_lines = (
-            f"{command} policies check policies/demo",
-            f'{command} classify --model {MODEL} --policies policies/demo --text "selling guns"',
+            f"{command} policies check {folder}",
+            f'{command} classify --model {MODEL} --policies {folder} --text "selling guns"',
+            f"{command} demo --policies {folder}  # after Ctrl-C here",
         )
         self._console.print("\nEverything stays up until Ctrl-C. In another terminal:", style="bold")
         for line in lines:
-            self._console.print(f"  {line}", soft_wrap=True)
-        advice = "Your own policy: change a file in policies/demo, or write one as the README shows, then"
-        self._console.print(advice, style="bold")
+            self._console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+        advice = f"Your own policy: change a file in {folder}, or write one as the README shows, then"
+        self._console.print(advice, style="bold", soft_wrap=True, highlight=False, markup=False)
         for line in policy_lines:
-            self._console.print(f"  {line}", soft_wrap=True)
+            self._console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _environment(settings: KafkaSettings, policies: Path, listen: str, folder: Path) -> dict[str, str]:
     """Variables of the two roles: those of this process without its settings, and the demo's settings."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")} | {
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | {
         "MODERATION_KAFKA__BOOTSTRAP": settings.bootstrap,
         "MODERATION_MODEL": MODEL,
         "MODERATION_POLICIES": str(policies),

@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +93,7 @@ def _replace(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
         jars = Path(scratch, "jars")
         jars.mkdir()
-        for jar in _resolve(Path(scratch, "maven")):
+        for jar in resolve(ARTIFACTS, Path(scratch, "maven")):
             jar.rename(jars / jar.name)
         if (digest := _digest(jars)) != JARS_SHA256:
             raise KafkaUnavailable(f"the fetched jars (sha256 {digest}) are not those of this release")
@@ -102,21 +102,26 @@ def _replace(folder: Path) -> None:
         jars.rename(folder)
 
 
-def _resolve(repository: Path) -> list[Path]:
+def resolve(artifacts: Sequence[str], repository: Path) -> list[Path]:
+    """The jars of Maven artifacts and of what they need at run time, in a folder. Raises KafkaUnavailable."""
     if not importlib.util.find_spec("jgo"):
         raise KafkaUnavailable("the jars are not in the cache, and no jgo to fetch them with")
+    import truststore  # noqa: PLC0415
     from jgo.maven import MavenContext  # noqa: PLC0415
     from jgo.parse import Coordinate  # noqa: PLC0415
 
     maven = MavenContext(repo_cache=repository)
+    truststore.inject_into_ssl()  # requests trusts the system's certificates, where a proxy has an authority of its own
     try:
-        roots = [maven.create_dependency(replace(Coordinate.parse(name), scope="compile")) for name in ARTIFACTS]
+        roots = [maven.create_dependency(replace(Coordinate.parse(name), scope="compile")) for name in artifacts]
         direct, transitive = maven.resolver.resolve(roots)
         needed = [each for each in (*direct, *transitive) if each.scope in ("compile", "runtime")]
         with ThreadPoolExecutor(8) as pool:
             return list(pool.map(lambda dependency: dependency.artifact.resolve(), needed))
     except Exception as error:  # jgo's network, XML and version errors have no common base class
         raise KafkaUnavailable(f"the jars could not be fetched ({type(error).__name__}: {error})") from error
+    finally:
+        truststore.extract_from_ssl()
 
 
 def _digest(folder: Path) -> str:

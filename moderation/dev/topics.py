@@ -11,7 +11,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from moderation.errors import ConfigError
 from moderation.kafka import clients
-from moderation.kafka.topics import check_topics
+from moderation.kafka.topics import check_topics, configs_of, partition_counts
 from moderation.settings import KafkaSettings
 
 READY_S = 90.0
@@ -53,20 +53,16 @@ async def create_topics(
 
 async def create_service_topics(settings: KafkaSettings, *, partitions: int, replication: int = 1) -> None:
     """Creates the topics of a deployment that do not exist yet. Raises KafkaError."""
-    size = {"max.message.bytes": str(settings.max_message_bytes)}
-    configs = {
-        settings.posts_topic: size,
-        settings.verdicts_topic: size | {"cleanup.policy": "compact"},  # the latest verdict of each post is kept
-        settings.dead_letters: size,
-    }
-    for name, config in configs.items():
-        await create_topics(settings.bootstrap, name, partitions=partitions, replication=replication, configs=config)
+    for name in (settings.posts_topic, settings.verdicts_topic, settings.dead_letters):
+        configs = configs_of(settings, name)
+        await create_topics(settings.bootstrap, name, partitions=partitions, replication=replication, configs=configs)
 
 
-async def create_missing_topics(settings: KafkaSettings, *, partitions: int, replication: int) -> None:
+async def create_missing_topics(settings: KafkaSettings, *, partitions: int, replication: int) -> dict[str, bool]:
     """Runs `moderation dev topics`: waits for the broker as a role does, then creates the topics.
 
-    Raises ConfigError, also when the topics that exist do not fit together.
+    Returns each topic's name, and whether it was created. Raises ConfigError, also when a topic that was there has
+    fewer partitions, or another number than one that is missing would get. Then none is created.
     """
     if settings.security_protocol != "PLAINTEXT":
         raise ConfigError(
@@ -74,7 +70,23 @@ async def create_missing_topics(settings: KafkaSettings, *, partitions: int, rep
             "their owner creates the topics"
         )
     names = [settings.posts_topic, settings.verdicts_topic, settings.dead_letters]
+    before = await clients.connected(lambda: _partitions(settings.bootstrap, names), settings)
+    too_few, others = min(before.values(), default=partitions) < partitions, set(before.values()) - {partitions}
+    if too_few or (others and len(before) < len(names)):
+        there = ", ".join(f"{name} has {count} partitions" for name, count in before.items())
+        raise ConfigError(
+            f"{settings.bootstrap}: {there}, not {partitions}; no topic was created. Topics keep their partitions: ask "
+            "for as many as they all have, or read of more in deploy/README.md"
+        )
     await clients.connected(
         lambda: create_service_topics(settings, partitions=partitions, replication=replication), settings
     )
     await check_topics(settings, names)
+    return {name: name not in before for name in names}
+
+
+async def _partitions(bootstrap: str, names: list[str]) -> dict[str, int]:
+    """The number of partitions of each of these topics that exists."""
+    async with admin_client(bootstrap) as admin:
+        counts = await partition_counts(admin)
+    return {name: counts[name] for name in names if name in counts}

@@ -28,7 +28,7 @@ from moderation.inference.scoring import Scored
 from moderation.inference.self_check import REFERENCE_POSTS, SelfCheck
 from moderation.inference.steps import Step, report
 from moderation.models.checked import CheckedModel, Failure, Item, Scores
-from moderation.models.contract import Classifier, DeviceMemory
+from moderation.models.contract import Classifier, DeviceMemory, Windows
 from moderation.observability import metrics, phases, traces
 from moderation.observability.logs import frames
 from moderation.observability.phases import Phase
@@ -36,6 +36,10 @@ from moderation.settings import WorkerSettings
 from moderation.types import Arrival, Content, ModelInfo, Outcome, Question, Reason, Score
 
 log = structlog.get_logger()
+
+for _failure in Failure:  # from 0 on: a counter that appears above 0 has no increase
+    metrics.STEPS_FAILED.labels(_failure.value)
+    metrics.HALVINGS.labels(_failure.value)
 
 
 class Batcher:
@@ -149,14 +153,14 @@ class Batcher:
         async with self._admission:
             self._check()
             started = time.perf_counter()
-            job = Job(content.digest, (), started, asyncio.get_running_loop().create_future())
+            job = Job(content.digest, Windows(), started, asyncio.get_running_loop().create_future())
             job.name = job.name or f"{id(job)}"
             job.span, job.post = traces.recorded(), phases.CURRENT.get(None)
             phases.enter(Phase.ENCODE)
             try:
                 await self._encode(job, content, questions)
                 if not job.failed:
-                    self._enqueue(job, arrival or Arrival(started, started))
+                    self._enqueue(job, arrival or Arrival(started, started, started))
                 finished = await job.done
             finally:
                 self._jobs.discard(job)
@@ -168,7 +172,7 @@ class Batcher:
             traces.phase(Phase.BATCH_WAIT, encoded, begun)
             traces.phase(Phase.MODEL, begun, finished, job.step)
         scores = tuple(tuple(job.scores[window]) for window in range(len(job.windows)))
-        return Scored(scores, encoded - started, begun - encoded, finished - begun)
+        return Scored(scores, encoded - started, begun - encoded, finished - begun, job.windows.problems)
 
     # On the event loop
 
@@ -189,8 +193,8 @@ class Batcher:
         for again in (False, True):
             try:
                 job.windows = await self._encoders.encode(content, questions)
-                self._unencoded.succeeded()
-                self._encoded = self._encoded if content.pictures else (content, questions)
+                if self._unencoded.succeeded(job.name) and not content.pictures:
+                    self._encoded = content, questions
                 break
             except PostError as error:
                 if error.reason is not Reason.MODEL_FAILED or (again and self._unencoded.successes > successes):
@@ -314,11 +318,11 @@ class Batcher:
                 job.step = step
 
     def _finish(self, batch: Sequence[Window], scores: Scores, begun: float, spent: float) -> None:
-        self._unscored.succeeded()
+        counts = self._unscored.succeeded(*(job.name for job, _ in batch))
         for (job, window), row in zip(batch, scores, strict=True):
             job.scores[window] = row
             if len(job.scores) == len(job.windows) and not job.over:
-                self._scored = (job.windows[window],)  # known to fit into one step
+                self._scored = (job.windows[window],) if counts else self._scored  # known to fit into one step
                 job.done.set_result(time.perf_counter())
         tokens = sum(job.windows[window].tokens for job, window in batch)
         posts = len({id(job) for job, _ in batch})

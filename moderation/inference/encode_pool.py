@@ -8,6 +8,7 @@ from functools import partial
 from moderation.errors import ModerationError, PostError
 from moderation.inference.deadline_pool import DeadlinePool, LateError
 from moderation.models.checked import CheckedEncoder, Item
+from moderation.models.contract import Windows
 from moderation.observability import metrics
 from moderation.settings import WorkerSettings
 from moderation.types import Content, Question, Reason
@@ -28,7 +29,7 @@ class EncodePool:
             "encode", settings.encode_threads, settings.encode_timeout_s, all_late, metrics.ENCODE_TIMEOUTS.inc
         )
 
-    async def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Item]:
+    async def encode(self, content: Content, questions: Sequence[Question]) -> Windows[Item]:
         """Returns the post's windows. Waiting for a thread does not count towards the deadline.
 
         Raises PostError if this post cannot be encoded in time, and DeviceError if no thread is left for other posts.
@@ -43,7 +44,7 @@ class EncodePool:
         """Raises the error in all callers that wait. Does not wait for threads."""
         self.pool.close(error)
 
-    def _windows(self, content: Content, questions: Sequence[Question]) -> Sequence[Item]:
+    def _windows(self, content: Content, questions: Sequence[Question]) -> Windows[Item]:
         """Runs on a thread."""
         self._check()
         return self._model.encode(content, questions)

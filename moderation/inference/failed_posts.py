@@ -51,12 +51,19 @@ class FailedPosts:
         self._held.append((post, result, error))
         self._streak.add(post)
 
-    def succeeded(self) -> None:
-        """Records that another post has succeeded: the held posts are at fault."""
+    def succeeded(self, *posts: str) -> bool:
+        """Records that these posts have succeeded: if others have failed, they are at fault.
+
+        Returns False for posts that have failed themselves: now a part of them has succeeded, which says little of the
+        model.
+        """
+        if self._streak.issuperset(posts):
+            return False
         self.successes += 1
         if self._streak:
             self._streak.clear()
             self.clear()
+        return True
 
     def clear(self) -> None:
         """Records that an earlier post still succeeds: the held posts are at fault. The streak goes on."""

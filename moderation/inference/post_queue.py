@@ -17,6 +17,7 @@ from heapq import heappop, heappush, nsmallest
 from itertools import chain, count
 
 from moderation.models.checked import Item
+from moderation.models.contract import Windows
 from moderation.observability import phases, traces
 from moderation.types import Arrival, Score
 
@@ -28,7 +29,7 @@ class Job:
     """A post between its encoding and its scores."""
 
     name: str  # equal for equal content
-    windows: Sequence[Item]
+    windows: Windows[Item]
     queued: float
     done: asyncio.Future[float]  # when the last window was scored; done early: the caller left, or the post failed
     left: deque[int] = field(default_factory=deque)  # windows that no batch holds yet

@@ -11,7 +11,7 @@ from typing import Self
 from moderation.errors import ChangedError, ModerationError, PostError
 from moderation.inference.encode_pool import EncodePool
 from moderation.inference.scoring import Scored
-from moderation.models.checked import CheckedRemote
+from moderation.models.checked import Answers, CheckedRemote, Item
 from moderation.models.contract import RemoteModel
 from moderation.observability import phases, traces
 from moderation.observability.phases import Phase
@@ -83,7 +83,8 @@ class RemoteScorer:
     ) -> Scored[Answer]:
         """Returns the answers to all questions on all windows of the content. Requests have no order of arrival.
 
-        Raises PostError if this content cannot be encoded, and with DEADLINE_EXCEEDED if its requests take too long.
+        Windows whose requests take too long have the answer DEADLINE_EXCEEDED. Raises PostError if this content cannot
+        be encoded, and with DEADLINE_EXCEEDED if no window was answered in time.
         """
         if not questions:
             return Scored((), 0.0, 0.0, 0.0)
@@ -95,17 +96,17 @@ class RemoteScorer:
             items = await self._encoders.encode(content, questions)
             encoded = time.perf_counter()
             phases.enter(Phase.MODEL)
-            try:
-                async with asyncio.timeout(self._left()):
-                    parts = await asyncio.gather(*(self._model.answer(item) for item in items))
-            except TimeoutError:
-                raise PostError(Reason.DEADLINE_EXCEEDED, "the model server did not answer in time") from None
+            left = self._left()
+            parts = await asyncio.gather(*(self._answer(item, left) for item in items))
+            if not any(parts):
+                raise PostError(Reason.DEADLINE_EXCEEDED, "the model server did not answer in time")
             finished = time.perf_counter()
         if traces.recorded() is not None:
             traces.phase(Phase.ENCODE, started, encoded)
             traces.phase(Phase.MODEL, encoded, finished)
-        windows = tuple(tuple(row) for part in parts for row in part)
-        return Scored(windows, encoded - started, 0.0, finished - encoded)
+        late = ((Reason.DEADLINE_EXCEEDED,) * len(questions),)
+        windows = tuple(tuple(row) for part in parts for row in part or late)
+        return Scored(windows, encoded - started, 0.0, finished - encoded, items.problems)
 
     async def watch(self) -> None:
         """Raises ChangedError when the server has answered under another name than at start."""
@@ -114,6 +115,14 @@ class RemoteScorer:
             f"the model server now answers with another model than at start ({self.info.name}): the process ends, and "
             "starts again under the new model's digest"
         )
+
+    async def _answer(self, item: Item, left: float) -> Answers:
+        """The answers on one window; empty if they have not come in `left` seconds."""
+        try:
+            async with asyncio.timeout(left):
+                return await self._model.answer(item)
+        except TimeoutError:
+            return ()
 
     def _left(self) -> float:
         """Seconds for the requests of the current post. They count from its poll, as those of the watchdog do."""

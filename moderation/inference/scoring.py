@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from moderation.models.contract import DeviceMemory
-from moderation.types import Answer, Arrival, Content, ModelInfo, Outcome, Question
+from moderation.types import Answer, Arrival, Content, ModelInfo, Outcome, Problem, Question
 
 A_co = TypeVar("A_co", bound=Answer, covariant=True)
 
@@ -21,6 +21,7 @@ class Scored(Generic[A_co]):
     encode: float  # encoding, and waiting for a thread
     batch_wait: float  # from the encoding to the start of the first step; 0 for a remote model
     model: float  # from the start of the first step to the end of the last; of a remote model, its requests
+    problems: tuple[Problem, ...] = ()  # what the windows leave out of the content
 
 
 class Scorer(Protocol):

@@ -1,7 +1,8 @@
 """The latest verdicts of one partition, by identity (see types.Identity). Knows no Kafka: worker/restore.py fills it.
 
 A question with a known identity is answered from the cache. The model is not asked again and the verdict is never
-contradicted. All posts with one id are in one partition, so a cache for each partition is enough.
+contradicted. Posts with one id are in one partition where all producers use murmur2, so each partition has a cache of
+its own. Erasures reach all of them (worker/erasures.py).
 
 cachetools does not fit: a restored verdict is added as the oldest entry, two bounds hold (entries and bytes), and an
 erasure removes all entries of a post.

@@ -16,11 +16,14 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import KafkaError
 
 import moderation
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, DeliveryError
+from moderation.kafka import group_members, refusals
 from moderation.kafka.consumer import Consumer
 from moderation.settings import KafkaSettings
 
 STOP_S = 5.0  # for a client to stop
+CANCEL_S = 1.0  # for a start that is cancelled to come to its end
+METADATA_MS = 3_000  # aiokafka's default is five minutes: partitions that are added would wait as long
 LONGEST_PAUSE_S = 5.0  # between two attempts to connect
 FIRST_PAUSE_S = 0.25
 
@@ -30,23 +33,39 @@ log = structlog.get_logger()
 
 
 def consumer(settings: KafkaSettings, **options: Any) -> Consumer:
-    """Returns a consumer that has not started. It does not commit by itself and reads no aborted transaction.
+    """Returns a consumer that has not started. It does not commit by itself.
 
-    With `group_id` it joins a group. Without, the caller assigns partitions.
+    With `group_id` it joins a group. Without, the caller assigns partitions. By default it reads what is committed.
     """
     # A fetch as large as the largest record. Brokers would send that record anyway.
-    options = {"max_partition_fetch_bytes": settings.max_message_bytes} | options
+    options = {
+        "max_partition_fetch_bytes": settings.max_message_bytes,
+        "isolation_level": "read_committed",
+        "auto_offset_reset": "earliest",
+    } | options
     return Consumer(
         max_record_bytes=settings.max_message_bytes,
         enable_auto_commit=False,
-        auto_offset_reset="earliest",  # "latest" would lose the posts of a partition that is added
-        isolation_level="read_committed",
         session_timeout_ms=settings.session_timeout_ms,
         heartbeat_interval_ms=settings.session_timeout_ms // 10,
         rebalance_timeout_ms=settings.rebalance_timeout_ms,  # aiokafka's default is the session's: too short to drain
         partition_assignment_strategy=[StickyPartitionAssignor],
-        **connection_options(settings),
-        **options,
+        **connection_options(settings) | options,
+    )
+
+
+def member(settings: KafkaSettings) -> Consumer:
+    """Returns a consumer that joins the workers' group, not started.
+
+    It learns of new partitions within METADATA_MS. It moves no position by itself: where Kafka no longer holds the
+    position, `ready` raises OffsetOutOfRangeError.
+    """
+    return consumer(
+        settings,
+        client_id=group_members.client_id(settings.verdicts_topic),  # by which other members know a worker
+        group_id=settings.group,
+        auto_offset_reset="none",
+        metadata_max_age_ms=METADATA_MS,
     )
 
 
@@ -61,11 +80,13 @@ def producer(settings: KafkaSettings, **options: Any) -> AIOKafkaProducer:
         "max_request_size": settings.max_message_bytes,
         "request_timeout_ms": 10_000,
     }
-    return AIOKafkaProducer(
+    client = AIOKafkaProducer(
         transaction_timeout_ms=settings.transaction_timeout_ms,
         **connection_options(settings),
         **defaults | options,
     )
+    client.refusals = refusals.watch(client.client)
+    return client
 
 
 def connection_options(settings: KafkaSettings) -> dict[str, Any]:
@@ -98,8 +119,8 @@ def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
 async def connected(start: Callable[[], Awaitable[T]], settings: KafkaSettings) -> T:
     """Calls `start` until it returns, for at most connect_timeout_s. Returns what it returns.
 
-    Raises ConfigError at the end of that time, or when the brokers refuse for good. The caller owns the client and
-    stops it, started or not.
+    Raises DeliveryError at the end of that time, and ConfigError as soon as the brokers refuse for good: a login, a
+    certificate, a right. The caller owns the client and stops it, started or not.
     """
     causes = _Causes()
     source = logging.getLogger("aiokafka")
@@ -110,26 +131,47 @@ async def connected(start: Callable[[], Awaitable[T]], settings: KafkaSettings) 
         async with asyncio.timeout(settings.connect_timeout_s):
             while True:
                 try:
-                    return await start()
+                    return await _begun(start)
                 except (KafkaError, OSError) as error:
                     origin = error.__cause__ or error  # a producer wraps errors of its search for a coordinator
+                    cause = causes.taken() or origin
+                    what = f"{display_name(settings)} refused the connection"
+                    if reason := refusals.for_good(settings, cause) or refusals.for_good(settings, origin):
+                        raise ConfigError(f"{what}: {reason}") from None
                     if not getattr(origin, "retriable", True):
-                        raise ConfigError(
-                            f"{display_name(settings)} refused the connection: {type(origin).__name__}"
-                        ) from None
-                    cause = causes.taken() or type(origin).__name__
-                    log.warning("broker_unreachable", bootstrap=settings.bootstrap, cause=cause)
+                        raise refusals.failure(settings, what, error, getattr(start, "__self__", None)) from None
+                    log.warning("broker_unreachable", bootstrap=settings.bootstrap, cause=type(cause).__name__)
                 await asyncio.sleep(min(random.uniform(0, pause), deadline - time.monotonic()))  # noqa: S311  jitter
                 pause = min(2 * pause, LONGEST_PAUSE_S)
     except TimeoutError:
-        cause = causes.taken() or "no response"
-        raise ConfigError(
+        last = causes.taken()
+        if last and (reason := refusals.for_good(settings, last)):
+            raise ConfigError(f"{display_name(settings)} refused the connection: {reason}") from None
+        cause = type(last).__name__ if last else "no response"
+        raise DeliveryError(
             f"{display_name(settings)} could not be reached within {settings.connect_timeout_s:g} s ({cause}): "
             "start Kafka there (`moderation dev kafka` runs one on this machine), or set "
-            "MODERATION_KAFKA__BOOTSTRAP to its address"
+            "MODERATION_KAFKA__BOOTSTRAP to its address, and MODERATION_KAFKA__SECURITY_PROTOCOL to its protocol"
         ) from None
     finally:
         source.removeFilter(causes)
+
+
+async def _begun(start: Callable[[], Awaitable[T]]) -> T:
+    """Returns what `start` returns. A cancellation waits for it, up to CANCEL_S.
+
+    A client of aiokafka whose start is cancelled forgets the connection that it has just opened, and never closes it.
+    """
+    starting = asyncio.ensure_future(start())
+    try:
+        return await asyncio.shield(starting)
+    finally:
+        if not starting.done():
+            await asyncio.wait([starting], timeout=CANCEL_S)
+            starting.cancel()
+            await asyncio.wait([starting])
+        if not starting.cancelled():
+            starting.exception()  # retrieved, also when the caller is cancelled
 
 
 def display_name(settings: KafkaSettings) -> str:
@@ -145,15 +187,15 @@ class _Causes(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._last = ""
+        self._last: BaseException | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
         args = record.args if isinstance(record.args, tuple) else ()
-        self._last = next((type(arg).__name__ for arg in args if isinstance(arg, BaseException)), self._last)
+        self._last = next((arg for arg in args if isinstance(arg, BaseException)), self._last)
         return False
 
-    def taken(self) -> str:
-        last, self._last = self._last, ""
+    def taken(self) -> BaseException | None:
+        last, self._last = self._last, None
         return last
 
 

@@ -22,15 +22,15 @@ from typing import Any, NamedTuple
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import fetcher
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import CorruptRecordException, TopicAuthorizationFailedError
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch
 
-from moderation.kafka import decompression
-from moderation.kafka.records import CODEC, HEADER, MAX_HEADERS, Chunk, LargeBatch, Record, without_value
+from moderation.kafka import decompression, refusals
+from moderation.kafka.records import APPENDED, CODEC, HEADER, MAX_HEADERS, Chunk, LargeBatch, Record, without_value
 
 SMALL_BYTES = 1 << 20  # largest batch that is read on the event loop
-MAGIC_AT, ATTRIBUTES_AT = 16, 21  # in a batch
+EPOCH_AT, MAGIC_AT, ATTRIBUTES_AT = 12, 16, 21  # in a batch
 
 log = structlog.get_logger()
 
@@ -90,6 +90,7 @@ class Fetched(fetcher.PartitionRecords):  # type: ignore[misc]
         self.reading: Future[Chunk] | None = None  # on a thread
         self.ended = False
         self.after = 0  # the first offset behind the batch that is being read
+        self.epoch = -1  # of the leader that wrote this batch; -1: unknown
         self._error: CorruptRecordException | None = None
         super().__init__(*arguments)
 
@@ -132,6 +133,8 @@ class Fetched(fetcher.PartitionRecords):  # type: ignore[misc]
             magic = raw[MAGIC_AT]
             batch = DefaultRecordBatch(raw) if magic >= 2 else LegacyRecordBatch(raw, magic)
             self.after = batch.next_offset
+            if magic >= 2:
+                self.epoch = int.from_bytes(raw[EPOCH_AT:MAGIC_AT], "big", signed=True)
             if not batch.validate_crc():
                 raise CorruptRecordException("the checksum of a batch is wrong")
             if not self._is_skipped(batch):
@@ -192,7 +195,8 @@ class Fetched(fetcher.PartitionRecords):  # type: ignore[misc]
     def _record(self, read: Any) -> Record:
         headers = tuple(read.headers)
         timestamp = -1 if read.timestamp is None else read.timestamp
-        record = Record(self._tp.topic, self._tp.partition, read.offset, timestamp, read.key, read.value, headers)
+        where = self._tp.topic, self._tp.partition, read.offset, timestamp
+        record = Record(*where, read.key, read.value, headers, appended=read.timestamp_type == APPENDED)
         return record if record.size <= self._reader.limit else without_value(record, self._reader.limit)
 
 
@@ -208,7 +212,9 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
         self._limit = max_record_bytes
         self._failed: dict[TopicPartition, int] = {}  # offset at which the partition could not be read the last time
         self._turn = 0
+        self._epochs: dict[TopicPartition, int] = {}  # of the last batch of each partition that was read
         super().__init__(**options)
+        self.refusals = refusals.watch(self._client)
 
     async def start(self) -> None:
         """Connects."""
@@ -223,6 +229,11 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
         """Leaves the group and disconnects."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         await super().stop()
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Moves the position."""
+        self._epochs.pop(partition, None)
+        super().seek(partition, offset)
 
     def ready(
         self, partition: TopicPartition, max_records: int, max_bytes: int, *, alone: bool = False
@@ -250,9 +261,20 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
                 self._fail(partition, fetched, error)
                 return []
             held._update_position()
+            self._epochs[partition] = fetched.epoch
             if fetched.ended:
                 self._drop(partition)
             return records
+
+    def reached(self, partition: TopicPartition) -> tuple[int, int]:
+        """Returns the position, and the epoch of the leader that wrote the last batch before it; -1: unknown.
+
+        `ready` has returned all records before the position.
+        """
+        assignment = self._subscription.subscription.assignment
+        state = assignment.state_value(partition) if assignment is not None else None
+        position = state.position if state is not None and state.has_valid_position else 0
+        return position, self._epochs.get(partition, -1)
 
     def first_size(self, partition: TopicPartition) -> int:
         """Bytes of a record that was too large for `ready`; 0 if there is none."""
@@ -267,6 +289,8 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
         aiokafka raises.
         """
         self._coordinator.check_errors()
+        if hidden := self.refusals.hidden & (self._subscription.topics or set()):
+            raise TopicAuthorizationFailedError(min(hidden))
         with self._subscription.fetch_context():
             if self._subscription.reassignment_in_progress:
                 await self._subscription.wait_for_assignment()

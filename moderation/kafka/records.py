@@ -20,7 +20,7 @@ from aiokafka.record.util import decode_varint
 from aiokafka.structs import TopicPartition
 
 from moderation.kafka import decompression
-from moderation.types import Reason
+from moderation.types import Detail, Problem, Reason
 
 CHUNK_BYTES = 1 << 20  # of records that are read ahead; a larger record goes alone
 STEP_BYTES = 32 << 20  # that a thread reads before other partitions have their turn
@@ -34,7 +34,15 @@ DELTA_BYTES = 64  # of a record in its batch, without key, value and headers
 
 HEADER = struct.Struct(">qiibIhiqqqhii")  # of a batch of format 2
 CODEC, LOG_APPEND_TIME = 0x07, 0x08  # in the attributes
+APPENDED = 1  # the type of a timestamp that the broker has set, as aiokafka says
 INT64 = range(-(1 << 63), 1 << 63)
+
+TOO_LARGE = Problem(Reason.RECORD_TOO_LARGE)
+HEADERS = {
+    "headers.escaped": Problem(Reason.NOT_DECODABLE, "headers", Detail.NOT_UTF8),
+    "headers.omitted": Problem(Reason.NOT_DECODABLE, "headers", Detail.TOO_LONG),
+    "key.omitted": TOO_LARGE,
+}
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -52,13 +60,14 @@ class Record(NamedTuple):
     topic: str
     partition: int
     offset: int
-    timestamp: int  # milliseconds, as the producer set it
+    timestamp: int  # milliseconds, as the producer set it, or the broker if `appended`
     key: bytes | None
     value: bytes | None
     headers: Headers
-    problem: Reason | None = None  # why the record cannot be moderated
+    problem: Problem | None = None  # why the record cannot be moderated
     omitted: Omitted | None = None  # replaces the value, which then is empty
     marks: tuple[str, ...] = ()  # what was changed: headers.escaped, headers.omitted, key.omitted
+    appended: bool = False  # the timestamp is the broker's, of when it appended the batch
 
     @property
     def size(self) -> int:
@@ -158,16 +167,16 @@ class LargeBatch:
             marks += ("headers.omitted",)
         record = self._record(since, offset, (key, b"" if size >= 0 else None, headers), marks)
         omitted = Omitted(size, digest.hexdigest()) if size >= 0 else None
-        yield record._replace(problem=Reason.RECORD_TOO_LARGE, omitted=omitted)
+        yield record._replace(problem=TOO_LARGE, omitted=omitted)
 
     def _record(
         self, since: int, offset: int, parts: tuple[bytes | None, bytes | None, Headers], marks: tuple[str, ...]
     ) -> Record:
         timestamp = self._last_ms if self._appended else self._first_ms + since
         timestamp = min(max(timestamp, INT64.start), INT64.stop - 1)
-        problem = Reason.NOT_DECODABLE if marks else None
+        problem = HEADERS[marks[0]] if marks else None
         topic, partition = self._partition
-        return Record(topic, partition, self._base + offset, timestamp, *parts, problem, None, marks)
+        return Record(topic, partition, self._base + offset, timestamp, *parts, problem, None, marks, self._appended)
 
 
 class _Input:
@@ -261,7 +270,7 @@ def _headers(body: bytearray, at: int) -> tuple[Headers, tuple[str, ...], int]:
 def without_value(record: Record, limit: int) -> Record:
     """Returns a record of more than `limit` bytes as `LargeBatch` would: without its value."""
     value = record.value or b""
-    kept = record._replace(problem=Reason.RECORD_TOO_LARGE)
+    kept = record._replace(problem=TOO_LARGE)
     if record.value is not None:
         kept = kept._replace(value=b"", omitted=Omitted(len(value), hashlib.sha256(value).hexdigest()))
     if len(record.key or b"") > KEY_BYTES:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +111,19 @@ def describe(name: str, num_crops: int | None = None) -> str:
 
     place = _place(name)
     return shared.describe(family(place), place, name, num_crops)
+
+
+def question_tokens(settings: ModelSettings) -> tuple[Callable[[str], int], int]:
+    """(tokens of a policy's prose as the model's tokenizer counts them, the most that a question may take).
+
+    Reads the checkpoint's small files, and imports torch. Raises ConfigError when there is no such checkpoint.
+    """
+    if settings.name.partition("?")[0] in MODELS:
+        raise ConfigError(f"{settings.name}: it has no tokenizer; name a checkpoint, such as demo")
+    from moderation.models.shared import describe as shared  # noqa: PLC0415 - reads safetensors with torch
+
+    place = _place(settings.name)
+    return shared.question_tokens(family(place, settings.revision), place, settings)
 
 
 def probe(name: str, prompt: str, images: Sequence[Path], out: Path, *, num_crops: int | None = None) -> None:

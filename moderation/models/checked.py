@@ -2,7 +2,7 @@
 
 A model is foreign code. It may raise anything, a BaseException too, and it may return anything. The service gets only
 
-    encode                    items; or PostError, ConfigError, DeviceError
+    encode                    items and problems; or PostError, ConfigError, DeviceError
     score                     rows of sound scores, or a Failure; or DeviceError
     answer                    of a remote model: rows of sound answers
     look_ahead                whether it succeeded; or DeviceError
@@ -14,15 +14,25 @@ An exception stays on the thread that raised it: its frames hold device memory, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import structlog
 
+from moderation import normal_form
 from moderation.errors import DeviceError, ModerationError, PostError
-from moderation.models.contract import Classifier, DeviceMemory, Encoded, Encoder, LooksAhead, Measured, RemoteModel
+from moderation.models.contract import (
+    Classifier,
+    DeviceMemory,
+    Encoded,
+    Encoder,
+    LooksAhead,
+    Measured,
+    RemoteModel,
+    Windows,
+)
 from moderation.observability.logs import frames
-from moderation.types import Answer, Content, Question, Reason, Score
+from moderation.types import Answer, Content, Problem, Question, Reason, Score
 
 Scores = Sequence[Sequence[Score]]
 Answers = Sequence[Sequence[Answer]]
@@ -57,19 +67,38 @@ class CheckedEncoder:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
-    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Item]:
-        """The windows of a content, at least one. Raises PostError, ConfigError and DeviceError."""
+    def encode(self, content: Content, questions: Sequence[Question]) -> Windows[Item]:
+        """The windows of a content, at least one. Raises PostError, ConfigError and DeviceError.
+
+        Where a normal form of the text differs, its windows follow those of the text as it came.
+        """
+        windows = self._encode(content, questions)
+        try:
+            normal = normal_form.to_judge(content.text)
+            more = self._encode(replace(content, text=normal), questions) if normal else Windows[Item]()
+        except PostError as error:
+            more = Windows((), (Problem(error.reason, "text"),))
+        except ModerationError:
+            raise
+        except Exception as error:  # noqa: BLE001  the text as it came is judged all the same
+            log.warning("encode_failed", error=type(error).__name__, frames=frames(error))
+            more = Windows((), (Problem(Reason.MODEL_FAILED, "text"),))
+        return Windows([*windows, *more], tuple(dict.fromkeys([*windows.problems, *more.problems])))
+
+    def _encode(self, content: Content, questions: Sequence[Question]) -> Windows[Item]:
+        items: list[Item] = []
+        problems: tuple[Problem, ...] = ()
         try:
             windows = self._encoder.encode(content, questions)
+            problems = _problems(windows)
             items = [Item(window, len(questions), _tokens(window)) for window in windows]
         except ModerationError:
             raise
         except BaseException as error:  # noqa: BLE001  a failure is this post's fault; Rust panics
             log.warning("encode_failed", error=type(error).__name__, frames=frames(error))
-            items = []
         if not items:
             raise PostError(Reason.MODEL_FAILED, "the post cannot be encoded")
-        return items
+        return Windows(items, problems)
 
 
 class CheckedModel(CheckedEncoder):
@@ -161,6 +190,16 @@ def _checked_answers(rows: Sequence[Sequence[Answer]], item: Item) -> Answers:
     if any(not answer.sound for row in answers for answer in row if isinstance(answer, Score)):
         raise Malformed("answer returned a score that cannot be one")
     return answers
+
+
+def _problems(windows: object) -> tuple[Problem, ...]:
+    """What a limit left out. Raises Malformed."""
+    if not isinstance(windows, Windows):
+        raise Malformed(f"encode returned {type(windows).__name__}, no Windows")
+    problems: tuple[object, ...] = tuple(windows.problems)
+    if not all(isinstance(problem, Problem) for problem in problems):
+        raise Malformed("encode returned a problem that is none")
+    return tuple(problem for problem in problems if isinstance(problem, Problem))
 
 
 def _tokens(window: Encoded) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, overload, runtime_checkable
 
-from moderation.types import Answer, Content, ModelInfo, Outcome, Question, Score
+from moderation.types import Answer, Content, ModelInfo, Outcome, Problem, Question, Score
+
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Encoded(Protocol):
@@ -20,13 +22,42 @@ class Encoded(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Windows(Sequence[T_co]):
+    """The windows of a content in order, and what they leave out of it."""
+
+    items: Sequence[T_co] = ()
+    problems: tuple[Problem, ...] = ()  # at the path text, images, or picture_path of one picture
+
+    @overload
+    def __getitem__(self, index: int) -> T_co: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T_co]: ...
+    def __getitem__(self, index: int | slice) -> T_co | Sequence[T_co]:
+        return self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[T_co]:
+        return iter(self.items)
+
+
+def picture_path(number: int) -> str:
+    """The path of a problem with a picture of the content, from 0. `inference.parts` turns it into its image's."""
+    return f"pictures[{number}]"
+
+
 class Encoder(Protocol):
     """Cuts contents into windows."""
 
-    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:
+    def encode(self, content: Content, questions: Sequence[Question]) -> Windows[Encoded]:
         """One item for each window of the text; most posts have one window. Runs on CPU threads, several at once.
 
-        Raises PostError when this model cannot take this content.
+        Called a second time where the text has another normal form, which then is the content's text.
+
+        Of a content that takes more than `max_windows`, those of `moderation.models.spread`. A Problem says what the
+        windows leave out, or what the model cannot take. Raises PostError when nothing is left.
         """
 
 

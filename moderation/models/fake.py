@@ -22,9 +22,10 @@ from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from moderation.errors import ConfigError, DeviceError
-from moderation.models.contract import Encoded
+from moderation.models.contract import Encoded, Windows
+from moderation.models.spread import spread
 from moderation.settings import ModelSettings
-from moderation.types import Content, ModelInfo, Question, Score
+from moderation.types import Content, ModelInfo, Problem, Question, Reason, Score
 
 PICTURE_TOKENS = 16
 SURE = 8.0  # the margin of Yes; that of No is -SURE
@@ -44,11 +45,19 @@ class Fake:
 
     step_ms: how long each step takes. raise_on: a step with this text in a post raises RuntimeError. dies_on: the same
     with DeviceError. oom_above: a step of more posts raises MemoryError; 0: no step does. nonce: the mass of a score is
-    different each time and decides nothing, which shows whether a post was judged twice.
+    different each time and decides nothing, which shows whether a post was judged twice. cut: words of a window, and
+    how many windows there are at most; no word: a text is one window, however long.
     """
 
     def __init__(
-        self, *, step_ms: float = 0.0, raise_on: str = "", dies_on: str = "", oom_above: int = 0, nonce: bool = False
+        self,
+        *,
+        step_ms: float = 0.0,
+        raise_on: str = "",
+        dies_on: str = "",
+        oom_above: int = 0,
+        nonce: bool = False,
+        cut: tuple[int, int] = (0, 16),
     ) -> None:
         self.info = ModelInfo(
             name="fake",
@@ -61,11 +70,21 @@ class Fake:
         self.dies_on = dies_on
         self.oom_above = oom_above
         self.nonce = nonce
+        self.window_words, self.max_windows = cut
 
-    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
-        words = len(content.text.split()) + sum(_words(question.text) for question in questions)
-        tokens = max(1, words + PICTURE_TOKENS * len(content.pictures))
-        return [FakeEncoded(content.text, tuple(question.policy_id for question in questions), tokens)]
+    def encode(self, content: Content, questions: Sequence[Question]) -> Windows[FakeEncoded]:
+        policies = tuple(question.policy_id for question in questions)
+        fixed = sum(_words(question.text) for question in questions) + PICTURE_TOKENS * len(content.pictures)
+        texts = self._texts(content.text)
+        kept = [texts[place] for place in spread(len(texts), self.max_windows)]
+        problems = (Problem(Reason.TEXT_TOO_LONG, "text"),) if len(kept) < len(texts) else ()
+        return Windows([FakeEncoded(text, policies, max(1, fixed + len(text.split()))) for text in kept], problems)
+
+    def _texts(self, text: str) -> Sequence[str]:
+        words, size = text.split(), self.window_words
+        if not size or len(words) <= size:
+            return [text]
+        return [" ".join(words[at : at + size]) for at in range(0, len(words), size)]
 
     def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
         items = [item for item in batch if isinstance(item, FakeEncoded)]
@@ -111,12 +130,13 @@ def load(settings: ModelSettings) -> Fake:
             dies_on=options.pop("dies_on", ""),
             oom_above=int(options.pop("oom_above", 0)),
             nonce=bool(int(options.pop("nonce", 0))),
+            cut=(int(options.pop("window_words", 0)), settings.max_windows),
         )
     except ValueError as error:
         raise ConfigError(f"model name {settings.name!r}: {error}") from None
     if options:
         raise ConfigError(
             f"model name {settings.name!r}: the fake has no option {', '.join(sorted(options))}; "
-            "it has step_ms, raise_on, dies_on, oom_above, nonce"
+            "it has step_ms, raise_on, dies_on, oom_above, nonce, window_words"
         )
     return fake

@@ -36,7 +36,7 @@ class InHand:
     """One post in hand."""
 
     size: int  # bytes of its record
-    timestamp_ms: int  # of its record
+    arrived: float  # when its record arrived on its topic, by time.perf_counter
     taken: float  # when the post was polled, by time.monotonic
     phase: Phase = Phase.ISOLATION
     reported: bool = False  # as overdue

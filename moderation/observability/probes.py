@@ -30,7 +30,7 @@ from prometheus_client import make_wsgi_app
 
 import moderation
 from moderation.errors import ConfigError
-from moderation.observability import metrics
+from moderation.observability import metrics, process
 from moderation.settings import OpsSettings
 
 TICK_S = 0.5
@@ -103,12 +103,13 @@ async def opened(settings: OpsSettings, role: str) -> AsyncIterator[Liveness]:
     metrics.LOOP_TICK_AGE.set_function(lambda: liveness.stood_still(time.monotonic()))
     log.info("ops_listening", listen=settings.listen, port=server.server_port)
     try:
-        async with asyncio.TaskGroup() as tasks:
-            beating = tasks.create_task(liveness.beat())
-            try:
-                yield liveness
-            finally:
-                beating.cancel()
+        with process.shown(role, lambda: liveness.ready):
+            async with asyncio.TaskGroup() as tasks:
+                beating = tasks.create_task(liveness.beat())
+                try:
+                    yield liveness
+                finally:
+                    beating.cancel()
     finally:
         await asyncio.to_thread(server.shutdown)
         server.server_close()

@@ -37,12 +37,16 @@ from moderation.types import Source, Status, Verdict
 
 __all__ = ["Span", "SpanContext"]
 
-PROCESS = "process posts"  # a post in the worker, from its record to its commit; inside it, a span for each phase
+# Names and attributes follow OpenTelemetry's semantic conventions for messaging and gRPC. The first two names have the
+# topic behind them, such as "process posts".
+PROCESS = "process"  # a post in the worker, from its record to its commit; inside it, a span for each phase
+SEND = "send"  # the API puts a post on its topic
 STEP = "model step"  # a step of the device, linked to the posts in it; a trace of its own
-SEND = "send posts"  # the API puts a post on its topic
 # A call of the API is named after its method, on both sides: moderation.v1.ModerationService/GetVerdict
 
 FIELDS = ("traceparent", "tracestate")
+# Codes that are errors of a server. The others are mistakes of callers, or say what is so.
+SERVER_ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 Carried = list[tuple[str, bytes]]  # a trace, as the headers of a record carry it
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -73,16 +77,23 @@ def received(source: Source, headers: Iterable[tuple[str, bytes | None]], group:
     """The span of a post, within the trace in its record's headers. `committed` or `dropped` ends the span."""
     if (otel := tracer()) is None:
         return None
-    attributes: dict[str, str | int] = {
-        "messaging.system": "kafka",
-        "messaging.operation.type": "process",
-        "messaging.destination.name": source.topic,
+    attributes = _messaging(PROCESS, source.topic) | {
         "messaging.destination.partition.id": str(source.partition),
         "messaging.kafka.offset": source.offset,
         "messaging.consumer.group.name": group,
     }
     parent = _PROPAGATOR.extract(_texts(headers), context=Context())
-    return otel.start_span(PROCESS, parent, SpanKind.CONSUMER, attributes)
+    return otel.start_span(f"{PROCESS} {source.topic}", parent, SpanKind.CONSUMER, attributes)
+
+
+def _messaging(operation: str, topic: str) -> dict[str, str | int]:
+    """The attributes of every span of a record."""
+    return {
+        "messaging.system": "kafka",
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation,
+        "messaging.destination.name": topic,
+    }
 
 
 def current(span: Span | None) -> AbstractContextManager[Span | None]:
@@ -108,9 +119,11 @@ def judged(span: Span, verdict: Verdict) -> None:
             "moderation.origin": verdict.origin.name,
         }
     )
-    if verdict.status is Status.UNDETERMINED:
+    if verdict.problems:
+        span.set_attribute("moderation.problem", str(verdict.problems[0]) or str(verdict.problems[0].reason))
+    if (refused := verdict.refused) is not None or verdict.status is Status.UNDETERMINED:
         span.set_status(StatusCode.ERROR)
-        span.set_attribute("error.type", str(verdict.reason or "undetermined"))
+        span.set_attribute("error.type", str(refused.reason if refused else "undetermined"))
 
 
 def committed(span: Span, ready: float, done: float) -> None:
@@ -168,27 +181,51 @@ def serving(service: str, method: str, call: Called) -> AbstractContextManager[S
     if (otel := tracer()) is None:
         return _NOTHING
     fields = {name: value for name, value in call.invocation_metadata() or () if name in FIELDS}
-    return _call(otel, f"{service}/{method}", SpanKind.SERVER, _PROPAGATOR.extract(fields, context=Context()))
+    return _call(otel, f"{service}/{method}", SpanKind.SERVER, _PROPAGATOR.extract(fields, context=Context()), {})
 
 
-def calling(service: str, method: str) -> AbstractContextManager[Span | None]:
-    """A context with the span of an outgoing call."""
+def calling(service: str, method: str, server: Mapping[str, str | int]) -> AbstractContextManager[Span | None]:
+    """A context with the span of an outgoing call. `server`: what `server_of` returns of the address."""
     otel = tracer()
-    return _NOTHING if otel is None else _call(otel, f"{service}/{method}", SpanKind.CLIENT, None)
+    return _NOTHING if otel is None else _call(otel, f"{service}/{method}", SpanKind.CLIENT, None, server)
 
 
-def _call(otel: Tracer, name: str, kind: SpanKind, parent: Context | None) -> AbstractContextManager[Span]:
-    attributes = {"rpc.system.name": "grpc", "rpc.method": name}
+def server_of(address: str) -> dict[str, str | int]:
+    """The attributes that name a server. `address`: as gRPC takes it (host:port, dns:///host, unix:/path)."""
+    scheme, colon, path = address.partition(":")
+    if colon and scheme in ("unix", "unix-abstract"):
+        return {"server.address": path.removeprefix("//")}
+    if colon and scheme in ("dns", "ipv4", "ipv6"):
+        address = path.rpartition("/")[2]
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or (":" in host and not host.startswith("[")):
+        return {"server.address": address.strip("[]")}
+    return {"server.address": host.strip("[]"), "server.port": int(port)}
+
+
+def _call(
+    otel: Tracer, name: str, kind: SpanKind, parent: Context | None, server: Mapping[str, str | int]
+) -> AbstractContextManager[Span]:
+    attributes = {"rpc.system.name": "grpc", "rpc.method": name, **server}
     return otel.start_as_current_span(
         name, parent, kind, attributes, record_exception=False, set_status_on_exception=False
     )
 
 
 def ended(span: Span | None, code: str) -> None:
-    """Adds the status of a call to its span."""
+    """Adds the status of an outgoing call to its span."""
+    _end(span, code, failed=code != "OK")
+
+
+def served(span: Span | None, code: str) -> None:
+    """Adds the status of an incoming call to its span. A mistake of the caller is no error of the server."""
+    _end(span, code, failed=code in SERVER_ERRORS)
+
+
+def _end(span: Span | None, code: str, *, failed: bool) -> None:
     if span is not None:
         span.set_attribute("rpc.response.status_code", code)
-        if code != "OK":
+        if failed:
             span.set_status(StatusCode.ERROR)
             span.set_attribute("error.type", code)
 
@@ -206,14 +243,9 @@ def sending(topic: str, post_id: str, headers: Sequence[tuple[str, bytes]]) -> I
     if (otel := tracer()) is None:
         yield headers
         return
-    attributes = {
-        "messaging.system": "kafka",
-        "messaging.operation.type": "send",
-        "messaging.destination.name": topic,
-        "moderation.post.id": post_id,
-    }
+    attributes = _messaging(SEND, topic) | {"moderation.post.id": post_id}
     with otel.start_as_current_span(
-        SEND, None, SpanKind.PRODUCER, attributes, record_exception=False, set_status_on_exception=False
+        f"{SEND} {topic}", None, SpanKind.PRODUCER, attributes, record_exception=False, set_status_on_exception=False
     ) as span:
         try:
             yield carried()

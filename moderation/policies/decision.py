@@ -7,15 +7,24 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from moderation.policies.schema import Policy
-from moderation.types import STANDING, Answer, Finding, Outcome, Reason, Score, Severity, Status, YesNo
+from moderation.types import STANDING, Answer, Finding, Outcome, Problem, Reason, Score, Severity, Status, YesNo
 
 
-def finding_of(policy: Policy, answers: Sequence[Answer], strictest: Outcome = Outcome.REMOVE) -> Finding:
+def finding_of(
+    policy: Policy,
+    answers: Sequence[Answer],
+    strictest: Outcome = Outcome.REMOVE,
+    problems: Sequence[Problem] = (),
+) -> Finding:
     """The finding of one policy on a post, from the answer for each window of the post: the strictest counts.
 
     A window without an answer counts as the policy's `on_error` and leaves the finding undetermined. If another window
     already says REMOVE, the finding is determined: no outcome is stricter. A Yes without a probability is REVIEW,
     because no threshold applies, and leaves the finding degraded.
+
+    problems: the parts of the post that no window shows, in its order. A part that the policy is about counts as its
+    `on_error`, and as REVIEW at least where our limit cut it off. It leaves the finding degraded, and
+    undetermined where the model said nothing of the rest.
 
     strictest: no finding of the model is stricter than this, not even by on_error.
     """
@@ -23,11 +32,16 @@ def finding_of(policy: Policy, answers: Sequence[Answer], strictest: Outcome = O
     answered = [score for score in scores if _answers(policy, score)]
     score = max(answered or scores, key=lambda score: score.margin, default=None)
     outcome = _outcome(policy, score) if score and answered else Outcome.ALLOW
+    unread = [problem for problem in problems if _is_about(policy, problem)]
     reason = None if outcome is Outcome.REMOVE else _reason(policy, answers)
     if YesNo(yes=True) in answers:
         outcome = max(outcome, Outcome.REVIEW)
-    if reason is not None and reason is not Reason.NO_PROBABILITY:
+    if unread or (reason is not None and reason is not Reason.NO_PROBABILITY):
         outcome = max(outcome, policy.outcome_on_error)
+    if any(problem.limit for problem in unread):
+        outcome = max(outcome, Outcome.REVIEW)
+    said_something = bool(answered) or any(isinstance(answer, YesNo) for answer in answers)
+    of_part = unread[0] if unread and (said_something or not answers) else None
     return Finding(
         policy_id=policy.id,
         policy_version=policy.version,
@@ -37,8 +51,15 @@ def finding_of(policy: Policy, answers: Sequence[Answer], strictest: Outcome = O
         score=score,
         windows=len(answers),
         counts=policy.counts,
-        reason=reason,
+        reason=of_part.reason if of_part else reason,
+        path=of_part.path if of_part else "",
     )
+
+
+def _is_about(policy: Policy, problem: Problem) -> bool:
+    """Whether the part is of a kind that the policy is about. A policy is shown all kinds, whatever it is about."""
+    media = policy.applies_to.media
+    return not problem.path or (problem.of_picture and "image" in media) or (problem.of_text and "text" in media)
 
 
 def _answers(policy: Policy, score: Score) -> bool:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from moderation.errors import ConfigError
 from moderation.policies import loading, prompts
 from moderation.policies.schema import Policy
-from moderation.types import Outcome, Post
+from moderation.types import Image, Outcome, Post
+
+NO_LIVE = "no policy has status live, so every post would be allowed: make one live"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,33 +23,51 @@ class PolicySet:
 
     policies: tuple[Policy, ...]
     digest: str  # of `digest_of`
+    surfaces: frozenset[str]  # all that a policy which the model is asked about names, folded
+    read_ms: int = field(default=0, compare=False)  # when its folder was read; 0: it has none
 
     @classmethod
     def of(cls, policies: Iterable[Policy]) -> PolicySet:
         """The set of these policies. Raises ConfigError when none is live: such a set would allow everything."""
         ordered = tuple(sorted(policies, key=lambda policy: policy.id))
         if not any(policy.counts for policy in ordered):
-            raise ConfigError("no policy has status live, so every post would be allowed: make one live")
-        return cls(ordered, digest_of(ordered))
+            raise ConfigError(NO_LIVE)
+        surfaces = frozenset().union(*(policy.applies_to.folded_surfaces for policy in ordered if policy.asked))
+        return cls(ordered, digest_of(ordered), surfaces)
 
     @classmethod
     def load(cls, folder: Path) -> PolicySet:
         """The set in a folder. Raises ConfigError with one line for each mistake: file, line, key, problem."""
-        return cls.of(loading.load_policies(folder))
+        return replace(cls.of(loading.load_policies(folder)), read_ms=time.time_ns() // 1_000_000)
 
     @property
-    def on_error(self) -> Outcome:
-        """The outcome of a post that could not be judged: the strictest `on_error` of the live policies."""
-        return max(policy.outcome_on_error for policy in self.policies if policy.counts)
+    def versions(self) -> tuple[tuple[str, int, str], ...]:
+        """Id, version and status of each policy."""
+        return tuple((policy.id, policy.version, policy.status.value) for policy in self.policies)
+
+    def on_error_for(self, post: Post) -> Outcome:
+        """The outcome of a post whose content could not be read: as strict as the strictest `on_error`.
+
+        The live policies count that the post's labels do not exclude. Without one: ALLOW.
+        """
+        of_any_kind = replace(post, text="unread", images=(Image(),))
+        live = [policy for policy in self.asked_of(of_any_kind) if policy.counts]
+        return max((policy.outcome_on_error for policy in live), default=Outcome.ALLOW)
 
     def asked_of(self, post: Post) -> tuple[Policy, ...]:
         """The policies that the model is asked about this post."""
-        return tuple(policy for policy in self.policies if policy.asked and policy.applies_to.covers(post))
+        return tuple(
+            policy
+            for policy in self.policies
+            if policy.asked and not policy.applies_to.excluded_by(post, self.surfaces)
+        )
 
     def skipped_for(self, post: Post) -> dict[str, str]:
         """The ids of the other policies, each with the key and value of its file that excludes this post."""
         skipped = {
-            policy.id: policy.applies_to.excluded_by(post) if policy.asked else f"status: {policy.status}"
+            policy.id: policy.applies_to.excluded_by(post, self.surfaces)
+            if policy.asked
+            else f"status: {policy.status}"
             for policy in self.policies
         }
         return {id: limit for id, limit in skipped.items() if limit}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from moderation.types import Outcome, Post, Question, Severity, Thresholds
+from moderation.policies import languages
+from moderation.types import MAX_LABEL_BYTES, Outcome, Post, Question, Severity, Thresholds
 
 
 class PolicyStatus(StrEnum):
@@ -27,45 +29,104 @@ class _Part(BaseModel):
 
 
 Prose = Annotated[str, Field(min_length=1)]
-Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+def _number(value: object) -> object:
+    """The value, unless it is `true` or `no`, which would count as 1 or 0."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("float_type", "must be a number")
+    return value
+
+
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+Probability = Annotated[Number, Field(le=1)]
 OneOrMore = Annotated[tuple[Prose, ...], Field(min_length=1)]
 SeverityName = Literal["none", "low", "medium", "high", "critical"]
 OutcomeName = Literal["allow", "review", "remove"]
+EVERY = ("all", "any", "every", "everywhere", "none", "**")  # what authors write for '*'
+
+
+def _language(tag: str) -> str:
+    """The tag, if a post may have it."""
+    if tag == "*" or ("_" not in tag and languages.is_valid(tag)):
+        return tag
+    meant = languages.tag_for(tag)
+    if tag.casefold() in EVERY:
+        meant = "'*'"
+    elif "," in tag:
+        meant = f"[{tag}]"
+    write = f"write {meant}" if meant else "write the code of a language, such as en, de or pt-BR"
+    raise PydanticCustomError("language", "{problem}", {"problem": f"{tag!r} is no BCP 47 tag of a language; {write}"})
+
+
 # Primary subtags have two or three letters; x- and i- begin private and old tags.
 Language = Annotated[
-    str, Field(pattern=r"^(\*|([A-Za-z]{2,3}|[XxIi]-[A-Za-z0-9]{1,8})(-[A-Za-z0-9]{1,8})*)$", examples=["en", "pt-BR"])
+    str,
+    Field(
+        max_length=MAX_LABEL_BYTES,
+        pattern=r"^(\*|([A-Za-z]{2,3}|[XxIi]-[A-Za-z0-9]{1,8})(-[A-Za-z0-9]{1,8})*)$",
+        examples=["en", "pt-BR"],
+    ),
+    BeforeValidator(lambda tag: _language(tag.strip()) if isinstance(tag, str) else tag),
+]
+
+
+def _surface(name: str) -> str:
+    """The surface, if a post may have it."""
+    if (size := len(name.encode())) > MAX_LABEL_BYTES:
+        problem = (
+            f"no post has such a surface: it takes {size} bytes of {MAX_LABEL_BYTES} at most; write a shorter name"
+        )
+        raise PydanticCustomError("surface", "{problem}", {"problem": problem})
+    return name
+
+
+Surface = Annotated[
+    str, Field(min_length=1, json_schema_extra={"maxLength": MAX_LABEL_BYTES}), AfterValidator(_surface)
 ]
 
 
 class Scope(_Part):
-    """Which posts a policy applies to. A post without a language, or without a surface, matches any."""
+    """Which posts a policy applies to. A label that a post lacks, or that nobody knows, excludes it from nothing."""
 
     media: Annotated[tuple[Literal["text", "image"], ...], Field(min_length=1)] = Field(
         ("text", "image"), description="the policy applies to posts that have one of these"
     )
     languages: Annotated[tuple[Language, ...], Field(min_length=1)] = Field(
-        ("*",), description="BCP 47 tags, or '*' for all: en covers en and en-GB, pt-BR covers pt-BR but not pt"
+        ("*",),
+        description="BCP 47 tags, or '*' for all: de covers de, de-AT and deu; pt-BR covers pt-BR and pt but not pt-PT",
     )
-    surfaces: OneOrMore = Field(("*",), description="the platform's surfaces, or '*'")
+    surfaces: Annotated[tuple[Surface, ...], Field(min_length=1)] = Field(
+        ("*",), description="the platform's surfaces in any case, or '*'"
+    )
 
-    def covers(self, post: Post) -> bool:
-        """Whether the policy applies to this post."""
-        return not self.excluded_by(post)
+    @cached_property
+    def folded_surfaces(self) -> frozenset[str]:
+        """The surfaces as they are compared; empty for all."""
+        return frozenset() if "*" in self.surfaces else frozenset(map(folded, self.surfaces))
 
-    def excluded_by(self, post: Post) -> str:
-        """The limit that the post is outside of, as in `languages: de, pt-BR`; empty if the policy applies."""
-        if not (("text" in self.media and post.text.strip()) or ("image" in self.media and post.images)):
+    def excluded_by(self, post: Post, surfaces: Set[str]) -> str:
+        """The limit that the post is outside of, as in `languages: de, pt-BR`; empty if the policy applies.
+
+        surfaces: those that the set knows, folded. A post on any other is not excluded by its surface.
+        """
+        if not (("text" in self.media and post.has_text) or ("image" in self.media and post.has_images)):
             return f"media: {', '.join(self.media)}"
-        if post.language and not any(_matches(range_, post.language) for range_ in self.languages):
+        if post.language and not ("*" in self.languages or self._meets(post.language)):
             return f"languages: {', '.join(self.languages)}"
-        if post.surface and "*" not in self.surfaces and post.surface not in self.surfaces:
-            return f"surfaces: {', '.join(self.surfaces)}"
+        if post.surface and self.folded_surfaces:
+            surface = folded(post.surface)
+            if surface in surfaces and surface not in self.folded_surfaces:
+                return f"surfaces: {', '.join(self.surfaces)}"
         return ""
 
+    def _meets(self, tag: str) -> bool:
+        return any(languages.can_meet(limit, tag) for limit in self.languages)
 
-def _matches(range_: str, tag: str) -> bool:
-    """Basic filtering of RFC 4647: the range is `*`, or the tag, or the tag's beginning up to a hyphen."""
-    return range_ == "*" or f"{tag}-".lower().startswith(f"{range_}-".lower())
+
+def folded(surface: str) -> str:
+    """A surface as surfaces are compared: case and outer spaces do not count."""
+    return surface.strip().casefold()
 
 
 class Clause(_Part):
@@ -88,13 +149,22 @@ class PolicyThresholds(_Part):
 
     review: Probability = Field(description="at or above this P(Yes) a person should look")
     remove: Probability = Field(description="at or above this P(Yes) the post is taken down")
-    mass: Probability = Field(0.5, description="below this share of the softmax the model gave no answer")
+    mass: Annotated[Number, Field(lt=1)] = Field(
+        0.5, description="below this share of the softmax the model gave no answer"
+    )
 
     @model_validator(mode="after")
     def _rise(self) -> Self:
         if not self.review < self.remove:
-            raise ValueError(f"thresholds must rise: review ({self.review}) is not below remove ({self.remove})")
+            problem = f"thresholds must rise: review ({self.review}) is not below remove ({self.remove})"
+            raise ValueError(f"{problem}: lower review, or raise remove")
         return self
+
+
+class AttackLimits(_Part):
+    """What `moderation policies attack` may find. No role reads it, and no verdict depends on it."""
+
+    max_flip_rate: Probability = Field(description="the share of a golden set's verdicts that one attack may flip")
 
 
 def _mistake_at(location: tuple[str | int, ...], problem: str) -> PydanticCustomError:
@@ -119,8 +189,13 @@ class Policy(_Part):
     allows: tuple[Clause, ...] = ()
     examples: tuple[Example, ...] = ()
     thresholds: PolicyThresholds
-    on_error: OutcomeName = Field("review", description="the outcome of a post that could not be judged")
-    golden: str | None = Field(None, description="file beside this one: posts with known answers")
+    on_error: OutcomeName = Field(
+        "review", description="the outcome where the model gives no score or a part cannot be read"
+    )
+    golden: str | None = Field(
+        None, description="file beside this one with posts whose label is known; default <id>.golden.jsonl if it exists"
+    )
+    attack: AttackLimits | None = Field(None, description="limits for `moderation policies attack`")
 
     @model_validator(mode="after")
     def _labels_name_clauses(self) -> Self:
@@ -128,11 +203,13 @@ class Policy(_Part):
         for key, clauses in (("violates", self.violates), ("allows", self.allows)):
             for place, clause in enumerate(clauses):
                 if clause.id in ids:
-                    raise _mistake_at((key, place, "id"), f"another clause has the id {clause.id}")
+                    raise _mistake_at((key, place, "id"), f"another clause has the id {clause.id}: give each its own")
                 ids.append(clause.id)
         for place, example in enumerate(self.examples):
             if example.label not in ids:
                 problem = f"no clause of this policy has the id {example.label}; its clauses are {', '.join(ids)}"
+                meant = [id for id in ids if id.casefold() == example.label.casefold()]
+                problem += f": write {meant[0]}" if meant else ""
                 raise _mistake_at(("examples", place, "label"), problem)
         return self
 
@@ -160,7 +237,7 @@ class Policy(_Part):
 
     @cached_property
     def outcome_on_error(self) -> Outcome:
-        """The outcome of a post that could not be judged."""
+        """The outcome without a score. Where a part cannot be read, the stricter of both counts."""
         return Outcome[self.on_error.upper()]
 
     @cached_property

@@ -9,10 +9,11 @@ Each setting is `basic` or `advanced`: a first deployment sets the basic ones. I
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -20,9 +21,10 @@ from pydantic.fields import FieldInfo
 from moderation.errors import ConfigError
 from moderation.settings.api import ASYMMETRIC, ApiSettings, AuthSettings, ClientSettings
 from moderation.settings.kafka import KafkaSettings
-from moderation.settings.kinds import Group, Unit, basic
+from moderation.settings.kinds import Group, Unit, basic, utf8
 from moderation.settings.model import ModelSettings
 from moderation.settings.operations import LogSettings, OpsSettings, TracesSettings
+from moderation.settings.stores import StoreSettings
 from moderation.settings.worker import MediaSettings, WorkerSettings
 
 __all__ = [
@@ -36,13 +38,17 @@ __all__ = [
     "ModelSettings",
     "OpsSettings",
     "Settings",
+    "StoreSettings",
     "TracesSettings",
     "Unit",
     "WorkerSettings",
     "fields",
     "load",
+    "load_log",
+    "utf8",
 ]
 
+STATE = Path("~/.local/state/moderation")
 PREFIX = "MODERATION_"
 TEST_PREFIX = "MODERATION_TEST_"  # variables that only the tests read
 
@@ -72,6 +78,14 @@ class Settings(Group):
             )
         return self
 
+    @property
+    def view_file(self) -> Path:
+        """The SQLite file of the view. Two deployments on one machine have two, unless the setting names one."""
+        if self.api.view:
+            return self.api.view
+        topic = f"{self.kafka.bootstrap}\0{self.kafka.verdicts_topic}"
+        return STATE / f"verdicts-{hashlib.sha256(topic.encode()).hexdigest()[:12]}.sqlite"
+
 
 def load(environment: Mapping[str, str] = os.environ) -> Settings:
     """The settings of this process. Raises ConfigError naming each variable that is wrong, never its value."""
@@ -79,6 +93,11 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     for variable, value in environment.items():
         if not variable.startswith(PREFIX) or variable.startswith(TEST_PREFIX):
             continue
+        try:
+            variable, value = utf8(variable), utf8(value)  # noqa: PLW2901
+        except UnicodeDecodeError:
+            if variable not in _paths():  # a file's name may be any bytes
+                raise ConfigError(f"{variable}: its bytes are not UTF-8; write it in UTF-8") from None
         path = variable.removeprefix(PREFIX).lower().split("__")
         if path == ["model"]:
             path = ["model", "name"]
@@ -96,14 +115,32 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         raise ConfigError("\n".join(_explain(error))) from None
 
 
+def load_log(environment: Mapping[str, str] = os.environ) -> LogSettings:
+    """The format of the log alone. It is known before all other settings are, so that their errors have it."""
+    variable = f"{PREFIX}LOG__FORMAT"
+    try:
+        return load({name: value for name, value in environment.items() if name == variable}).log
+    except ConfigError:
+        return LogSettings()
+
+
 def fields() -> Iterator[tuple[str, type[BaseModel], FieldInfo]]:
-    """(variable, group, field) of every setting, group by group."""
+    """(variable, group, field) of every setting, group by group. NAME stands for a name that the operator chooses."""
     for name, field in Settings.model_fields.items():
         if isinstance(field.default, Group):
             group = type(field.default)
-            yield from ((f"{PREFIX}{name}__{leaf}".upper(), group, inner) for leaf, inner in group.model_fields.items())
+            leaves = group.model_fields.items()
+            yield from ((f"{PREFIX}{name}__{leaf}".upper(), group, inner) for leaf, inner in leaves if leaf != "stores")
+            if group is MediaSettings:
+                for leaf, inner in StoreSettings.model_fields.items():
+                    yield f"{PREFIX}MEDIA__STORES__NAME__{leaf}".upper(), StoreSettings, inner
         else:
             yield f"{PREFIX}{name}".upper(), Settings, field
+
+
+def _paths() -> set[str]:
+    """The variables that name files or folders."""
+    return {name for name, _, field in fields() if Path in (field.annotation, *get_args(field.annotation))}
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

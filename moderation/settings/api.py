@@ -35,13 +35,15 @@ class ApiSettings(Group):
 
     listen: str = basic("127.0.0.1:50051", "host:port of the gRPC server; port 0: a free one, which is logged")
     health_listen: str = advanced("", "host:port for health checks only, without TLS; they are then never refused")
-    view: Path = basic(Path("~/.local/state/moderation/verdicts.sqlite"), "SQLite file of the view of the verdicts")
+    view: Path | None = basic(
+        None, "SQLite file of the view; default: one for each bootstrap and topic in ~/.local/state/moderation"
+    )
     view_database: SecretStr = basic(SecretStr(""), "postgresql:// URL to keep the view in, in place of the file")
     view_start_s: Seconds = advanced(60.0, "a starting API waits this long for its view, then exits with code 2")
     view_max_bytes: BytesOrZero = advanced(16 << 30, "limit of the SQLite files: oldest posts are deleted; 0: no limit")
     recent_bytes: BytesOrZero = advanced(128 << 20, "memory for the newest verdicts, in front of the view")
     retention_days: float = advanced(0.0, "the view removes posts of this age; 0: never", unit="days", ge=0)
-    max_lag: CountOrZero = advanced(10_000, "health is NOT_SERVING at this lag behind the topic", unit="records")
+    max_lag: CountOrZero = advanced(10_000, "health is NOT_SERVING at this lag behind what can be read", unit="records")
     max_lag_unknown_s: SecondsOrZero = advanced(300.0, "health allows an unknown lag for this long; 0: for ever")
     max_wait_s: Seconds = advanced(60.0, "longest wait for a verdict in one call")
     max_queued_calls: Calls = advanced(

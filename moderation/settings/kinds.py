@@ -28,11 +28,28 @@ def advanced(default: Any, description: str, *, unit: str = "", shown: str = "",
     return Field(default, description=description, json_schema_extra=extra, **limits)
 
 
+def utf8(given: str) -> str:
+    """Text from the command line or the environment, read as UTF-8. Raises UnicodeDecodeError.
+
+    Bytes that the locale's encoding does not have are lone surrogates in `given`.
+    """
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(given).decode()
+    return given
+
+
 def _split_paths(value: object) -> object:
     return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
 
 
+def _split_names(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_split_paths)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
 Name = Annotated[str, Field(min_length=1)]
 Security = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Count = Annotated[int, Field(ge=1)]

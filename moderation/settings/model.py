@@ -43,7 +43,12 @@ class ModelSettings(Group):
     feature_cache_bytes: BytesOrZero = advanced(256 << 20, "device memory for features of known pictures; 0: no cache")
     window_tokens: int = advanced(2048, "a longer text is scored in windows of this size", unit="tokens", ge=64)
     window_overlap: CountOrZero = advanced(256, "overlap of two neighbouring windows", unit="tokens")
-    max_windows: Count = advanced(16, "a post that needs more windows is refused", unit="windows")
+    max_windows: Count = advanced(
+        16,
+        "windows of a post that are judged; of a longer text, some that are spread evenly over it. As many again of "
+        "the text as its readers see it, where that differs",
+        unit="windows",
+    )
 
     url: str = basic(
         "", "base URL of the model server, such as https://api.openai.com/v1; systemone also takes its whole endpoint"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import ClassVar
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field, StringConstraints
 
 from moderation.settings.kinds import (
     Bytes,
@@ -11,6 +14,7 @@ from moderation.settings.kinds import (
     Count,
     CountOrZero,
     Group,
+    Names,
     Paths,
     Pixels,
     Posts,
@@ -19,24 +23,47 @@ from moderation.settings.kinds import (
     advanced,
     basic,
 )
+from moderation.settings.stores import StoreSettings
+
+StoreName = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]*$")]
 
 
 class MediaSettings(Group):
     """Media: limits of a post's text and images."""
 
     max_side: ClassVar[int] = 20_000  # pixels; an image with a longer side is refused
-    max_aspect: ClassVar[float] = 100.0  # longest side over shortest
+    max_aspect: ClassVar[float] = 100.0  # longest side over shortest; a thinner image gets a margin
+    max_thinness: ClassVar[float] = 5_000.0  # the same; a thinner image is not judged: no model would see a trace of it
 
     roots: Paths = basic((), "folders that file:// references may point into, separated by ':'")
-    max_text_chars: Count = advanced(100_000, "longest text of a post", unit="characters")
-    max_images: CountOrZero = advanced(8, "a post with more images is refused", unit="images")
+    stores: dict[StoreName, StoreSettings] = Field({}, description="object stores of references, by name")
+    https_hosts: Names = advanced(
+        (),
+        "hosts that https:// references may name, separated by ','; *.example.com stands for all names below "
+        "example.com. Without hosts, nothing is fetched over the web",
+    )
+    https_ca_file: Path | None = advanced(
+        None, "certificates (PEM) of authorities that servers of https_hosts may have, in addition to the system's"
+    )
+    https_timeout_s: Seconds = advanced(
+        10.0, "an https:// reference that takes longer is not judged: lookup, redirects and transfer together"
+    )
+    max_text_chars: Count = advanced(
+        1_000_000,
+        "longest text of a post that is kept in memory, which is more than max_windows hold; of a longer one, the "
+        "beginning and the end are kept",
+        unit="characters",
+    )
+    max_images: CountOrZero = advanced(8, "images of a post that are judged: the first ones", unit="images")
     max_bytes: Bytes = advanced(16 << 20, "largest image file")
     max_pixels: Pixels = advanced(40_000_000, "largest image, as width times height")
     max_post_pixels: Pixels = advanced(100_000_000, "largest sum over the pictures of a post that are judged")
-    max_decoded_bytes: Bytes = advanced(2 << 30, "memory for decoded pictures; a larger post is decoded alone")
-    max_frames: Count = advanced(4, "frames of an animation that are judged, evenly spread", unit="frames")
-    posts_at_once: Posts = advanced(4, "posts whose images are read at the same time")
-    timeout_s: Seconds = advanced(60.0, "a post whose images take longer to read becomes a dead letter")
+    max_decoded_bytes: Bytes = advanced(2 << 30, "memory to decode, and for decoded pictures; a larger post is alone")
+    max_frames: Count = advanced(
+        8, "frames of an animation that are judged: the first, those shown long, those unlike the others", unit="frames"
+    )
+    posts_at_once: Posts = advanced(4, "posts whose images are decoded at the same time, each by a process of its own")
+    timeout_s: Seconds = advanced(60.0, "images of a post that take longer to read are not judged")
 
 
 class WorkerSettings(Group):
@@ -55,7 +82,7 @@ class WorkerSettings(Group):
     encode_threads: Count = advanced(
         max(1, (os.cpu_count() or 1) - 1), "threads that encode posts", unit="threads", shown="CPU cores - 1"
     )
-    encode_timeout_s: Seconds = advanced(60.0, "a post that takes longer to encode becomes a dead letter")
+    encode_timeout_s: Seconds = advanced(60.0, "a post that takes longer to encode is judged in parts")
     step_timeout_s: Seconds = advanced(300.0, "if a batch takes longer, the device is broken and the worker exits")
     post_timeout_s: Seconds = advanced(
         900.0, "longest time from poll to commit; then the worker exits, and Kafka delivers the post again"

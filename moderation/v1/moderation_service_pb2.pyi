@@ -20,6 +20,7 @@ class LookupState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LOOKUP_STATE_PENDING: _ClassVar[LookupState]
     LOOKUP_STATE_NOT_FOUND: _ClassVar[LookupState]
     LOOKUP_STATE_UNREADABLE: _ClassVar[LookupState]
+    LOOKUP_STATE_DEFERRED: _ClassVar[LookupState]
 
 class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -48,6 +49,7 @@ LOOKUP_STATE_FOUND: LookupState
 LOOKUP_STATE_PENDING: LookupState
 LOOKUP_STATE_NOT_FOUND: LookupState
 LOOKUP_STATE_UNREADABLE: LookupState
+LOOKUP_STATE_DEFERRED: LookupState
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
 ERROR_REASON_INVALID_POST: ErrorReason
@@ -216,19 +218,25 @@ class ModeratePostResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[LookupState, str]] = ..., verdict: _Optional[_Union[_verdict_pb2.Verdict, _Mapping]] = ..., source: _Optional[_Union[_verdict_pb2.Source, _Mapping]] = ..., consistency_token: _Optional[bytes] = ...) -> None: ...
 
 class ListPoliciesRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("page_token",)
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_token: str
+    def __init__(self, page_token: _Optional[str] = ...) -> None: ...
 
 class ListPoliciesResponse(_message.Message):
-    __slots__ = ("policies", "digest")
+    __slots__ = ("policies", "digest", "next_page_token", "read_at")
     POLICIES_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    READ_AT_FIELD_NUMBER: _ClassVar[int]
     policies: _containers.RepeatedCompositeFieldContainer[_policy_pb2.Policy]
     digest: str
-    def __init__(self, policies: _Optional[_Iterable[_Union[_policy_pb2.Policy, _Mapping]]] = ..., digest: _Optional[str] = ...) -> None: ...
+    next_page_token: str
+    read_at: _timestamp_pb2.Timestamp
+    def __init__(self, policies: _Optional[_Iterable[_Union[_policy_pb2.Policy, _Mapping]]] = ..., digest: _Optional[str] = ..., next_page_token: _Optional[str] = ..., read_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Position(_message.Message):
-    __slots__ = ("posts", "verdicts")
+    __slots__ = ("posts", "verdicts", "posts_topic_id", "verdicts_topic_id")
     class PostsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -245,6 +253,10 @@ class Position(_message.Message):
         def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
     POSTS_FIELD_NUMBER: _ClassVar[int]
     VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    POSTS_TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
+    VERDICTS_TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
     posts: _containers.ScalarMap[int, int]
     verdicts: _containers.ScalarMap[int, int]
-    def __init__(self, posts: _Optional[_Mapping[int, int]] = ..., verdicts: _Optional[_Mapping[int, int]] = ...) -> None: ...
+    posts_topic_id: str
+    verdicts_topic_id: str
+    def __init__(self, posts: _Optional[_Mapping[int, int]] = ..., verdicts: _Optional[_Mapping[int, int]] = ..., posts_topic_id: _Optional[str] = ..., verdicts_topic_id: _Optional[str] = ...) -> None: ...

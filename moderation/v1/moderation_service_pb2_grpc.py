@@ -42,9 +42,19 @@ class ModerationServiceStub:
     several posts may be merged: take the highest offset of each partition. WatchVerdicts continues from tokens that it
     returned.
 
+    Topics that are deleted and made again. A token belongs to one life of a topic, if it has the topic's id; tokens of
+    ModeratePost and WatchVerdicts have it. A token without an id is read as one of the topic that exists now: set
+    Position.posts_topic_id where a token may outlive its topic. Tokens with different ids cannot be merged. A token of a
+    posts topic that was deleted is never PENDING for ever: if its record was judged, lookups return what the view holds,
+    otherwise NOT_FOUND, and never an older verdict. Submit such a post again. A watch with a token of a verdicts topic
+    that was deleted begins at the start of the topic that exists now.
+
     Tenants. All post ids are in one namespace. A caller whose credentials name a tenant sees only the posts of that
     tenant. Posts of other tenants are NOT_FOUND, and are in no list and no watch. A request that names another tenant is
     refused with PERMISSION_DENIED.
+
+    Sizes. No response, and no message of a stream, is larger than 4 MiB, which is what gRPC clients take by default. A
+    batch or a page that would be larger ends early, and says so.
 
     Errors. Errors are gRPC statuses with a fixed text. No status holds content of a post. Each has a google.rpc.Status
     with an ErrorInfo: its domain is "moderation.v1", its reason an ErrorReason without the prefix. INVALID_ARGUMENT also
@@ -59,7 +69,12 @@ class ModerationServiceStub:
     - UNIMPLEMENTED: the request is compressed;
     - UNAVAILABLE: the view is still being built, its store cannot be read, the keys of bearer tokens are too old, or the
     API is stopping;
-    - CANCELLED, where the caller did not cancel: the API had no time to read the call, and did nothing. Try again later.
+    - CANCELLED, where the caller did not cancel: under overload, the API had no time to read the call, and did nothing.
+    Try again later. An API that stops ends no call so.
+
+    Retries. A client with the service config in protos/service_config.json sees no call fail while APIs are replaced: it
+    repeats what ended as UNAVAILABLE, up to four times within some 3 s, on another connection. WatchVerdicts is not
+    repeated once its first message has come: continue from the last token.
     """
 
     def __init__(self, channel):
@@ -122,9 +137,19 @@ class ModerationServiceServicer:
     several posts may be merged: take the highest offset of each partition. WatchVerdicts continues from tokens that it
     returned.
 
+    Topics that are deleted and made again. A token belongs to one life of a topic, if it has the topic's id; tokens of
+    ModeratePost and WatchVerdicts have it. A token without an id is read as one of the topic that exists now: set
+    Position.posts_topic_id where a token may outlive its topic. Tokens with different ids cannot be merged. A token of a
+    posts topic that was deleted is never PENDING for ever: if its record was judged, lookups return what the view holds,
+    otherwise NOT_FOUND, and never an older verdict. Submit such a post again. A watch with a token of a verdicts topic
+    that was deleted begins at the start of the topic that exists now.
+
     Tenants. All post ids are in one namespace. A caller whose credentials name a tenant sees only the posts of that
     tenant. Posts of other tenants are NOT_FOUND, and are in no list and no watch. A request that names another tenant is
     refused with PERMISSION_DENIED.
+
+    Sizes. No response, and no message of a stream, is larger than 4 MiB, which is what gRPC clients take by default. A
+    batch or a page that would be larger ends early, and says so.
 
     Errors. Errors are gRPC statuses with a fixed text. No status holds content of a post. Each has a google.rpc.Status
     with an ErrorInfo: its domain is "moderation.v1", its reason an ErrorReason without the prefix. INVALID_ARGUMENT also
@@ -139,11 +164,17 @@ class ModerationServiceServicer:
     - UNIMPLEMENTED: the request is compressed;
     - UNAVAILABLE: the view is still being built, its store cannot be read, the keys of bearer tokens are too old, or the
     API is stopping;
-    - CANCELLED, where the caller did not cancel: the API had no time to read the call, and did nothing. Try again later.
+    - CANCELLED, where the caller did not cancel: under overload, the API had no time to read the call, and did nothing.
+    Try again later. An API that stops ends no call so.
+
+    Retries. A client with the service config in protos/service_config.json sees no call fail while APIs are replaced: it
+    repeats what ended as UNAVAILABLE, up to four times within some 3 s, on another connection. WatchVerdicts is not
+    repeated once its first message has come: continue from the last token.
     """
 
     def GetVerdict(self, request, context):
-        """Returns the verdict for one post id. Never waits. Scope verdicts:read.
+        """Returns the verdict for one post id. Does not wait for a verdict: the answer comes within 2 s, or the status is
+        UNAVAILABLE with reason STORE_UNAVAILABLE. Scope verdicts:read.
 
         INVALID_ARGUMENT: a field breaks its rule.
         """
@@ -153,7 +184,10 @@ class ModerationServiceServicer:
 
     def BatchGetVerdicts(self, request, context):
         """Returns the verdicts for up to 1,000 post ids. Each id has its own state, so an unknown id is not an error. This is
-        by far the cheapest way to look up many verdicts. Never waits. Scope verdicts:read.
+        by far the cheapest way to look up many verdicts. Does not wait for verdicts, as GetVerdict. Scope verdicts:read.
+
+        The results are in the order of the request. Where 4 MiB are full, the results that follow are DEFERRED, without a
+        verdict: ask again for these ids. The first result never is.
 
         INVALID_ARGUMENT: no id, too many ids, or an id that is empty or too long. The field is post_ids[INDEX].
         """
@@ -191,8 +225,9 @@ class ModerationServiceServicer:
 
     def ListVerdicts(self, request, context):
         """Returns the verdicts that the view holds, latest decision first, in pages. A page may have fewer verdicts than
-        requested, or none. Only an empty next_page_token marks the last page. Verdicts that come during the listing may be
-        missing. No verdict comes twice, unless its post was decided again. Scope verdicts:list.
+        requested, or none: it ends early where it would be larger than 4 MiB. Only an empty next_page_token marks the last
+        page. Verdicts that come during the listing may be missing. No verdict comes twice, unless its post was decided
+        again. Scope verdicts:list.
 
         INVALID_ARGUMENT: a field breaks its rule, or the page token belongs to another query.
         """
@@ -206,7 +241,8 @@ class ModerationServiceServicer:
         When the deadline comes first, the response is PENDING with the position of the post. The post is then accepted and
         will be judged: look it up later, with the token.
 
-        - INVALID_ARGUMENT: the post breaks a rule, or is larger than the topic takes.
+        - INVALID_ARGUMENT: it is no post (a bad id or label, an unknown field), or is larger than the topic takes. A post
+        with an image that cannot be read is taken: the rest is judged.
         - ALREADY_EXISTS: the request id was used before, with another post.
         - PERMISSION_DENIED: another tenant has a verdict under this id, or a pending post that this API has put. An API
         learns of posts from other replicas only when they are judged. Give each tenant ids of its own.
@@ -219,8 +255,9 @@ class ModerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPolicies(self, request, context):
-        """Returns the policies of this deployment. Scope policies:read.
+        """Returns the policies of this deployment, in pages: most sets fit into one. Scope policies:read.
 
+        INVALID_ARGUMENT: the page token belongs to another policy set, or is none.
         FAILED_PRECONDITION: this API was started without policies (MODERATION_POLICIES does not name a folder).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -290,9 +327,19 @@ class ModerationService:
     several posts may be merged: take the highest offset of each partition. WatchVerdicts continues from tokens that it
     returned.
 
+    Topics that are deleted and made again. A token belongs to one life of a topic, if it has the topic's id; tokens of
+    ModeratePost and WatchVerdicts have it. A token without an id is read as one of the topic that exists now: set
+    Position.posts_topic_id where a token may outlive its topic. Tokens with different ids cannot be merged. A token of a
+    posts topic that was deleted is never PENDING for ever: if its record was judged, lookups return what the view holds,
+    otherwise NOT_FOUND, and never an older verdict. Submit such a post again. A watch with a token of a verdicts topic
+    that was deleted begins at the start of the topic that exists now.
+
     Tenants. All post ids are in one namespace. A caller whose credentials name a tenant sees only the posts of that
     tenant. Posts of other tenants are NOT_FOUND, and are in no list and no watch. A request that names another tenant is
     refused with PERMISSION_DENIED.
+
+    Sizes. No response, and no message of a stream, is larger than 4 MiB, which is what gRPC clients take by default. A
+    batch or a page that would be larger ends early, and says so.
 
     Errors. Errors are gRPC statuses with a fixed text. No status holds content of a post. Each has a google.rpc.Status
     with an ErrorInfo: its domain is "moderation.v1", its reason an ErrorReason without the prefix. INVALID_ARGUMENT also
@@ -307,7 +354,12 @@ class ModerationService:
     - UNIMPLEMENTED: the request is compressed;
     - UNAVAILABLE: the view is still being built, its store cannot be read, the keys of bearer tokens are too old, or the
     API is stopping;
-    - CANCELLED, where the caller did not cancel: the API had no time to read the call, and did nothing. Try again later.
+    - CANCELLED, where the caller did not cancel: under overload, the API had no time to read the call, and did nothing.
+    Try again later. An API that stops ends no call so.
+
+    Retries. A client with the service config in protos/service_config.json sees no call fail while APIs are replaced: it
+    repeats what ended as UNAVAILABLE, up to four times within some 3 s, on another connection. WatchVerdicts is not
+    repeated once its first message has come: continue from the last token.
     """
 
     @staticmethod

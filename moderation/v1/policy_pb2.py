@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from moderation.v1 import verdict_pb2 as moderation_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amoderation/v1/policy.proto\x12\rmoderation.v1\x1a\x1bmoderation/v1/verdict.proto\"\x85\x02\n\x06Policy\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12+\n\x06status\x18\x05 \x01(\x0e\x32\x1b.moderation.v1.PolicyStatus\x12)\n\x08severity\x18\x06 \x01(\x0e\x32\x17.moderation.v1.Severity\x12-\n\nthresholds\x18\x07 \x01(\x0b\x32\x19.moderation.v1.Thresholds\x12(\n\x08on_error\x18\x08 \x01(\x0e\x32\x16.moderation.v1.Outcome\x12\x0e\n\x06prompt\x18\t \x01(\t*\x93\x01\n\x0cPolicyStatus\x12\x1d\n\x19POLICY_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13POLICY_STATUS_DRAFT\x10\x01\x12\x18\n\x14POLICY_STATUS_SHADOW\x10\x02\x12\x16\n\x12POLICY_STATUS_LIVE\x10\x03\x12\x19\n\x15POLICY_STATUS_RETIRED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amoderation/v1/policy.proto\x12\rmoderation.v1\x1a\x1bmoderation/v1/verdict.proto\"\x85\x02\n\x06Policy\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12+\n\x06status\x18\x05 \x01(\x0e\x32\x1b.moderation.v1.PolicyStatus\x12)\n\x08severity\x18\x06 \x01(\x0e\x32\x17.moderation.v1.Severity\x12-\n\nthresholds\x18\x07 \x01(\x0b\x32\x19.moderation.v1.Thresholds\x12(\n\x08on_error\x18\x08 \x01(\x0e\x32\x16.moderation.v1.Outcome\x12\x0e\n\x06prompt\x18\t \x01(\t*\x93\x01\n\x0cPolicyStatus\x12\x1d\n\x19POLICY_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13POLICY_STATUS_DRAFT\x10\x01\x12\x18\n\x14POLICY_STATUS_SHADOW\x10\x02\x12\x16\n\x12POLICY_STATUS_LIVE\x10\x03\x12\x19\n\x15POLICY_STATUS_RETIRED\x10\x04\x42@\n\rmoderation.v1B\x0bPolicyProtoP\x01Z\x1amoderation/v1;moderationv1\xa2\x02\x03MODb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moderation.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\rmoderation.v1B\013PolicyProtoP\001Z\032moderation/v1;moderationv1\242\002\003MOD'
   _globals['_POLICYSTATUS']._serialized_start=339
   _globals['_POLICYSTATUS']._serialized_end=486
   _globals['_POLICY']._serialized_start=75

@@ -24,15 +24,16 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18moderation/v1/post.proto\x12\rmoderation.v1\"\x7f\n\x04Post\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12$\n\x06images\x18\x03 \x03(\x0b\x32\x14.moderation.v1.Image\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x10\n\x08language\x18\x05 \x01(\t\x12\x0f\n\x07surface\x18\x06 \x01(\tJ\x04\x08\x07\x10\x10\"0\n\x05Image\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03uri\x18\x02 \x01(\tH\x00\x42\x08\n\x06sourceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18moderation/v1/post.proto\x12\rmoderation.v1\"\x7f\n\x04Post\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12$\n\x06images\x18\x03 \x03(\x0b\x32\x14.moderation.v1.Image\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x10\n\x08language\x18\x05 \x01(\t\x12\x0f\n\x07surface\x18\x06 \x01(\tJ\x04\x08\x07\x10\x10\"=\n\x05Image\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\r\n\x03uri\x18\x02 \x01(\tH\x00\x12\x0b\n\x03\x61lt\x18\x03 \x01(\tB\x08\n\x06sourceB>\n\rmoderation.v1B\tPostProtoP\x01Z\x1amoderation/v1;moderationv1\xa2\x02\x03MODb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moderation.v1.post_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\rmoderation.v1B\tPostProtoP\001Z\032moderation/v1;moderationv1\242\002\003MOD'
   _globals['_POST']._serialized_start=43
   _globals['_POST']._serialized_end=170
   _globals['_IMAGE']._serialized_start=172
-  _globals['_IMAGE']._serialized_end=220
+  _globals['_IMAGE']._serialized_end=233
 # @@protoc_insertion_point(module_scope)

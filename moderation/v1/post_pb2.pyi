@@ -23,9 +23,11 @@ class Post(_message.Message):
     def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., tenant: _Optional[str] = ..., language: _Optional[str] = ..., surface: _Optional[str] = ...) -> None: ...
 
 class Image(_message.Message):
-    __slots__ = ("data", "uri")
+    __slots__ = ("data", "uri", "alt")
     DATA_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
+    ALT_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     uri: str
-    def __init__(self, data: _Optional[bytes] = ..., uri: _Optional[str] = ...) -> None: ...
+    alt: str
+    def __init__(self, data: _Optional[bytes] = ..., uri: _Optional[str] = ..., alt: _Optional[str] = ...) -> None: ...

@@ -25,35 +25,38 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmoderation/v1/verdict.proto\x12\rmoderation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x04\n\x07Verdict\x12\x0f\n\x07post_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontent_digest\x18\x03 \x01(\t\x12,\n\npolicy_set\x18\x04 \x01(\x0b\x32\x18.moderation.v1.PolicySet\x12#\n\x05model\x18\x05 \x01(\x0b\x32\x14.moderation.v1.Model\x12\x16\n\x0e\x65ngine_version\x18\x06 \x01(\t\x12\'\n\x07outcome\x18\x07 \x01(\x0e\x32\x16.moderation.v1.Outcome\x12%\n\x06status\x18\x08 \x01(\x0e\x32\x15.moderation.v1.Status\x12%\n\x06origin\x18\t \x01(\x0e\x32\x15.moderation.v1.Origin\x12\x17\n\x0f\x64\x65\x63iding_policy\x18\n \x01(\t\x12)\n\x08severity\x18\x0b \x01(\x0e\x32\x17.moderation.v1.Severity\x12(\n\x08\x66indings\x18\x0c \x03(\x0b\x32\x16.moderation.v1.Finding\x12\x0e\n\x06reason\x18\r \x01(\t\x12%\n\x06source\x18\x0e \x01(\x0b\x32\x15.moderation.v1.Source\x12\'\n\x07timings\x18\x0f \x01(\x0b\x32\x16.moderation.v1.Timings\x12\x10\n\x08trace_id\x18\x10 \x01(\t\x12.\n\ndecided_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampJ\x04\x08\x12\x10 \"\x95\x03\n\x07\x46inding\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x05\x12\x18\n\x0bprobability\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06margin\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04mass\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12-\n\nthresholds\x18\x06 \x01(\x0b\x32\x19.moderation.v1.Thresholds\x12\'\n\x07outcome\x18\x07 \x01(\x0e\x32\x16.moderation.v1.Outcome\x12%\n\x06status\x18\x08 \x01(\x0e\x32\x15.moderation.v1.Status\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x16\n\x0ewindows_scored\x18\n \x01(\x05\x12!\n\x04mode\x18\x0b \x01(\x0e\x32\x13.moderation.v1.Mode\x12)\n\x08severity\x18\x0c \x01(\x0e\x32\x17.moderation.v1.SeverityB\x0e\n\x0c_probabilityB\t\n\x07_marginB\x07\n\x05_massJ\x04\x08\r\x10\x15\":\n\nThresholds\x12\x0e\n\x06review\x18\x01 \x01(\x01\x12\x0e\n\x06remove\x18\x02 \x01(\x01\x12\x0c\n\x04mass\x18\x03 \x01(\x01\"\x1b\n\tPolicySet\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"F\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\r\n\x05\x61lias\x18\x04 \x01(\x08\"i\n\x06Source\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12-\n\ttimestamp\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"j\n\x07Timings\x12\r\n\x05queue\x18\x01 \x01(\x01\x12\r\n\x05\x66\x65tch\x18\x02 \x01(\x01\x12\x0e\n\x06\x64\x65\x63ode\x18\x03 \x01(\x01\x12\x0e\n\x06\x65ncode\x18\x04 \x01(\x01\x12\x12\n\nbatch_wait\x18\x05 \x01(\x01\x12\r\n\x05model\x18\x06 \x01(\x01*]\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_ALLOW\x10\x01\x12\x12\n\x0eOUTCOME_REVIEW\x10\x02\x12\x12\n\x0eOUTCOME_REMOVE\x10\x03*`\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATUS_FINAL\x10\x01\x12\x13\n\x0fSTATUS_DEGRADED\x10\x02\x12\x17\n\x13STATUS_UNDETERMINED\x10\x03*x\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x10\n\x0cORIGIN_MODEL\x10\x01\x12\x10\n\x0cORIGIN_CACHE\x10\x02\x12\x0f\n\x0bORIGIN_HASH\x10\x03\x12\x10\n\x0cORIGIN_HUMAN\x10\x04\x12\x0f\n\x0bORIGIN_NONE\x10\x05*M\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_LIVE\x10\x01\x12\x0f\n\x0bMODE_SHADOW\x10\x02\x12\x0f\n\x0bMODE_CANARY\x10\x03*\x88\x01\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_NONE\x10\x01\x12\x10\n\x0cSEVERITY_LOW\x10\x02\x12\x13\n\x0fSEVERITY_MEDIUM\x10\x03\x12\x11\n\rSEVERITY_HIGH\x10\x04\x12\x15\n\x11SEVERITY_CRITICAL\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmoderation/v1/verdict.proto\x12\rmoderation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x04\n\x07Verdict\x12\x0f\n\x07post_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontent_digest\x18\x03 \x01(\t\x12,\n\npolicy_set\x18\x04 \x01(\x0b\x32\x18.moderation.v1.PolicySet\x12#\n\x05model\x18\x05 \x01(\x0b\x32\x14.moderation.v1.Model\x12\x16\n\x0e\x65ngine_version\x18\x06 \x01(\t\x12\'\n\x07outcome\x18\x07 \x01(\x0e\x32\x16.moderation.v1.Outcome\x12%\n\x06status\x18\x08 \x01(\x0e\x32\x15.moderation.v1.Status\x12%\n\x06origin\x18\t \x01(\x0e\x32\x15.moderation.v1.Origin\x12\x17\n\x0f\x64\x65\x63iding_policy\x18\n \x01(\t\x12)\n\x08severity\x18\x0b \x01(\x0e\x32\x17.moderation.v1.Severity\x12(\n\x08\x66indings\x18\x0c \x03(\x0b\x32\x16.moderation.v1.Finding\x12\x0e\n\x06reason\x18\r \x01(\t\x12%\n\x06source\x18\x0e \x01(\x0b\x32\x15.moderation.v1.Source\x12\'\n\x07timings\x18\x0f \x01(\x0b\x32\x16.moderation.v1.Timings\x12\x10\n\x08trace_id\x18\x10 \x01(\t\x12.\n\ndecided_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x08problems\x18\x12 \x03(\x0b\x32\x16.moderation.v1.ProblemJ\x04\x08\x13\x10 \"7\n\x07Problem\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xa3\x03\n\x07\x46inding\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x05\x12\x18\n\x0bprobability\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06margin\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04mass\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12-\n\nthresholds\x18\x06 \x01(\x0b\x32\x19.moderation.v1.Thresholds\x12\'\n\x07outcome\x18\x07 \x01(\x0e\x32\x16.moderation.v1.Outcome\x12%\n\x06status\x18\x08 \x01(\x0e\x32\x15.moderation.v1.Status\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x16\n\x0ewindows_scored\x18\n \x01(\x05\x12!\n\x04mode\x18\x0b \x01(\x0e\x32\x13.moderation.v1.Mode\x12)\n\x08severity\x18\x0c \x01(\x0e\x32\x17.moderation.v1.Severity\x12\x0c\n\x04path\x18\r \x01(\tB\x0e\n\x0c_probabilityB\t\n\x07_marginB\x07\n\x05_massJ\x04\x08\x0e\x10\x15\":\n\nThresholds\x12\x0e\n\x06review\x18\x01 \x01(\x01\x12\x0e\n\x06remove\x18\x02 \x01(\x01\x12\x0c\n\x04mass\x18\x03 \x01(\x01\"\x1b\n\tPolicySet\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"F\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\r\n\x05\x61lias\x18\x04 \x01(\x08\"{\n\x06Source\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12-\n\ttimestamp\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08topic_id\x18\x05 \x01(\t\"j\n\x07Timings\x12\r\n\x05queue\x18\x01 \x01(\x01\x12\r\n\x05\x66\x65tch\x18\x02 \x01(\x01\x12\x0e\n\x06\x64\x65\x63ode\x18\x03 \x01(\x01\x12\x0e\n\x06\x65ncode\x18\x04 \x01(\x01\x12\x12\n\nbatch_wait\x18\x05 \x01(\x01\x12\r\n\x05model\x18\x06 \x01(\x01*]\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_ALLOW\x10\x01\x12\x12\n\x0eOUTCOME_REVIEW\x10\x02\x12\x12\n\x0eOUTCOME_REMOVE\x10\x03*`\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATUS_FINAL\x10\x01\x12\x13\n\x0fSTATUS_DEGRADED\x10\x02\x12\x17\n\x13STATUS_UNDETERMINED\x10\x03*x\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x10\n\x0cORIGIN_MODEL\x10\x01\x12\x10\n\x0cORIGIN_CACHE\x10\x02\x12\x0f\n\x0bORIGIN_HASH\x10\x03\x12\x10\n\x0cORIGIN_HUMAN\x10\x04\x12\x0f\n\x0bORIGIN_NONE\x10\x05*M\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_LIVE\x10\x01\x12\x0f\n\x0bMODE_SHADOW\x10\x02\x12\x0f\n\x0bMODE_CANARY\x10\x03*\x88\x01\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_NONE\x10\x01\x12\x10\n\x0cSEVERITY_LOW\x10\x02\x12\x13\n\x0fSEVERITY_MEDIUM\x10\x03\x12\x11\n\rSEVERITY_HIGH\x10\x04\x12\x15\n\x11SEVERITY_CRITICAL\x10\x05\x42\x41\n\rmoderation.v1B\x0cVerdictProtoP\x01Z\x1amoderation/v1;moderationv1\xa2\x02\x03MODb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moderation.v1.verdict_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=1436
-  _globals['_OUTCOME']._serialized_end=1529
-  _globals['_STATUS']._serialized_start=1531
-  _globals['_STATUS']._serialized_end=1627
-  _globals['_ORIGIN']._serialized_start=1629
-  _globals['_ORIGIN']._serialized_end=1749
-  _globals['_MODE']._serialized_start=1751
-  _globals['_MODE']._serialized_end=1828
-  _globals['_SEVERITY']._serialized_start=1831
-  _globals['_SEVERITY']._serialized_end=1967
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\rmoderation.v1B\014VerdictProtoP\001Z\032moderation/v1;moderationv1\242\002\003MOD'
+  _globals['_OUTCOME']._serialized_start=1567
+  _globals['_OUTCOME']._serialized_end=1660
+  _globals['_STATUS']._serialized_start=1662
+  _globals['_STATUS']._serialized_end=1758
+  _globals['_ORIGIN']._serialized_start=1760
+  _globals['_ORIGIN']._serialized_end=1880
+  _globals['_MODE']._serialized_start=1882
+  _globals['_MODE']._serialized_end=1959
+  _globals['_SEVERITY']._serialized_start=1962
+  _globals['_SEVERITY']._serialized_end=2098
   _globals['_VERDICT']._serialized_start=80
-  _globals['_VERDICT']._serialized_end=650
-  _globals['_FINDING']._serialized_start=653
-  _globals['_FINDING']._serialized_end=1058
-  _globals['_THRESHOLDS']._serialized_start=1060
-  _globals['_THRESHOLDS']._serialized_end=1118
-  _globals['_POLICYSET']._serialized_start=1120
-  _globals['_POLICYSET']._serialized_end=1147
-  _globals['_MODEL']._serialized_start=1149
-  _globals['_MODEL']._serialized_end=1219
-  _globals['_SOURCE']._serialized_start=1221
-  _globals['_SOURCE']._serialized_end=1326
-  _globals['_TIMINGS']._serialized_start=1328
-  _globals['_TIMINGS']._serialized_end=1434
+  _globals['_VERDICT']._serialized_end=692
+  _globals['_PROBLEM']._serialized_start=694
+  _globals['_PROBLEM']._serialized_end=749
+  _globals['_FINDING']._serialized_start=752
+  _globals['_FINDING']._serialized_end=1171
+  _globals['_THRESHOLDS']._serialized_start=1173
+  _globals['_THRESHOLDS']._serialized_end=1231
+  _globals['_POLICYSET']._serialized_start=1233
+  _globals['_POLICYSET']._serialized_end=1260
+  _globals['_MODEL']._serialized_start=1262
+  _globals['_MODEL']._serialized_end=1332
+  _globals['_SOURCE']._serialized_start=1334
+  _globals['_SOURCE']._serialized_end=1457
+  _globals['_TIMINGS']._serialized_start=1459
+  _globals['_TIMINGS']._serialized_end=1565
 # @@protoc_insertion_point(module_scope)

@@ -74,7 +74,7 @@ SEVERITY_HIGH: Severity
 SEVERITY_CRITICAL: Severity
 
 class Verdict(_message.Message):
-    __slots__ = ("post_id", "tenant", "content_digest", "policy_set", "model", "engine_version", "outcome", "status", "origin", "deciding_policy", "severity", "findings", "reason", "source", "timings", "trace_id", "decided_at")
+    __slots__ = ("post_id", "tenant", "content_digest", "policy_set", "model", "engine_version", "outcome", "status", "origin", "deciding_policy", "severity", "findings", "reason", "source", "timings", "trace_id", "decided_at", "problems")
     POST_ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     CONTENT_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +92,7 @@ class Verdict(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     DECIDED_AT_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     post_id: str
     tenant: str
     content_digest: str
@@ -109,10 +110,21 @@ class Verdict(_message.Message):
     timings: Timings
     trace_id: str
     decided_at: _timestamp_pb2.Timestamp
-    def __init__(self, post_id: _Optional[str] = ..., tenant: _Optional[str] = ..., content_digest: _Optional[str] = ..., policy_set: _Optional[_Union[PolicySet, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine_version: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., status: _Optional[_Union[Status, str]] = ..., origin: _Optional[_Union[Origin, str]] = ..., deciding_policy: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., reason: _Optional[str] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., trace_id: _Optional[str] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    problems: _containers.RepeatedCompositeFieldContainer[Problem]
+    def __init__(self, post_id: _Optional[str] = ..., tenant: _Optional[str] = ..., content_digest: _Optional[str] = ..., policy_set: _Optional[_Union[PolicySet, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine_version: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., status: _Optional[_Union[Status, str]] = ..., origin: _Optional[_Union[Origin, str]] = ..., deciding_policy: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., reason: _Optional[str] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., trace_id: _Optional[str] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ...) -> None: ...
+
+class Problem(_message.Message):
+    __slots__ = ("reason", "path", "detail")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    path: str
+    detail: str
+    def __init__(self, reason: _Optional[str] = ..., path: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Finding(_message.Message):
-    __slots__ = ("policy_id", "policy_version", "probability", "margin", "mass", "thresholds", "outcome", "status", "reason", "windows_scored", "mode", "severity")
+    __slots__ = ("policy_id", "policy_version", "probability", "margin", "mass", "thresholds", "outcome", "status", "reason", "windows_scored", "mode", "severity", "path")
     POLICY_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +137,7 @@ class Finding(_message.Message):
     WINDOWS_SCORED_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     policy_id: str
     policy_version: int
     probability: float
@@ -137,7 +150,8 @@ class Finding(_message.Message):
     windows_scored: int
     mode: Mode
     severity: Severity
-    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[int] = ..., probability: _Optional[float] = ..., margin: _Optional[float] = ..., mass: _Optional[float] = ..., thresholds: _Optional[_Union[Thresholds, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., status: _Optional[_Union[Status, str]] = ..., reason: _Optional[str] = ..., windows_scored: _Optional[int] = ..., mode: _Optional[_Union[Mode, str]] = ..., severity: _Optional[_Union[Severity, str]] = ...) -> None: ...
+    path: str
+    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[int] = ..., probability: _Optional[float] = ..., margin: _Optional[float] = ..., mass: _Optional[float] = ..., thresholds: _Optional[_Union[Thresholds, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., status: _Optional[_Union[Status, str]] = ..., reason: _Optional[str] = ..., windows_scored: _Optional[int] = ..., mode: _Optional[_Union[Mode, str]] = ..., severity: _Optional[_Union[Severity, str]] = ..., path: _Optional[str] = ...) -> None: ...
 
 class Thresholds(_message.Message):
     __slots__ = ("review", "remove", "mass")
@@ -168,16 +182,18 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., digest: _Optional[str] = ..., alias: _Optional[bool] = ...) -> None: ...
 
 class Source(_message.Message):
-    __slots__ = ("topic", "partition", "offset", "timestamp")
+    __slots__ = ("topic", "partition", "offset", "timestamp", "topic_id")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
     topic: str
     partition: int
     offset: int
     timestamp: _timestamp_pb2.Timestamp
-    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    topic_id: str
+    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., topic_id: _Optional[str] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("queue", "fetch", "decode", "encode", "batch_wait", "model")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from moderation.view.stores import Entry
@@ -14,7 +15,7 @@ from moderation.view.stores import Entry
 class Changes:
     """What one batch has changed, in order, and how far the view is after that batch."""
 
-    entries: Sequence[Entry]  # the entry of an erasure has the tenant, if that is known
+    entries: Sequence[Entry]  # without copies of erasures; the entry of an erasure has the tenant, if that is known
     positions: Mapping[int, int]  # by partition of the verdicts topic: the next offset
 
 
@@ -25,6 +26,7 @@ class Feed:
         self.positions = positions  # where the feed begins
         self.lost = False  # the reader is too slow: changes are missing
         self.ended = False  # no more changes will come
+        self.topic_gone = False  # because the verdicts topic was deleted: its positions mean nothing any more
         self._max_entries = max_entries
         self._held: deque[Changes] = deque()
         self._count = 0
@@ -40,9 +42,9 @@ class Feed:
             self._held.append(changes)
         self._changed.set()
 
-    def end(self) -> None:
+    def end(self, *, topic_gone: bool = False) -> None:
         """Ends the feed."""
-        self.ended = True
+        self.ended, self.topic_gone = True, topic_gone
         self._changed.set()
 
     async def get(self) -> Changes:
@@ -63,4 +65,52 @@ class Waiter:
 
     post_id: str
     posts: Mapping[int, int]  # the call also waits for these positions of the posts topic
+    posts_id: str = ""  # of that posts topic; empty: of the one that exists now
     woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Subscribers:
+    """The feeds and the waiters of a view."""
+
+    def __init__(self, is_over: Callable[[Waiter], bool]) -> None:
+        """`is_over`: whether nothing is to come up to the positions that a waiter waits for."""
+        self.waiters: set[Waiter] = set()
+        self._feeds: set[Feed] = set()
+        self._is_over = is_over
+
+    @contextmanager
+    def waiting(self, waiter: Waiter) -> Iterator[asyncio.Event]:
+        """Yields the waiter's event."""
+        self.waiters.add(waiter)
+        try:
+            yield waiter.woken
+        finally:
+            self.waiters.discard(waiter)
+
+    @contextmanager
+    def feed(self, feed: Feed) -> Iterator[Feed]:
+        """Yields the feed, which gets all changes."""
+        self._feeds.add(feed)
+        try:
+            yield feed
+        finally:
+            self._feeds.discard(feed)
+
+    def put(self, changes: Changes, post_ids: Collection[str]) -> None:
+        """Passes changes on. `post_ids`: all posts of which something was folded in."""
+        for feed in self._feeds:
+            feed.put(changes)
+        self.wake(post_ids)
+
+    def wake(self, post_ids: Collection[str] = ()) -> None:
+        """Wakes those that wait for these posts, and those for which nothing is to come any more."""
+        for waiter in self.waiters:
+            if waiter.post_id in post_ids or (waiter.posts and self._is_over(waiter)):
+                waiter.woken.set()
+
+    def end_feeds(self, *, topic_gone: bool = False) -> None:
+        """Ends all feeds. topic_gone: because the verdicts topic was deleted; waiters are woken, too."""
+        for feed in self._feeds:
+            feed.end(topic_gone=topic_gone)
+        for waiter in self.waiters if topic_gone else ():
+            waiter.woken.set()

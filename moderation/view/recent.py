@@ -1,6 +1,8 @@
 """The newest entries of the view, in memory. Most lookups are for recent verdicts, and the store is slower than memory.
 
 It holds what this process has folded in. So it agrees with this process's view, even if other processes are further.
+The store may know a later record of a post than one that comes now from another partition with a longer backlog. Such a
+record is not held: only the store can tell.
 
 The cache is bounded by bytes, and first in, first out. It keeps its own dicts: with a cache class between them and a
 batch lookup of one tenant, a lookup takes twice the time, and a fold a third more.
@@ -8,11 +10,12 @@ batch lookup of one tenant, a lookup takes twice the time, and a fold a third mo
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from moderation.view.stores import Entry, Kind, LookupRow, statements
+from moderation.view.stores import EVER_MS, Entry, Kind, LookupRow, rank_of, statements
 
 ENTRY_BYTES = 600  # that an entry takes in addition to its result
 
@@ -28,6 +31,7 @@ class _Held(NamedTuple):
     partition: int
     offset: int
     ms: int
+    rank: int
     source_partition: int
     source_offset: int
     erased_tenant: str
@@ -42,17 +46,29 @@ class Recent:
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._results: dict[str, bytes] = {}  # of the verdicts alone: what most lookups ask for
         self._bytes = 0
+        self._certain = -EVER_MS  # no post that is not held has a record of a higher rank
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def put(self, entries: Iterable[Entry]) -> None:
-        """Adds entries, in the order in which they were folded in."""
+    def warmed(self) -> None:
+        """Notes that the entries so far are rows of a store. It may hold others that are as late as now."""
+        if self._held:
+            self._certain = rank_of(time.time_ns() // 1_000_000, copied=False)
+
+    def put(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Adds entries, in the order in which they were folded in. Returns those that win over what is held."""
+        latest: list[Entry] = []
         for entry in entries:
             held = self._held.pop(entry.post_id, None)
+            wins = held is None or statements.is_newer(entry, held)
+            if wins:
+                latest.append(entry)
             if held is not None:
                 self._bytes -= _size(entry.post_id, held)
-            if held is None or statements.is_newer(entry, held):
+            elif entry.rank <= self._certain:
+                continue
+            if held is None or wins:
                 held = self._hold(entry)  # otherwise the store has kept its row, too
             self._held[entry.post_id] = held
             self._bytes += _size(entry.post_id, held)
@@ -62,6 +78,7 @@ class Recent:
                 self._results.pop(entry.post_id, None)
         while self._bytes > self._max_bytes:
             self._drop_first()
+        return latest
 
     def find(self, post_id: str) -> LookupRow | None:
         """Returns what is known of a post. None: only the store knows."""
@@ -85,6 +102,7 @@ class Recent:
 
     def _drop_first(self) -> None:
         post_id, held = self._held.popitem(last=False)
+        self._certain = max(self._certain, held.rank)
         self._bytes -= _size(post_id, held)
         self._results.pop(post_id, None)
 
@@ -100,6 +118,7 @@ class Recent:
             entry.partition,
             entry.offset,
             entry.ms,
+            entry.rank,
             entry.source_partition,
             entry.source_offset,
             "" if result else entry.tenant,

@@ -4,29 +4,55 @@ from __future__ import annotations
 
 import re
 
-from moderation.types import Source
+from moderation.types import MAX_LABEL_BYTES, Detail, Source
 
 MAX_ID_BYTES = 512
-MAX_LABEL_BYTES = 128  # tenant, language, surface
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
+def id_fault(id: str) -> Detail | None:
+    """What is wrong with a string as a post id."""
+    return string_fault(id, MAX_ID_BYTES) if id else Detail.MISSING
+
+
+def label_fault(value: str) -> Detail | None:
+    """What is wrong with a string as a tenant, a language, a surface or a policy id."""
+    return string_fault(value, MAX_LABEL_BYTES)
+
+
+def string_fault(value: str, max_bytes: int) -> Detail | None:
+    """What is wrong with a string by the rules of ids and labels."""
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        return Detail.LONE_SURROGATE
+    if size > max_bytes:
+        return Detail.TOO_LONG
+    return Detail.CONTROL_CHARACTER if _CONTROL.search(value) else None
+
+
 def id_problem(id: str) -> str:
-    """Why a string cannot be a post id, or the empty string."""
-    return "is empty" if not id else string_problem(id, MAX_ID_BYTES)
+    """Why a string cannot be a post id, in words, or the empty string."""
+    return fault_in_words(id_fault(id), MAX_ID_BYTES)
 
 
 def label_problem(value: str) -> str:
-    """Why a string cannot be a tenant, a language, a surface or a policy id, or the empty string."""
-    return string_problem(value, MAX_LABEL_BYTES)
+    """Why a string cannot be a tenant, a language, a surface or a policy id, in words, or the empty string."""
+    return fault_in_words(label_fault(value), MAX_LABEL_BYTES)
 
 
-def string_problem(value: str, max_bytes: int) -> str:
-    """Why a string breaks the rules of ids and labels, or the empty string."""
-    if len(value.encode()) > max_bytes:
-        return f"is longer than {max_bytes} bytes"
-    return "holds a control character" if _CONTROL.search(value) else ""
+def fault_in_words(fault: Detail | None, max_bytes: int) -> str:
+    """The end of a sentence that begins with the name of the string, or the empty string."""
+    match fault:
+        case None:
+            return ""
+        case Detail.MISSING:
+            return "is empty"
+        case Detail.TOO_LONG:
+            return f"is longer than {max_bytes} bytes"
+        case _:
+            return f"holds a {fault}"
 
 
 def id_in_key(key: bytes | None) -> str:
@@ -35,7 +61,7 @@ def id_in_key(key: bytes | None) -> str:
         id = (key or b"").decode()
     except UnicodeDecodeError:
         return ""
-    return "" if id_problem(id) else id
+    return "" if id_fault(id) else id
 
 
 def post_id_for(key: bytes | None, source: Source) -> str:

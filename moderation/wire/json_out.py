@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 
 import moderation
-from moderation.types import Finding, Origin, Outcome, Score, Severity, Source, Status, Verdict
+from moderation.types import Finding, Origin, Outcome, Problem, Score, Severity, Source, Status, Verdict
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_MS = -62_135_596_800_000  # of a google.protobuf.Timestamp: year 1
@@ -50,6 +50,7 @@ def dumps(verdict: Verdict, trace_id: str) -> bytes:
         },
         "traceId": trace_id,
         "decidedAt": _timestamp(verdict.decided_at_ms),
+        "problems": [_problem(problem) for problem in verdict.problems],
     }
     if verdict.source:
         members["source"] = _source(verdict.source)
@@ -72,7 +73,12 @@ def _finding(finding: Finding) -> dict[str, object]:
         "windowsScored": finding.windows,
         "mode": "MODE_LIVE" if finding.counts else "MODE_SHADOW",
         "severity": _SEVERITY[finding.severity],
+        "path": finding.path,
     }
+
+
+def _problem(problem: Problem) -> dict[str, object]:
+    return {"reason": problem.reason, "path": problem.path, "detail": problem.detail or ""}
 
 
 def _score(score: Score | None) -> dict[str, object]:
@@ -88,6 +94,7 @@ def _source(source: Source) -> dict[str, object]:
         "partition": source.partition,
         "offset": str(source.offset),
         "timestamp": _timestamp(source.timestamp_ms),
+        "topicId": source.topic_id,
     }
 
 

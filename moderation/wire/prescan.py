@@ -26,8 +26,16 @@ class ShapeError(ValueError):
     """The bytes are not a message, or have too many fields."""
 
 
+class TooManyError(ShapeError):
+    """The value has too many elements or fields."""
+
+
+class LongNumberError(ValueError):
+    """A number in JSON has too many digits."""
+
+
 def check_json(value: bytes, max_elements: int) -> None:
-    """Raises ValueError if a JSON value has too many elements: members, items, arrays and objects together.
+    """Raises TooManyError if a JSON value has too many elements: members, items, arrays and objects together.
 
     This also bounds how deep the value is nested. Bytes that are not JSON pass: the parser refuses them.
     """
@@ -39,15 +47,15 @@ def check_json(value: bytes, max_elements: int) -> None:
 def _check_outside_strings(value: bytes, max_elements: int) -> None:
     bare = value.replace(rb"\\", b"").replace(rb"\"", b"")
     if bare.count(b'"') > 4 * max_elements:  # each element has at most two strings
-        raise ValueError("too many strings")
+        raise TooManyError("too many strings")
     if sum(outside.count(mark) for outside in bare.split(b'"')[::2] for mark in _MARKS) > max_elements:
-        raise ValueError("too many elements")
+        raise TooManyError("too many elements")
 
 
 def number(literal: str) -> float:
-    """For json's parse_int and parse_float. Raises ValueError for a literal that is too long."""
+    """For json's parse_int and parse_float. Raises LongNumberError for a literal that is too long."""
     if len(literal) > MAX_NUMBER_CHARS:
-        raise ValueError("too long a number")
+        raise LongNumberError("too long a number")
     return float(literal)
 
 
@@ -72,7 +80,7 @@ def check_protobuf(body: bytes, nested: Nested, max_fields: int) -> None:
         while at < end:
             left -= 1
             if left < 0:
-                raise ShapeError(f"the message has more than {max_fields} fields")
+                raise TooManyError(f"the message has more than {max_fields} fields")
             key, at = _varint(body, at, end)
             number, kind = key >> 3, key & 7
             if kind == LENGTH:

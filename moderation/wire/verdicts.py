@@ -14,10 +14,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 import moderation
 from moderation.types import (
+    Detail,
     Finding,
     ModelInfo,
     Origin,
     Outcome,
+    Problem,
     Reason,
     Score,
     Severity,
@@ -29,14 +31,18 @@ from moderation.types import (
 )
 from moderation.v1 import verdict_pb2
 from moderation.wire import json_in, json_out, prescan
+from moderation.wire.dead_letters import REPLAY_OF, replay_of
 from moderation.wire.formats import CONTENT_TYPES, Format, Headers, format_of
 from moderation.wire.ids import id_problem, label_problem
 
 IDENTITY = "verdict-identity"  # header of a verdict that stands: the digest of its identity
+MAX_TRACESTATE_BYTES = 512
 MAX_ELEMENTS = 100_000  # as for posts (posts.py); a verdict has some twenty for each policy
 
 _MESSAGES = prescan.nested(verdict_pb2.Verdict)
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_TRACEPARENT = re.compile(rb"([0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2})(-.*)?")
+# A member, by W3C's trace context. Anything else could carry content of a post into the verdicts topic.
+_TRACESTATE = re.compile(rb"[a-z0-9][a-z0-9_*/@-]{0,255}=[\x20-\x7e]{0,256}")
 _SECONDS, _NANOS = range(-62_135_596_800, 253_402_300_800), range(10**9)  # of a Timestamp: the years 1 to 9999
 
 
@@ -60,6 +66,7 @@ def verdict_message(verdict: Verdict, trace_id: str = "") -> verdict_pb2.Verdict
         severity=number(verdict.severity),
         findings=[_finding_message(finding) for finding in verdict.findings],
         reason=verdict.reason or "",
+        problems=[_problem_message(problem) for problem in verdict.problems],
         source=source_message(verdict.source) if verdict.source else None,
         timings=verdict_pb2.Timings(
             queue=timings.queue,
@@ -81,6 +88,7 @@ def source_message(source: Source) -> verdict_pb2.Source:
         partition=source.partition,
         offset=source.offset,
         timestamp=_timestamp(source.timestamp_ms),
+        topic_id=source.topic_id,
     )
 
 
@@ -92,17 +100,30 @@ def number(member: Outcome | Status | Origin | Severity) -> Any:
 def verdict_record(verdict: Verdict, format: Format, headers: Headers = ()) -> tuple[bytes, list[tuple[str, bytes]]]:
     """Value and headers of a record on the verdicts topic. `headers`: the post's; the verdict continues their trace.
 
-    A verdict that stands has a header with its identity, so that a worker can restore its cache without reading values.
+    The verdict on a replayed post names the dead letter, as the post does. A verdict that stands has a header with its
+    identity, so that a worker can restore its cache without reading values.
     """
-    traces = [(name, value) for name, value in headers if name in ("traceparent", "tracestate") and value is not None]
-    trace = next((_TRACEPARENT.fullmatch(value) for name, value in traces if name == "traceparent"), None)
-    trace_id = trace[1].decode() if trace else ""
+    trace_id, traces = _trace(headers)
     if format == "json":
         value = json_out.dumps(verdict, trace_id)
     else:
         value = verdict_message(verdict, trace_id).SerializeToString(deterministic=True)
     identity = [(IDENTITY, verdict.identity.digest.encode())] if verdict.stands else []
-    return value, [("content-type", CONTENT_TYPES[format]), *identity, *traces]
+    replay = replay_of(headers)
+    replayed = [(REPLAY_OF, replay.encode())] if replay else []
+    return value, [("content-type", CONTENT_TYPES[format]), *identity, *traces, *replayed]
+
+
+def _trace(headers: Headers) -> tuple[str, list[tuple[str, bytes]]]:
+    """The id of a post's trace, and the headers that continue it. Headers that break the rules of W3C are left out."""
+    given = {name: value or b"" for name, value in reversed(list(headers))}  # the first of a name counts
+    parent, state = given.get("traceparent", b""), given.get("tracestate", b"")
+    match = _TRACEPARENT.fullmatch(parent)
+    if match is None:
+        return "", []
+    members = state.split(b",") if len(state) <= MAX_TRACESTATE_BYTES else []
+    sound = bool(members) and all(_TRACESTATE.fullmatch(member.strip(b" \t")) for member in members)
+    return match[2].decode(), [("traceparent", match[1]), *([("tracestate", state)] if sound else [])]
 
 
 def _finding_message(finding: Finding) -> verdict_pb2.Finding:
@@ -117,12 +138,17 @@ def _finding_message(finding: Finding) -> verdict_pb2.Finding:
         windows_scored=finding.windows,
         mode=verdict_pb2.MODE_LIVE if finding.counts else verdict_pb2.MODE_SHADOW,
         severity=number(finding.severity),
+        path=finding.path,
     )
     if score is not None:
         message.probability, message.margin = score.probability, score.margin
         if score.mass is not None:
             message.mass = score.mass
     return message
+
+
+def _problem_message(problem: Problem) -> verdict_pb2.Problem:
+    return verdict_pb2.Problem(reason=problem.reason, path=problem.path, detail=problem.detail or "")
 
 
 def _timestamp(milliseconds: int) -> Timestamp:
@@ -193,6 +219,7 @@ def verdict_from_message(message: verdict_pb2.Verdict) -> Verdict:
         findings=tuple(_finding_from_message(finding) for finding in message.findings),
         decided_at_ms=message.decided_at.ToMilliseconds(),
         reason=Reason(message.reason) if message.reason else None,
+        problems=tuple(_problem_from_message(problem) for problem in message.problems),
         source=_source_from_message(message.source) if message.HasField("source") else None,
         timings=Timings(
             timings.queue, timings.fetch, timings.decode, timings.encode, timings.batch_wait, timings.model
@@ -214,8 +241,14 @@ def _finding_from_message(message: verdict_pb2.Finding) -> Finding:
         windows=message.windows_scored,
         counts=message.mode != verdict_pb2.MODE_SHADOW,
         reason=Reason(message.reason) if message.reason else None,
+        path=message.path,
     )
 
 
+def _problem_from_message(message: verdict_pb2.Problem) -> Problem:
+    return Problem(Reason(message.reason), message.path, Detail(message.detail) if message.detail else None)
+
+
 def _source_from_message(message: verdict_pb2.Source) -> Source:
-    return Source(message.topic, message.partition, message.offset, message.timestamp.ToMilliseconds())
+    milliseconds = message.timestamp.ToMilliseconds()
+    return Source(message.topic, message.partition, message.offset, milliseconds, message.topic_id)

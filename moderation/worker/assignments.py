@@ -11,18 +11,23 @@ import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
-from moderation.errors import DeliveryError
 from moderation.inference.verdict_cache import VerdictCache
-from moderation.kafka import offsets
-from moderation.kafka.consumer import Consumer
+from moderation.kafka import refusals, watermarks
+from moderation.kafka.broker_clock import BrokerClock
+from moderation.kafka.consumer import Consumer, UnreadableError
+from moderation.kafka.topics import partitions_command
+from moderation.kafka.watermarks import Ends
 from moderation.observability import metrics
 from moderation.settings import Settings
-from moderation.worker import restore
+from moderation.worker import opening, restore
 from moderation.worker.at_least_once import AtLeastOnce
+from moderation.worker.erasures import Erasures
+from moderation.worker.opening import Opening
 from moderation.worker.partition import AssignedPartition
 from moderation.worker.publisher import Publisher
-from moderation.worker.suspects import Mark, Opening
 
+ASK_AGAIN_S = 0.2  # after brokers that could not say where a partition begins and ends
+GROW_S = 2.0  # between two looks for a partition that a topic lacks
 COMMIT_FIRST_S = 5.0  # for what is ready, before an error ends the process
 
 BeginTask = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
@@ -40,11 +45,14 @@ class Assignments:
         tasks: asyncio.TaskGroup,
         begin_task: BeginTask,
         changed: asyncio.Event,
+        *,
+        clock: BrokerClock,
     ) -> None:
         """begin_task: starts a task in the group. An error of this task ends the worker, after a last commit.
 
-        `changed` is set when a partition was opened, has committed or was given back.
+        `changed` is set when a partition was opened, has committed or was given back. `clock`: publishers measure it.
         """
+        self._clock = clock
         self._group = tasks
         self._settings = settings
         self._consumer = consumer
@@ -53,12 +61,28 @@ class Assignments:
         self._partitions: dict[TopicPartition, AssignedPartition] = {}
         self._tasks: dict[AssignedPartition, asyncio.Task[None]] = {}  # each ends when its partition is drained
         self._closing: set[asyncio.Task[None]] = set()
+        self._settled = False
         self._refused = False
+        self._topic_partitions = 0
+        self._releases = 0  # calls of `release`
+        self._writable = 0  # how many partitions the topics that outcomes are written to have, at least
 
     @property
     def partitions(self) -> Mapping[TopicPartition, AssignedPartition]:
         """The partitions that are assigned now."""
         return self._partitions
+
+    @property
+    def settled(self) -> bool:
+        """Whether these are all partitions that the group has assigned. False in a rebalance and during a reopening."""
+        return self._settled and not self._closing
+
+    @property
+    def topic_partitions(self) -> int:
+        """How many partitions the posts topic has. The client learns of new ones within seconds."""
+        known = self._consumer.partitions_for_topic(self._settings.kafka.posts_topic) or ()
+        self._topic_partitions = max(self._topic_partitions, len(known))  # metadata may lack the topic for a moment
+        return self._topic_partitions
 
     def refuse(self) -> None:
         """Opens no further partition: the process ends."""
@@ -71,14 +95,63 @@ class Assignments:
     def open(self, partitions: Iterable[TopicPartition]) -> None:
         """Begins to open each partition. A partition is paused until it is open."""
         metrics.REBALANCES.inc()
+        self._settled = True
         self._consumer.pause(*partitions)
         for partition in partitions if not self._refused else ():
-            cache = VerdictCache(self._settings.worker.verdict_cache_posts, self._settings.worker.verdict_cache_bytes)
-            limit = self._settings.worker.max_partition_in_flight
-            assigned = AssignedPartition(self._publisher(partition), cache, self._changed, limit)
-            self._partitions[partition] = assigned
-            fill = partial(restore.restore, cache, self._settings.kafka, partition.partition)
-            self._tasks[assigned] = self._begin_task(assigned.run(fill, partial(self._begin, partition, assigned)))
+            self._open(partition)
+
+    def reopen(self, partition: TopicPartition) -> None:
+        """Drains a partition and opens it again: the log is not the one that was read, or not where it was read.
+
+        Does nothing if the partition is closing.
+        """
+        if (assigned := self._partitions.pop(partition, None)) is not None:
+            self._consumer.pause(partition)
+            self._own(self._reopen(partition, assigned))
+
+    async def _reopen(self, partition: TopicPartition, assigned: AssignedPartition) -> None:
+        releases = self._releases
+        patience = self._settings.kafka.rebalance_timeout_ms / 2000
+        await self._close(partition, assigned, self._tasks[assigned], (patience, patience))
+        if releases == self._releases and not self._refused:  # otherwise it is another worker's, or comes by `open`
+            self._open(partition)
+
+    def _open(self, partition: TopicPartition) -> None:
+        cache = VerdictCache(self._settings.worker.verdict_cache_posts, self._settings.worker.verdict_cache_bytes)
+        limit = self._settings.worker.max_partition_in_flight
+        erasures = Erasures(self._settings.kafka, partition.partition)
+        assigned = AssignedPartition(self._publisher(partition), cache, erasures, self._changed, limit)
+        self._partitions[partition] = assigned
+        self._tasks[assigned] = self._begin_task(self._run(partition, assigned, cache))
+
+    async def _run(self, partition: TopicPartition, assigned: AssignedPartition, cache: VerdictCache) -> None:
+        await self._grown(partition)
+        fill = partial(restore.restore, cache, self._settings.kafka, partition.partition)
+        await assigned.run(fill, partial(self._begin, partition, assigned))
+
+    async def _grown(self, partition: TopicPartition) -> None:
+        """Waits until the topics that outcomes are written to have this partition, too. Says what is missing."""
+        topics = self._settings.kafka.verdicts_topic, self._settings.kafka.dead_letters
+        said = False
+        while partition.partition >= self._writable:
+            try:
+                cluster = await self._consumer._client.fetch_all_metadata()
+            except KafkaError:  # no broker is reached
+                await asyncio.sleep(GROW_S)
+                continue
+            counts = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics}
+            self._writable = min(counts.values())
+            if partition.partition < self._writable:
+                return
+            if not said:
+                log.error("partition_without_verdicts", partition=partition.partition, commands=self._growing(counts))
+                said = True
+            await asyncio.sleep(GROW_S)
+
+    def _growing(self, counts: Mapping[str, int]) -> list[str]:
+        """The commands that give topics as many partitions as the posts topic has. counts: by topic."""
+        wanted = self.topic_partitions
+        return [partitions_command(self._settings.kafka, topic, wanted) for topic in counts if counts[topic] < wanted]
 
     async def release(self, patience: float, *, hopeless: bool = False) -> None:
         """Drains and closes all partitions. Returns when all are closed, also those of an earlier release.
@@ -86,13 +159,11 @@ class Assignments:
         patience: seconds for posts in hand, and again for the last transaction. hopeless: posts in hand wait for a
         model server that is away, so they are given up at once, and their next owner judges them.
         """
+        self._releases += 1
+        self._settled = False
         drain = 0.0 if hopeless else patience
         for partition, assigned in self._partitions.items():
-            closing = self._group.create_task(
-                self._close(partition, assigned, self._tasks[assigned], (drain, patience))
-            )
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._own(self._close(partition, assigned, self._tasks[assigned], (drain, patience)))
         self._partitions = {}
         self._changed.set()
         if self._closing:
@@ -112,38 +183,55 @@ class Assignments:
             _, late = await asyncio.wait(tasks.values(), timeout=COMMIT_FIRST_S)
             log.info("committed_before_exit", partitions=len(tasks), late=len(late))
 
-    async def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
-        """Returns for each partition its end and the position of the consumer. Raises what aiokafka raises."""
-        ends = await self._consumer.end_offsets(list(partitions))
+    async def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[Ends, int]]:
+        """Returns the ends of partitions as far as their leaders respond, and the positions of the consumer.
+
+        The position is 0 where the consumer has none.
+        """
+        ends = await watermarks.ends(self._consumer, partitions)
         # Positions are read after the ends: a position moves over transaction markers too, which are not records.
-        return {partition: (end, await self._consumer.position(partition)) for partition, end in ends.items()}
+        return {partition: (found, await self._read_position(partition)) for partition, found in ends.items()}
+
+    async def _read_position(self, partition: TopicPartition) -> int:
+        assigned = self._partitions.get(partition)
+        if assigned is None or not assigned.open or partition not in self._consumer.assignment():
+            return 0
+        position: int = await self._consumer.position(partition)
+        return position
 
     def _publisher(self, partition: TopicPartition) -> Publisher:
         find = partial(self._position, partition)
         if self._settings.kafka.delivery == "exactly_once":
-            return Publisher(self._settings.kafka, partition.partition, find)
+            return Publisher(self._settings.kafka, partition.partition, find, self._clock)
 
         async def commit(position: int, metadata: str) -> None:
-            await self._consumer.commit({partition: (position, metadata)})
+            try:
+                await self._consumer.commit({partition: (position, metadata)})
+            except KafkaError as error:
+                what = f"committing {partition.topic}/{partition.partition} up to offset {position} has failed"
+                raise refusals.failure(self._settings.kafka, what, error, self._consumer) from error
 
-        return AtLeastOnce(self._settings.kafka, partition.partition, find, commit)
+        return AtLeastOnce(self._settings.kafka, partition.partition, find, commit, self._clock)
 
     async def _position(self, partition: TopicPartition) -> Opening:
         """Returns the first offset without an outcome. Called after this worker's producer has fenced earlier ones."""
         try:
             async with asyncio.timeout(self._settings.kafka.connect_timeout_s):
-                committed = await offsets.committed(self._consumer, partition)
-                if committed is None:
-                    return Opening((await self._consumer.beginning_offsets([partition]))[partition])
-                mark = Mark.read(committed.metadata, committed.offset)
-                if mark.open:
-                    mark = mark.suspected(committed.offset, (await self._consumer.end_offsets([partition]))[partition])
-        except (KafkaError, TimeoutError) as error:
+                while True:
+                    try:
+                        return await opening.find(self._consumer, self._settings.kafka, partition)
+                    except KafkaError as error:
+                        if not error.retriable:
+                            raise
+                    await self._consumer._client.force_metadata_update()  # the leader may be another one now
+                    await asyncio.sleep(ASK_AGAIN_S)
+        except (KafkaError, UnreadableError, TimeoutError) as error:
             what = f"no position in {partition.topic}/{partition.partition}"
-            raise DeliveryError(f"{what}: {type(error).__name__}") from error
-        return Opening(committed.offset, mark)
+            raise refusals.failure(self._settings.kafka, what, error, self._consumer) from error
 
-    def _begin(self, partition: TopicPartition, assigned: AssignedPartition, position: int) -> None:
+    def _begin(self, partition: TopicPartition, assigned: AssignedPartition, opened: Opening) -> None:
+        position = opened.position
+        opened.tell(partition)
         self._consumer.seek(partition, position)
         self._consumer.resume(partition)
         log.info("partition_assigned", partition=partition.partition, position=position)
@@ -156,6 +244,12 @@ class Assignments:
                 openings=mark.openings,
                 until=mark.until,
             )
+
+    def _own(self, closing: Coroutine[Any, Any, None]) -> None:
+        """Starts a task that closes a partition. `release` waits for it."""
+        task = self._group.create_task(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def _close(
         self,
@@ -181,8 +275,15 @@ class Assignments:
 class Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
     """Called by aiokafka, which swallows exceptions: so all that can fail runs in tasks of the worker."""
 
-    def __init__(self, assignments: Assignments, patience: float, hopeless: Callable[[], bool]) -> None:
-        """patience, hopeless: see Assignments.release."""
+    def __init__(
+        self,
+        assignments: Assignments,
+        patience: float,
+        hopeless: Callable[[], bool],
+        joined: Callable[[], None],
+    ) -> None:
+        """patience, hopeless: see Assignments.release. joined: called for each assignment, also an empty one."""
+        self._joined = joined
         self._assignments = assignments
         self._patience = patience
         self._hopeless = hopeless
@@ -194,3 +295,4 @@ class Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
     def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Returns at once: there are no heartbeats while this method runs."""
         self._assignments.open(assigned)
+        self._joined()

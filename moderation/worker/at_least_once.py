@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from moderation.errors import DeliveryError, ModerationError
-from moderation.kafka import clients
+from moderation.errors import ModerationError
+from moderation.kafka import clients, refusals
+from moderation.kafka.broker_clock import BrokerClock
 from moderation.settings import KafkaSettings
+from moderation.worker import offset_metadata
 from moderation.worker.messages import Message
+from moderation.worker.opening import Opening
 from moderation.worker.publisher import BATCH_BYTES, NO_MARK, Publisher
-from moderation.worker.suspects import Mark, Opening
+from moderation.worker.suspects import Mark
 
 
 class AtLeastOnce(Publisher):
@@ -34,9 +37,10 @@ class AtLeastOnce(Publisher):
         partition: int,
         find_position: Callable[[], Awaitable[Opening]],
         commit: Callable[[int, str], Awaitable[None]],
+        clock: BrokerClock | None = None,
     ) -> None:
         """`commit`: commits a position and its metadata, as a member of the group in the current generation."""
-        super().__init__(settings, partition, find_position)
+        super().__init__(settings, partition, find_position, clock)
         self._commit = commit
 
     async def publish(self, messages: Sequence[Message], position: int, mark: Mark = NO_MARK) -> None:
@@ -44,25 +48,26 @@ class AtLeastOnce(Publisher):
 
         `mark` is stored with the position.
 
-        Raises DeliveryError if the commit may have failed, and ConfigError if a topic refuses even small records.
+        Raises DeliveryError if the commit may have failed, and ConfigError if a right is missing or a topic refuses
+        even small records.
         """
         try:
             async with asyncio.timeout(self._settings.transaction_timeout_ms / 1000):
-                for run in _runs(messages):
+                await self._send_copies(messages, position)
+                for run in _runs([message for message in messages if message.partition is None]):
                     while refused := await self._send_all([self._fitting(message) for message in run]):
                         self._learn(refused)
-                await self._commit(position, mark.metadata(position))
+                await self._commit(position, offset_metadata.write(position, mark, self.log))
                 self.position = position
         except ModerationError:
             raise
         except Exception as error:  # aiokafka raises errors of any kind
-            what = f"{self._settings.posts_topic}/{self._partition} up to offset {position}"
-            raise DeliveryError(f"publishing or committing {what} has failed: {type(error).__name__}") from error
+            what = f"publishing or committing {self._settings.posts_topic}/{self._partition} up to offset {position}"
+            failure = refusals.failure(self._settings, f"{what} has failed", error, self._producer)
+            raise failure from error
 
     async def _start(self) -> None:
-        self._producer = clients.producer(
-            self._settings, enable_idempotence=False, acks="all", max_batch_size=BATCH_BYTES
-        )
+        self._producer = self._plain()
         await clients.connected(self._producer.start, self._settings)
 
     async def _catch_up(self) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 from moderation import wire
 from moderation.kafka.records import KEY_BYTES, Omitted, Record
+from moderation.observability import traces
 from moderation.settings import KafkaSettings
-from moderation.types import Reason, Source, Verdict
+from moderation.types import Problem, Source, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,7 @@ class Message:
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]]
     cut: Callable[[], Message] | None = None
+    partition: int | None = None  # None: the post's. Others are sent first, apart from the transaction
 
     @property
     def size(self) -> int:
@@ -30,6 +34,16 @@ class Message:
             + len(self.value or b"")
             + sum(len(name) + len(value or b"") for name, value in self.headers)
         )
+
+
+class Result(NamedTuple):
+    """What is published for a post."""
+
+    messages: Sequence[Message]  # the verdict first
+    verdict: Verdict | None  # None: the record is an erasure
+    ready: float  # when the result was ready, by time.perf_counter
+    span: traces.Span | None = None  # of the post; ends at the commit
+    erasure: wire.Erasure | None = None
 
 
 def verdict_message(verdict: Verdict, headers: wire.Headers, settings: KafkaSettings) -> Message:
@@ -42,20 +56,41 @@ def verdict_message(verdict: Verdict, headers: wire.Headers, settings: KafkaSett
     return Message(settings.verdicts_topic, verdict.post_id.encode(), value, carried, cut)
 
 
-def erasure(post_id: str, source: Source, settings: KafkaSettings) -> Message:
+def tombstone(erasure: wire.Erasure, source: Source, settings: KafkaSettings) -> Message:
     """Returns a tombstone. It removes the post's verdict from the topic and from each view. source: of the erasure."""
-    return Message(settings.verdicts_topic, post_id.encode(), None, wire.erasure_headers(source))
+    return Message(settings.verdicts_topic, erasure.post_id.encode(), None, wire.erasure_headers(erasure, source))
 
 
-def dead_letter(source: Source, record: Record, reason: Reason, settings: KafkaSettings) -> Message:
-    """Returns the record as it came, with the reason in its headers: up to max_dead_letter_bytes of the record.
+def copies(erasure: wire.Erasure, source: Source, partitions: int, settings: KafkaSettings) -> list[Message]:
+    """Returns copies of an erasure for the other partitions of the posts topic. partitions: of that topic.
 
-    Headers name what is left out. Of a value, the end is left out. The cut message has neither value nor headers.
+    The owners of those partitions carry them out, in order with their own posts: they hold the verdict caches, and only
+    they may write to their verdicts partition. Compaction keeps the last record of a partition alone, so a tombstone
+    from elsewhere could remove the verdict of a later post, and the verdict of an earlier post could come after it.
+    """
+    if erasure.copied or not settings.copy_erasures:
+        return []
+    headers = wire.copy_headers(erasure)
+    return [
+        Message(settings.posts_topic, erasure.post_id.encode(), None, headers, partition=number)
+        for number in range(partitions)
+        if number != source.partition
+    ]
+
+
+def dead_letter(
+    source: Source, record: Record, problem: Problem, settings: KafkaSettings, *, post_id: str = "", tenant: str = ""
+) -> Message:
+    """Returns the record as it came, with the problem in its headers: up to max_dead_letter_bytes of the record.
+
+    `post_id` and `tenant` are those of the verdict. Headers name what is left out. Of a value, the end is left out. The
+    cut message has neither value nor headers.
     """
     limit = settings.max_dead_letter_bytes
     bounded = _bounded(record, limit)
     value = bounded.value or b""
-    headers = wire.dead_letter_headers(source, bounded.headers, reason, settings.group)
+    write = partial(wire.dead_letter_headers, problem=problem, group=settings.group, post_id=post_id, tenant=tenant)
+    headers = write(source, bounded.headers)
     headers += [(f"dlq.{mark}", b"true") for mark in bounded.marks]
     value_limit = max(0, limit - bounded.size + len(value))
     if record.value is None:
@@ -66,7 +101,7 @@ def dead_letter(source: Source, record: Record, reason: Reason, settings: KafkaS
         headers += [("dlq.value.truncated", b"true"), *_identified(_omitted(value))]
 
     def cut() -> Message:
-        kept = wire.dead_letter_headers(source, (), reason, settings.group)
+        kept = write(source, ())
         omitted = record.omitted or _omitted(record.value or b"")
         key = record.key if len(record.key or b"") <= KEY_BYTES else None
         marks = {*record.marks, *(["headers.omitted"] if record.headers else [])}

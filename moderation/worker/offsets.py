@@ -37,8 +37,8 @@ class Offsets(Generic[T]):
         """Adds an offset. Raises DeliveryError if this offset, or a later one, was delivered before."""
         if offset < self._next:
             raise DeliveryError(
-                f"offset {offset} came where {self._next} or later was expected: the log was truncated or its topic "
-                "recreated; reset the group's offsets to what the topic holds"
+                f"offset {offset} came where {self._next} or later was expected: the log was truncated, or its topic "
+                "recreated. The next start finds where to go on"
             )
         self._next = offset + 1
         self._results[offset] = None

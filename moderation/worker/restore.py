@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from functools import partial
 
 import structlog
@@ -12,17 +11,15 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from moderation import wire
-from moderation.errors import DeliveryError
 from moderation.inference.verdict_cache import VerdictCache
-from moderation.kafka import clients
+from moderation.kafka import clients, refusals
 from moderation.kafka.consumer import Consumer, UnreadableError
 from moderation.kafka.records import Record
 from moderation.settings import KafkaSettings
 from moderation.types import Verdict
+from moderation.worker.verdict_log import STEP_BYTES, read_step
 
 STEP = 1_000  # offsets read at a time, backwards from the end
-STEP_BYTES = 1 << 20  # of a fetch; a larger record is fetched alone
-HELD_BYTES = 64 << 20  # of a step; more than a verdict cache holds by default
 MAX_RESTORED_BYTES = 256 << 10  # of a verdict: it is decoded on the event loop when it is looked up
 RECORD_BYTES = 1_000  # of a record, without its value
 
@@ -35,7 +32,7 @@ async def restore(cache: VerdictCache, settings: KafkaSettings, partition: int) 
     The caller must have fenced earlier owners: otherwise the end may move. Reads committed verdicts only, and at most
     two offsets for each verdict that the cache holds (the end of a transaction takes an offset too).
 
-    Raises DeliveryError.
+    Raises DeliveryError, and ConfigError if a right is missing.
     """
     verdicts = TopicPartition(settings.verdicts_topic, partition)
     started = time.monotonic()
@@ -47,7 +44,7 @@ async def restore(cache: VerdictCache, settings: KafkaSettings, partition: int) 
             await _fill(cache, consumer, verdicts)
     except (KafkaError, UnreadableError, TimeoutError) as error:
         what = f"cannot restore the verdict cache from {verdicts.topic}/{partition}"
-        raise DeliveryError(f"{what}: {type(error).__name__}") from error
+        raise refusals.failure(settings, what, error, consumer) from error
     finally:
         await clients.stop(consumer)
     seconds = round(time.monotonic() - started, 3)
@@ -61,7 +58,7 @@ async def _fill(cache: VerdictCache, consumer: Consumer, verdicts: TopicPartitio
     erased: set[str] = set()
     while begin < end:
         start = max(begin, end - STEP)
-        for record in reversed(await _between(consumer, verdicts, range(start, end))):
+        for record in reversed(await read_step(consumer, verdicts, range(start, end), _is_wanted)):
             digest = _digest(record)
             post_id = (record.key or b"").decode("utf-8", "replace")
             if record.value is None:
@@ -73,23 +70,9 @@ async def _fill(cache: VerdictCache, consumer: Consumer, verdicts: TopicPartitio
         end = start
 
 
-async def _between(consumer: Consumer, partition: TopicPartition, offsets: range) -> deque[Record]:
-    """Returns the erasures and the reusable verdicts at these offsets; the last ones, if all take more than HELD_BYTES.
-
-    Skips records that other programs have written.
-    """
-    records: deque[Record] = deque()
-    held = 0
-    consumer.seek(partition, offsets.start)
-    while await consumer.position(partition) < offsets.stop:
-        polled = await consumer.poll(partition, max_records=len(offsets), max_bytes=STEP_BYTES, timeout_s=1.0)
-        for record in polled.get(partition, ()):
-            if record.offset in offsets and (record.value is None or _digest(record)):
-                records.append(record)
-                held += record.size
-        while held > HELD_BYTES:
-            held -= records.popleft().size
-    return records
+def _is_wanted(record: Record) -> bool:
+    """Whether it is an erasure or a reusable verdict. Other programs may have written the rest."""
+    return record.value is None or _digest(record) is not None
 
 
 def _digest(record: Record) -> bytes | None:

@@ -4,7 +4,7 @@ Kafka delivers a post again after a crash, so one post that ends the process wou
 The metadata of the committed offset survives the process:
 
 1. Before the first post of an opening is processed, the metadata counts the opening. Progress clears the count, and
-   then the metadata records only that the partition is open. A drain leaves no metadata.
+   then the metadata records only that the partition is open. A drain leaves no mark.
 2. If an opening finds a count, the posts that may have been in hand at the crash are suspects. If it finds that the
    partition was left open, and at most FEW posts wait, these posts are suspects. Suspects are processed one at a time,
    each alone in the process. Before each suspect, the metadata records the attempt.
@@ -19,7 +19,6 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 # One crash is no proof: a machine may fail, or hit a memory limit, while a harmless post runs alone. Two crashes in a
 # row, in two processes, both between the record of the attempt and its end, are taken as proof.
@@ -53,7 +52,7 @@ class Mark:
         return cls(True, *fields) if at == position else cls()
 
     def metadata(self, position: int) -> str:
-        """Returns the metadata to store with this committed offset, at most 129 bytes; empty for an empty mark."""
+        """Returns the mark's part of the metadata (offset_metadata.py), at most 129 bytes; empty for an empty mark."""
         if not self.open:
             return ""
         return (
@@ -66,13 +65,6 @@ class Mark:
         if self.openings:
             return replace(self, until=self.until or end)
         return Mark(True, 1, end) if self.open and 0 < end - position <= FEW else self
-
-
-class Opening(NamedTuple):
-    """Where a partition is opened, and the mark that was found there."""
-
-    position: int  # the first offset without an outcome
-    mark: Mark = Mark()
 
 
 OPEN = Mark(True)

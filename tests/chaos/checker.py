@@ -36,7 +36,7 @@ class Findings:
     out_of_order: int = 0  # keys
     strays: int = 0  # verdicts on what was never sent, or with another post's id, or in another partition
     wrong_dead_letters: int = 0
-    uncommitted: int = 0  # partitions whose committed offset is not the end
+    uncommitted: int = 0  # partitions whose committed offset is not behind all that was sent
     went_back: int = 0  # times that a committed offset was seen to fall
     examples: list[str] = field(default_factory=list)
 
@@ -56,6 +56,9 @@ def check(sent: Sequence[Sent], verdicts: Sequence[ConsumerRecord], letters: Seq
     published: dict[Place, list[dict[str, Any]]] = defaultdict(list)
     order: dict[object, list[Place]] = defaultdict(list)
     for record in verdicts:
+        if (copied := _position(record, "copy-of")) is not None:
+            findings.strays += copied not in known or known[copied].reason != ERASED
+            continue
         verdict = _verdict(record)
         source = verdict["source"]
         place = source.get("partition", 0), int(source.get("offset", 0))
@@ -75,9 +78,9 @@ def check(sent: Sequence[Sent], verdicts: Sequence[ConsumerRecord], letters: Seq
         if len({_decision(verdict) for verdict in several}) > 1:
             findings.contradictory += 1
             findings.note(f"{len(several)} contradictory verdicts for {place}")
-        if any(verdict.get("reason", "") != post.reason for verdict in several):
+        if any(_reason(verdict) != post.reason for verdict in several):
             findings.wrong_dead_letters += 1
-            reasons = [verdict.get("reason") for verdict in several]
+            reasons = [_reason(verdict) for verdict in several]
             findings.note(f"verdict for {place} has reason {reasons}, not {post.reason!r}")
     for places in order.values():
         findings.out_of_order += places != sorted(places)
@@ -90,10 +93,20 @@ def _verdict(record: ConsumerRecord) -> dict[str, Any]:
     """The verdict. For an erasure: the fields that its headers give."""
     if record.value is not None:
         return dict(json.loads(record.value))
-    erased_by = next(value.decode() for name, value in record.headers if name == "erased-by")
-    _, partition, offset = erased_by.split("/")
-    source = {"partition": int(partition), "offset": offset}
+    partition, offset = _position(record, "erased-by") or (-1, -1)
+    source = {"partition": partition, "offset": offset}
     return {"postId": record.key.decode(), "source": source, "reason": ERASED}
+
+
+def _position(record: ConsumerRecord, header: str) -> Place | None:
+    """The place that a header of an erasure names."""
+    named = next((value.decode() for name, value in record.headers if name == header), None)
+    return (int(named.split("/")[1]), int(named.split("/")[2])) if named else None
+
+
+def _reason(verdict: Mapping[str, Any]) -> str:
+    """Of the first part of the post that was not judged; ERASED; empty: all of it was judged."""
+    return str(next((problem["reason"] for problem in verdict.get("problems", ())), verdict.get("reason", "")))
 
 
 def _decision(verdict: Mapping[str, Any]) -> str:
@@ -110,7 +123,7 @@ def _check_repeats(findings: Findings, published: Mapping[Place, Sequence[Mappin
     decided: dict[str, dict[str, Place]] = defaultdict(dict)  # by question: decisions, and the place of each first one
     for place in sorted(published):
         for verdict in published[place]:
-            if verdict.get("reason") == ERASED:
+            if _reason(verdict) == ERASED:
                 lives[verdict["postId"]] += 1
             elif _is_reusable(verdict):
                 question = _question(verdict, lives[verdict["postId"]])
@@ -125,7 +138,7 @@ def _is_reusable(verdict: Mapping[str, Any]) -> bool:
     """Whether the model scored all policies. What failed may be tried again."""
     policies = verdict.get("findings", ())
     scored = all(finding.get("reason", "") in ("", "NO_ANSWER") for finding in policies)
-    return bool(policies) and not verdict.get("reason") and scored
+    return bool(policies) and not _reason(verdict) and scored
 
 
 def _question(verdict: Mapping[str, Any], life: int) -> str:

@@ -358,7 +358,7 @@ def misfits(times: int = 2) -> list[Misfit]:
             (b"k-2", None, (), "k-2", ERASED),
             (b"", None, (), "", "NULL_VALUE"),
             (None, b"\x00\xff\xfe", (), "", "NOT_DECODABLE"),
-            (b"k-3", post("x"), [("content-type", b"text/csv")], "k-3", "UNKNOWN_CONTENT_TYPE"),
+            (b"k-3", post(f"csv-{turn}"), [("content-type", b"text/csv")], f"csv-{turn}", "UNKNOWN_CONTENT_TYPE"),
             (b"k-4", b"\x0a\x01", [("content-type", b"application/x-protobuf")], "k-4", "NOT_DECODABLE"),
             (b"k-5", b'{"id": "", "text": "no id"}', json_type, "k-5", "INVALID_POST"),
             (b"k-6", post(f"wrong-{turn}", colour="red"), (), f"wrong-{turn}", "NOT_DECODABLE"),

@@ -23,6 +23,7 @@ class Worker:
         self.process: asyncio.subprocess.Process | None = None
         self.exits: list[int] = []
         self.wanted = True
+        self.again_s = 0.0  # from an end to the next start
         self.rest: Mapping[str, Any] = {}
 
     async def run(self) -> None:
@@ -46,6 +47,7 @@ class Worker:
                     with contextlib.suppress(ProcessLookupError):
                         self.process.kill()
                     await self.process.wait()
+            await asyncio.sleep(self.again_s)
 
     def signal(self, number: signal.Signals) -> None:
         if self.process is not None and self.process.returncode is None:

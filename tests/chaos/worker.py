@@ -172,9 +172,9 @@ def mutate(design: str) -> None:
         enter = Publisher.__aenter__
 
         async def enter_wrapped(self: Publisher) -> Publisher:
-            position = await self._find_position()  # the position at the assignment, before the fence
+            before = await self._find_position()  # what is found at the assignment, before the fence
             await enter(self)
-            self.position = position.position
+            self.opening, self.position = before, before.position
             return self
 
         setattr(Publisher, "__aenter__", enter_wrapped)  # noqa: B010

@@ -14,47 +14,23 @@ import yaml
 
 from moderation import lifecycle, models, settings
 from moderation.kafka import clients
+from moderation.kafka.topics import configs_of
+from moderation.media.sources.addresses import NOT_PUBLIC_4, NOT_PUBLIC_6, PUBLIC_6
 from moderation.policies import PolicySet
 from moderation.settings import Settings
 from moderation.view.stores.sqlite_budget import SMALLEST
 from tests.deploy.conftest import Render
 from tests.kubernetes.cluster import DEPLOY, Manifest, named, the_only
+from tests.support.manifests import ROOT, SAMPLES, Combinations, container, environment, pod
 
-ROOT = DEPLOY.parents[1]
 COMPONENTS = sorted(path.parent.name for path in (DEPLOY / "components").glob("*/kustomization.yaml"))
-SAMPLES = {  # of what comes from Secrets
-    "MODERATION_API__VIEW_DATABASE": "postgresql://api@db/moderation",
-    "MODERATION_KAFKA__SASL_USERNAME": "moderation",
-    "MODERATION_KAFKA__SASL_PASSWORD": "secret",
-}
 UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
-
-Combinations = dict[str, list[Manifest]]
 
 
 def own(*components: str, policies: str = "POLICIES") -> str:
     """A kustomization of the base and these components, in this order."""
     listed = "".join(f"  - DEPLOY/components/{name}\n" for name in components)
     return f"namespace: moderation\nresources:\n  - DEPLOY/base\ncomponents:\n  - {policies}\n{listed}"
-
-
-def pod(manifests: list[Manifest], role: str) -> dict[str, Any]:
-    spec: dict[str, Any] = the_only(manifests, "Deployment", role)["spec"]["template"]["spec"]
-    return spec
-
-
-def container(manifests: list[Manifest], role: str) -> dict[str, Any]:
-    (only,) = pod(manifests, role)["containers"]
-    return dict(only)
-
-
-def environment(manifests: list[Manifest], role: str) -> dict[str, str]:
-    """Of the container, with a sample for each secret."""
-    settings = dict(the_only(manifests, "ConfigMap", "settings")["data"])
-    for each in container(manifests, role)["env"] or []:
-        assert each["name"] not in settings, f"{each['name']} is set in two places"
-        settings[each["name"]] = each.get("value") or SAMPLES[each["name"]]
-    return settings
 
 
 def bytes_of(quantity: str) -> int:
@@ -154,9 +130,23 @@ def test_probes_lead_to_ports_that_are_listened_on(combinations: Combinations) -
         if role == "api":
             assert own["MODERATION_API__HEALTH_LISTEN"] == f"0.0.0.0:{probes['readinessProbe']['grpc']['port']}"
             assert own["MODERATION_API__LISTEN"] == f"0.0.0.0:{ports['grpc']}"
+        assert probes["livenessProbe"]["terminationGracePeriodSeconds"] <= 10, "what hangs keeps its place"
         started = probes["startupProbe"]
         deadline = the_only(manifests, "Deployment", role)["spec"]["progressDeadlineSeconds"]
         assert deadline > started["periodSeconds"] * started["failureThreshold"], "a slow start would count as failed"
+
+
+def test_callers_have_left_an_api_before_it_refuses_calls(combinations: Combinations) -> None:
+    """The name of the Service api-headless is kept for 5 s by CoreDNS, and clients ask again once a pod is gone."""
+    for name, manifests in combinations.items():
+        own = environment(manifests, "api")
+        assert float(own["MODERATION_API__DRAIN_DELAY_S"]) > 5, name
+
+
+def test_config_maps_never_change(combinations: Combinations) -> None:
+    for name, manifests in combinations.items():
+        changing = [m["metadata"]["name"] for m in manifests if m["kind"] == "ConfigMap" and not m.get("immutable")]
+        assert not changing, name
 
 
 def test_a_worker_goes_before_its_successor_comes(combinations: Combinations) -> None:
@@ -188,7 +178,8 @@ def test_nothing_passes_but_what_is_named(combinations: Combinations) -> None:
         into = {
             port["port"] for policy in policies for rule in policy["spec"].get("ingress", ()) for port in rule["ports"]
         }
-        assert into <= {50051, 9464}, f"{name}: a way in that is no lookup and no scrape"
+        broker = {9092} if name == "demo" else set()  # its own
+        assert into <= {50051, 9464} | broker, f"{name}: a way in that is no lookup and no scrape"
         for policy in policies:
             for rule in [*policy["spec"].get("ingress", ()), *policy["spec"].get("egress", ())]:
                 assert rule["ports"], "a rule without ports opens all"
@@ -278,8 +269,8 @@ def test_the_topics_are_those_of_the_settings(combinations: Combinations) -> Non
     kafka = Settings().kafka
     assert set(topics) == {kafka.posts_topic, kafka.verdicts_topic, kafka.dead_letters}
     assert len({topic["partitions"] for topic in topics.values()}) == 1
-    assert topics[kafka.verdicts_topic]["config"]["cleanup.policy"] == "compact"
-    assert all(topic["config"]["max.message.bytes"] == kafka.max_message_bytes for topic in topics.values())
+    for name, topic in topics.items():
+        assert configs_of(kafka, name).items() <= {key: str(value) for key, value in topic["config"].items()}.items()
 
 
 def test_a_gpu_is_asked_for_and_granted(combinations: Combinations) -> None:
@@ -301,6 +292,19 @@ def test_a_worker_of_a_model_server_has_its_image_and_its_way_out(combinations: 
     outside, inside = policy["egress"]
     assert outside == {"ports": [{"protocol": "TCP", "port": urlsplit(model.url).port or 443}]}
     assert inside["to"] == [{"namespaceSelector": {"matchLabels": {"moderation/models": "allowed"}}}]
+
+
+def test_a_worker_that_fetches_pictures_reaches_public_addresses_alone(combinations: Combinations) -> None:
+    """The network policy and the worker's own check have the same list."""
+    policy = the_only(combinations["strimzi"], "NetworkPolicy", "https-images")["spec"]
+    labels = the_only(combinations["strimzi"], "Deployment", "worker")["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    (rule,) = policy["egress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 443}]
+    assert rule["to"] == [
+        {"ipBlock": {"cidr": cidr, "except": [str(network) for network in networks]}}
+        for cidr, networks in (("0.0.0.0/0", NOT_PUBLIC_4), (str(PUBLIC_6), NOT_PUBLIC_6))
+    ]
 
 
 def test_the_key_of_a_model_server_is_mounted_for_the_worker_alone(combinations: Combinations) -> None:
@@ -359,41 +363,7 @@ def test_alerts_are_those_of_observe(combinations: Combinations) -> None:
 
 def test_names_are_found_without_their_hash(combinations: Combinations) -> None:
     assert {named(manifest) for manifest in combinations["demo"] if manifest["kind"] == "ConfigMap"} == {
+        "kafka",
         "policies",
         "settings",
     }
-
-
-def overlay_of(page: str) -> Manifest:
-    """The kustomization that a page shows, but for the address of this repository."""
-    text = (ROOT / "deploy" / page).read_text().partition("```yaml\n")[2].partition("```")[0]
-    assert text.startswith("# kustomization.yaml")
-    overlay: Manifest = yaml.safe_load(text)
-    (address,) = overlay["resources"]
-    overlay["resources"] = [
-        address.replace("github.com/OWNER/moderation/deploy/kubernetes", "DEPLOY").partition("?")[0]
-    ]
-    return overlay
-
-
-def test_the_overlay_of_the_readme_renders(render: Render, tmp_path: Path) -> None:
-    overlay = overlay_of("README.md")
-    (tmp_path / "own" / "policies").mkdir(parents=True)
-    for source in next(each for each in overlay["configMapGenerator"] if each["name"] == "policies")["files"]:
-        (tmp_path / "own" / source).write_text((ROOT / "policies" / "weapons-sale.yaml").read_text())
-    manifests = render(yaml.safe_dump(overlay))
-    assert set(the_only(manifests, "ConfigMap", "policies")["data"]) == {"spam.yaml", "weapons.yaml"}
-    assert container(manifests, "worker")["image"] == "registry.example.com/moderation-worker:0.1.0"
-    assert the_only(manifests, "ConfigMap", "settings")["data"]["MODERATION_MODEL__DIGEST"].startswith("<files' digest")
-
-
-def test_the_overlay_for_a_model_server_renders(render: Render) -> None:
-    manifests = render(yaml.safe_dump(overlay_of("model-servers.md")))
-    assert container(manifests, "worker")["image"] == "registry.example.com/moderation-remote:0.1.0"
-    assert container(manifests, "api")["image"] == "registry.example.com/moderation-api:0.1.0"
-    own = environment(manifests, "worker")
-    model = settings.load({key: value for key, value in own.items() if key.startswith(settings.PREFIX)}).model
-    (inside,) = [
-        rule for rule in the_only(manifests, "NetworkPolicy", "model-server")["spec"]["egress"] if "to" in rule
-    ]
-    assert urlsplit(model.url).port in {port["port"] for port in inside["ports"]}

@@ -100,6 +100,6 @@ def test_no_answer_of_the_server_of_the_keys_ends_or_freezes_the_api(service: Se
 def test_an_api_does_not_start_without_keys_and_says_so_in_time(service: Service, tmp_path: Path, fault: str) -> None:
     with key_server(tmp_path) as server:
         server.serve = FAULTS[fault]
-        with with_keys(service, server.url, server.ca).api() as api:
+        with with_keys(service, server.url, server.ca, MODERATION_KAFKA__CONNECT_TIMEOUT_S="5").api() as api:
             assert api.wait(60) == 2
             assert "cannot read keys" in api.wait_for("configuration_rejected")["message"]

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.support.commands import Service
 REPO = Path(__file__).parents[2]
 PROTOS = (REPO / "protos" / "README.md").read_text()
 POLICIES = (REPO / "policies" / "README.md").read_text()
+SERVICE_CONFIG = REPO / "protos" / "service_config.json"
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -45,7 +47,7 @@ def generated(folder: Path) -> None:
 
 
 def test_producers_and_callers_in_python(service: Service, tmp_path: Path) -> None:
-    produces, calls = blocks(PROTOS, "python")
+    produces, calls, configures = blocks(PROTOS, "python")
     generated(tmp_path)
     with service.worker() as worker, service.api() as api:
         worker.wait_for("worker_ready")
@@ -64,6 +66,9 @@ def test_producers_and_callers_in_python(service: Service, tmp_path: Path) -> No
         assert re.fullmatch(r"46 OUTCOME_(ALLOW|REVIEW|REMOVE)", submitted)
         assert state == "LOOKUP_STATE_FOUND"
         assert error.startswith("INVALID_ARGUMENT ")
+        given = f"import grpc\naddress, service_config_json = {address!r}, {SERVICE_CONFIG.read_text()!r}\n"
+        waits = "\ngrpc.channel_ready_future(channel).result(30)\nprint('ready')"
+        assert run(sys.executable, "-c", given + textwrap.dedent(configures) + waits, folder=tmp_path) == ["ready"]
 
 
 COMMANDS = [

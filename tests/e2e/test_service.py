@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import random
 import signal
 from collections import Counter
@@ -62,8 +63,10 @@ def test_each_post_gets_one_verdict_and_bad_ones_leave_their_neighbours_alone(se
     check_exactly_one_each_in_order(posts, verdicts)
     messages = [wire.read_verdict(record.value, record.headers) for record in verdicts]
     assert {message.post_id: message for message in messages} == looked_up
-    reasons = {id: verdict.reason for id, verdict in looked_up.items() if verdict.status == Status.STATUS_UNDETERMINED}
+    reasons = {id: verdict.problems[0].reason for id, verdict in looked_up.items() if verdict.problems}
     assert reasons == {id: reason for id, (_, reason) in bad.items()}
+    unread = {id for id, verdict in looked_up.items() if verdict.status == Status.STATUS_UNDETERMINED}
+    assert unread == bad.keys() - {"cut", "outside", "missing"}, "the text beside a picture is judged"
     judged = [verdict for id, verdict in looked_up.items() if id not in bad]
     assert {len(verdict.findings) for verdict in judged} == {6}
     assert {verdict.status for verdict in judged} == {Status.STATUS_FINAL}
@@ -88,7 +91,14 @@ def test_sigterm_drains_and_loses_nothing(service: Service) -> None:
         first.wait_for("worker_ready")
         asyncio.run(produce(service.kafka, service.posts, records))
         asyncio.run(committed_records(service.kafka, service.verdicts, 30))
+        pid = first.process.pid
+        decoders = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for decoder in decoders:
+            os.kill(int(decoder), signal.SIGTERM)  # as a service manager does that signals all processes
         assert first.stop(signal.SIGTERM) == 0
+    assert decoders, "some posts have pictures"
+    assert not any(Path(f"/proc/{decoder}").exists() for decoder in decoders)
+    assert "decoder_lost" not in first.log
     early = len(asyncio.run(committed_records(service.kafka, service.verdicts)))
     assert 30 <= early < 200, "the signal came after the work: the test proves nothing"
     with service.worker() as second:
@@ -131,7 +141,7 @@ def parsed(record: Any) -> Verdict:
 @pytest.mark.parametrize(
     ("command", "setting", "value", "message"),
     [
-        ("worker", "MODERATION_KAFKA__BOOTSTRAP", "127.0.0.1:1", "127.0.0.1:1"),
+        ("worker", "MODERATION_KAFKA__BOOTSTRAP", "127.0.0.1:1", "127.0.0.1:1"),  # Kafka may only be away: code 4
         ("api", "MODERATION_KAFKA__BOOTSTRAP", "127.0.0.1:1", "127.0.0.1:1"),
         ("worker", "MODERATION_KAFKA__POSTS_TOPIC", "no-such-topic", "no-such-topic"),
         ("api", "MODERATION_KAFKA__VERDICTS_TOPIC", "no-such-topic", "no-such-topic"),
@@ -147,6 +157,6 @@ def test_a_wrong_setting_ends_the_process_with_a_message(
     extra = {"MODERATION_KAFKA__CONNECT_TIMEOUT_S": "3", setting: value}
     service = replace(service, extra=extra)
     with service.worker() if command == "worker" else service.api() as role:
-        assert role.wait(90) == 2, role.log
+        assert role.wait(90) == (4 if setting == "MODERATION_KAFKA__BOOTSTRAP" else 2), role.log
     assert message in role.log
     assert "Traceback" not in role.log

@@ -10,9 +10,11 @@ import asyncpg
 import pytest
 
 from moderation import models
+from tests.support import pgbouncer as pgbouncer_
 from tests.support import postgres
 from tests.support.harness import Fickle, Harness, a_harness
 from tests.support.lookups import Api
+from tests.support.terminal import say_last
 from tests.support.topics import make_topics
 
 
@@ -33,6 +35,26 @@ async def database(postgres_server: str) -> str:
     finally:
         await connection.close()
     return f"{postgres_server}/{name}"
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(pytestconfig: pytest.Config, postgres_server: str) -> Iterator[str]:
+    """URL of the same server through a PgBouncer in transaction pooling.
+
+    Where it is not installed, the tests that need it are skipped, and the summary says so.
+    """
+    if pgbouncer_.binary() is None:
+        missing = "NOT TESTED THROUGH PGBOUNCER: it is not installed (apt-get install pgbouncer)"
+        say_last(pytestconfig, missing)
+        pytest.skip(missing)
+    with pgbouncer_.running(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+def pooled_database(database: str, pgbouncer: str) -> str:
+    """URL of `database` through PgBouncer."""
+    return f"{pgbouncer}/{database.rpartition('/')[2]}"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,16 @@ class Place:
     node: Node | None  # of a cluster of our own: what only its machine can do
     address: str  # of this machine, that pods reach
     images: dict[str, str]  # what the manifests call them -> what they are called here
+    archives: Mapping[str, Path]  # of images, by name, that can be loaded
+    loaded: set[Path]  # archives
+
+    def load(self, archive: Path) -> None:
+        """Its images, onto the nodes. Of a foreign cluster, only IMAGE_LOAD can."""
+        if self.node:
+            self.node.load(archive)
+        elif load := os.environ.get("IMAGE_LOAD"):
+            subprocess.run([*shlex.split(load), archive], check=True)
+        self.loaded.add(archive)
 
 
 @pytest.fixture(scope="session")
@@ -41,31 +51,32 @@ def place(pytestconfig: pytest.Config) -> Iterator[Place]:
     def progress(line: str) -> None:
         say(pytestconfig, line)
 
-    archives = sorted(Path(os.environ["IMAGES"]).glob("*.tar")) if "IMAGES" in os.environ else []
-    inside = [name for archive in archives for name in names_in(archive)]
+    folder = sorted(Path(os.environ["IMAGES"]).glob("*.tar")) if "IMAGES" in os.environ else []
+    archives = {name: archive for archive in folder for name in names_in(archive)}
     images: dict[str, str] = {}
     for called, variable in IMAGES.items():
-        image = os.environ.get(variable) or next((name for name in inside if called in name), "")
+        image = os.environ.get(variable) or next((name for name in archives if called in name), "")
         assert image, f"no image {called}. {HELP}"
         images[called] = image
-    archives = [archive for archive in archives if set(names_in(archive)) & set(images.values())]
+    first = sorted({archives[name] for name in images.values() if name in archives})
     if given := os.environ.get("KUBECONFIG"):
         address = os.environ.get("HOST_ADDRESS", "")
         assert address or os.environ.get("KAFKA_BOOTSTRAP_SERVERS"), (
             "set HOST_ADDRESS to an address of this machine that pods reach (of kind: its network's gateway), for a "
             "Kafka to listen on; or KAFKA_BOOTSTRAP_SERVERS to a Kafka that pods and this process reach"
         )
-        for archive in archives:
-            if load := os.environ.get("IMAGE_LOAD"):
-                subprocess.run([*shlex.split(load), archive], check=True)
-        yield Place(Cluster(kubectl(progress), Path(given)), None, address, images)
+        place = Place(Cluster(kubectl(progress), Path(given)), None, address, images, archives, set())
+        for archive in first:
+            place.load(archive)
+        yield place
         return
     try:
         with own_node(progress) as node:
-            for archive in archives:
+            place = Place(node.cluster, node, GATEWAY, images, archives, set())
+            for archive in first:
                 progress(f"loading {archive.name}")
-                node.load(archive)
-            yield Place(node.cluster, node, GATEWAY, images)
+                place.load(archive)
+            yield place
     except Unavailable as reason:
         if os.environ.get("CI") == "true":
             pytest.fail(str(reason), pytrace=False)

@@ -18,6 +18,8 @@ from tests.kubernetes.cluster import DEPLOY, NAMESPACE, Cluster, Manifest
 from tests.support.until import until
 
 POLICIES = DEPLOY.parents[1] / "policies" / "demo"
+SERVICE_CONFIG = DEPLOY.parents[1] / "protos" / "service_config.json"
+SERVICE, HEADLESS = f"api.{NAMESPACE}:50051", f"dns:///api-headless.{NAMESPACE}:50051"  # as protos/README.md has them
 ROLES = ("worker", "api")
 ROLLOUT_S = 300
 SMALL = """\
@@ -29,7 +31,7 @@ SMALL = """\
 
 
 class Deployment:
-    """An overlay of the combination `demo` in a folder, as an adopter has one, and the cluster it is applied to."""
+    """An overlay in a folder, as an adopter has one, with the demo's model; and the cluster it is applied to."""
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class Deployment:
         self.policies = folder / "policies"
         shutil.copytree(POLICIES, self.policies)
         settings = {
+            "MODEL": "demo",
             "KAFKA__BOOTSTRAP": kafka.bootstrap,
             "KAFKA__POSTS_TOPIC": kafka.posts_topic,
             "KAFKA__VERDICTS_TOPIC": kafka.verdicts_topic,
@@ -58,8 +61,11 @@ class Deployment:
         (demo / "kustomization.yaml").write_text(
             yaml.safe_dump(
                 {
-                    "resources": [os.path.relpath(DEPLOY / "combinations" / "demo", demo)],
-                    "components": [os.path.relpath(DEPLOY / "components" / name, demo) for name in components],
+                    "resources": [os.path.relpath(DEPLOY / "base", demo)],
+                    "components": [
+                        os.path.relpath(path, demo)
+                        for path in (POLICIES, *(DEPLOY / "components" / name for name in components))
+                    ],
                 }
             )
         )
@@ -125,16 +131,14 @@ class Deployment:
         ]
         return sum(status["restartCount"] for status in statuses)
 
-    def look_up(self, image: str, prefix: str, rate: float) -> None:
+    def look_up(self, image: str, prefix: str, rate: float, script: Path = Path(lookups.__file__), *more: str) -> None:
         """Starts the pod that asks through the Service, and returns once it does."""
-        address = self.cluster.get("service", "api")["spec"]["clusterIP"]  # a cluster without DNS will do
-        script = Path(lookups.__file__)
         self.cluster.apply(
             {
                 "apiVersion": "v1",
                 "kind": "ConfigMap",
                 "metadata": {"name": "lookups", "namespace": NAMESPACE},
-                "data": {script.name: script.read_text()},
+                "data": {script.name: script.read_text(), SERVICE_CONFIG.name: SERVICE_CONFIG.read_text()},
             },
             {
                 "apiVersion": "v1",
@@ -158,7 +162,7 @@ class Deployment:
                             "name": "lookups",
                             "image": image,
                             "imagePullPolicy": "IfNotPresent",
-                            "command": ["python3", f"/lookups/{script.name}", f"{address}:50051", prefix, str(rate)],
+                            "command": ["python3", f"/lookups/{script.name}", SERVICE, prefix, str(rate), *more],
                             "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                             "volumeMounts": [{"name": "lookups", "mountPath": "/lookups"}],
                         }

@@ -1,4 +1,4 @@
-"""A whole cluster of one node on this machine, for as long as a `with`: control plane, containerd, kubelet, kube-proxy.
+"""A whole cluster of one node on this machine, for as long as a `with`: control plane, containerd, kubelet, proxy, DNS.
 
 All of it lives in a network namespace of its own. A pair of interfaces joins that to the machine: pods reach a server
 that listens on GATEWAY, and the machine reaches pods and Services. No port, route or firewall rule of others is moved.
@@ -26,6 +26,7 @@ import yaml
 from tests.kubernetes import images
 from tests.kubernetes.cluster import Cluster, Refused
 from tests.kubernetes.control_plane import Certificates, api_server
+from tests.kubernetes.dns import dns
 from tests.kubernetes.processes import Program
 from tests.kubernetes.programs import Unavailable, program
 from tests.support.until import until
@@ -91,6 +92,8 @@ def own_node(progress: Callable[[str], object]) -> Iterator[Node]:
         stack.enter_context(_containerd(folder, inside))
         node = Node(cluster, certificates, inside)
         node.load(pause)
+        names = certificates.kubeconfig("dns", subject="dns", group="system:masters")
+        stack.enter_context(dns(folder, progress, inside, names, ADDRESS))
         stack.enter_context(_programs(folder, progress, inside, certificates))
 
         def ready() -> bool:
@@ -197,7 +200,7 @@ def _programs(
         "kubelet": {
             "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
             "containerRuntimeEndpoint": f"unix://{SOCKET}", "cgroupDriver": "cgroupfs", "failSwapOn": False,
-            "failCgroupV1": False, "resolvConf": "", "clusterDomain": "cluster.local",
+            "failCgroupV1": False, "resolvConf": "", "clusterDomain": "cluster.local", "clusterDNS": [ADDRESS],
             "authentication": {
                 "anonymous": {"enabled": False}, "webhook": {"enabled": True},
                 "x509": {"clientCAFile": str(certificates.ca)},

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 KUBERNETES = "v1.35.4"
@@ -68,10 +68,15 @@ def program(name: str, progress: Callable[[str], object]) -> Path:
 
 
 def command_of(path: str, version: str, package: str, progress: Callable[[str], object]) -> Path:
-    """A command of another Go module, with the versions that its own go.sum vouches for. Raises Unavailable."""
+    """A command of another Go module, with the versions that its own go.sum vouches for. Raises Unavailable.
+
+    package: its folder in the module; `.` is the module itself.
+    """
+    built = cache_folder().parent / f"{path.split('/')[1]}-{version}" / PurePosixPath(path, package).name
+    if built.exists():
+        return built
     source = module(path, version)
-    with held_cache() as folder:
-        built = folder.parent / f"{path.split('/')[1]}-{version}" / package.rpartition("/")[2]
+    with held_cache():
         if not built.exists():
             progress(f"building {path}/{package} {version}, once, into {built}")
             built.parent.mkdir(exist_ok=True)

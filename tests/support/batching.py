@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from moderation.inference.batcher import Batcher
 from moderation.inference.scoring import Scored
 from moderation.inference.self_check import REFERENCE_POSTS
-from moderation.models.contract import Encoded
+from moderation.models.contract import Encoded, Windows
 from moderation.models.fake import Fake, FakeEncoded
 from moderation.settings import WorkerSettings
 from moderation.types import Arrival, Content, Question, Score
@@ -29,18 +29,11 @@ class GatedModel(Fake):
     """
 
     def __init__(self, *, window_words: int = 1000, open: bool = False, **failpoints: object) -> None:
-        super().__init__(**failpoints)  # type: ignore[arg-type]
+        super().__init__(cut=(window_words, 1_000_000), **failpoints)  # type: ignore[arg-type]
         self.steps: list[list[str]] = []
         self.checks = 0
-        self.window_words = window_words
         self._gate = threading.Semaphore(1_000_000 if open else 0)
         self._begun = threading.Semaphore(0)
-
-    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
-        words = content.text.split() or [""]
-        windows = [words[at : at + self.window_words] for at in range(0, len(words), self.window_words)]
-        contents = [Content(" ".join(window), content.pictures, "") for window in windows]
-        return [item for part in contents for item in super(GatedModel, self).encode(part, questions)]
 
     def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
         texts = [item.text for item in batch if isinstance(item, FakeEncoded)]
@@ -67,7 +60,7 @@ def a_content(text: str) -> Content:
 def aged(seconds: float) -> Arrival:
     """The arrival of a post that is polled now and has waited this long on its topic."""
     now = time.perf_counter()
-    return Arrival(now, now - seconds)
+    return Arrival(now, now - seconds, now - seconds)
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 10, pause_s: float = 0.001) -> None:
@@ -107,7 +100,7 @@ class HangingModel(Fake):
     def __exit__(self, *_: object) -> None:
         self.released.set()
 
-    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+    def encode(self, content: Content, questions: Sequence[Question]) -> Windows[FakeEncoded]:
         if content.text == "hang":
             self.hanging.set()
             self.released.wait()
@@ -121,7 +114,7 @@ class StutteringModel(Fake):
         super().__init__()
         self.every, self.seconds, self.calls = every, seconds, 0
 
-    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+    def encode(self, content: Content, questions: Sequence[Question]) -> Windows[FakeEncoded]:
         self.calls += 1
         if self.calls % self.every == 0:
             time.sleep(self.seconds)

@@ -96,6 +96,8 @@ class Connection:
             self._writer.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
         elif kind == frames.PING and not flags & frames.ACK:
             self._writer.write(frames.frame(frames.PING, frames.ACK, 0, payload))
+        elif kind == frames.PING:
+            self.received["ponged"] += 1
         elif kind == frames.WINDOW_UPDATE:
             (more,) = struct.unpack(">I", payload)
             if number:

@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from moderation.errors import DeviceError
-from moderation.models.contract import Encoded
+from moderation.models.contract import Encoded, Windows
 from moderation.models.fake import Fake, FakeEncoded
 from moderation.settings import ModelSettings
 from moderation.types import Content, Question, Score
@@ -108,14 +108,18 @@ class _Odd:
 
 
 # What encode returns in place of the windows.
-ENCODE: dict[str, Callable[[Sequence[FakeEncoded]], Any]] = {
+ENCODE: dict[str, Callable[[Windows[FakeEncoded]], Any]] = {
     "none": lambda windows: None,
-    "empty": lambda windows: [],
+    "empty": lambda windows: Windows(),
     "number": lambda windows: 7,
-    "window_none": lambda windows: [None],
-    "no_tokens": lambda windows: [_Odd(0)],
-    "negative_tokens": lambda windows: [_Odd(-5)],
-    "tokens_none": lambda windows: [_Odd(None)],
+    "list": list,
+    "items_none": lambda windows: Windows(None),  # type: ignore[arg-type]
+    "window_none": lambda windows: Windows([None]),
+    "no_tokens": lambda windows: Windows([_Odd(0)]),
+    "negative_tokens": lambda windows: Windows([_Odd(-5)]),
+    "tokens_none": lambda windows: Windows([_Odd(None)]),
+    "problems_none": lambda windows: Windows(windows.items, None),  # type: ignore[arg-type]
+    "problem_text": lambda windows: Windows(windows.items, (SECRET,)),  # type: ignore[arg-type]
 }
 
 
@@ -138,12 +142,12 @@ class Misbehaving(Fake):
         self._raised = False
         self._held: list[Score] | None = None  # the last row of the step before, when rows are shifted
 
-    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+    def encode(self, content: Content, questions: Sequence[Question]) -> Windows[FakeEncoded]:
         windows = super().encode(content, questions)
         kind = asked(content.text, "encode")
         if kind in STRIKES:
             STRIKES[kind]()
-        encoded: Sequence[FakeEncoded] = ENCODE[kind](windows) if kind else windows
+        encoded: Windows[FakeEncoded] = ENCODE[kind](windows) if kind else windows
         return encoded
 
     def look_ahead(self, items: Sequence[Encoded]) -> None:

@@ -17,12 +17,16 @@ from tests.support.remote_model import Remote
 
 @asynccontextmanager
 async def a_remote_moderator(model: Remote, *policies: Policy) -> AsyncIterator[Moderator]:
-    async with RemoteScorer(model, WorkerSettings()) as scorer:
-        yield Moderator(PolicySet.of(policies), Media(MediaSettings()), scorer)
+    async with Media(MediaSettings()) as media, RemoteScorer(model, WorkerSettings()) as scorer:
+        yield Moderator(PolicySet.of(policies), media, scorer)
 
 
 @asynccontextmanager
-async def a_moderator(*policies: Policy) -> AsyncIterator[Moderator]:
-    model = Fake()
-    async with Batcher(model, WorkerSettings()) as batcher:
-        yield Moderator(PolicySet.of(policies), Media(MediaSettings()), batcher)
+async def a_moderator(
+    *policies: Policy, model: Fake | None = None, limits: MediaSettings | None = None
+) -> AsyncIterator[Moderator]:
+    async with (
+        Media(limits or MediaSettings()) as media,
+        Batcher(model or Fake(), WorkerSettings(failed_post_s=0.02)) as batcher,
+    ):
+        yield Moderator(PolicySet.of(policies), media, batcher)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from moderation.dev.ports import free_ports
+from tests.support.processes import end
 
 START_S = 30.0
 PASSWORD = "known-to-all"  # noqa: S105  the URL shows it
@@ -39,9 +41,7 @@ def running() -> Iterator[str]:
         nobody = pwd.getpwnam("nobody")
         os.chown(folder, nobody.pw_uid, nobody.pw_gid)
         options |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     data, password = folder / "data", folder / "password"
     password.write_text(PASSWORD)
     flags = ["-U", "moderation", "--auth=scram-sha-256", f"--pwfile={password}", "--no-sync", "-E", "UTF8"]
@@ -65,10 +65,5 @@ def running() -> Iterator[str]:
             time.sleep(0.05)  # no event says that a server takes connections
         yield f"postgresql://moderation:{PASSWORD}@127.0.0.1:{port}"
     finally:
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        end(server)
         shutil.rmtree(folder)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moderation.models.contract import Encoded
-from moderation.types import Answer, Content, ModelInfo, Outcome, Question, Score
+from moderation.models.contract import Encoded, Windows
+from moderation.types import Answer, Content, ModelInfo, Outcome, Problem, Question, Score
 
 YES = Score(0.9, math.log(9), None)
 
@@ -36,12 +36,13 @@ class Remote:
         self.gate = asyncio.Event()
         self.other = asyncio.Event()
         self.closed = False
+        self.problems: tuple[Problem, ...] = ()  # what a limit left out of each post
         self._answers = answers
 
-    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:
+    def encode(self, content: Content, questions: Sequence[Question]) -> Windows[Encoded]:
         if content.text == "unreadable":
             raise ValueError(content.text)
-        return [Word(word, len(questions)) for word in content.text.split()]
+        return Windows([Word(word, len(questions)) for word in content.text.split()], self.problems)
 
     async def answer(self, window: Encoded) -> Sequence[Sequence[Answer]]:
         assert isinstance(window, Word)

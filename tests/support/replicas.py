@@ -190,7 +190,8 @@ class TwoReplicas:
     def check(self) -> None:
         """No caller has got less than before, and no process has ended."""
         assert [role.process.poll() for role in self._roles] == [None] * len(self._roles)
-        assert [caller.wrong for caller in self.callers] == [{}] * len(self.callers)
+        wrong = [dict(caller.wrong) for caller in self.callers]
+        assert not any(wrong), wrong
 
     async def complete(self) -> None:
         """Returns once callers and watcher have got all that was written."""
@@ -228,8 +229,8 @@ async def two_replicas(replicas: Replicas, each_second: float) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def delayed(url: str, round_trip_s: float) -> AsyncIterator[str]:
-    """Yields the URL of a database behind a network with this round trip."""
+async def delayed(url: str, round_trip_s: float, port: int = 0) -> AsyncIterator[str]:
+    """Yields the URL of a database behind a network with this round trip. `port`: where to listen; 0: anywhere."""
     parts = urlsplit(url)
     running: set[asyncio.Task[None]] = set()
 
@@ -268,7 +269,7 @@ async def delayed(url: str, round_trip_s: float) -> AsyncIterator[str]:
         running.add(task)
         task.add_done_callback(running.discard)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", port)
     port = server.sockets[0].getsockname()[1]
     user = parts.netloc.rpartition("@")[0]
     try:

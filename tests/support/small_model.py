@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from moderation.dev.checkpoint import seeded
+from moderation.media.decoding import decode
 from moderation.models.phi3.family import Phi3Vision, Window, load
 from moderation.models.phi3.network import LONG, SHORT
 from moderation.models.phi3.preprocessing import Crops
@@ -26,8 +27,9 @@ from moderation.models.shared import tree
 from moderation.models.shared.scores import scores
 from moderation.models.shared.tokenizer import Tokenizer
 from moderation.models.shared.tree import Tree
-from moderation.settings import ModelSettings
+from moderation.settings import MediaSettings, ModelSettings
 from moderation.types import Content, Question, Score
+from tests.support.builders import a_file, an_image
 
 torch.set_num_threads(1)  # threads that wait for each other on a busy machine are slower than one
 
@@ -180,3 +182,10 @@ _CLIP_LARGE = {
     "image_size": 336,
     "patch_size": 14,
 }
+
+
+def thin_pictures() -> tuple[Picture, ...]:
+    """Dividers and spacers of a page, as `media` shows them to a model."""
+    sizes = (600, 1), (1, 101), (1_920, 1)
+    files = [a_file(an_image(*size)) for size in sizes]
+    return tuple(picture for file in files for picture in decode(file, MediaSettings()))

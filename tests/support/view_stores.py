@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from moderation.settings import ApiSettings
 from moderation.view import stores
-from moderation.view.stores import EVER_MS, Entry, Kind, Log, Progress, Query, Store
+from moderation.view.stores import EVER_MS, SCHEMA, Entry, Kind, Log, Progress, Query, Store, rank_of
 
 LOG = Log("cluster", "verdicts", {0: 0, 1: 0}, {0: 1_000, 1: 1_000})
 
@@ -32,6 +33,11 @@ async def opened(settings: ApiSettings, log: Log = LOG) -> AsyncIterator[Store]:
         await store.close()
 
 
+def sql(statement: str) -> str:
+    """A statement on tables in PostgreSQL, with their names as this version has them: verdicts_1 is verdicts_5_1."""
+    return re.sub(r"\b(facts|generations|partitions|verdicts)(_\d+)?\b", rf"\1_{SCHEMA}\2", statement)
+
+
 def an_entry(post_id: str, offset: int = 0, partition: int = 0, **fields: Any) -> Entry:
     verdict = {"kind": Kind.VERDICT, "verdict": f"{post_id}@{offset}".encode()}
     erased = {"kind": Kind.ERASED, "verdict": None, "outcome": 0, "policy": "", "tenant": "", "decided_ms": 0}
@@ -44,6 +50,7 @@ def an_entry(post_id: str, offset: int = 0, partition: int = 0, **fields: Any) -
         "policy": "",
         "decided_ms": 1_000 + offset,
     }
+    defaults["rank"] = rank_of(fields.get("ms", defaults["ms"]), copied=False)
     known = defaults | (erased if fields.pop("erased", False) else verdict) | fields
     return Entry(post_id=post_id, partition=partition, offset=offset, **known)
 

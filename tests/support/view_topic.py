@@ -35,7 +35,7 @@ class Topic:
 
     @property
     def file(self) -> Path:
-        return self.settings.api.view
+        return self.settings.view_file
 
     def set(self, **api: Any) -> None:
         self.settings = self.settings.model_copy(update={"api": self.settings.api.model_copy(update=api)})

@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 
 from moderation import wire
 from moderation.types import (
+    Detail,
     Finding,
     ModelInfo,
     Origin,
     Outcome,
+    Problem,
     Reason,
     Score,
     Severity,
@@ -50,7 +52,9 @@ findings = st.builds(
     windows=counts,
     counts=st.booleans(),
     reason=reasons,
+    path=words,
 )
+problems = st.builds(Problem, st.sampled_from(Reason), words, st.none() | st.sampled_from(Detail))
 verdicts = st.builds(
     Verdict,
     post_id=ids,
@@ -66,6 +70,7 @@ verdicts = st.builds(
     findings=st.lists(findings, max_size=3).map(tuple),
     decided_at_ms=times,
     reason=reasons,
+    problems=st.lists(problems, max_size=3).map(tuple),
     source=st.none() | st.builds(Source, words, counts, st.integers(0, 2**63 - 1), times),
     timings=st.builds(Timings, *[numbers] * 6),
 )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from moderation.client import CallError, Client
+from moderation.client import RETRIES, CallError, Client
 from moderation.errors import ConfigError
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1 import moderation_service_pb2_grpc as pb_grpc
@@ -105,3 +107,9 @@ async def test_a_bearer_token_without_tls_stays_on_the_machine(address: str, loc
             return
     with pytest.raises(ConfigError, match="needs TLS"):
         Client(address, token=lambda: "t")
+
+
+def test_the_client_retries_as_the_documented_service_config_does() -> None:
+    documented = json.loads((Path(__file__).parents[2] / "protos" / "service_config.json").read_text())
+    assert documented["methodConfig"] == RETRIES["methodConfig"]
+    assert documented["loadBalancingConfig"] == [{"round_robin": {}}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import inspect
 import json
 import re
 import ssl
@@ -15,7 +16,9 @@ from pathlib import Path
 import jwt
 import pytest
 import yaml
+from aiokafka import AIOKafkaProducer, errors
 
+from moderation.settings import KafkaSettings
 from tests.support.repository import MODULES, PACKAGE, REPO, pages, prose_lines, tree_of
 
 PAGES = [str(page.relative_to(REPO)) for page in pages()]
@@ -109,7 +112,9 @@ def test_errors_that_the_runbook_names_exist() -> None:
     assert len(named) > 4
     source = "\n".join(path.read_text("utf-8") for path in PACKAGE.rglob("*.py"))
     own = strings() | set(re.findall(r"^class (\w+)", source, re.MULTILINE))
-    assert not {name for name in named - own if not any(hasattr(room, name) for room in (builtins, json, jwt, ssl))}
+    assert not {
+        name for name in named - own if not any(hasattr(room, name) for room in (builtins, errors, json, jwt, ssl))
+    }
 
 
 def rows_of_modules() -> list[tuple[str, str]]:
@@ -121,6 +126,14 @@ def rows_of_modules() -> list[tuple[str, str]]:
 def lines_of_modules() -> dict[str, list[str]]:
     """The same, with the paths of the places."""
     return {module: re.findall(r"`([^`]+)`", places) for module, places in rows_of_modules()}
+
+
+def test_producers_learn_that_their_clients_send_less_than_the_topics_take() -> None:
+    page = (REPO / "protos/README.md").read_text()
+    most = inspect.signature(AIOKafkaProducer).parameters["max_request_size"].default
+    assert most == 1 << 20
+    assert "clients send 1 MiB at most by default" in page
+    assert f"give yours {KafkaSettings().max_message_bytes}" in page
 
 
 def test_no_module_has_two_lines() -> None:

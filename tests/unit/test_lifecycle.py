@@ -113,7 +113,7 @@ def test_unretrieved_exceptions_and_library_logs_hold_no_text() -> None:
     assert "secret" not in json.dumps(events)
 
 
-@pytest.mark.parametrize(("module", "extra"), [("PIL.Image", "worker"), ("asyncpg", "postgres"), ("jgo", "demo")])
+@pytest.mark.parametrize(("module", "extra"), [("PIL.Image", "worker"), ("obstore", "references"), ("jgo", "demo")])
 def test_a_missing_module_of_an_extra_names_the_extra_to_install(module: str, extra: str) -> None:
     error = without_extra(ModuleNotFoundError(f"No module named {module!r}", name=module))
     assert error is not None

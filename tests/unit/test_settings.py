@@ -10,6 +10,12 @@ from moderation import settings
 from moderation.cli.settings import described
 from moderation.errors import ConfigError
 
+A_STORE = {
+    "MODERATION_MEDIA__STORES__NAME__URL": "s3://bucket",
+    "MODERATION_MEDIA__STORES__NAME__ACCESS_KEY_ID": "id",
+    "MODERATION_MEDIA__STORES__NAME__SECRET_FILE": "/secret",
+}
+
 
 def refused(**environment: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
@@ -92,7 +98,7 @@ def test_every_setting_is_described_and_can_be_set() -> None:
         assert setting.description, setting.variable
         assert setting.group, setting.variable
         if setting.default:
-            settings.load({setting.variable: setting.default})
+            settings.load(A_STORE | {setting.variable: setting.default})
 
 
 def test_every_number_has_a_unit() -> None:
@@ -104,7 +110,7 @@ def test_every_number_has_a_unit() -> None:
 def test_a_first_deployment_sets_a_short_list() -> None:
     basic = {setting.variable for setting in described() if setting.basic}
     assert {"MODERATION_KAFKA__BOOTSTRAP", "MODERATION_POLICIES", "MODERATION_MODEL__NAME"} <= basic
-    assert 12 <= len(basic) <= 18
+    assert 12 <= len(basic) <= 20
 
 
 def test_one_partition_takes_half_of_the_posts_in_progress() -> None:
@@ -115,3 +121,12 @@ def test_one_partition_takes_half_of_the_posts_in_progress() -> None:
 def test_traces_go_over_http() -> None:
     (line,) = refused(MODERATION_TRACES__ENDPOINT="secret:4317")
     assert line == "MODERATION_TRACES: endpoint must be an http or https URL"
+
+
+def test_two_deployments_on_one_machine_have_two_views() -> None:
+    ports = ("localhost:9092", "localhost:9093")
+    first, second = (settings.load({"MODERATION_KAFKA__BOOTSTRAP": port}).view_file for port in ports)
+    other = settings.load({"MODERATION_KAFKA__VERDICTS_TOPIC": "others"}).view_file
+    assert len({first, second, other}) == 3
+    assert first == settings.load({}).view_file, "the same deployment finds its view again"
+    assert settings.load({"MODERATION_API__VIEW": "/data/view.sqlite"}).view_file == Path("/data/view.sqlite")

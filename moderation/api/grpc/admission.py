@@ -35,7 +35,6 @@ class Admission:
         """`largest`: bytes of the largest message that the server takes."""
         self.largest = largest
         self.closed: set[str] = set()  # kinds that are not admitted any more
-        self.late = 0  # calls of closed kinds that came all the same
         self._authenticator = authenticator
         self._connections = connections
         self._held_off = 0  # calls that are being refused late
@@ -85,7 +84,7 @@ class Admission:
     def crowded(self, kind: str, owner: str) -> bool:
         """Whether an owner holds its share of the places of this kind already, and others need the rest."""
         free = self._free[kind]
-        return free > 0 and kind not in self.closed and self._held[kind].get(owner, 0) >= SHARE * free
+        return free > 0 and self._held[kind].get(owner, 0) >= SHARE * free
 
     async def hold_off(self) -> None:
         """Raises RefusedError, late: a caller that tries again at once would take all of the server's time."""
@@ -97,11 +96,13 @@ class Admission:
                 self._held_off -= 1
         raise exhausted("OVERLOADED", "this caller makes too many calls at once; try again later", OVERLOAD_S)
 
-    def check(self, kind: str) -> None:
-        """Raises RefusedError when a call that has taken a place is one too many, or its kind is closed."""
+    def check_open(self, kind: str) -> None:
+        """Raises RefusedError when calls of this kind are not admitted any more."""
         if kind in self.closed:
-            self.late += 1
             raise unavailable("STOPPING", "this API is stopping; try again on a new connection", 0.0)
+
+    def check(self, kind: str) -> None:
+        """Raises RefusedError when a call that has taken a place is one too many."""
         if self._free[kind] < 0:
             raise exhausted("OVERLOADED", "too many calls at once; try again later", OVERLOAD_S)
 
@@ -116,7 +117,7 @@ class Admission:
             tasks.create_task(self.lookups.sweep())
 
     def under_way(self, *kinds: str) -> int:
-        """How many calls of these kinds are under way."""
+        """How many admitted calls of these kinds are under way."""
         return sum(self._places[kind] - self._free[kind] for kind in kinds)
 
 

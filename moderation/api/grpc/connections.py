@@ -100,6 +100,14 @@ class Connections:
             self._woken.set()
         return left < cost
 
+    def end(self, port: int) -> None:
+        """Takes no further connection to this port, and closes the ones there are. For a server without calls."""
+        with suppress(OSError):  # no descriptor is left to list them with: the server's own stop closes them
+            self._sockets.shut_listeners(port)
+            peers = self._sockets.peers(port)
+            for peer, descriptor in peers.items():
+                self._sockets.shut(descriptor, peer)
+
     async def watch(self, port: int) -> None:
         """Closes what is to be closed, until it is cancelled. `port`: the port that is served."""
         self._port = port
@@ -182,6 +190,18 @@ class _Sockets:
                 peers[before[1]] = int(name)
         self._known = known
         return peers
+
+    def shut_listeners(self, port: int) -> None:
+        """Shuts the sockets down that take connections to this port. Raises OSError as `peers` does."""
+        for name in os.listdir(DESCRIPTORS):
+            with _borrowed(int(name)) as listener, suppress(OSError):
+                if (
+                    listener is not None
+                    and listener.family in (socket.AF_INET, socket.AF_INET6)
+                    and listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                    and listener.getsockname()[1] == port
+                ):
+                    listener.shutdown(socket.SHUT_RDWR)
 
     def shut(self, descriptor: int, peer: str) -> bool:
         """Shuts the connection down, if the descriptor is still this peer's; True: it was."""

@@ -47,6 +47,7 @@ def _admitted(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
             begun, admission = time.perf_counter(), self.admission
             try:
                 permit = admission.admit(context, name)
+                admission.check_open(kind)
                 if admission.crowded(kind, permit.owner):
                     await admission.hold_off()
             except Exception as error:
@@ -64,9 +65,10 @@ def _admitted(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
                         if len(body) > LARGE_BYTES:
                             await asyncio.sleep(0)  # other calls run between the copy that gRPC has made and this one
                         permit.check()  # the body may have come after the caller's key was withdrawn
-                        request = parse(body, self.max_parts)
+                        request = parse(body)
                         del body
-                        if (calls := len(getattr(request, "post_ids", ())) / 100) > 1:
+                        items = getattr(request, "post_ids", ()) if limit else request.post.images
+                        if (calls := len(items) / 100) > 1:
                             permit.spend(calls - 1)
                         work = method(self, request, permit, context)
                         del request  # only the method holds a post, and drops it while it waits for the verdict
@@ -74,7 +76,7 @@ def _admitted(kind: str, limit: int = LOOKUP_BYTES) -> Callable[[Method[Request,
                     except Exception as error:
                         await self.refuse(error, name, span, context)
                         raise
-                    traces.ended(span, "OK")
+                    traces.served(span, "OK")
             finally:
                 admission.give_back(kind, permit.owner)
                 seconds.add(time.perf_counter() - begun)
@@ -93,7 +95,6 @@ class Methods:
 
     def __init__(self, service: Service, admission: Admission) -> None:
         self.admission = admission
-        self.max_parts = requests.max_parts(service.settings.media)
         self._service = service
         self._lookups = service.lookups
 
@@ -114,7 +115,7 @@ class Methods:
     @_admitted("lookup", BATCH_BYTES)
     async def BatchGetVerdicts(self, request: pb.BatchGetVerdictsRequest, permit: Permit, context: Context) -> bytes:
         query = validation.batch(request, permit.caller.tenant_of(tenant(request)))
-        return responses.batch(await self._lookups.batch(query))
+        return responses.batch(query.post_ids, await self._lookups.batch(query))
 
     @_admitted("lookup")
     async def ListVerdicts(self, request: pb.ListVerdictsRequest, permit: Permit, context: Context) -> bytes:
@@ -137,7 +138,9 @@ class Methods:
     async def ListPolicies(
         self, request: pb.ListPoliciesRequest, permit: Permit, context: Context
     ) -> pb.ListPoliciesResponse:
-        return responses.policies(self._service.policies(), prompts=self._service.settings.api.show_prompts)
+        policies = self._service.policies()
+        after = validation.policies(request, policies.digest)
+        return responses.policies(policies, after, prompts=self._service.settings.api.show_prompts)
 
     @_admitted("wait", 0)
     async def ModeratePost(
@@ -159,7 +162,7 @@ class Methods:
         refused = self._service.failures.refusal(error, method)
         code = status.code_of(refused).name
         metrics.CALLS.labels(method, code).inc()
-        traces.ended(span, code)
+        traces.served(span, code)
         await status.end(context, refused)
 
     def _deadline(self, context: Context) -> float:

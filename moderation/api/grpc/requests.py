@@ -8,42 +8,37 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from moderation import wire
 from moderation.api import validation
 from moderation.api.auth import Authenticator, Credentials
 from moderation.api.errors import unreadable
 from moderation.api.grpc.connections import address_of
 from moderation.api.grpc.status import Context
 from moderation.errors import PostError
-from moderation.settings import MediaSettings
-from moderation.types import Reason
+from moderation.types import Detail, Reason
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.wire import prescan
 
 LOOKUP_BYTES = 64 << 10  # of a request; a merged consistency token takes the most
 BATCH_BYTES = validation.MAX_BATCH * 520 + LOOKUP_BYTES  # an id has up to 512 bytes
 POST_PARTS = prescan.nested(pb.ModeratePostRequest)  # the post, and its images
-PARTS, IMAGE_PARTS = 100, 4  # fields that a post may have, and further ones for each image that it may have
 
 
-def max_parts(settings: MediaSettings) -> int:
-    """How many fields the request of a post may have."""
-    return PARTS + IMAGE_PARTS * settings.max_images
-
-
-def parser(message: str, *, post: bool) -> Callable[[bytes, int], Any]:
-    """A function (body, most fields of a post) that returns a request of this type.
+def parser(message: str, *, post: bool) -> Callable[[bytes], Any]:
+    """A function that returns a request of this type from its bytes.
 
     The function raises RefusedError, or PostError. `post`: whether to count the fields before they are parsed.
     """
     from_bytes: Callable[[bytes], Any] = getattr(pb, message).FromString
 
-    def parse(body: bytes, max_parts: int) -> Any:
+    def parse(body: bytes) -> Any:
         try:
             if post:
-                prescan.check_protobuf(body, POST_PARTS, max_parts)
+                prescan.check_protobuf(body, POST_PARTS, wire.MAX_ELEMENTS)
             return from_bytes(body)
         except prescan.ShapeError as error:
-            raise PostError(Reason.INVALID_POST, str(error)) from None
+            detail = Detail.TOO_MANY if isinstance(error, prescan.TooManyError) else Detail.NOT_PROTOBUF
+            raise PostError(Reason.INVALID_POST, str(error), detail=detail) from None
         except DecodeError:
             raise unreadable(message) from None
 

@@ -5,13 +5,15 @@ The fields of a message may be written one after the other. That is all that hap
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from google.protobuf.message import Message
 
 from moderation import wire
+from moderation.api import cursors
 from moderation.api.lookups import Page, Result
 from moderation.api.submissions import Accepted
+from moderation.api.validation import MAX_RESPONSE_BYTES
 from moderation.policies import Policy, PolicySet, digest_of
 from moderation.types import Outcome, Severity
 from moderation.v1 import moderation_service_pb2 as pb
@@ -31,6 +33,8 @@ def _varint(number: int) -> bytes:
     encoded.append(number)
     return bytes(encoded)
 
+
+POLICY_BYTES = 16  # that a policy takes in a response besides its own
 
 _STATES = {state: pb.GetVerdictResponse(state=name).SerializeToString() for name, state in pb.LookupState.items()}
 _RESULT_STATES = {state: pb.LookupResult(state=name).SerializeToString() for name, state in pb.LookupState.items()}
@@ -62,9 +66,21 @@ def found_result(post_id: str, verdict: bytes) -> bytes:
     return result(post_id, (pb.LOOKUP_STATE_FOUND, verdict))
 
 
-def batch(results: Iterable[bytes]) -> bytes:
-    """A BatchGetVerdictsResponse, of what `result` returned for each id."""
-    return b"".join(results)
+def batch(post_ids: Sequence[str], results: Sequence[bytes]) -> bytes:
+    """A BatchGetVerdictsResponse, of what `result` returned for each id. What it has no room for is DEFERRED.
+
+    There is room for one verdict at least, as long as LARGEST_VERDICT and all ids fit.
+    """
+    response = b"".join(results)
+    if len(response) <= MAX_RESPONSE_BYTES:
+        return response
+    deferred = [result(post_id, (pb.LOOKUP_STATE_DEFERRED, None)) for post_id in post_ids]
+    size = sum(map(len, deferred))
+    for count, (part, without) in enumerate(zip(results, deferred, strict=True)):
+        size += len(part) - len(without)
+        if size > MAX_RESPONSE_BYTES:
+            return b"".join([*results[:count], *deferred[count:]])
+    return response
 
 
 def page(page: Page) -> bytes:
@@ -84,11 +100,21 @@ def submission(accepted: Accepted, result: Result) -> pb.ModeratePostResponse:
     )
 
 
-def policies(policies: PolicySet, *, prompts: bool) -> pb.ListPoliciesResponse:
-    """The policy set, with or without the prompts."""
-    return pb.ListPoliciesResponse(
-        policies=[_policy(policy, prompts=prompts) for policy in policies.policies], digest=policies.digest
-    )
+def policies(policies: PolicySet, after: str, *, prompts: bool) -> pb.ListPoliciesResponse:
+    """The policies behind the one with the id `after`, as many as there is room for, with or without the prompts."""
+    response = pb.ListPoliciesResponse(digest=policies.digest)
+    response.read_at.FromMilliseconds(policies.read_ms)
+    size = 0
+    for policy in policies.policies:
+        if policy.id <= after:
+            continue
+        message = _policy(policy, prompts=prompts)
+        size += message.ByteSize() + POLICY_BYTES
+        if response.policies and size > MAX_RESPONSE_BYTES:
+            response.next_page_token = cursors.of_page(policies.digest.encode(), (0, response.policies[-1].id))
+            break
+        response.policies.append(message)
+    return response
 
 
 def serialized(response: Message | bytes) -> bytes:

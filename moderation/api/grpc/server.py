@@ -26,10 +26,12 @@ from moderation.settings import ApiSettings, Settings
 
 REQUEST_OVERHEAD = 64 << 10  # bytes of a request besides its post
 HANDSHAKE_MS = 10_000  # for TLS and HTTP/2's first frames
+RESPONSE_BYTES = 4 << 20  # that clients take; the methods keep below it
+PING_MS = 1_000  # between two pings of a client; one that pings faster is disconnected ("too_many_pings")
 PROBES = 32  # concurrent calls on a connection to the port of health checks
 PROBE_BYTES = 4 << 10  # of a message on that port
-QUIET_S = 0.1  # without a call, after which the responses have left and the server can stop
-PRESSED_S = 1.0  # after which a drain waits no more for callers that ignore refusals
+LEFT_S = 0.05  # after the last call, until its response has left the process
+LOOK_S = 0.02  # between two looks at the calls under way
 
 Options = list[tuple[str, int]]
 
@@ -59,8 +61,10 @@ class Server:
         - Long calls end first. Waits have up to half of the time to get their verdicts. They are then answered with
           what is known, and watches end, so that their readers continue elsewhere.
         - Lookups are admitted until then.
-        - The server stops last, when no call is under way or the time is nearly up. It closes a connection as the last
-          call on it ends, and under load some of the responses written just before never arrive (grpcio 1.85).
+        - When no call is under way or the time is nearly up, the connections are closed. What a caller sends meanwhile
+          ends as UNAVAILABLE, which gRPC's clients repeat on another connection.
+        - The server stops last. While connections are open, its stop ends calls that come as CANCELLED, which no client
+          repeats, and loses some of the responses written just before (grpcio 1.85).
         """
         timeout_s = self._settings.drain_timeout_s
         self.checks.leave()
@@ -72,21 +76,11 @@ class Server:
         await _until(lambda: not self._admission.under_way("wait", "watch"), end - timeout_s / 4)
         self._admission.close("lookup")
         self.checks.end_watches()
-        await self._quiet(end - timeout_s / 8)
+        await _until(lambda: not self._admission.under_way(*self._admission.closed), end - timeout_s / 8)
+        await asyncio.sleep(LEFT_S)
+        for connections, port in self._watched[:1]:  # those of the methods; probes are answered until the end
+            connections.end(port)
         await self._server.stop(max(0.0, end - time.monotonic()))
-
-    async def _quiet(self, end: float) -> None:
-        """Returns when no call is under way and none has come for a moment, or at `end`."""
-        pressed = time.monotonic() + PRESSED_S
-        before = None
-
-        def quiet() -> bool:
-            nonlocal before
-            now = self._admission.under_way(*self._admission.closed), self._admission.late
-            still, before = now == before, now
-            return not now[0] and (still or time.monotonic() > pressed)
-
-        await _until(quiet, end)
 
 
 @asynccontextmanager
@@ -104,7 +98,7 @@ async def opened(
     # No bound for all calls together: any caller could fill it. Admission has a bound for each kind.
     server.add_generic_rpc_handlers((methods.handlers(), checks.handlers(connections)))
     if api.reflection == "on" or (api.reflection == "auto" and settings.auth.open):
-        server.add_generic_rpc_handlers((reflection.handlers(admission, [Methods.name, *checks.services]),))
+        server.add_generic_rpc_handlers(reflection.handlers(admission, [Methods.name, *checks.services]))
     server.add_generic_rpc_handlers((UnknownMethods(connections),))  # after all others
     async with AsyncExitStack() as stack:
         port = _listen(server, api.listen, "MODERATION_API__LISTEN", certificates.credentials(settings.auth))
@@ -165,8 +159,9 @@ def _keepalive(api: ApiSettings) -> Options:
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        # Clients may ping as often. By default a server closes the connection of a client that does.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", min(10_000, keepalive_ms)),
+        # Clients may ping, too, with calls or without. By default a server closes the connection of a client that pings
+        # more often than every five minutes. Many clients ping every 10 s, and their timers are not exact.
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_MS),
     ]
 
 
@@ -174,7 +169,7 @@ def _limits(largest: int, connections: int, calls: int) -> Options:
     """What a connection may cost before this process sees a call of it. `largest`: bytes of a message."""
     return [
         ("grpc.max_receive_message_length", largest),
-        ("grpc.max_send_message_length", largest),
+        ("grpc.max_send_message_length", RESPONSE_BYTES),
         ("grpc.max_metadata_size", 16 << 10),
         ("grpc.absolute_max_metadata_size", 16 << 10),
         ("grpc.max_allowed_incoming_connections", connections),
@@ -190,4 +185,4 @@ def _limits(largest: int, connections: int, calls: int) -> Options:
 
 async def _until(happened: Callable[[], bool], end: float) -> None:
     while not happened() and time.monotonic() < end:  # noqa: ASYNC110  an event for each call that ends would cost more
-        await asyncio.sleep(QUIET_S)
+        await asyncio.sleep(LOOK_S)

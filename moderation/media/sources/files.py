@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from moderation.errors import ConfigError, PostError
+from moderation.errors import ConfigError, DeviceError, PostError
+from moderation.inference.deadline_pool import DeadlinePool, LateError
 from moderation.settings import MediaSettings
 from moderation.types import Reason
 
@@ -21,9 +23,22 @@ class LocalFiles:
             if not root.is_dir():
                 raise ConfigError(f"MODERATION_MEDIA__ROOTS: {root} is not a folder")
         self._max_bytes = settings.max_bytes
+        all_late = f"all threads that read image files are stuck ({settings.timeout_s:g} s): restart the worker"
+        self._pool = DeadlinePool("files", settings.posts_at_once, settings.timeout_s, all_late)
 
-    def read(self, uri: str) -> bytes:
+    async def read(self, uri: str) -> bytes:
         """See MediaSource."""
+        try:
+            return await self._pool.run(partial(self._read, uri))
+        except LateError:
+            raise TimeoutError from None
+
+    async def close(self) -> None:
+        """See MediaSource."""
+        self._pool.close(DeviceError("the process ends"))
+
+    def _read(self, uri: str) -> bytes:
+        """Runs on a thread: a file system may be a network's."""
         try:
             parts = urlsplit(uri)
             path = unquote(parts.path, errors="strict")

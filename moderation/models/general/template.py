@@ -65,7 +65,7 @@ class GeneralTemplate:
         try:
             pieces = self.chat.frame(len(pictures)).pieces
         except ConfigError:  # at start, up to two were right
-            raise PostError(Reason.INVALID_POST, f"the chat template takes no {len(pictures)} pictures") from None
+            raise PostError(Reason.TOO_MANY_IMAGES, f"the chat template takes no {len(pictures)} pictures") from None
         whole = pieces[0] + "".join(words + piece for words, piece in zip(pictures, pieces[1:], strict=True))
         ids = self.tokenizer.trusted(whole + text, begin=self._begin)
         return self._numbered(ids, pictures)

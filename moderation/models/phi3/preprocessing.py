@@ -95,9 +95,7 @@ def layout(width: int, height: int, budget: int, side: int) -> Layout:
     wide = cols * side
     high = int(wide / ratio)
     if high == 0:
-        raise PostError(
-            Reason.IMAGE_TOO_LARGE, f"an image of {width} x {height} is too thin to be scaled to {wide} wide"
-        )
+        raise PostError(Reason.IMAGE_SHAPE, f"an image of {width} x {height} is too thin to be scaled to {wide} wide")
     rows = math.ceil(high / side)
     return Layout((wide, high), (wide, rows * side), offset=(0, (rows * side - high) // 2), rows=rows, cols=cols)
 

@@ -13,10 +13,11 @@ from io import BytesIO
 
 from PIL import Image as pil
 
-from moderation.errors import PostError
+from moderation.models.contract import Windows
 from moderation.models.remote.wire import Window
+from moderation.models.spread import between, spread
 from moderation.settings import ModelSettings
-from moderation.types import Content, Question, Reason
+from moderation.types import Content, Problem, Question, Reason
 
 # How control tokens of published chat templates are spelt:
 CONTROL = re.compile(
@@ -39,18 +40,17 @@ OVERLAP = 8  # the halves of a text share this part of it
 VERSION = f"1 {LONGEST_SIDE} {QUALITY} {BYTES_A_TOKEN} {CONTROL.pattern} {ALIKE}"
 
 
-def windows(content: Content, questions: Sequence[Question], settings: ModelSettings) -> Sequence[Window]:
-    """One window for each stretch of the text, all with all pictures. Raises PostError."""
+def windows(content: Content, questions: Sequence[Question], settings: ModelSettings) -> Windows[Window]:
+    """One window for each stretch of the text, all with all pictures. `max_windows` of a longer text, evenly spread."""
     text = harmless(content.text)
-    stretches = list(_cut(text, settings.window_tokens * BYTES_A_TOKEN, settings.window_overlap * BYTES_A_TOKEN))
-    if len(stretches) > settings.max_windows:
-        raise PostError(
-            Reason.TEXT_TOO_LONG, f"the text takes {len(stretches)} windows, more than the limit of max_windows allows"
-        )
+    every = list(_cut(text, settings.window_tokens * BYTES_A_TOKEN, settings.window_overlap * BYTES_A_TOKEN))
+    stretches = [every[place] for place in spread(len(every), settings.max_windows)]
+    problems = (Problem(Reason.TEXT_TOO_LONG, "text"),) if len(stretches) < len(every) else ()
     pictures = tuple(_file(picture) for picture in content.pictures)
     asked = sum(_tokens(question.text) for question in questions)
     fixed = asked + len(pictures) * PICTURE_TOKENS
-    return [Window(stretch, pictures, tuple(questions), fixed + _tokens(stretch)) for stretch in stretches]
+    windows = [Window(stretch, pictures, tuple(questions), fixed + _tokens(stretch)) for stretch in stretches]
+    return Windows(windows, problems)
 
 
 def halves(window: Window) -> Sequence[Window]:
@@ -89,14 +89,7 @@ def _cut(text: str, size: int, overlap: int) -> Iterator[str]:
         return
     for start in range(0, len(data) - overlap, size - overlap):
         first = min(start, len(data) - size)  # the last one is whole, too
-        yield data[_boundary(data, first) : _boundary(data, first + size)].decode()
-
-
-def _boundary(data: bytes, place: int) -> int:
-    """The place, or the one before it where a character begins."""
-    while place < len(data) and data[place] & 0xC0 == 0x80:
-        place -= 1
-    return place
+        yield between(data, first, first + size)
 
 
 def _file(picture: pil.Image) -> bytes:

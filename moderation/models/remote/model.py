@@ -7,13 +7,14 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextvars import Context
+from dataclasses import replace
 from functools import partial
 
 import structlog
 from openai import AsyncOpenAI, BadRequestError, UnprocessableEntityError
 
 from moderation.errors import ConfigError
-from moderation.models.contract import Encoded
+from moderation.models.contract import Encoded, Windows
 from moderation.models.remote import content as contents
 from moderation.models.remote.answers import GREETING
 from moderation.models.remote.breaker import Patience
@@ -21,7 +22,7 @@ from moderation.models.remote.failures import Failure
 from moderation.models.remote.server import Rejected, Server, Unavailable
 from moderation.models.remote.wire import Reply, Window, Wire
 from moderation.settings import ModelSettings
-from moderation.types import Answer, Content, ModelInfo, Outcome, Question, Reason
+from moderation.types import Answer, Content, ModelInfo, Outcome, Problem, Question, Reason
 
 log = structlog.get_logger()
 
@@ -90,18 +91,23 @@ class ServedModel:
                 log.warning("model_usage_unknown", model=self._settings.name)
         self._started = True
 
-    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Window]:
+    def encode(self, content: Content, questions: Sequence[Question]) -> Windows[Window]:
         """See Encoder."""
-        return contents.windows(content, questions, self._settings)
+        blind = self._wire.sees is False and bool(content.pictures and content.text)
+        seen = replace(content, pictures=()) if blind else content
+        windows = contents.windows(seen, questions, self._settings)
+        unseen = (Problem(Reason.PICTURES_UNSEEN, "images"),) if blind else ()
+        return replace(windows, problems=windows.problems + unseen)
 
     async def answer(self, window: Encoded) -> Sequence[Sequence[Answer]]:
         """See RemoteModel."""
         if not isinstance(window, Window):
             raise TypeError("the window was encoded by another model")
         if window.pictures and self._wire.sees is False:  # an answer would not be about the pictures
-            return [(Reason.MODEL_FAILED,) * len(window.questions)]
-        parts = await self._parts(window, self._server.patience(), MAX_HALVINGS)
-        return [(Reason.MODEL_FAILED,) * len(window.questions)] if parts is None else parts
+            return [(Reason.PICTURES_UNSEEN,) * len(window.questions)]
+        parts = await self._parts(window, self._server.patience(), MAX_HALVINGS, set())
+        failed = (Reason.MODEL_FAILED,) * len(window.questions)
+        return [failed] if all(part == failed for part in parts) else parts
 
     async def changed(self) -> None:
         """See RemoteModel."""
@@ -115,20 +121,28 @@ class ServedModel:
         await self._server.breaker.close()
         await self._client.close()
 
-    async def _parts(self, window: Window, patience: Patience, halvings: int) -> list[Sequence[Answer]] | None:
-        """For each part of the window, an Answer to each question; None if it cannot be made short enough."""
+    async def _parts(
+        self, window: Window, patience: Patience, halvings: int, hopeless: set[tuple[bytes, ...]]
+    ) -> list[Sequence[Answer]]:
+        """For each part of the window, an Answer to each question: MODEL_FAILED if it cannot be made short enough.
+
+        hopeless: pictures with which no text was short enough so far. With these, a text is not halved any more.
+        """
         groups = self._wire.groups(len(window.questions))
         answers = await asyncio.gather(*(self._ask(window, group, patience) for group in groups))
         if all(answer is not None for answer in answers):
+            hopeless.discard(window.pictures)
             return [tuple(answer for group in answers for answer in group or ())]
-        halves = contents.halves(window) if halvings else ()
+        halves = contents.halves(window) if halvings and window.pictures not in hopeless else ()
+        if not halves:
+            hopeless.add(window.pictures)
+            failed = [Reason.MODEL_FAILED]
+            each = [answer or failed * len(group) for group, answer in zip(groups, answers, strict=True)]
+            return [tuple(answer for group in each for answer in group)]
         rows: list[Sequence[Answer]] = []
-        for half in halves:  # one after another: when one cannot be made short enough, the others are not asked
-            parts = await self._parts(half, patience, halvings - 1)
-            if parts is None:
-                return None
-            rows += parts
-        return rows or None
+        for half in halves:  # one after another: the first one shows whether the others have a chance
+            rows += await self._parts(half, patience, halvings - 1, hopeless)
+        return rows
 
     async def _ask(self, window: Window, questions: range, patience: Patience) -> Sequence[Answer] | None:
         """One answer to each of these questions; None if the window is too long for the server's model."""

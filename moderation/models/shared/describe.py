@@ -1,12 +1,16 @@
-"""A checkpoint as a table, read without loading the weights: for `moderation model info`."""
+"""A checkpoint as a table, and the tokens of its questions, read without loading the weights."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from moderation.models.shared import checkpoint
 from moderation.models.shared.family import Checkpoint
+from moderation.models.shared.window import longest_question
+from moderation.policies import prompts
+from moderation.settings import ModelSettings
 
 CARD = "README.md"
 
@@ -32,3 +36,12 @@ def describe(family: type[Checkpoint[Any, Any]], place: str, name: str, num_crop
     table = "\n".join(f"{key:<15}{value}" for key, value in rows.items())
     card = folder / CARD
     return f"{table}\n\n{card.read_text(encoding='utf-8', errors='replace').strip()}" if card.exists() else table
+
+
+def question_tokens(
+    family: type[Checkpoint[Any, Any]], place: str, settings: ModelSettings
+) -> tuple[Callable[[str], int], int]:
+    """See `models.question_tokens`. place: a folder or hub id."""
+    folder, _ = checkpoint.locate(place, settings.revision, family.wanted)
+    opened = family(folder, settings.num_crops)
+    return lambda text: len(opened.template.question(prompts.asked(text))), longest_question(opened.context)

@@ -1,8 +1,8 @@
-"""Windows: as much of a post as one prompt can hold, and the texts and pictures that are cut to fit."""
+"""Windows: as much of a post as one prompt can hold, with all its questions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -46,16 +46,6 @@ class Window:
     def parts(self) -> Sequence[Part]:
         """One part: the network computes all questions alike."""
         return [Part(self.tree, list(range(len(self.tree.branches))))]
-
-
-def cut(ids: list[int], size: int, overlap: int) -> Iterator[list[int]]:
-    """Windows of `size` ids that cover all ids. Each overlaps the window before by `overlap` ids or more."""
-    if len(ids) <= size:
-        yield ids
-        return
-    for start in range(0, len(ids) - overlap, size - overlap):
-        first = min(start, len(ids) - size)  # the last one is whole, too
-        yield ids[first : first + size]
 
 
 def check_slots(shared: Sequence[int], slots: Sequence[int]) -> None:

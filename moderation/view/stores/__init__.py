@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol, cast
 
-from moderation.errors import ModerationError
+from moderation.errors import DeliveryError, ModerationError
 from moderation.settings import ApiSettings
 
 STORES = {
@@ -20,16 +20,22 @@ STORES = {
     "postgresql": "moderation.view.stores.postgres:open_store",
 }
 
-SCHEMA = 4
+SCHEMA = 6
+FIND_S = 2.0  # no lookup waits longer for a store: callers had better try again
 MAX_AWAY_S = 12 * 3600  # half of Kafka's default delete.retention.ms: a view that was away longer may miss erasures
 ERASED_KEPT_S = 24 * 3600  # how long watches from an old position get an erasure; Kafka keeps tombstones as long
 SCANNED = 20_000  # rows read for one page, at most
 EVER_MS = 1 << 62  # later than every record; its negative is earlier
+VERDICT_BYTES = 16  # that a verdict takes in a response besides its own
 LARGEST_VERDICT = 1 << 20  # bytes; with some thousand findings a verdict is smaller
 
 
 class StoreUnavailableError(ModerationError):
     """The store cannot be used now, for a reason that may pass: its disk is full, its server is away."""
+
+
+class StoreReplacedError(DeliveryError):
+    """Another process has replaced the view by the view of another log. Open the store again."""
 
 
 class StoreBehindError(ModerationError):
@@ -56,6 +62,7 @@ class Entry(NamedTuple):
     partition: int
     offset: int
     ms: int  # the record's timestamp
+    rank: int  # orders records of one post that lie in different partitions: see rank_of
     source_partition: int  # on the posts topic; -1: not known
     source_offset: int
     tenant: str  # of an erasure: the tenant that the post had in the store
@@ -63,6 +70,20 @@ class Entry(NamedTuple):
     policy: str  # that decided the outcome
     decided_ms: int
     verdict: bytes | None  # as Protobuf
+
+    @property
+    def copied(self) -> bool:
+        """Whether it is the tombstone of a copied erasure. The view passes on the erasure itself."""
+        return self.kind == Kind.ERASED and self.rank % 2 == 0
+
+
+def rank_of(written_ms: int, *, copied: bool) -> int:
+    """The rank of a record by the time of the post or erasure on the posts topic, in ms.
+
+    copied: the record is the tombstone of a copied erasure. The tombstone of the erasure itself wins over its copies.
+    """
+    ms = max(-EVER_MS // 2, min(written_ms, EVER_MS // 2))  # of a foreign record it may be any 64 bits
+    return 2 * ms + (not copied)
 
 
 # What a lookup needs of an entry: kind, tenant, source partition, source offset, verdict.
@@ -74,6 +95,7 @@ class Progress(NamedTuple):
 
     next: int  # offset to read next
     decided: int  # highest offset on the posts topic whose outcome is known; -1: none
+    posts_id: str = ""  # of that posts topic, as Kafka prints it; empty: not known
 
 
 NO_PROGRESS = Progress(0, -1)
@@ -87,6 +109,7 @@ class Log:
     topic: str
     begins: Mapping[int, int]  # by partition
     ends: Mapping[int, int]
+    topic_id: str = ""  # as Kafka prints it; empty: not known
 
     def has_unread(self, progress: Mapping[int, Progress]) -> bool:
         """Whether there are records that a view with these positions has not read."""
@@ -104,6 +127,7 @@ class Query:
     before_ms: int
     after: tuple[int, str]  # decided_ms and post_id of the last verdict on the page before
     limit: int  # verdicts
+    max_bytes: int = EVER_MS  # of these verdicts, with VERDICT_BYTES for each; one verdict is always taken
 
     @property
     def filters(self) -> bool:
@@ -121,11 +145,19 @@ class Page(NamedTuple):
 class Store(Protocol):
     """One view. Every method raises StoreUnavailableError for what may pass. All other errors end the process."""
 
+    @property
+    def gone(self) -> Mapping[int, Progress]:
+        """Positions in a topic that was deleted, if `open` has just found another topic in its place."""
+
     async def open(self, ask: Callable[[], Awaitable[Log]]) -> Mapping[int, Progress]:
         """Returns where to continue, for every partition of the log. Builds the store again if it cannot be continued.
 
+        A view of a topic that was deleted cannot be continued: its offsets are those of another log. What it knows of
+        outcomes (Progress.decided) is kept.
+
         `ask` returns the log. It is called after the store's positions were read: other writers of the store may be
-        beyond an end that was asked for before. `open` may be called again after StoreUnavailableError.
+        beyond an end that was asked for before. `open` may be called again after StoreUnavailableError, and when the
+        topic was deleted and made again.
         """
 
     async def serve(self) -> Mapping[int, Progress] | None:
@@ -157,7 +189,7 @@ class Store(Protocol):
         """Returns rows by post id. Posts without a row are left out."""
 
     async def page(self, query: Query) -> Page:
-        """Returns the next verdicts of a listing. The work is bounded, so the page may hold fewer than `limit`."""
+        """Returns the next verdicts of a listing. It may hold fewer than `limit`: its work and bytes are bounded."""
 
     async def since(self, partition: int, start: int, end: int, limit: int) -> list[Entry]:
         """Returns entries that still hold, of a partition's offsets from `start` up to `end`, in order."""

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import asyncpg
 import structlog
-from asyncpg.exceptions import PostgresConnectionError
 
 import moderation
 from moderation.errors import ConfigError, DeliveryError
 from moderation.settings import ApiSettings
 from moderation.view.stores import (
+    FIND_S,
     MAX_AWAY_S,
     NO_PROGRESS,
     Entry,
@@ -33,6 +34,7 @@ from moderation.view.stores import (
     Progress,
     Query,
     StoreBehindError,
+    StoreReplacedError,
     StoreUnavailableError,
 )
 from moderation.view.stores import (
@@ -41,17 +43,14 @@ from moderation.view.stores import (
 from moderation.view.stores import (
     postgres_rows as rows,
 )
+from moderation.view.stores.postgres_errors import TableGoneError, explained, refused
 from moderation.view.stores.postgres_generations import NAME, Generation, table
 
 CONNECTIONS = 8  # one of these for folds: lookups that wait do not delay folds
-LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError)  # what the driver raises for a lost connection
 COMMAND_S = 10.0  # no statement takes longer
-READ_S = 2.0  # the longest wait of a lookup for a connection: callers had better try again
+CLEAN_S = 3600.0  # between two searches for tables of other versions
 TURN_S = 5.0  # a process that hangs in its turn for so long loses the turn
 LOCK_S = 9.0  # the longest wait for a turn: longer than TURN_S, so that no wait fails because of one hanging process
-# Errors that may pass: the server stops, starts, is full or busy, or refuses us until an operator repairs that. Classes
-# of SQLSTATE, and single ones: read-only, a turn that was too long, missing rights.
-PASSES = ("08", "28", "3D", "40", "53", "55", "57", "58", "25006", "25P03", "25P04", "42501")
 # Other programs may use the same database and its locks: hence 64 bits of a hash of our name.
 LOCK = int.from_bytes(hashlib.sha256(NAME.encode()).digest()[:8], "big", signed=True)
 
@@ -59,10 +58,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 log = structlog.get_logger()
-
-
-class _TableGoneError(Exception):
-    """A table that a statement names does not exist."""
 
 
 def open_store(settings: ApiSettings) -> Postgres:
@@ -81,6 +76,10 @@ class Postgres:
         self._log = 0  # of that generation: its offsets belong to this log
         self._building = False  # that generation does not serve yet
         self._served = False  # that generation was made the serving one
+        self._late: set[asyncio.Task[dict[str, LookupRow]]] = set()  # lookups that nobody waits for any more
+        self._pooled = False  # something stands between that gives each transaction another connection
+        self.gone: Mapping[int, Progress] = {}  # see stores.Store
+        self._clean_at = 0.0  # when to look for tables of other versions, by the monotonic clock
         self._copied: Mapping[int, int] | None = None  # by partition: up to where erasures have their tenants
 
     async def open(self, ask: Callable[[], Awaitable[Log]]) -> Mapping[int, Progress]:
@@ -96,10 +95,13 @@ class Postgres:
             chosen = next(each for each in await generations.live(db) if each.number == number)
         self._number, self._log, self._building, self._served = number, chosen.log, not chosen.serving, False
         self._copied = None
+        gone = next((each for each in before.values() if each.serving), None)
+        self.gone = gone.progress if gone is not None and reason == generations.RECREATED else {}
         if reason:
             log.warning("view_rebuilt", database=NAME, generation=number, reason=reason)
         resumed = any(at.next > log_.begins.get(partition, 0) for partition, at in chosen.progress.items())
-        log.info("view_opened", database=NAME, generation=number, topic=log_.topic, resumed=resumed)
+        fields = {"topic": log_.topic, "resumed": resumed, "pooled": self._pooled}
+        log.info("view_opened", database=NAME, generation=number, **fields)
         return chosen.progress
 
     async def serve(self) -> Mapping[int, Progress] | None:
@@ -139,6 +141,10 @@ class Postgres:
             for number in removable:
                 async with self._turn() as db:
                     await generations.remove(db, number)
+            if followed.serving and time.monotonic() >= self._clean_at:
+                self._clean_at = time.monotonic() + CLEAN_S
+                async with self._turn() as db:
+                    await generations.remove_outdated(db)
         except StoreUnavailableError:
             return  # a reader still uses the table: the next call tries again
 
@@ -182,7 +188,24 @@ class Postgres:
         return await rows.tenants(db, table(self._number), erased)
 
     async def find(self, post_ids: Sequence[str]) -> dict[str, LookupRow]:
-        return await self._ask(rows.find, post_ids)
+        """See stores.Store. Does not wait for a statement that takes longer than FIND_S: that ends by itself."""
+        task = asyncio.ensure_future(self._ask(rows.find, post_ids))
+        try:
+            await asyncio.wait((task,), timeout=FIND_S)
+        finally:
+            if not task.done():
+                task.cancel()
+                self._late.add(task)
+                task.add_done_callback(self._ended)
+        if not task.done():
+            raise StoreUnavailableError(f"the view's database: no response within {FIND_S:g} s")
+        return task.result()
+
+    def _ended(self, task: asyncio.Task[dict[str, LookupRow]]) -> None:
+        """Forgets a late lookup. Its error, if any, is seen: nobody waits for it."""
+        self._late.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     async def page(self, query: Query) -> Page:
         return await self._ask(rows.page, query)
@@ -212,33 +235,44 @@ class Postgres:
                 pool.terminate()
 
     async def _connect(self) -> None:
-        async with self._explained():
+        with self._explained():
             try:
-                self._writer = self._writer or await self._connected(1)
-                self._pool = self._pool or await self._connected(CONNECTIONS - 1)
+                if self._writer is None:
+                    self._pooled = await self._find_pooler()
+                    self._writer = await self._connected(1)
+                if self._pool is None:
+                    self._pool = await self._connected(CONNECTIONS - 1)
             except OSError:  # of which a certificate's error is one, and a ValueError too
                 raise
             except ValueError as error:
                 # No cause, and no text: they may hold the password.
                 raise ConfigError(
                     f"MODERATION_API__VIEW_DATABASE: cannot be used: {type(error).__name__}. It is "
-                    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and the user may create a schema there"
+                    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
                 ) from None
 
+    async def _find_pooler(self) -> bool:
+        """Whether something stands between that may give each transaction another connection, such as PgBouncer."""
+        db = await asyncpg.connect(self._url, timeout=COMMAND_S, command_timeout=COMMAND_S, statement_cache_size=0)
+        try:
+            # A pooler reports a process of its own.
+            return bool(await db.fetchval("SELECT pg_backend_pid()") != db.get_server_pid())
+        finally:
+            await db.close(timeout=COMMAND_S)
+
     async def _connected(self, connections: int) -> Any:
-        limits = {
-            "statement_timeout": COMMAND_S,
-            "lock_timeout": LOCK_S,
-            "idle_in_transaction_session_timeout": TURN_S,
-        }
+        """A pool. Nothing is set on a session, by parameters or statements: a pooler refuses or forgets that."""
+        # A prepared statement with a name belongs to one connection of the server. One without a name works everywhere.
+        cached = {"statement_cache_size": 0} if self._pooled else {}
         return await asyncpg.create_pool(
             self._url,
             min_size=1,
             max_size=connections,
             timeout=COMMAND_S,
             command_timeout=COMMAND_S,
-            server_settings={name: f"{round(seconds * 1000)}" for name, seconds in limits.items()}
-            | {"application_name": f"moderation-{moderation.__version__}"},
+            reset=_keep,
+            server_settings={"application_name": f"moderation-{moderation.__version__}"},
+            **cached,
         )
 
     async def _ask(self, work: Callable[Concatenate[Any, str, P], Awaitable[T]], *args: P.args, **named: P.kwargs) -> T:
@@ -247,18 +281,21 @@ class Postgres:
         try:
             async with self._read() as db:
                 return await work(db, table(number), *args, **named)
-        except _TableGoneError:
-            async with self._read() as db:
-                self._adopted(await generations.live(db))
+        except TableGoneError:
+            try:
+                async with self._read() as db:
+                    self._adopted(await generations.live(db))
+            except StoreReplacedError:  # which the next fold finds, too
+                raise StoreUnavailableError("the view in the database is that of another log") from None
             if self._number == number:
-                raise _refused("UndefinedTableError 42P01") from None
+                raise refused("UndefinedTableError 42P01", opened=True) from None
             async with self._read() as db:
                 return await work(db, table(self._number), *args, **named)
 
     def _adopted(self, live: Sequence[Generation]) -> Generation:
         """Our generation, or the one that has replaced it: of the same log, and as far or further.
 
-        Raises DeliveryError when this process can continue with neither.
+        Raises StoreReplacedError when this process can continue with neither.
         """
         for generation in live:
             if generation.number == self._number:
@@ -266,7 +303,7 @@ class Postgres:
                 return generation
         serving = next((generation for generation in live if generation.serving), None)
         if serving is None or self._building or serving.log != self._log:
-            raise DeliveryError("the view in the database was replaced by the view of another log: restart the API")
+            raise StoreReplacedError("the view in the database was replaced by the view of another log")
         log.info("view_generation_adopted", database=NAME, generation=serving.number, before=self._number)
         self._number = serving.number
         return serving
@@ -274,45 +311,41 @@ class Postgres:
     @asynccontextmanager
     async def _read(self) -> AsyncIterator[Any]:
         """Yields a connection to read with, once one is free."""
-        async with self._explained(), self._pool.acquire(timeout=READ_S) as db:
-            yield db
+        with self._explained():
+            async with self._pool.acquire(timeout=FIND_S) as db:
+                yield db
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[Any]:
         """Yields a transaction that overlaps no other process's. A process that hangs in it loses it after TURN_S."""
+        limits = {
+            "statement_timeout": COMMAND_S,
+            "lock_timeout": LOCK_S,
+            "idle_in_transaction_session_timeout": TURN_S,
+        }
+        begin = [f"SET LOCAL {name} = {round(seconds * 1000)}" for name, seconds in limits.items()]
+        begin.append(f"SELECT pg_advisory_xact_lock({LOCK})")
         try:
-            async with self._explained(), self._writer.acquire(timeout=COMMAND_S) as db, db.transaction():
-                await db.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-                yield db
-        except _TableGoneError:
-            raise _refused("UndefinedTableError 42P01") from None
+            with self._explained():
+                async with self._writer.acquire(timeout=COMMAND_S) as db, db.transaction():
+                    await db.execute("; ".join(begin))
+                    yield db
+        except TableGoneError:
+            raise refused("UndefinedTableError 42P01", opened=self._number > 0) from None
 
-    @asynccontextmanager
-    async def _explained(self) -> AsyncIterator[None]:
-        """Turns the driver's errors into ours, by name and SQLSTATE: their texts may hold secrets."""
-        try:
-            yield
-        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
-            raise _TableGoneError from None
-        except asyncpg.PostgresError as error:
-            state = str(error.sqlstate or "")
-            name = f"{type(error).__name__} {state}".strip()
-            if state.startswith(PASSES) or isinstance(error, PostgresConnectionError):
-                raise StoreUnavailableError(f"the view's database: {name}") from None
-            raise _refused(name) from None
-        except (*LOST, OSError, TimeoutError) as error:
-            raise StoreUnavailableError(f"the view's database: {type(error).__name__}") from None
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(opened=self._number > 0)
 
 
-def _refused(error: str) -> DeliveryError:
-    return DeliveryError(f"the view's database refused a statement: {error}")
+async def _keep(_: Any) -> None:
+    """Leaves a connection as it is when it goes back to its pool: nothing was set on it."""
 
 
 async def _check_log(db: Any, log: Log) -> None:
     """Raises ConfigError when the database holds the view of another topic."""
     facts = {"cluster_id": log.cluster_id, "topic": log.topic}
-    await db.executemany(f"INSERT INTO {NAME}.facts VALUES ($1, $2) ON CONFLICT DO NOTHING", list(facts.items()))
-    if dict(await db.fetch(f"SELECT name, value FROM {NAME}.facts")) != facts:
+    await db.executemany(f"INSERT INTO {generations.FACTS} VALUES ($1, $2) ON CONFLICT DO NOTHING", list(facts.items()))
+    if dict(await db.fetch(f"SELECT name, value FROM {generations.FACTS}")) != facts:
         raise ConfigError(
             "MODERATION_API__VIEW_DATABASE holds the view of another topic: give this one a database of its own"
         )
@@ -342,6 +375,7 @@ async def _apply(
         await db.executemany(_MOVE, [(generation.number, number, *at) for number, at in ahead.items()])
 
 
-_MOVE = f"UPDATE {NAME}.partitions SET next = $3, decided = $4 WHERE generation = $1 AND number = $2"
-_WRITTEN = f"UPDATE {NAME}.generations SET written = now() WHERE number = $1"
-_VERSION = f"UPDATE {NAME}.generations SET version = $2 WHERE number = $1"
+_MOVE = f"""
+    UPDATE {generations.PARTITIONS} SET next = $3, decided = $4, posts_id = $5 WHERE generation = $1 AND number = $2"""
+_WRITTEN = f"UPDATE {generations.GENERATIONS} SET written = now() WHERE number = $1"
+_VERSION = f"UPDATE {generations.GENERATIONS} SET version = $2 WHERE number = $1"

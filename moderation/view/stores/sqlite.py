@@ -18,16 +18,19 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import structlog
 
 import moderation
-from moderation.errors import DeliveryError
+from moderation.errors import ConfigError, DeliveryError
 from moderation.observability import metrics
 from moderation.settings import ApiSettings
 from moderation.view.stores import (
     EVER_MS,
+    FIND_S,
+    NO_PROGRESS,
     Entry,
     Kind,
     Log,
@@ -62,14 +65,16 @@ log = structlog.get_logger()
 def open_store(settings: ApiSettings) -> Sqlite:
     """Returns the store in the file that the settings name, not opened yet. Raises ConfigError."""
     sqlite_budget.check(settings.view_max_bytes)
-    return Sqlite(settings)
+    if settings.view is None:
+        raise ConfigError("MODERATION_API__VIEW names no file")
+    return Sqlite(settings, settings.view)
 
 
 class Sqlite:
     """A store in a file. See stores.Store."""
 
-    def __init__(self, settings: ApiSettings) -> None:
-        self._path = settings.view.expanduser()
+    def __init__(self, settings: ApiSettings, file: Path) -> None:
+        self._path = file.expanduser()
         self._files = Files(self._path)
         self._bound = settings.view_max_bytes
         self._retention_ms = int(settings.retention_days * 86_400_000)
@@ -80,16 +85,22 @@ class Sqlite:
         self._single: sqlite3.Connection | None = None  # the event loop's
         self._writer = ThreadPoolExecutor(1, "view-writer")
         self._reader = ThreadPoolExecutor(1, "view-reader")
+        self.gone: dict[int, Progress] = {}  # see stores.Store
         self._writing = 0.0  # since when, by the monotonic clock; 0: nothing is being written
 
     async def open(self, ask: Callable[[], Awaitable[Log]]) -> dict[int, Progress]:
         await self._write(self._files.own)  # from here on no other process moves the file's positions
+        await self._close_readers()
         stored = await self._write(self._open, await ask())
-        _close(self._single)  # an earlier attempt may have opened both
         self._single = self._explained(self._connect, 0.0)
-        await self._read(lambda: _close(self._bulk))
         self._bulk = await self._read(self._connect)
         return stored
+
+    async def _close_readers(self) -> None:
+        """Closes what an earlier call of `open` has opened: its file may be removed. Reads fail meanwhile."""
+        (single, bulk), self._single, self._bulk = (self._single, self._bulk), None, None
+        _close(single)
+        await self._read(_close, bulk)
 
     async def serve(self) -> dict[int, Progress]:
         return await self._write(lambda: progress(_opened(self._written)))
@@ -109,7 +120,7 @@ class Sqlite:
         slow = self._writing and time.monotonic() - self._writing > SLOW_S
         if len(post_ids) == 1 and not slow:
             return self._explained(self._find_one, post_ids[0])
-        return await self._read(self._find, post_ids)
+        return await self._in(self._reader, FIND_S, self._find, post_ids)
 
     async def page(self, query: Query) -> Page:
         return await self._read(self._page, query)
@@ -125,8 +136,7 @@ class Sqlite:
 
     async def close(self) -> None:
         """Closes the file. Does not wait for a thread that hangs on a dead disk."""
-        if self._single is not None:
-            self._single.close()
+        _close(self._single)
         for thread, work in ((self._reader, lambda: _close(self._bulk)), (self._writer, self._close)):
             try:
                 await self._in(thread, CLOSE_S, work)
@@ -140,7 +150,7 @@ class Sqlite:
     def _open(self, log_: Log) -> dict[int, Progress]:
         _close(self._written)  # of an earlier attempt
         self._budget = sqlite_budget.divided(self._bound, self._files.aside)
-        reason = self._unusable(log_)
+        reason, self.gone = self._unusable(log_)
         if reason:
             self._files.remove(reason)
             self._budget = sqlite_budget.divided(self._bound, self._files.aside)
@@ -153,9 +163,10 @@ class Sqlite:
             for statement in sql.CREATE if reason else ():
                 written.execute(statement)
             facts = {"cluster_id": log_.cluster_id, "topic": log_.topic, "engine_version": moderation.__version__}
+            facts |= {"topic_id": log_.topic_id} if log_.topic_id else {}
             remember(written, facts | (seen() if reason else {}))
         self._files.mark()
-        self._add(log_.begins)
+        self._add(log_.begins, self.gone)
         log.info("view_opened", path=str(self._path), topic=log_.topic, resumed=not reason)
         return progress(written)
 
@@ -164,10 +175,13 @@ class Sqlite:
         with _transaction(_opened(self._written)) as written:
             remember(written, seen(age_s))
 
-    def _add(self, begins: Mapping[int, int]) -> None:
+    def _add(self, begins: Mapping[int, int], known: Mapping[int, Progress] | None = None) -> None:
+        """`known`: outcomes that the partitions begin with."""
         self._empty_log(len(begins) * sqlite_budget.FRAME)
+        at = {number: (known or {}).get(number, NO_PROGRESS)._replace(next=begin) for number, begin in begins.items()}
+        rows = [(number, *progress) for number, progress in at.items()]
         with _transaction(_opened(self._written)) as written:
-            written.executemany("INSERT OR IGNORE INTO partitions VALUES (?, ?, -1)", begins.items())
+            written.executemany("INSERT OR IGNORE INTO partitions VALUES (?, ?, ?, ?)", rows)
 
     def _fold(
         self, entries: Sequence[Entry], before: Mapping[int, Progress], after: Mapping[int, Progress]
@@ -220,8 +234,8 @@ class Sqlite:
             if len(kept) < len(entries):  # the others would be deleted at once: delete what they supersede
                 old = (entry for entry in entries if entry.ms < oldest and entry.kind != Kind.ERASED)
                 written.executemany(sql.SUPERSEDE, (entry._asdict() for entry in old))
-            rows = [(at.next, at.decided, number) for number, at in after.items()]
-            written.executemany("UPDATE partitions SET next = ?, decided = ? WHERE number = ?", rows)
+            rows = [(*at, number) for number, at in after.items()]
+            written.executemany("UPDATE partitions SET next = ?, decided = ?, posts_id = ? WHERE number = ?", rows)
             read = "SELECT post_id, tenant FROM verdicts WHERE post_id = ?"
             erased = [entry.post_id for entry in kept if entry.kind == Kind.ERASED]
             tenants = (written.execute(read, (post_id,)).fetchone() for post_id in erased)
@@ -310,14 +324,16 @@ class Sqlite:
         db.execute("PRAGMA temp_store=MEMORY")  # nothing is written that the bound does not know of
         return db
 
-    def _unusable(self, log: Log) -> str:
+    def _unusable(self, log: Log) -> tuple[str, dict[int, Progress]]:
+        """Why the file cannot be continued, and what it knows of outcomes if its topic was created again."""
         with closing(sqlite3.connect(self._path)) as db:
             try:
-                return sqlite_facts.unusable(db, log, self._budget.pages)
+                reason = sqlite_facts.unusable(db, log, self._budget.pages)
+                return reason, progress(db) if reason == sqlite_facts.RECREATED else {}
             except sqlite3.DatabaseError as error:
                 if not _is_corruption(error):
                     raise
-                return "corrupt"
+                return "corrupt", {}
 
     async def _write(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._writing = time.monotonic()
@@ -338,7 +354,7 @@ class Sqlite:
             async with asyncio.timeout(seconds):
                 return await asyncio.get_running_loop().run_in_executor(thread, call)
         except TimeoutError:
-            raise StoreUnavailableError(f"{self._path}: no response within {seconds} s") from None
+            raise StoreUnavailableError(f"{self._path}: no response within {seconds:g} s") from None
 
     def _explained(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Returns what `work` returns. Turns SQLite's errors into ours. A broken file is rebuilt at the next start."""
@@ -348,9 +364,8 @@ class Sqlite:
             name = getattr(error, "sqlite_errorname", type(error).__name__)
             if _is_corruption(error):
                 self._files.remove("corrupt")
-                raise DeliveryError(
-                    f"the view {self._path} is broken ({name}); it is rebuilt at the next start"
-                ) from None
+                text = f"the view {self._path} is broken ({name}); it is rebuilt at the next start"
+                raise DeliveryError(text) from None
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSES:
                 raise StoreUnavailableError(f"{self._path}: {name}") from None
             raise unwritable(self._path, name) from None
@@ -364,7 +379,7 @@ def _is_corruption(error: sqlite3.Error) -> bool:
 
 def _opened(db: sqlite3.Connection | None) -> sqlite3.Connection:
     if db is None:
-        raise RuntimeError("the file has not been opened")
+        raise StoreUnavailableError("the view's file is being opened")
     return db
 
 

@@ -14,6 +14,7 @@ from moderation.view.stores.sqlite_statements import APPLICATION_ID, FORMAT
 from moderation.view.stores.statements import IS_UNREADABLE
 
 CLOCK_S = 60.0  # that a clock may be set back
+RECREATED = "the topic was created again"
 
 
 def unusable(db: sqlite3.Connection, log: Log, max_pages: int) -> str:
@@ -29,8 +30,10 @@ def unusable(db: sqlite3.Connection, log: Log, max_pages: int) -> str:
     for name, value in (("cluster_id", log.cluster_id), ("topic", log.topic)):
         if facts.get(name) != value:
             return f"another {name}"
+    if log.topic_id and facts.get("topic_id", "") not in ("", log.topic_id):
+        return RECREATED
     if any(at.next > log.ends.get(number, 0) for number, at in progress(db).items()):
-        return "the log ends before our position"  # a topic that was created again and is longer passes
+        return "the log ends before our position"  # without ids, a topic that was created again and is longer passes
     # A view that has read the whole log has missed nothing. A time in the future comes from a clock that was wrong.
     away_s = time.time() - float(facts.get("seen", 0))
     if not -CLOCK_S <= away_s <= MAX_AWAY_S and log.has_unread(progress(db)):
@@ -46,8 +49,8 @@ def unusable(db: sqlite3.Connection, log: Log, max_pages: int) -> str:
 
 def progress(db: sqlite3.Connection) -> dict[int, Progress]:
     """Returns the positions by partition."""
-    rows = db.execute("SELECT number, next, decided FROM partitions")
-    return {number: Progress(next, decided) for number, next, decided in rows}
+    rows = db.execute("SELECT number, next, decided, posts_id FROM partitions")
+    return {number: Progress(*at) for number, *at in rows}
 
 
 def remember(db: sqlite3.Connection, facts: Mapping[str, str]) -> None:

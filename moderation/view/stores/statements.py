@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from moderation.view.stores import SCANNED, Kind, Page, Query
+from moderation.view.stores import SCANNED, VERDICT_BYTES, Kind, Page, Query
 
 
 class Column(NamedTuple):
@@ -27,6 +27,7 @@ COLUMNS = (
     Column("at_partition", "int32"),
     Column("at_offset", "int64"),
     Column("at_ms", "int64"),
+    Column("rank", "int64"),
     Column("source_partition", "int32"),
     Column("source_offset", "int64"),
     Column("tenant", "text"),
@@ -87,24 +88,33 @@ class Placed(Protocol):
     @property
     def offset(self) -> int: ...
     @property
-    def ms(self) -> int: ...
+    def rank(self) -> int: ...
 
 
 def is_newer(record: Placed, known: Placed) -> bool:
     """Whether a record of a post wins over the known record.
 
-    Offsets order the records of a partition. After partitions were added, a post may change its partition: then
-    timestamps decide. A record that is read again wins over itself.
+    Offsets order the records of a partition. Posts under one id may lie in several partitions, if producers use
+    different partitioners or partitions were added. Then the later post or erasure wins, and not the one that was
+    judged later: partitions have different backlogs. A record that is read again wins over itself.
+
+    Each partition's last record is right for its own posts (worker/erasures.py). So a view that was built from what
+    compaction has left says the same as one that has read everything.
     """
-    return known.offset <= record.offset if known.partition == record.partition else known.ms < record.ms
+    if known.partition == record.partition:
+        return known.offset <= record.offset
+    return (known.rank, known.partition) < (record.rank, record.partition)
 
 
-def is_older(partition: str, offset: str, ms: str) -> str:
+def is_older(partition: str, offset: str, rank: str) -> str:
     """The condition that a row, named `known`, is older than a record. The arguments are SQL expressions.
 
     Same rule as `is_newer`, except that a record that is read again changes nothing.
     """
-    return f"CASE known.at_partition WHEN {partition} THEN known.at_offset < {offset} ELSE known.at_ms < {ms} END"
+    return (
+        f"CASE WHEN known.at_partition = {partition} THEN known.at_offset < {offset} WHEN known.rank = {rank} "
+        f"THEN known.at_partition < {partition} ELSE known.rank < {rank} END"
+    )
 
 
 def create_table(dialect: Dialect, table: str) -> str:
@@ -121,7 +131,7 @@ def upsert(table: str, source: str) -> str:
     """
     assignments = [f"{name} = excluded.{name}" for name, _ in COLUMNS if name not in ("post_id", "tenant")]
     assignments.append(f"tenant = CASE excluded.kind WHEN {Kind.ERASED:d} THEN known.tenant ELSE excluded.tenant END")
-    condition = is_older("excluded.at_partition", "excluded.at_offset", "excluded.at_ms")
+    condition = is_older("excluded.at_partition", "excluded.at_offset", "excluded.rank")
     return (
         f"INSERT INTO {table} AS known ({NAMES}) {source} "
         f"ON CONFLICT (post_id) DO UPDATE SET {', '.join(assignments)} WHERE {condition}"
@@ -180,8 +190,18 @@ class Listing:
 
     def result(self, rows: Sequence[Sequence[Any]], scan_end: Sequence[Any] | None) -> Page:
         """The page, from the rows of both statements."""
-        last = rows[-1] if len(rows) == self._query.limit else scan_end
-        return Page([row[2] for row in rows], (last[0], last[1]) if last else None)
+        fitting = rows[: self._fitting(rows)]
+        last = fitting[-1] if len(fitting) < len(rows) or len(rows) == self._query.limit else scan_end
+        return Page([row[2] for row in fitting], (last[0], last[1]) if last else None)
+
+    def _fitting(self, rows: Sequence[Sequence[Any]]) -> int:
+        """How many of these rows the page has room for."""
+        left = self._query.max_bytes
+        for count, row in enumerate(rows):
+            left -= len(row[2]) + VERDICT_BYTES
+            if left < 0 and count:
+                return count
+        return len(rows)
 
     def _add(self, value: object) -> str:
         """Returns the value's parameter. The parameters stand in the statement in the order of these calls."""

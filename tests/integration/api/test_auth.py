@@ -100,6 +100,8 @@ async def test_a_tenant_sees_its_own(running_api: Api, deployment: Deployment) -
                 await getattr(stub, name)(request, **me)
         async with refused(DENIED, "OTHER_TENANT", field="post.id"):  # it would supersede the other's verdict
             await stub.ModeratePost(pb.ModeratePostRequest(post=Post(id="of-t2")), **me)
+        await running_api.accepted(channel, Post(id="of-none"), **me)  # nobody's, and it locks nobody out
+        assert (await stub.GetVerdict(pb.GetVerdictRequest(post_id="of-none"), **me)).state == pb.LOOKUP_STATE_PENDING
         watch = stub.WatchVerdicts(pb.WatchVerdictsRequest(), **me)
         await watch.read()
         await running_api.put(a_verdict("more-of-t2", tenant="t2"), "of-t2", "of-t1", a_verdict("new", tenant="t1"))

@@ -68,6 +68,13 @@ async def test_batches_have_a_limit(running_api: Api) -> None:
             assert details == ["post_ids must be 1 to 1000 ids"]
 
 
+async def until_pending(channel: Any, post_id: str) -> None:
+    """The record of a post can be read a little before its put has ended."""
+    async with asyncio.timeout(10):
+        while (await service(channel).GetVerdict(pb.GetVerdictRequest(post_id=post_id))).state != PENDING:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 async def test_pending_is_neither_found_nor_unknown(running_api: Api) -> None:
     async with running_api.running() as channel:
         for _ in range(2):  # the second record counts, and another one is before it
@@ -77,6 +84,7 @@ async def test_pending_is_neither_found_nor_unknown(running_api: Api) -> None:
             response = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id=post_id, **fields))
             return int(response.state)
 
+        await until_pending(channel, "a")
         assert [await get("a"), await get("never"), await get("never", consistency_token=token)] == [
             PENDING,  # this API has put the post
             NOT_FOUND,
@@ -142,7 +150,7 @@ async def test_verdicts_on_a_deleted_posts_topic_do_not_count_for_a_new_one(runn
     async with running_api.running() as channel:
         token = await running_api.accepted(channel, Post(id="a"))
         wait = pb.WaitVerdictRequest(post_id="a", consistency_token=token)
-        assert (await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="a"))).state == PENDING
+        await until_pending(channel, "a")
         await running_api.put(running_api.judged("a", token))
         assert (await service(channel).WaitVerdict(wait)).state == FOUND
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
+from aiokafka import ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from prometheus_client import REGISTRY
@@ -17,7 +19,8 @@ from moderation.api import cursors
 from moderation.client import CallError, Client
 from moderation.dev.kafka import LocalKafka
 from moderation.errors import DeliveryError
-from moderation.types import Outcome, Source
+from moderation.settings import MediaSettings
+from moderation.types import Detail, Outcome, Problem, Reason, Source
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.moderation_service_pb2 import (
     LOOKUP_STATE_FOUND as FOUND,
@@ -29,6 +32,7 @@ from moderation.v1.moderation_service_pb2 import (
     LOOKUP_STATE_PENDING as PENDING,
 )
 from moderation.v1.post_pb2 import Image, Post
+from moderation.v1.verdict_pb2 import Source as SourceMessage
 from tests.support.builders import a_verdict
 from tests.support.lookups import (
     Api,
@@ -36,8 +40,34 @@ from tests.support.lookups import (
     service,
     source_of,
 )
+from tests.support.recreated import id_of
 
 INVALID, EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_post_with_parts_that_cannot_be_read_is_taken_as_the_topic_takes_it(running_api: Api) -> None:
+    parts: list[Post] = [
+        Post(id="long", text="x" * (running_api.settings.media.max_text_chars + 1)),
+        Post(id="many", images=[Image(data=b"x")] * 200),
+        Post(id="empty", images=[Image(alt="nothing")]),
+        Post(id="far", images=[Image(uri="http://example.com/a.png")]),
+    ]
+    async with running_api.running() as channel, running_api.posts() as consumer:
+        calls = [service(channel).ModeratePost(pb.ModeratePostRequest(post=post), timeout=60) for post in parts]
+        records = [await asyncio.wait_for(consumer.getone(), 30) for _ in parts]
+        for call in calls:
+            call.cancel()
+    read = {record.key.decode(): wire.post_record(record.value, record.headers, MediaSettings()) for record in records}
+    assert read["long"].text == parts[0].text
+    assert len(read["many"].images) == 200
+    assert read["empty"].images[0].problem == Problem(Reason.INVALID_POST, "images[0]", Detail.MISSING)
+    assert read["far"].images[0].uri == "http://example.com/a.png"
+
+
+async def put_at(api: Api, record: ConsumerRecord) -> SourceMessage:
+    """Where a post is, as the API says it."""
+    id = await id_of(api.settings.kafka.bootstrap, record.topic)
+    return wire.source_message(replace(source_of(record), topic_id=id))
 
 
 async def test_a_post_is_found_when_its_verdict_comes(running_api: Api) -> None:
@@ -60,7 +90,7 @@ async def test_a_post_is_found_when_its_verdict_comes(running_api: Api) -> None:
         response = await asked
     assert response.state == FOUND
     assert response.verdict == wire.verdict_message(judged)
-    assert response.source == wire.source_message(source_of(record))
+    assert response.source == await put_at(running_api, record)
 
 
 async def test_an_older_verdict_of_the_same_post_is_not_taken(running_api: Api) -> None:
@@ -68,7 +98,7 @@ async def test_an_older_verdict_of_the_same_post_is_not_taken(running_api: Api) 
         first = await client.moderate(Post(id="a"), timeout=3.0)
         assert first.state == PENDING
         old = await asyncio.wait_for(consumer.getone(), 30)
-        assert first.source == wire.source_message(source_of(old))
+        assert first.source == await put_at(running_api, old)
         asked = asyncio.create_task(client.moderate(Post(id="a", text="edited"), timeout=60))
         new = await asyncio.wait_for(consumer.getone(), 30)
         await running_api.put(a_verdict("a", source=source_of(old)))
@@ -172,7 +202,8 @@ async def test_a_post_that_is_erased_during_a_wait_is_not_found(running_api: Api
     async with running_api.running() as channel, running_api.posts() as consumer:
         asked = asyncio.ensure_future(service(channel).ModeratePost(pb.ModeratePostRequest(post=Post(id="a"))))
         record = await asyncio.wait_for(consumer.getone(), 30)
-        token = cursors.of_record(record.partition, record.offset)
+        source = await put_at(running_api, record)
+        token = cursors.of_record(source.partition, source.offset, source.topic_id)
         await running_api.put(running_api.judged("b", token))  # the record of post a is judged, and it has no verdict
         response = await asyncio.wait_for(asked, 30)
         assert (response.state, response.consistency_token) == (NOT_FOUND, token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 
 import grpc
@@ -103,3 +104,21 @@ async def test_a_watch_has_a_maximum_age(running_api: Api) -> None:
             await service(channel).WatchVerdicts(pb.WatchVerdictsRequest()).read()
         async with refused(grpc.StatusCode.UNAVAILABLE, "STOPPING", retry=True):
             await asyncio.wait_for(stream.read(), 30)
+
+
+async def test_a_timeout_in_a_service_config_ends_a_watch_unless_its_methods_are_named(running_api: Api) -> None:
+    """As the callers' page says."""
+    names = {"all": [{"service": "moderation.v1.ModerationService"}]}
+    names["others"] = [{**names["all"][0], "method": method} for method in ("GetVerdict", "WaitVerdict")]
+    async with running_api.running():
+        for covers, name in names.items():
+            config = json.dumps({"methodConfig": [{"name": name, "timeout": "1s"}]})
+            async with grpc.aio.insecure_channel(
+                running_api.address, options=[("grpc.service_config", config)]
+            ) as channel:
+                watch = service(channel).WatchVerdicts(pb.WatchVerdictsRequest())
+                ended = asyncio.ensure_future(watch.code())
+                await asyncio.wait([ended], timeout=30 if covers == "all" else 2)
+                assert ended.done() == (covers == "all")
+                watch.cancel()
+                assert (await ended == grpc.StatusCode.DEADLINE_EXCEEDED) == (covers == "all")

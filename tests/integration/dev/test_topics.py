@@ -18,17 +18,24 @@ from tests.support.topics import make_topics
 
 async def test_topics_of_a_deployment_are_created_once(kafka: str, names: Callable[[str], str]) -> None:
     settings = KafkaSettings(bootstrap=kafka, posts_topic=names("posts"), verdicts_topic=names("verdicts"))
-    for _ in range(2):
-        await create_missing_topics(settings, partitions=3, replication=1)
+    every = [settings.posts_topic, settings.verdicts_topic, settings.dead_letters]
+    assert await create_missing_topics(settings, partitions=3, replication=1) == dict.fromkeys(every, True)
+    assert await create_missing_topics(settings, partitions=3, replication=1) == dict.fromkeys(every, False)
+    with pytest.raises(ConfigError, match=f"{settings.posts_topic} has 3 partitions.* not 12; no topic was created"):
+        await create_missing_topics(settings, partitions=12, replication=1)
+    assert await create_missing_topics(settings, partitions=2, replication=1) == dict.fromkeys(every, False)
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
     await admin.start()
     try:
-        topics = await admin.describe_topics([settings.posts_topic, settings.verdicts_topic, settings.dead_letters])
-        (response,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, settings.verdicts_topic)])
+        topics = await admin.describe_topics(every)
+        asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in every]
+        responses = [answer for resource in asked for answer in await admin.describe_configs([resource])]
     finally:
         await admin.close()
     assert [len(topic["partitions"]) for topic in topics] == [3, 3, 3]
-    assert {entry[0]: entry[1] for entry in response.resources[0][4]}["cleanup.policy"] == "compact"
+    configs = [{entry[0]: entry[1] for entry in response.resources[0][4]} for response in responses]
+    assert [each["cleanup.policy"] for each in configs] == ["delete", "compact", "delete"]
+    assert [each["message.timestamp.type"] for each in configs] == ["LogAppendTime", "CreateTime", "CreateTime"]
     other = settings.model_copy(update={"verdicts_topic": names("others")})
     await make_topics(kafka, other.verdicts_topic, partitions=2)
     with pytest.raises(ConfigError, match="has 2 partitions"):

@@ -30,8 +30,12 @@ async def put(harness: Harness, partition: int, batch: bytes) -> None:
 
 
 def dlq_headers(letter: ConsumerRecord) -> dict[str, bytes]:
-    """What the headers of a dead letter say, but for where it came from."""
-    headers = {name: value for name, value in letter.headers if not name.startswith(("dlq.original", "dlq.consumer"))}
+    """What the headers of a dead letter say, but for where it came from and which post it is of."""
+    headers = {
+        name: value
+        for name, value in letter.headers
+        if not name.startswith(("dlq.original", "dlq.consumer", "dlq.post"))
+    }
     headers.pop("dlq.service.version")
     return headers
 
@@ -57,14 +61,16 @@ async def test_a_header_whose_name_is_not_utf8_makes_a_dead_letter_and_its_neigh
         await put(harness, 3, a_batch(batch, 3, codec))
         verdicts = await harness.verdicts(3)
         (letter,) = await harness.dead_letters(1)
-    assert [verdict["postId"] for verdict in verdicts] == ["post-0", "odd", "post-2"]
+    assert [verdict["postId"] for verdict in verdicts] == ["post-0", "post-1", "post-2"]
     assert reasons(verdicts) == ["", "NOT_DECODABLE", ""]
     assert (letter.key, letter.value) == (b"odd", a_value(1))
     assert letter.headers[:3] == (("caf\\xe9", b"1"), ("content-type", b"application/json"), ("caf\\xe9", None))
     assert dlq_headers(letter)["dlq.headers.escaped"] == b"true"
+    assert dlq_headers(letter)["dlq.error.detail"] == b"headers: not UTF-8"
 
 
 async def test_an_erasure_with_such_a_header_erases(harness: Harness) -> None:
+    harness = harness.with_kafka(copy_erasures=False)
     async with running(harness):
         await put(harness, 3, a_batch(a_record(0, None, b"post-1", [(b"caf\xe9", b"")]), 1))
         (record,) = await harness.read(harness.topics[1], 1)
@@ -98,13 +104,14 @@ async def test_a_dead_letter_keeps_its_first_bytes_and_says_so(harness: Harness)
         await harness.produce((3, b"key", b"{", [("a", b"h" * 5000)]))
         letters = {letter.partition: letter for letter in await harness.dead_letters(4)}
         assert reasons(await harness.verdicts(4)) == ["NOT_DECODABLE"] * 4
-    cut = {"dlq.value.truncated": b"true", "dlq.error.code": b"NOT_DECODABLE"} | of_value(value)
+    said = {"dlq.error.code": b"NOT_DECODABLE", "dlq.error.detail": b"not JSON"}
+    cut = {"dlq.value.truncated": b"true"} | said | of_value(value)
     assert dlq_headers(letters[0]) == {"a": b"b"} | cut
     assert 3000 < len(letters[0].value) <= 4096
     assert value.startswith(letters[0].value)
     assert (letters[1].key, dlq_headers(letters[1])) == (None, {"dlq.key.omitted": b"true"} | cut)
-    assert (letters[2].value, dlq_headers(letters[2])) == (b"{", {"dlq.error.code": b"NOT_DECODABLE"})
-    assert dlq_headers(letters[3]) == {"dlq.headers.omitted": b"true", "dlq.error.code": b"NOT_DECODABLE"}
+    assert (letters[2].value, dlq_headers(letters[2])) == (b"{", said)
+    assert dlq_headers(letters[3]) == {"dlq.headers.omitted": b"true"} | said
 
 
 async def test_a_batch_that_cannot_be_read_is_named_with_the_way_around_it(harness: Harness) -> None:

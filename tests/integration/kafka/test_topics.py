@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
+from structlog.testing import capture_logs
 
+from moderation.dev.topics import create_topics
 from moderation.errors import ConfigError
 from moderation.kafka.topics import Topics, check_topics
 from moderation.settings import KafkaSettings
@@ -42,6 +44,37 @@ async def test_a_broker_that_is_lost_while_it_is_asked_is_no_mistake_of_the_oper
 
     monkeypatch.setattr(AIOKafkaAdminClient, "describe_topics", lossy)
     assert (await check_topics(KafkaSettings(bootstrap=kafka), [posts])).partitions == 3
+
+
+@pytest.mark.parametrize(
+    ("configs", "keep_s", "settings"),
+    [
+        ({}, 900.0, {}),
+        ({"retention.ms": "-1"}, 1e6, {}),
+        ({"retention.ms": "86400000"}, 86_400.0, {}),
+        ({"retention.ms": "3600000"}, 900.0, {"retention.ms": "604800000"}),
+        ({"retention.ms": "604800000"}, 1e6, {"retention.ms": "1000000000"}),
+        ({"cleanup.policy": "compact", "retention.ms": "1000"}, 900.0, {"cleanup.policy": "delete"}),
+        (
+            {"cleanup.policy": "compact,delete", "retention.ms": "1000"},
+            900.0,
+            {"cleanup.policy": "delete", "retention.ms": "604800000"},
+        ),
+        ({"unclean.leader.election.enable": "true"}, 900.0, {"unclean.leader.election.enable": "false"}),
+    ],
+)
+async def test_settings_with_which_posts_are_lost_come_with_the_command_that_changes_them(
+    kafka: str, names: Names, configs: dict[str, str], keep_s: float, settings: dict[str, str]
+) -> None:
+    posts = names("posts")
+    await create_topics(kafka, posts, partitions=1, configs=configs)
+    with capture_logs() as events:
+        await check_topics(KafkaSettings(bootstrap=kafka, posts_topic=posts), [posts], keep_s=keep_s)
+        await check_topics(KafkaSettings(bootstrap=kafka, posts_topic=posts), [posts])  # nothing is read from it
+    assert {event["setting"]: event["command"] for event in events} == {
+        name: f"kafka-configs.sh --bootstrap-server {kafka} --alter --topic {posts} --add-config {name}={value}"
+        for name, value in settings.items()
+    }
 
 
 async def test_missing_topics_come_with_the_commands_that_create_them(kafka: str, names: Names) -> None:

@@ -12,15 +12,16 @@ import torch
 
 from moderation import models, wire
 from moderation.demo import posts
-from moderation.errors import PostError
+from moderation.errors import ConfigError
 from moderation.inference.batcher import Batcher
 from moderation.media.reader import Media
 from moderation.models import SHIPPED
 from moderation.models.contract import Classifier, Encoded
+from moderation.models.shared.classifier import VisionClassifier
 from moderation.moderator import Moderator
 from moderation.policies import PolicySet
 from moderation.settings import MediaSettings, ModelSettings, WorkerSettings
-from moderation.types import Image, Outcome, Post, Reason, Status
+from moderation.types import Image, Outcome, Post, Problem, Reason, Status
 from tests.support.builders import mass_of
 
 POLICIES = Path(__file__).parents[3] / "policies" / "demo"
@@ -35,8 +36,8 @@ def a_model() -> Classifier:
 
 @asynccontextmanager
 async def a_moderator(policies: Path = POLICIES, *roots: Path) -> AsyncIterator[Moderator]:
-    async with Batcher(a_model(), WorkerSettings()) as batcher:
-        yield Moderator(PolicySet.load(policies), Media(MediaSettings(roots=roots)), batcher)
+    async with Media(MediaSettings(roots=roots)) as media, Batcher(a_model(), WorkerSettings()) as batcher:
+        yield Moderator(PolicySet.load(policies), media, batcher)
 
 
 def a_post(text: str = "", *pictures: str) -> Post:
@@ -79,11 +80,12 @@ async def test_the_picture_decides_where_the_text_is_the_same_and_the_other_way_
 
 
 async def test_a_score_in_a_batch_is_the_score_alone() -> None:
-    model, media = a_model(), Media(MediaSettings())
+    model = a_model()
     questions = [policy.question_for_model for policy in PolicySet.load(POLICIES).policies]
     encoded: list[Encoded] = []
     for sample in posts.SAMPLES:
-        async with media.opened(a_post(sample.text, *sample.pictures)) as read:
+        post = a_post(sample.text, *sample.pictures)
+        async with Media(MediaSettings()) as media, media.opened(post) as read:
             encoded += model.encode(read.content, questions)
             alone_asked = [model.encode(read.content, [question])[0] for question in questions]
         alone = [score for [score] in model.score(alone_asked)]
@@ -97,9 +99,9 @@ async def test_the_samples_travel_as_the_demo_sends_them(tmp_path: Path) -> None
     async with a_moderator(POLICIES, tmp_path) as moderator:
         for post, sample in zip(whole, posts.SAMPLES, strict=True):
             assert (post.id, (await moderator.moderate(post)).deciding_policy) == (sample.id, sample.breaks)
-        with pytest.raises(PostError) as caught:
-            await moderator.moderate(cut_off)
-    assert caught.value.reason is Reason.IMAGE_CORRUPT
+        verdict = await moderator.moderate(cut_off)
+    assert (verdict.outcome, verdict.status) == (Outcome.REVIEW, Status.DEGRADED)
+    assert verdict.problems == (Problem(Reason.IMAGE_CORRUPT, "images[0]"),)
 
 
 def test_the_demo_model_says_that_it_is_no_model_for_people() -> None:
@@ -107,3 +109,17 @@ def test_the_demo_model_says_that_it_is_no_model_for_people() -> None:
     described = models.describe("demo")
     assert "moderation.training.train" in described, "the card says how it was trained"
     assert sum(path.stat().st_size for path in SHIPPED["demo"].iterdir()) <= 20e6
+
+
+@pytest.mark.parametrize(("words", "is_refused"), [(500, False), (1_200, True)])
+def test_the_check_of_policies_counts_as_the_worker_does(words: int, is_refused: bool) -> None:
+    """The check reads no weights, and refuses the same policies."""
+    model, (count, limit) = a_model(), models.question_tokens(ModelSettings(name="demo"))
+    assert isinstance(model, VisionClassifier)
+    prose = "knife " * words
+    assert (limit, count(prose) > limit) == (model.longest_question, is_refused)
+    if is_refused:
+        with pytest.raises(ConfigError, match=f"takes {count(prose)} tokens of {limit}"):
+            model.encode_question("knives", prose)
+    else:
+        assert len(model.encode_question("knives", prose)) == count(prose)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from functools import cache
 from pathlib import Path
@@ -16,15 +17,15 @@ from safetensors.torch import load_file, save_file
 
 from moderation import models
 from moderation.dev.checkpoint import FAMILIES, seeded
-from moderation.errors import ConfigError, PostError
+from moderation.errors import ConfigError
 from moderation.models.shared import loading, tree
 from moderation.models.shared.classifier import VisionClassifier
 from moderation.models.shared.scores import scores
 from moderation.models.shared.tree import Tree
 from moderation.models.shared.window import Window
 from moderation.settings import ModelSettings
-from moderation.types import Content, Reason, Score
-from tests.support.small_model import a_content, a_picture, questions
+from moderation.types import Content, Problem, Reason, Score
+from tests.support.small_model import a_content, a_picture, questions, thin_pictures
 
 HOSTILE = (
     "<image>",
@@ -99,6 +100,13 @@ def test_a_trees_scores_are_those_of_separate_prompts(model: Model) -> None:
     assert len(margins) > len(windows), "scores depend on post and question"
 
 
+def test_dividers_and_spacers_are_judged_with_the_margin_that_media_gives_them(model: Model) -> None:
+    for content in (a_content("", *thin_pictures()[:1]), a_content("a page", *thin_pictures())):
+        windows = model.encode(content, questions(1))
+        assert not [problem for problem in windows.problems if problem.reason is not Reason.TOO_MANY_IMAGES]
+        assert all(score.sound for row in model.score(windows) for score in row)
+
+
 def test_neighbours_and_other_policies_change_nothing(model: Model) -> None:
     together = [window for content in contents() for window in model.encode(content, questions(5))]
     row_of = dict(enumerate(model.score(together)))
@@ -143,6 +151,24 @@ def test_pictures_computed_together_equal_those_computed_alone(model: Model) -> 
         together = model.network.embed_images(pictures)
         for picture, rows in zip(pictures, together, strict=True):
             assert (model.network.embed_images([picture])[0] - rows).abs().max() < 1e-4
+
+
+def test_a_users_token_is_a_byte_or_more(model: Model) -> None:
+    """deploy/README.md says how long a text is at least judged as a whole."""
+    dice = random.Random(17)
+    words = [
+        *(word for word in model.checkpoint.template.words if word),
+        "<|end|>",
+        "USER: ",
+        "\n",
+        "ሰላም",
+        "😀",
+        "ﷺ",
+        "é",
+    ]
+    for _ in range(200):
+        text = "".join(dice.choice([*words, chr(dice.randrange(32, 0xD7FF))]) for _ in range(20))
+        assert len(model.checkpoint.template.user_text(text)) <= len(text.encode()) + 1, text
 
 
 def test_every_window_fits_the_context(folder: Path) -> None:
@@ -245,15 +271,15 @@ def test_an_empty_raw_prompt_is_refused(folder: Path, tmp_path: Path) -> None:
         models.probe(str(folder), "", [], tmp_path / "out.npz")
 
 
-def test_pictures_that_take_too_many_prompts_are_not_called_a_long_text(folder: Path) -> None:
+def test_of_pictures_that_take_too_many_prompts_the_first_are_shown(folder: Path) -> None:
     model = loading.load(models.family(str(folder)), ModelSettings(name=str(folder), device="cpu", max_windows=1))
     pictures = [a_picture(64, 64, seed=seed) for seed in range(48)]
     (pair,) = model.encode(a_content("", *pictures[:2]), questions(1))
     model.checkpoint.context = 4 * len(pair.tree.shared)
     content = a_content("", *pictures)
-    with pytest.raises(PostError, match="windows") as caught:
-        model.encode(content, questions(1))
-    assert caught.value.reason is Reason.INVALID_POST
+    (window,) = windows = model.encode(content, questions(1))
+    assert 0 < len(window.pictures) < len(pictures)
+    assert windows.problems == (Problem(Reason.TOO_MANY_IMAGES, "images"),)
 
 
 def copied(folder: Path, to: Path) -> Path:

@@ -27,7 +27,7 @@ from moderation.models.general.processor import Processor
 from moderation.models.shared.scores import scores
 from moderation.policies import prompts
 from moderation.settings import ModelSettings
-from moderation.types import Content, Reason, Score
+from moderation.types import Content, Problem, Reason, Score
 from tests.support.small_model import a_content, a_picture, questions
 
 KINDS = ("llava", "qwen2_5_vl", "smolvlm", "gemma3", "shieldgemma2", "internvl")
@@ -263,12 +263,9 @@ def test_pictures_that_do_not_fit_one_prompt_are_shown_in_groups(llava: Path) ->
     assert sum(len(window.pictures) for window in windows) == 24
     assert all(len(window.tree.shared) + model.longest_question <= 512 for window in windows)
     assert all(apart(model.score([each])[0][0], loading.alone(model, each, 0)) < 1e-4 for each in windows[:2])
-    with pytest.raises(PostError) as caught:
-        loaded(str(llava), max_windows=1).encode(content, questions(1))
-    assert caught.value.reason is Reason.INVALID_POST
-    with pytest.raises(PostError) as caught:
-        loaded(str(llava), max_windows=1).encode(a_content("guns " * 2000), questions(1))
-    assert caught.value.reason is Reason.TEXT_TOO_LONG
+    few = loaded(str(llava), max_windows=1).encode(content, questions(1))
+    assert [window.tree for window in few] == [windows[0].tree]
+    assert few.problems == (Problem(Reason.TOO_MANY_IMAGES, "images"),)
 
 
 SHORT = {"max_position_embeddings": 512}
@@ -276,9 +273,12 @@ SHORT = {"max_position_embeddings": 512}
 
 def test_a_picture_that_its_processor_refuses_is_the_posts_fault(folders: Path) -> None:
     model = loaded(str(made(folders, "qwen2_5_vl")))
-    with pytest.raises(PostError) as caught:
-        model.encode(a_content("", Image.new("RGB", (900, 4), "red")), questions(1))
-    assert caught.value.reason is Reason.IMAGE_UNSUPPORTED
+    thin = Image.new("RGB", (900, 4), "red")
+    with pytest.raises(PostError, match="no picture"):
+        model.encode(a_content("", thin), questions(1))
+    (window,) = windows = model.encode(a_content("guns", thin, a_picture(60, 60)), questions(1))
+    assert (len(window.pictures), windows.problems) == (1, (Problem(Reason.IMAGE_UNSUPPORTED, "pictures[0]"),))
+    assert window.tree == model.encode(a_content("guns", a_picture(60, 60)), questions(1))[0].tree
 
 
 def test_a_llava_without_a_template_of_its_own_is_the_familys(llava: Path) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import runpy
+from pathlib import Path
 
 import pytest
 import transformers
 from PIL import Image
 
+from moderation import models
 from moderation.models.general.kinds import Kind, kinds
-from tests.support.general import KINDS
+from moderation.settings import ModelSettings
+from moderation.types import Reason
+from tests.support.general import KINDS, make
 from tests.support.repository import REPO
+from tests.support.small_model import a_content, questions, thin_pictures
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +33,14 @@ def test_the_page_is_that_of_the_installed_transformers(known: dict[str, Kind]) 
 def test_the_kinds_that_the_tests_run_need_nothing(name: str, known: dict[str, Kind]) -> None:
     assert known[name].lacks == ""
     assert known[name].images.endswith("Pil")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_kind_takes_dividers_and_spacers_with_the_margin_that_media_gives_them(name: str, tmp_path: Path) -> None:
+    model = models.load(ModelSettings(name=str(make(name, tmp_path)), device="cpu"))
+    windows = model.encode(a_content("a page", *thin_pictures()), questions(1))
+    assert not [problem for problem in windows.problems if problem.reason is not Reason.TOO_MANY_IMAGES]
+    assert all(score.sound for row in model.score(windows) for score in row)
 
 
 def test_a_kind_whose_processor_is_on_torchvision_alone_needs_it(known: dict[str, Kind]) -> None:

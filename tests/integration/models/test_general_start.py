@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from moderation import models
-from moderation.errors import ConfigError, PostError
+from moderation.errors import ConfigError
 from moderation.models.general import chat
 from moderation.models.general.classifier import GeneralClassifier
 from moderation.models.general.network import CachedNetwork
@@ -61,13 +61,13 @@ def test_a_template_is_given_what_transformers_gives_it(llava: Path) -> None:
     assert chat.ChatTemplate(llava, "<image>", {}).frame(0).pieces == ("USER: ",)
 
 
-def test_more_pictures_than_a_template_takes_are_the_posts_fault(llava: Path) -> None:
+def test_more_pictures_than_a_template_takes_are_shown_in_groups(llava: Path) -> None:
     limit = "{% if messages[0].content | length > 3 %}{{ raise_exception('two pictures at most') }}{% endif %}"
     change(llava / "chat_template.json", chat_template=limit + llava_seed.TEMPLATE)
     model = load(llava)
-    assert model.encode(a_content("", *[a_picture(60, 60)] * 2), questions(1))
-    with pytest.raises(PostError, match="takes no 3 pictures"):
-        model.encode(a_content("", *[a_picture(60, 60)] * 3), questions(1))
+    for pictures, groups in ((2, [2]), (3, [2, 1]), (5, [2, 2, 1])):
+        windows = model.encode(a_content("", *[a_picture(60, 60)] * pictures), questions(1))
+        assert ([len(window.pictures) for window in windows], windows.problems) == (groups, ())
 
 
 def test_a_templates_words_are_spelled_out_with_any_space(llava: Path) -> None:

@@ -76,7 +76,7 @@ async def test_a_worker_with_a_stuck_post_reports_it_and_ends(harness: Harness) 
             assert (await port.get("/livez"))[0] == 200
             await harness.post(1)
             await port.until(lambda value: value > 0, "moderation_worker_oldest_post_seconds")
-            assert await port.value("moderation_worker_posts_in_phase", phase="model") == 1
+            await port.until(lambda value: value == 1, "moderation_worker_posts_in_phase", phase="model")
             await worker
 
     with capture_logs() as events, pytest.raises(BaseExceptionGroup) as caught:

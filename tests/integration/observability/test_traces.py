@@ -79,17 +79,25 @@ async def test_one_trace_from_the_client_to_the_verdict(harness: Harness, tmp_pa
             response = await client.moderate(Post(id="post-1", text=UNSAID), timeout=60)
         assert response.state == pb.LOOKUP_STATE_FOUND
         (record,) = await harness.read(harness.topics[1], 1)
-    caller, process = spans.only("caller"), spans.only("process posts")
+    posts = harness.topics[0]
+    caller, process = spans.only("caller"), spans.only(f"process {posts}")
     chain = [
         caller,
         spans.only(CALL, SpanKind.CLIENT),
         spans.only(CALL, SpanKind.SERVER),
-        spans.only("send posts"),
+        spans.only(f"send {posts}"),
         process,
     ]
     for parent, child in itertools.pairwise(chain):
         assert child in spans.below(parent), f"{child.name} is not below {parent.name}"
     assert [span.kind for span in chain[3:]] == [SpanKind.PRODUCER, SpanKind.CONSUMER]
+    for span, operation in zip(chain[3:], ("send", "process"), strict=True):
+        named = {name: value for name, value in (span.attributes or {}).items() if name.startswith("messaging.")}
+        assert named["messaging.operation.name"] == named["messaging.operation.type"] == operation
+        assert named["messaging.destination.name"] == posts
+    host, _, port = api.address.rpartition(":")
+    called = chain[1].attributes or {}
+    assert (called["server.address"], called["server.port"]) == (host, int(port))
 
     phases = {span.name: span for span in spans.below(process)}
     assert sorted(phases) == ["batch_wait", "commit", "encode", "model"]
@@ -117,16 +125,21 @@ async def test_one_trace_from_the_client_to_the_verdict(harness: Harness, tmp_pa
 async def test_an_error_is_traced_as_a_code_and_never_as_a_text(harness: Harness, tmp_path: Path, spans: Spans) -> None:
     api = Api(harness.kafka, *harness.topics[:2], tmp_path)
     async with running(harness), api.running(), Client(api.address) as client:
-        bad = Post(id="post-1", text=UNSAID, images=[Image(uri="http://secret.example.com/a.png")])
+        bad = Post(id="post-1", images=[Image(uri=f"http://secret.example.com/{UNSAID}.png")])
         await client.moderate(bad, timeout=60)
         with pytest.raises(CallError):
             await client.moderate(Post(id="", text=UNSAID), timeout=60)
-    process = spans.only("process posts")
+    process = spans.only(f"process {harness.topics[0]}")
     assert process.status.status_code is StatusCode.ERROR
     assert (process.attributes or {})["error.type"] == "IMAGE_FORBIDDEN"
-    failed = [span for span in spans if span.name == CALL and span.status.status_code is StatusCode.ERROR]
-    assert [span.kind for span in failed] == [SpanKind.SERVER, SpanKind.CLIENT]
-    assert {(span.attributes or {})["rpc.response.status_code"] for span in failed} == {"INVALID_ARGUMENT"}
+    assert (process.attributes or {})["moderation.problem"] == "images[0].uri: scheme"
+    refused = [span for span in spans if (span.attributes or {}).get("rpc.response.status_code") == "INVALID_ARGUMENT"]
+    # A mistake of the caller is an error of the call, and not of the server.
+    assert {span.kind: span.status.status_code for span in refused} == {
+        SpanKind.SERVER: StatusCode.UNSET,
+        SpanKind.CLIENT: StatusCode.ERROR,
+    }
+    assert ["error.type" in (span.attributes or {}) for span in refused] == [False, True]
     exported = "".join(span.to_json() for span in spans)
     assert "secret" not in exported
     assert UNSAID not in exported
@@ -148,7 +161,7 @@ async def test_a_callers_sampling_decision_is_kept(
     assert parent != "b7ad6b7169203331"
     assert json.loads(record.value)["traceId"] == TRACE
     assert {span.name for span in spans} == (
-        {"process posts", "encode", "batch_wait", "model", "commit", "model step"} if seen else set()
+        {f"process {harness.topics[0]}", "encode", "batch_wait", "model", "commit", "model step"} if seen else set()
     )
 
 
@@ -156,7 +169,7 @@ async def test_a_post_without_a_trace_starts_one(harness: Harness, spans: Spans)
     async with running(harness):
         await harness.post(20)
         verdicts = await harness.expect_exactly(20)
-    traces = {trace_of(span) for span in spans if span.name == "process posts"}
+    traces = {trace_of(span) for span in spans if span.name == f"process {harness.topics[0]}"}
     assert len(traces) == 20
     assert {verdict["traceId"] for verdict in verdicts} == traces
     linked = [link.context.span_id for span in spans if span.name == "model step" for link in span.links]

@@ -19,7 +19,7 @@ from moderation.models.remote.content import harmless
 from moderation.models.remote.model import ServedModel
 from moderation.observability import metrics
 from moderation.settings import ModelSettings
-from moderation.types import Answer, Content, Outcome, Question, Reason, Score, YesNo
+from moderation.types import Answer, Content, Outcome, Problem, Question, Reason, Score, YesNo
 
 CATS = Question("cats", "Does the post mention a cat?")
 
@@ -63,7 +63,11 @@ async def test_the_server_names_its_model(model: ServedModel, language_model: st
 
 
 async def test_a_model_of_text_gives_no_answer_about_pictures(model: ServedModel) -> None:
-    assert await answers(model, "My cat", Image.new("RGB", (16, 16))) == [(Reason.MODEL_FAILED,)]
+    picture = Image.new("RGB", (16, 16))
+    assert await answers(model, "", picture) == [(Reason.PICTURES_UNSEEN,)]
+    assert model.encode(Content("My cat", (picture,), "d"), [CATS]).problems == (
+        Problem(Reason.PICTURES_UNSEEN, "images"),
+    )
 
 
 async def test_a_text_beyond_the_context_is_asked_in_parts(model: ServedModel) -> None:

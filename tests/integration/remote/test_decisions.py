@@ -30,8 +30,11 @@ async def a_moderator(
     """name: of the model, as in MODERATION_MODEL."""
     with double.server:
         chosen = ModelSettings.model_validate({"name": name, "url": double.server.url, **settings})
-        async with RemoteScorer(await models.connect(chosen), WorkerSettings()) as scorer:
-            yield Moderator(PolicySet.of(policies), Media(MediaSettings()), scorer)
+        async with (
+            Media(MediaSettings()) as media,
+            RemoteScorer(await models.connect(chosen), WorkerSettings()) as scorer,
+        ):
+            yield Moderator(PolicySet.of(policies), media, scorer)
 
 
 def by_policy(findings: tuple[Finding, ...]) -> dict[str, Finding]:
@@ -65,9 +68,12 @@ async def test_pictures_that_the_model_ignores_are_not_judged(name: str, kind: t
     async with a_moderator(double, name, PILLS) as moderator:
         verdict = await moderator.moderate(a_post(text="A quiet day", images=(PICTURE,)))
         text = await moderator.moderate(a_post(text="A quiet day"))
-    assert verdict.status is Status.UNDETERMINED
-    assert by_policy(verdict.findings)["pills"].reason is Reason.MODEL_FAILED
+        alone = await moderator.moderate(a_post(text="", images=(PICTURE,)))
+    assert verdict.status is Status.DEGRADED, "the text is judged"
+    finding = by_policy(verdict.findings)["pills"]
+    assert (finding.reason, finding.path.startswith("images")) == (Reason.PICTURES_UNSEEN, True)
     assert text.status is Status.FINAL
+    assert alone.status is Status.UNDETERMINED
 
 
 async def test_a_refusal_undetermines_its_policy_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -16,12 +17,15 @@ from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from moderation.dev.ports import free_ports
 from moderation.v1 import moderation_service_pb2 as pb
+from moderation.view.stores import FIND_S
 from moderation.view.stores import postgres as store
 from moderation.view.stores.postgres_generations import NAME
 from tests.support.builders import a_verdict
 from tests.support.lookups import Api, refused, service
-from tests.support.replicas import Replicas
+from tests.support.replicas import Replicas, delayed
+from tests.support.view_stores import sql
 
 SECRET = "a-password-that-is-never-shown"  # noqa: S105
 
@@ -134,7 +138,7 @@ async def locked(database: Database) -> AsyncIterator[None]:
     holder = await asyncpg.connect(database._url)
     transaction = holder.transaction()
     await transaction.start()
-    await holder.execute(f"LOCK TABLE {NAME}.generations, {NAME}.partitions, {NAME}.verdicts_1")
+    await holder.execute(sql(f"LOCK TABLE {NAME}.generations, {NAME}.partitions, {NAME}.verdicts_1"))
     yield
     await transaction.rollback()
     await holder.close()
@@ -196,8 +200,10 @@ async def test_a_fault_of_the_database_stalls_the_view_and_ends_nothing(
                 if readable:
                     assert (await lookup("unheard-of")).state == pb.LOOKUP_STATE_NOT_FOUND
                 else:
+                    begun = time.monotonic()
                     async with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", retry=True):
                         await lookup("unheard-of")
+                    assert time.monotonic() - begun < FIND_S + 1
             await until(lambda: any(event["event"] == "view_recovered" for event in logged))
             assert (await lookup("meanwhile")).state == pb.LOOKUP_STATE_FOUND
             assert (await lookup("unheard-of")).state == pb.LOOKUP_STATE_NOT_FOUND
@@ -225,6 +231,27 @@ async def test_an_api_that_its_database_refuses_at_the_start_waits_for_it(
                 response = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="before"))
                 assert response.state == pb.LOOKUP_STATE_FOUND
     assert SECRET not in str(logged)
+
+
+async def test_an_api_whose_database_is_away_at_the_start_waits_for_it(running_api: Api, database: str) -> None:
+    (port,) = free_ports(1)
+    parts = urlsplit(database)
+    away = parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}")
+    running_api.set(view_database=SecretStr(urlunsplit(away)))
+    assert running_api.settings.api.view_start_s == running_api.settings.kafka.connect_timeout_s  # the same patience
+    await running_api.put(a_verdict("before"))
+    with capture_logs() as logged:
+        async with AsyncExitStack() as stack:
+
+            async def start() -> None:
+                await until(lambda: any("ConnectionRefusedError" in reason for reason in reasons(logged)))
+                await stack.enter_async_context(delayed(database, 0.0, port))
+
+            starting = asyncio.create_task(start())
+            async with running_api.running() as channel:
+                await starting
+                response = await service(channel).GetVerdict(pb.GetVerdictRequest(post_id="before"))
+                assert response.state == pb.LOOKUP_STATE_FOUND
 
 
 async def test_an_api_that_its_database_goes_on_refusing_says_why_and_ends(

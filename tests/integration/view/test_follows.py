@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from pathlib import Path
 
 import asyncpg
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
@@ -26,8 +27,10 @@ from moderation.view.stores.postgres_generations import NAME
 from moderation.view.view import open_view
 from tests.support.builders import a_verdict
 from tests.support.logged import events
+from tests.support.recreated import make_again
 from tests.support.topics import make_topics
-from tests.support.view_topic import FOUND, NOT_FOUND, Topic, states
+from tests.support.view_stores import sql
+from tests.support.view_topic import FOUND, NOT_FOUND, Topic, states, until_answered
 
 HOUR_S = 3600
 
@@ -56,8 +59,8 @@ async def seen(topic: Topic, set_to_ago_s: float | None = None) -> float:
         admin = await asyncpg.connect(url, server_settings={"search_path": NAME})
         try:
             if set_to_ago_s is not None:
-                await admin.execute("UPDATE generations SET seen = now() - $1 * interval '1 second'", set_to_ago_s)
-            return float(await admin.fetchval("SELECT extract(epoch FROM now() - seen)::float8 FROM generations"))
+                await admin.execute(sql("UPDATE generations SET seen = now() - $1 * interval '1 second'"), set_to_ago_s)
+            return float(await admin.fetchval(sql("SELECT extract(epoch FROM now() - seen)::float8 FROM generations")))
         finally:
             await admin.close()
     with closing(sqlite3.connect(topic.file)) as db, db:
@@ -67,7 +70,7 @@ async def seen(topic: Topic, set_to_ago_s: float | None = None) -> float:
 
 
 async def test_a_view_without_verdicts_is_followed_all_the_same(stored: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moderation.view.view.RENEW_S", 0.1)
+    monkeypatch.setattr("moderation.view.upkeep.RENEW_S", 0.1)
     await stored.put(a_verdict("a"))
     async with stored.view():
         await seen(stored, 13 * HOUR_S)
@@ -125,35 +128,45 @@ async def test_records_that_come_later_than_erasures_are_kept_end_the_view(
             await asyncio.wait_for(task, 30)
 
 
-async def made_again(topic: Topic) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=topic.bootstrap)
-    await admin.start()
-    await admin.delete_topics([topic.name])
-    await admin.close()
-
-    async def made() -> None:
-        while True:
-            try:
-                await make_topics(topic.bootstrap, topic.name, partitions=3, cleanup_policy="compact")
-            except KafkaError:  # it is not gone yet
-                continue
-            return
-
-    await asyncio.wait_for(made(), 60)
-
-
-async def test_a_topic_that_is_made_again_ends_the_view_and_is_read_from_its_start(stored: Topic) -> None:
+async def test_a_topic_that_is_made_again_is_read_from_its_start(stored: Topic) -> None:
+    """Also one that is longer than the one before: its positions would fit."""
     posts = [f"post-{number}" for number in range(60)]
     await stored.put(*map(a_verdict, posts))
-
-    async with following(stored) as task:
-        await made_again(stored)
-        with pytest.raises(DeliveryError, match="was created again"):
-            await asyncio.wait_for(task, 60)
-    await stored.put(a_verdict("new"))
     with capture_logs() as logged:
-        assert await stored.states("new", *posts) == [FOUND] + [NOT_FOUND] * len(posts)
-    assert [event["reason"] for event in events(logged, "view_rebuilt")] == ["the log ends before our position"]
+        async with stored.view() as view:
+            await make_again(stored.bootstrap, stored.name, partitions=3, cleanup_policy="compact")
+            again = [f"again-{number}" for number in range(120)]
+            await stored.put(*map(a_verdict, again))
+            async with asyncio.timeout(30):
+                while await states(view, posts[0], *again) != [NOT_FOUND] + [FOUND] * len(again):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)  # no event says that a view has been built again
+    assert [event["reason"] for event in events(logged, "view_rebuilt")] == ["the topic was created again"]
+    assert {event["cause"] for event in events(logged, "records_lost")} == {"recreated"}
+
+
+async def test_records_that_were_removed_while_the_view_was_away_are_reported_once(
+    kafka: str, names: Callable[[str], str], tmp_path: Path
+) -> None:
+    topic = Topic(kafka, names("verdicts"), tmp_path)
+    await make_topics(kafka, topic.name, partitions=3, cleanup_policy="compact,delete")
+    async with topic.view() as view:
+        await topic.put(a_verdict("a"))
+        await until_answered(view, "a", FOUND)
+        (partition,) = (number for number, position in view.positions.items() if position)
+    await topic.put(*[a_verdict("a")] * 3)
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    try:
+        await admin.delete_records({TopicPartition(topic.name, partition): RecordsToDelete(before_offset=3)})
+    finally:
+        await admin.close()
+    with capture_logs() as logged:
+        for _ in range(2):
+            async with topic.view() as view:
+                assert view.positions[partition] == 4
+    (event,) = events(logged, "records_lost")
+    reported = [event[field] for field in ("topic", "partition", "cause", "committed", "position", "records")]
+    assert reported == [topic.name, partition, "retention", 1, 3, 2]
 
 
 async def test_a_database_that_lost_the_last_folds_is_filled_again(topic: Topic, database: str) -> None:
@@ -168,8 +181,8 @@ async def test_a_database_that_lost_the_last_folds_is_filled_again(topic: Topic,
                 await asyncio.sleep(0.05)
         admin = await asyncpg.connect(database, server_settings={"search_path": NAME})
         async with admin.transaction():  # a failover loses both, or none
-            await admin.execute("UPDATE partitions SET next = 0")
-            await admin.execute("DELETE FROM verdicts_1")
+            await admin.execute(sql("UPDATE partitions SET next = 0"))
+            await admin.execute(sql("DELETE FROM verdicts_1"))
         await admin.close()
         with capture_logs() as logged, view.feed(1_000) as feed:
             decided = dict(view.decided)

@@ -11,6 +11,7 @@ import pytest
 from moderation.view.stores.postgres_generations import NAME
 from tests.support.replicas import Replicas, delayed, two_replicas
 from tests.support.topics import make_topics
+from tests.support.view_stores import sql
 
 STARTS = 3
 
@@ -43,16 +44,16 @@ async def test_a_view_that_is_built_again_takes_nothing_from_those_that_serve(re
                 await asyncio.sleep(0.05)
         await made.flow.put_unreadable("unreadable")
         async with asyncio.timeout(30):
-            while not await database.fetchval("SELECT count(*) FROM verdicts_1 WHERE kind = 2"):
+            while not await database.fetchval(sql("SELECT count(*) FROM verdicts_1 WHERE kind = 2")):
                 pass
-        await database.execute("UPDATE generations SET version = '0.0.0'")  # which could not read it
+        await database.execute(sql("UPDATE generations SET version = '0.0.0'"))  # which could not read it
         with replicas.starting() as killed:
             await asyncio.to_thread(killed.wait_for, "view_rebuilt")
             killed.process.kill()
             await asyncio.to_thread(killed.wait)
         async with replicas.serving() as (_, _), replicas.serving() as (_, _):
             made.check()
-            assert await database.fetchval("SELECT number FROM generations WHERE serving") == 2
+            assert await database.fetchval(sql("SELECT number FROM generations WHERE serving")) == 2
             async with asyncio.timeout(60):
                 while len(replicas.events("view_generation_adopted")) < 2:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)

@@ -35,6 +35,7 @@ from tests.support.view_stores import LOG, Folding, an_entry, answering, verdict
 
 FOUND, NOT_FOUND = pb.LOOKUP_STATE_FOUND, pb.LOOKUP_STATE_NOT_FOUND
 LAG, AGE, ENDS_AGE = (f"moderation_view_{name}" for name in ("lag_records", "lag_seconds", "topic_end_age_seconds"))
+ANSWER_AGE = "moderation_kafka_answer_age_seconds"
 SOON_S = 3.0
 
 
@@ -270,11 +271,13 @@ async def test_without_brokers_the_lag_is_not_known_and_after_a_while_the_api_le
                 await observer.becomes(NOT_SERVING)
                 assert 7.0 < time.monotonic() - killed < 20.0
                 assert await observer.port.value(ENDS_AGE) >= 8.0
+                assert await observer.port.value(ANSWER_AGE) >= 7.0
                 await local.revive(1)
                 await observer.verdicts(10, 20)
                 await observer.becomes(SERVING)
                 await observer.finds("p19")
                 assert await observer.port.value(ENDS_AGE) < SOON_S
+                assert await observer.port.value(ANSWER_AGE) < SOON_S
     assert len(events(logged, "verdicts_topic_ends_unknown")) == len(events(logged, "verdicts_topic_ends_known")) == 1
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,20 @@ from pydantic import SecretStr
 from moderation.errors import ConfigError, DeliveryError
 from moderation.settings import ApiSettings
 from moderation.view import stores
-from moderation.view.stores import EVER_MS, Kind, Log, Progress, StoreUnavailableError
+from moderation.view.stores import EVER_MS, Entry, Kind, Log, Progress, StoreUnavailableError, rank_of
 from moderation.view.stores import postgres as postgres_store
+from moderation.view.stores import sqlite as sqlite_store
 from moderation.view.stores.postgres import CONNECTIONS
 from moderation.view.stores.postgres_generations import table
+from moderation.view.stores.sqlite import Sqlite
 from tests.support.view_stores import LOG, Folding, an_entry, answering, opened, query, verdict
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "database", "pooled_database"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> ApiSettings:
     if request.param == "sqlite":
         return ApiSettings(view=tmp_path / "view.sqlite")
-    return ApiSettings(view_database=SecretStr(request.getfixturevalue("database")))
+    return ApiSettings(view_database=SecretStr(request.getfixturevalue(request.param)))
 
 
 async def test_the_newest_record_of_a_post_stands_when_records_come_again(settings: ApiSettings) -> None:
@@ -38,10 +43,47 @@ async def test_the_newest_record_of_a_post_stands_when_records_come_again(settin
             "b": (Kind.VERDICT, "", 0, 6, b"b@6"),
         }
         fold.at = {0: Progress(7, 6), 1: Progress(0, -1)}
-        await fold(an_entry("a", 1, 1, ms=1))  # in another partition, after one was added, and older
+        await fold(an_entry("a", 1, 1, ms=1))  # in another partition, and older
         assert await verdict(store, "a") == b"a@5"
         await fold(an_entry("a", 2, 1, ms=9_999))
         assert await verdict(store, "a") == b"a@2"
+        await fold(an_entry("a", 8, rank=rank_of(9_998, copied=False), ms=20_000))  # judged later, written earlier
+        assert await verdict(store, "a") == b"a@2"
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_partitions_give_the_same_row_in_any_order_and_after_compaction(settings: ApiSettings, seed: int) -> None:
+    """Each partition's records of a post are in the order of their ranks, as workers write them."""
+    chance = random.Random(seed)
+    posts = [f"p{number}" for number in range(40)]
+    times = iter(chance.sample(range(1_000, 9_000), 400))  # of posts and erasures: no two are equal
+    logs: dict[int, list[Entry]] = {}
+    for partition in (0, 1):
+        at: dict[str, list[int]] = {post: sorted(next(times) for _ in range(chance.randrange(4))) for post in posts}
+        records = [post for post in posts for _ in at[post]]
+        chance.shuffle(records)
+        logs[partition] = [
+            an_entry(
+                post,
+                offset,
+                partition,
+                ms=10_000 + chance.randrange(10_000),
+                rank=rank_of(at[post].pop(0), copied=chance.random() < 0.5),
+                erased=chance.random() < 0.4,
+            )
+            for offset, post in enumerate(records)
+        ]
+    newest = [{entry.post_id: entry for entry in log}.values() for log in logs.values()]
+    last = [sorted(entries, key=lambda entry: entry.offset) for entries in newest]
+    right = {entry.post_id: entry.verdict for entry in sorted(last[0] + last[1], key=lambda entry: entry.rank)}
+    waiting = [list(reversed(log)) for log in chance.choice((list(logs.values()), last))]
+    async with opened(settings) as store:
+        fold = Folding(store)
+        while left := [log for log in waiting if log]:
+            log = chance.choice(left)
+            await fold(*(log.pop() for _ in range(min(len(log), chance.randrange(1, 9)))))
+        rows = await store.find(posts)
+    assert {post: row[-1] for post, row in rows.items()} == right
 
 
 async def test_positions_are_kept_with_what_they_stand_for(settings: ApiSettings) -> None:
@@ -149,6 +191,29 @@ async def test_what_is_of_another_log_is_built_again(settings: ApiSettings, log:
         assert (await verdict(store, "a") is not None) == kept
 
 
+@pytest.mark.parametrize("end", [1, 8, 1_000])
+async def test_a_topic_with_another_id_is_another_log_of_any_length(settings: ApiSettings, end: int) -> None:
+    """Found by a store that is opened, or opened again. What is known of posts stays: their topic is the same."""
+    before, after, third = (replace(LOG, topic_id=letter * 22, ends={0: end, 1: 0}) for letter in "ABC")
+    known = Progress(8, 7, "P" * 22)
+    async with opened(settings, replace(before, ends=LOG.ends)) as store:
+        await store.fold([an_entry("a", 7)], {0: Progress(0, -1), 1: Progress(0, -1)}, {0: known})
+        assert not store.gone
+        again = await store.open(answering(after))
+        assert (again[0].next, store.gone[0]) == (0, known)
+        served = await store.serve()
+        assert served is not None
+        assert served[0] == known._replace(next=0)
+        assert await verdict(store, "a") is None
+        await store.fold([an_entry("b", 0)], served, {0: served[0]._replace(next=1)})
+    async with opened(settings, replace(after, topic_id="")) as store:  # brokers did not say
+        assert await verdict(store, "b") == b"b@0"
+    async with opened(settings, third) as store:
+        assert store.gone[0] == known._replace(next=1)
+        assert await store.serve()
+        assert await verdict(store, "b") is None
+
+
 async def test_two_processes_share_a_database_and_the_work(database: str) -> None:
     settings = ApiSettings(view_database=SecretStr(database))
     async with opened(settings) as one, opened(settings) as two:
@@ -206,8 +271,7 @@ async def test_a_database_that_goes_away_is_unavailable_and_comes_back(database:
 async def test_lookups_that_a_database_does_not_answer_end_and_hold_no_fold_up(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_store, "COMMAND_S", 3.0)
-    monkeypatch.setattr(postgres_store, "READ_S", 0.5)
+    monkeypatch.setattr(postgres_store, "FIND_S", 0.5)  # far below the time that a statement may take
     waiting = 200
     async with opened(ApiSettings(view_database=SecretStr(database))) as store:
         fold = Folding(store)
@@ -222,11 +286,30 @@ async def test_lookups_that_a_database_does_not_answer_end_and_hold_no_fold_up(
                 pass
             assert await store.fold([], fold.at, {0: Progress(3, 2)}) == {}  # of records without a verdict
             assert not all(task.done() for task in asked)
+            begun = time.monotonic()
             responses = await asyncio.gather(*asked, return_exceptions=True)
+            with pytest.raises(StoreUnavailableError, match=r"no response within 0\.5 s"):
+                await store.find(["a"])
+            assert time.monotonic() - begun < 3.0
         assert {type(error) for error in responses} == {StoreUnavailableError}
         await locked.rollback()
         await admin.close()
         assert await verdict(store, "a") == b"a@1"
+
+
+async def test_a_lookup_that_a_file_does_not_answer_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_store, "FIND_S", 0.3)
+    async with opened(ApiSettings(view=tmp_path / "view.sqlite")) as store:
+        assert isinstance(store, Sqlite)
+        await Folding(store)(an_entry("a", 1))
+        hung = threading.Event()
+        store._reader.submit(hung.wait)  # as on a disk that hangs
+        begun = time.monotonic()
+        with pytest.raises(StoreUnavailableError, match=r"no response within 0\.3 s"):
+            await store.find(["a", "b"])
+        assert time.monotonic() - begun < 2.0
+        hung.set()
+        assert (await store.find(["a", "b"])).keys() == {"a"}
 
 
 @pytest.mark.parametrize(

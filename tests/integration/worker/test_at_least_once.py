@@ -17,7 +17,7 @@ from moderation.errors import ConfigError, DeliveryError
 from moderation.kafka import clients
 from moderation.worker.at_least_once import AtLeastOnce
 from moderation.worker.messages import Message
-from moderation.worker.suspects import Opening
+from moderation.worker.opening import Opening
 from tests.support.harness import Fickle, Harness, kill_two_workers, running
 
 
@@ -60,7 +60,7 @@ async def test_a_crash_between_publishing_and_committing_repeats_the_same_verdic
             async with running(at_least_once) as task:
                 await at_least_once.post(1)
                 await asyncio.wait([task], timeout=30)
-    assert crash.group_contains(DeliveryError, match="publishing or committing")
+    assert crash.group_contains(DeliveryError, match=r"committing .* has failed: KafkaError")
     async with running(at_least_once):
         first, again = await at_least_once.verdicts(2)
     assert (first["origin"], again["origin"]) == ("ORIGIN_MODEL", "ORIGIN_CACHE")

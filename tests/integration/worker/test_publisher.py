@@ -8,24 +8,28 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import RequestTimedOutError
+from aiokafka.errors import InvalidTxnState, RequestTimedOutError
+from prometheus_client import REGISTRY
 
 from moderation.errors import DeliveryError
 from moderation.kafka import offsets
 from moderation.settings import KafkaSettings
 from moderation.worker.messages import Message
+from moderation.worker.opening import Opening
 from moderation.worker.publisher import Publisher
-from moderation.worker.suspects import Mark, Opening
+from moderation.worker.suspects import Mark
 
 
-async def published(settings: KafkaSettings) -> tuple[list[bytes | None], int | None]:
+async def published(
+    settings: KafkaSettings, isolation_level: str = "read_committed"
+) -> tuple[list[bytes | None], int | None]:
     """The committed values on the verdicts topic, and the committed offset."""
     partition = TopicPartition(settings.verdicts_topic, 0)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.bootstrap,
         group_id=settings.group,
         enable_auto_commit=False,
-        isolation_level="read_committed",
+        isolation_level=isolation_level,
     )
     values: list[bytes | None] = []
     async with consumer:
@@ -54,8 +58,17 @@ def a_message(settings: KafkaSettings, value: bytes) -> Message:
     return Message(settings.verdicts_topic, b"key", value, ())
 
 
+def requests_lost() -> float:
+    return REGISTRY.get_sample_value("moderation_producer_requests_lost_total") or 0.0
+
+
 class Lossy:
-    """Loses the reply to the next request of a kind: the broker has done it, and the client does not know."""
+    """Loses the reply to the next request of a kind: the broker has done it, and the client does not know.
+
+    With `lie`, the client takes the reply for a refusal.
+    """
+
+    lie = False
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.next = ""
@@ -65,7 +78,9 @@ class Lossy:
             reply = await send(client, node, request, **options)
             if type(request).__name__.startswith(self.next or "-"):
                 self.next = ""
-                raise RequestTimedOutError
+                if not self.lie:
+                    raise RequestTimedOutError
+                reply.error_code = InvalidTxnState.errno
             return reply
 
         monkeypatch.setattr(AIOKafkaClient, "send", lossy)
@@ -82,12 +97,24 @@ async def test_a_lost_reply_neither_loses_nor_repeats_and_the_producer_is_replac
         first = publisher._producer
         await publisher.publish([a_message(settings, b"1")], 1)
         assert publisher._producer is first
-        lossy.next = request_kind
+        lossy.next, lost = request_kind, requests_lost()
         await publisher.publish([a_message(settings, b"2"), a_message(settings, b"3")], 3)
         assert lossy.next == ""
+        assert requests_lost() == lost + 1  # at once: a transaction that fails ends the process
         await publisher.publish([a_message(settings, b"4")], 4)
         assert publisher._producer is not first  # a late EndTxn of the old one could end a transaction of its next
     assert await left(settings) == ([b"1", b"2", b"3", b"4"], 4)
+
+
+async def test_only_a_reader_of_committed_records_is_spared_what_a_killed_worker_left(settings: KafkaSettings) -> None:
+    """As the callers' page says of the verdicts topic."""
+    async with a_publisher(settings) as killed:
+        await killed._producer.begin_transaction()
+        await (await killed._send(a_message(settings, b"aborted")))
+        async with a_publisher(settings) as publisher:
+            await publisher.publish([a_message(settings, b"1")], 1)
+    assert await left(settings) == ([b"1"], 1)
+    assert (await published(settings, "read_uncommitted"))[0] == [b"aborted", b"1"]
 
 
 async def test_a_publisher_whose_partition_was_taken_publishes_nothing_more(settings: KafkaSettings) -> None:
@@ -132,6 +159,38 @@ async def test_before_the_process_ends_no_producer_is_replaced_to_publish_what_i
                 await old.publish([a_message(settings, b"late")], 2)
             await new.publish([a_message(settings, b"2")], 2)
     assert await left(settings) == ([b"1", b"2"], 2)
+
+
+async def test_a_mark_whose_commit_is_doubtful_is_committed_again(
+    settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next opening would count an attempt that never began, and in the end give up a sound post."""
+    lossy = Lossy(monkeypatch)
+    lossy.lie = True
+    async with a_publisher(settings) as publisher:
+        lossy.next = "EndTxn"
+        await publisher.publish([], 0, Mark(True, 1, 2, 0, 1))
+        assert lossy.next == ""
+        lossy.next = "EndTxn"
+        with pytest.raises(DeliveryError, match="has failed"):
+            await publisher.publish([a_message(settings, b"1")], 1)
+    assert await left(settings) == ([b"1"], 1)
+
+
+async def test_a_position_without_messages_whose_commit_is_doubtful_is_committed_again(
+    settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies behind offsets without records. That it has moved does not show another worker."""
+    lossy = Lossy(monkeypatch)
+    lossy.lie = True
+    async with a_publisher(settings) as publisher:
+        await publisher.publish([a_message(settings, b"1")], 1)
+        lossy.next = "EndTxn"
+        await publisher.publish([], 4)
+        assert lossy.next == ""
+        assert (await published(settings))[1] == 4
+        await publisher.publish([a_message(settings, b"2")], 5)
+    assert await left(settings) == ([b"1", b"2"], 5)
 
 
 async def test_a_mark_is_stored_with_the_position_and_read_by_the_next_publisher(settings: KafkaSettings) -> None:

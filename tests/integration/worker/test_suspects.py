@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from moderation import models
@@ -18,8 +21,10 @@ from moderation.errors import DeliveryError, DeviceError
 from moderation.inference.self_check import REFERENCE_POSTS
 from moderation.kafka import clients
 from moderation.models.fake import Fake
+from moderation.worker import offset_metadata
 from moderation.worker.publisher import Publisher
 from moderation.worker.suspects import ATTEMPTS, Mark
+from tests.support.builders import a_file
 from tests.support.harness import Harness, a_value, running
 
 REFERENCE_TEXTS = {post.text for post in REFERENCE_POSTS}
@@ -73,6 +78,7 @@ async def leave(harness: Harness, position: int, metadata: str, partition: int =
 
 
 async def left(harness: Harness, partition: int = 0) -> tuple[int, str]:
+    """The group's offset, and the mark in its metadata."""
     admin = AIOKafkaAdminClient(bootstrap_servers=harness.kafka)
     await admin.start()
     try:
@@ -80,7 +86,9 @@ async def left(harness: Harness, partition: int = 0) -> tuple[int, str]:
     finally:
         await admin.close()
     stored = offsets.get(TopicPartition(harness.topics[0], partition))
-    return (stored.offset, stored.metadata) if stored else (-1, "")
+    if stored is None:
+        return -1, ""
+    return stored.offset, offset_metadata.read(stored.metadata, stored.offset).mark.metadata(stored.offset)
 
 
 async def leaves(harness: Harness, offset: int, metadata: str | None = None, partition: int = 0) -> None:
@@ -101,7 +109,7 @@ def reasons(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {verdict["postId"]: verdict.get("reason", "") for verdict in verdicts}
 
 
-async def test_while_it_runs_the_metadata_says_that_the_partition_is_open_and_a_drain_leaves_none(
+async def test_while_it_runs_the_metadata_says_that_the_partition_is_open_and_a_drain_leaves_no_mark(
     each_delivery: Harness,
 ) -> None:
     async with running(each_delivery):
@@ -146,10 +154,14 @@ async def test_a_post_whose_attempts_alone_failed_ends_as_a_dead_letter_with_its
 ) -> None:
     await put(each_delivery, a_value("bad", text="wrong"), a_value(1))
     await leave(each_delivery, 0, Mark(open=True, openings=3, until=2, offset=0, attempts=ATTEMPTS).metadata(0))
+    begun = time.time()
     with capture_logs() as events:
         async with running(each_delivery):
             verdicts = await each_delivery.verdicts(2)
             (letter,) = await each_delivery.dead_letters(1)
+    given_up = REGISTRY.get_sample_value("moderation_post_given_up_timestamp_seconds")
+    assert given_up is not None
+    assert begun <= given_up <= time.time()
     assert reasons(verdicts) == {"post-bad": "MODEL_CRASHED", "post-1": ""}
     assert [verdict["status"] for verdict in verdicts] == ["STATUS_UNDETERMINED", "STATUS_FINAL"]
     assert dict(letter.headers)["dlq.error.code"] == b"MODEL_CRASHED"
@@ -158,16 +170,37 @@ async def test_a_post_whose_attempts_alone_failed_ends_as_a_dead_letter_with_its
     assert [event["offset"] for event in events if event["event"] == "post_given_up"] == [0]
 
 
-async def test_one_that_ends_the_process_while_it_is_given_up_is_known_by_its_key(harness: Harness) -> None:
-    await put(harness, a_value("bad", text="wrong"), key=b"the-key")
-    await leave(harness, 0, Mark(open=True, openings=3, until=1, offset=0, attempts=ATTEMPTS + 1).metadata(0))
+async def test_the_text_of_a_post_whose_pictures_may_have_ended_the_process_is_judged(
+    harness: Harness, watched: Watched
+) -> None:
+    images = [{"data": base64.b64encode(a_file()).decode()}]
+    await put(harness, a_value("bad", text="violates:spam", images=images))
+    await leave(harness, 0, Mark(open=True, openings=3, until=1, offset=0, attempts=ATTEMPTS).metadata(0))
     async with running(harness):
-        assert reasons(await harness.verdicts(1)) == {"the-key": "MODEL_CRASHED"}
+        (verdict,) = await harness.verdicts(1)
+        (letter,) = await harness.dead_letters(1)
+    assert (verdict["outcome"], verdict["status"]) == ("OUTCOME_REMOVE", "STATUS_DEGRADED")
+    problem = verdict["problems"][0]
+    assert (problem["reason"], problem["path"]) == ("MODEL_CRASHED", "images[0]")
+    assert dict(letter.headers)["dlq.error.code"] == b"MODEL_CRASHED"
+    assert watched.batches == [["violates:spam"]]
+
+
+@pytest.mark.parametrize(("further", "name"), [(1, "post-bad"), (2, "the-key")])
+async def test_one_that_ends_the_process_while_it_is_given_up_is_known_by_its_id_or_its_key(
+    harness: Harness, further: int, name: str
+) -> None:
+    images = [{"data": base64.b64encode(a_file()).decode()}]
+    await put(harness, a_value("bad", text="wrong", images=images), key=b"the-key")
+    await leave(harness, 0, Mark(open=True, openings=3, until=1, offset=0, attempts=ATTEMPTS + further).metadata(0))
+    async with running(harness):
+        assert reasons(await harness.verdicts(1)) == {name: "MODEL_CRASHED"}
 
 
 async def test_a_suspect_without_a_value_is_an_erasure_and_one_that_cannot_be_read_has_its_own_reason(
     harness: Harness,
 ) -> None:
+    harness = harness.with_kafka(copy_erasures=False)
     await put(harness, None, key=b"post-gone")
     await put(harness, b"{", key=b"torn")
     await put(harness, a_value(2))
@@ -246,7 +279,8 @@ async def test_what_is_ready_is_committed_before_a_device_error_ends_the_worker(
     even = sum(number % 2 == 0 for number in scored)
     assert even == 10, "these stand in front of it"
     await leaves(each_delivery, even, partition=0)
-    await leaves(each_delivery, len(scored) - even, partition=1)
+    if odd := len(scored) - even:  # none where the other partition was not open yet
+        await leaves(each_delivery, odd, partition=1)
     await each_delivery.verdicts(len(scored))
 
 

@@ -20,8 +20,8 @@ from moderation.settings import KafkaSettings
 from moderation.types import Content, Origin, Question, Score, Verdict
 from moderation.worker import restore
 from moderation.worker.messages import Message, verdict_message
+from moderation.worker.opening import Opening
 from moderation.worker.publisher import Publisher
-from moderation.worker.suspects import Opening
 from tests.support import foreign
 from tests.support.builders import a_finding, a_verdict
 from tests.support.harness import WORKER, Fickle, Harness, a_value, running

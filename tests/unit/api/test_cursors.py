@@ -9,10 +9,26 @@ from hypothesis import strategies as st
 from moderation.api import cursors
 from moderation.v1.moderation_service_pb2 import Position
 
+ID = "x-_9AAAAAAAAAAAAAAAAAg"
+
 
 def test_a_produce_acknowledgement_makes_the_token_that_the_proto_describes() -> None:
     assert cursors.of_record(3, 17) == Position(posts={3: 17}).SerializeToString()
     assert cursors.position(cursors.of_watch({0: 5, 1: 0})).verdicts == {0: 5, 1: 0}
+
+
+def test_a_token_names_the_life_of_its_topic() -> None:
+    assert cursors.of_record(3, 17, ID) == Position(posts={3: 17}, posts_topic_id=ID).SerializeToString()
+    assert cursors.position(cursors.of_watch({0: 5}, ID)).verdicts_topic_id == ID
+    for plain in (ID.replace("-", "+").replace("_", "/"), ID.replace("-", "+").replace("_", "/") + "=="):
+        assert cursors.position(cursors.of_record(3, 17, plain)).posts_topic_id == ID
+
+
+def test_tokens_of_different_topics_cannot_be_merged() -> None:
+    with_id, without, other = (cursors.of_record(0, 4, id) for id in (ID, "", "A" * 22))
+    assert cursors.merged(with_id, without) == cursors.merged(without, with_id) == with_id
+    with pytest.raises(ValueError, match="different topics"):
+        cursors.merged(with_id, other)
 
 
 def test_a_merged_token_reaches_as_far_as_the_farthest() -> None:
@@ -32,7 +48,14 @@ def test_any_bytes_are_a_token_or_are_refused(token: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "token", [b"\xff", Position(posts={-1: 3}).SerializeToString(), cursors.of_record(1, -5), b"\x00" * 70_000]
+    "token",
+    [
+        b"\xff",
+        Position(posts={-1: 3}).SerializeToString(),
+        cursors.of_record(1, -5),
+        cursors.of_record(1, 5, "A" * 21),
+        b"\x00" * 70_000,
+    ],
 )
 def test_invalid_tokens(token: bytes) -> None:
     with pytest.raises(ValueError, match=r".*"):

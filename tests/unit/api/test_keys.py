@@ -137,6 +137,24 @@ async def test_a_start_without_keys_is_a_configuration_error(server: KeyServer, 
     assert time.monotonic() - begun < READ_S + 1
 
 
+async def test_a_start_waits_for_a_server_that_is_away(server: KeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys_module, "RETRY_S", 0.01)
+    server.serve = FAULTS["bad status"]
+    keys = keys_of(server.url)
+    with capture_logs() as logs:
+        loading = asyncio.create_task(keys.load(30.0))
+        async with asyncio.timeout(30):
+            while server.accepted < 3:  # noqa: ASYNC110  what is awaited happens in a thread
+                await asyncio.sleep(0.005)
+        assert not loading.done()
+        server.serve = sending(answer(GOOD))
+        await loading
+    assert keys.find("first") is not None
+    assert {line["event"] for line in logs} == {"jwt_keys_not_refreshed"}
+    with pytest.raises(ConfigError, match="cannot read keys"):
+        await keys_of("/no/file").load(30.0)  # a file is there at the start, or never
+
+
 async def test_a_handshake_that_hangs_or_fails(server: KeyServer) -> None:
     server.secure = False
     assert await not_read(keys_of(server.url)) == "TimeoutError"

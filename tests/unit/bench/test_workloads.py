@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from moderation.bench import sizes, workloads
 from moderation.bench.sizes import SIZES
 from moderation.bench.workloads import KINDS, MIX
+from moderation.models.contract import Windows
 from moderation.models.fake import FakeEncoded
 from moderation.types import Content, Question
 from tests.support.batching import GatedModel, behind_a_busy_device
@@ -22,9 +23,9 @@ class Priced(GatedModel):
         super().__init__()
         self._costs = costs
 
-    def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+    def encode(self, content: Content, questions: Sequence[Question]) -> Windows[FakeEncoded]:
         cost = self._costs[int(content.text)] if content.text.isdigit() else 1
-        return [FakeEncoded(content.text, tuple(question.policy_id for question in questions), cost)]
+        return Windows([FakeEncoded(content.text, tuple(question.policy_id for question in questions), cost)])
 
 
 def test_a_post_costs_its_tokens_and_its_crops() -> None:

@@ -37,6 +37,11 @@ def erased(offset: int, post: str = "a") -> ConsumerRecord:
     return a_record(None, post.encode(), 0, ("erased-by", f"posts/0/{offset}".encode()))
 
 
+def erased_too(offset: int) -> ConsumerRecord:
+    """On another partition, by a copy of the erasure at this offset."""
+    return a_record(None, b"a", 1, ("erased-by", b"posts/1/99"), ("copy-of", f"posts/0/{offset}".encode()))
+
+
 def sent(*posts: str, partition: int = 0) -> list[Sent]:
     """Records of one partition, in order; with a ! behind it: its erasure."""
     return [
@@ -59,6 +64,9 @@ def wrongs(findings: Findings) -> dict[str, int]:
         ("ab", [verdict_on(1, "b"), verdict_on(0)], {"out_of_order": 1}),
         ("a", [verdict_on(0), verdict_on(1)], {"strays": 1}),
         ("a", [verdict_on(0, "b")], {"strays": 1, "missing": 1}),
+        (["a!"], [erased(0), erased_too(0)], {}),
+        (["a!"], [erased_too(0)], {"missing": 1}),
+        ("a", [verdict_on(0), erased_too(0)], {"strays": 1}),
         ("a", [verdict_on(0, reason="MODEL_FAILED")], {"wrong_dead_letters": 1}),
     ],
 )

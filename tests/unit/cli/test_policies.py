@@ -1,30 +1,116 @@
-"""`moderation policies check` prints a set as a table, with its number and digest."""
+"""`moderation policies check` and `show`: what decides, in full, and what the model reads, word for word."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from moderation.cli.policies import check
-from moderation.policies import PolicySet
+from moderation.cli.policies import check, show
+from moderation.errors import ConfigError
+from moderation.policies import PolicySet, prompts
 
+LONG = "l" * 63  # the longest id
 POLICY = """
 id: {id}
 version: 1
 title: Lakes
-question: Does this post mention a lake?
+applies_to: {{media: [image], languages: [de, pt-BR], surfaces: [profile]}}
+question: Does this post mention a lake, or does it show one?
+definitions: {{lake: a water without a stream}}
 violates: [{{id: L1, text: mentions a lake}}]
-thresholds: {{review: 0.5, remove: 0.9}}
+allows: [{{id: L0, text: news about {id}}}]
+thresholds: {{review: 0.5, remove: 0.8999, mass: 0.25}}
 """
 
 
-@pytest.mark.parametrize(("ids", "count"), [(("lakes",), "1 policy"), (("lakes", "ponds"), "2 policies")])
-def test_the_policies_are_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], ids: tuple[str, ...], count: str
-) -> None:
-    for id in ids:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for id in ("lakes", LONG):
         (tmp_path / f"{id}.yaml").write_text(POLICY.format(id=id))
-    check(tmp_path)
-    *_, last = capsys.readouterr().out.splitlines()
-    assert last == f"{count}, digest {PolicySet.load(tmp_path).digest}"
+    return tmp_path
+
+
+def test_what_decides_is_printed_in_full(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check(folder)
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[:4] == [
+        "lakes, version 1, live, severity medium",
+        "  asks: Does this post mention a lake, or does it show one?",
+        "  about: posts with image, in de or pt-BR, shown as profile",
+        "  review from 0.5, remove from 0.8999, no answer below mass 0.25, on error review",
+    ]
+    assert f"{LONG}, version 1" in printed
+    assert printed.splitlines()[-1] == f"2 policies, digest {PolicySet.load(folder).digest}"
+
+
+def test_a_mistake_ends_the_check_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "lakes.yaml").write_text(POLICY.format(id="lakes").replace("version", "verzion"))
+    with pytest.raises(SystemExit) as ended:
+        check(folder)
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert f"{folder}/lakes.yaml:3: verzion: there is no such key" in printed.err
+    assert "digest" not in printed.out
+    with pytest.raises(SystemExit):
+        check(folder, as_json=True)
+    checked = json.loads(capsys.readouterr().out)
+    assert [each["line"] for each in checked["mistakes"] if each["kind"] == "error"] == [3]
+    assert all(each["file"] and each["text"] for each in checked["mistakes"])
+    assert checked["digest"] == ""
+
+
+def test_a_mistake_in_a_golden_set_ends_the_check_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    right = '{"post": {"text": "I saw a lake"}, "label": "violates"}'
+    golden = folder / "lakes.golden.jsonl"
+    golden.write_text(f"{right}\n")
+    check(folder)
+    golden.write_text(f'{right}\n{{"post": {{"text": "dry"}}, "lable": "allowed"}}\n')
+    with pytest.raises(SystemExit) as ended:
+        check(folder)
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert f"{golden}:2: lable: there is no such key; did you mean label?" in printed.err
+    assert PolicySet.load(folder).digest in printed.out, "the policies are sound, and roles start with them"
+
+
+def test_json_has_what_decides(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check(folder, as_json=True)
+    checked = json.loads(capsys.readouterr().out)
+    lakes = next(policy for policy in checked["policies"] if policy["id"] == "lakes")
+    assert lakes["thresholds"] == {"review": 0.5, "remove": 0.8999, "mass": 0.25}
+    assert lakes["applies_to"] == {"media": ["image"], "languages": ["de", "pt-BR"], "surfaces": ["profile"]}
+    assert checked["digest"] == PolicySet.load(folder).digest
+
+
+def test_a_policy_is_shown_as_the_model_reads_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show(["lakes"], folder)
+    printed = capsys.readouterr().out
+    (policy,) = (policy for policy in PolicySet.load(folder).policies if policy.id == "lakes")
+    assert printed.endswith(f" tokens; --model counts them\n{prompts.asked(policy.prose)}\n")
+    assert "--- lakes, version 1, live, about " in printed
+    assert f"{prompts.INSTRUCTIONS}\n{prompts.FENCED}\n~~~\n<the post's text>\n~~~\n" in printed
+    assert LONG not in printed
+
+
+def test_a_draft_alone_is_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in folder.iterdir():
+        file.write_text(f"{file.read_text()}status: draft\n")
+    show(["lakes"], folder)
+    assert "--- lakes, version 1, draft, about " in capsys.readouterr().out
+
+
+def test_tokens_are_those_of_the_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show(["lakes"], folder, "demo", as_json=True)
+    (shown,) = json.loads(capsys.readouterr().out)["policies"]
+    assert shown["most_tokens"] == 1024
+    words = len(shown["reads"].split())
+    assert words < shown["tokens"] < len(shown["reads"])
+    check(folder, "demo")
+    assert f"  {shown['tokens']} tokens of 1024 with demo\n" in capsys.readouterr().out
+
+
+def test_an_id_that_the_folder_lacks_is_named(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no policy ponds; the folder has lakes, "):
+        show(["ponds"], folder)

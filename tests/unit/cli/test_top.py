@@ -10,19 +10,21 @@ from prometheus_client import CollectorRegistry, generate_latest
 from rich.console import Console
 
 from moderation.cli import top
-from moderation.cli.top import Frame, Reading
+from moderation.cli.top.page import page
+from moderation.cli.top.reading import Reading, address, parse
+from moderation.cli.top.sums import Frame
 from moderation.errors import ConfigError
 from moderation.observability.fast_metrics import FastHistogram
 
 
 def a_reading(text: str, at: float = 0.0, url: str = "http://w:9464/metrics") -> Reading:
-    return Reading(url, at, top.parse(text))
+    return Reading(url, at, parse(text))
 
 
 def shown(*readings: Reading) -> str:
     console = Console(width=160, file=io.StringIO())
     with console.capture() as captured:
-        console.print(top.page(Frame((), readings)))
+        console.print(page(Frame((), readings)))
     return captured.get()
 
 
@@ -38,13 +40,13 @@ def shown(*readings: Reading) -> str:
     ],
 )
 def test_an_endpoint_is_an_address_or_a_url(given: str, url: str) -> None:
-    assert top.address(given) == url
+    assert address(given) == url
 
 
 @pytest.mark.parametrize("given", ["file:///etc/passwd", "w:port", "", "http://"])
 def test_an_invalid_endpoint_is_named(given: str) -> None:
     with pytest.raises(ConfigError, match="neither host:port nor an http"):
-        top.address(given)
+        address(given)
 
 
 def test_values_add_up_over_endpoints_and_rates_over_time() -> None:
@@ -81,14 +83,14 @@ def test_quantiles_and_means_are_taken_between_the_readings() -> None:
 
 def test_a_role_is_shown_by_what_it_has() -> None:
     api = 'moderation_build_info{role="api",version="1"} 1\nmoderation_view_stalled 1\n'
-    page = shown(a_reading(api))
-    assert "STALLED" in page
-    assert "lag" not in page
+    printed = shown(a_reading(api))
+    assert "STALLED" in printed
+    assert "lag" not in printed
     worker = 'moderation_build_info{role="worker",version="1"} 1\nmoderation_worker_lag_records{partition="0"} 7\n'
-    page = shown(a_reading(worker), Reading("http://gone/metrics", 0.0, problem="Connection refused"))
-    assert "Connection refused" in page
-    assert "STALLED" not in page
-    assert next(line for line in page.splitlines() if line.startswith("lag")).split()[1] == "7"
+    printed = shown(a_reading(worker), Reading("http://gone/metrics", 0.0, problem="Connection refused"))
+    assert "Connection refused" in printed
+    assert "STALLED" not in printed
+    assert next(line for line in printed.splitlines() if line.startswith("lag")).split()[1] == "7"
 
 
 def test_the_phases_of_a_worker_are_in_their_columns() -> None:
@@ -97,7 +99,7 @@ def test_the_phases_of_a_worker_are_in_their_columns() -> None:
     text = "".join(f'moderation_phase_seconds_bucket{{phase="decode",le="{le}"}} {n}\n' for le, n in counts)
     console = Console(width=160, file=io.StringIO())
     with console.capture() as captured:
-        console.print(top.page(Frame([a_reading(info)], [a_reading(info + text, 1.0)])))
+        console.print(page(Frame([a_reading(info)], [a_reading(info + text, 1.0)])))
     (median,) = [line.split() for line in captured.get().splitlines() if line.startswith("p50")]
     assert median == ["p50", "-", "-", "1.5", "s", "-", "-", "-", "-"]
 
@@ -118,7 +120,7 @@ moderation_model_outage_given_up 0
     before, now = worker + counted.format(100, 0, 0, 1, 10, 0), worker + counted.format(140, 20, 6000, 1.5, 35, 1)
     console = Console(width=160, file=io.StringIO())
     with console.capture() as captured:
-        console.print(top.page(Frame([a_reading(before)], [a_reading(now, 10.0)])))
+        console.print(page(Frame([a_reading(before)], [a_reading(now, 10.0)])))
     lines = captured.get().splitlines()
     title = next(index for index, line in enumerate(lines) if line.startswith("model server"))
     assert lines[title].strip() == "model server  AWAY: overloaded; posts wait"
@@ -138,9 +140,35 @@ def test_once_reports_an_endpoint_that_cannot_be_read() -> None:
     assert ended.value.code == 1
 
 
+def test_without_a_terminal_one_page_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        top.top(["127.0.0.1:1"], interval=0.1)
+    assert ended.value.code == 1
+    assert "http://127.0.0.1:1/metrics  Connection refused" in capsys.readouterr().out
+
+
+def test_in_a_file_no_column_is_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    endpoint = f"{'w' * 200}.invalid:9464"
+    with pytest.raises(SystemExit):
+        top.top([endpoint], interval=0.1)
+    assert endpoint in capsys.readouterr().out
+
+
 def test_a_lag_that_an_api_does_not_know_is_shown_as_unknown() -> None:
     known = 'moderation_build_info{version="1",role="api"} 1\nmoderation_view_lag_records 7\n'
     assert "view 7 behind" in shown(a_reading(known, url="a"))
     unknown = known.replace(" 7", " NaN")
     assert "view - behind" in shown(a_reading(known, url="a"), a_reading(unknown, url="b"))
     assert "view - behind" in shown(a_reading(unknown, url="b"), a_reading(known, url="a"))
+
+
+def test_findings_in_shadow_do_not_look_like_those_that_count() -> None:
+    text = """moderation_build_info{version="1",role="worker"} 1
+moderation_findings_total{policy="tried",outcome="remove",mode="shadow"} 7
+moderation_findings_total{policy="live",outcome="remove",mode="live"} 5
+"""
+    lines = shown(a_reading(text)).splitlines()
+    (tried,), (live,) = ([line.split() for line in lines if line.startswith(name)] for name in ("tried", "live "))
+    assert tried[:5] == ["tried", "(shadow)", "0", "0", "7"]
+    assert live[:4] == ["live", "0", "0", "5"]

@@ -86,11 +86,18 @@ def test_variables_are_valid_settings(services: Services) -> None:
     assert len(PolicySet.load(Path(policies)).policies) >= 5
 
 
+@pytest.mark.parametrize("files", [("compose.yaml",), ("compose.yaml", "compose.remote.yaml")])
+def test_the_folder_of_the_author_is_used(files: tuple[str, ...], tmp_path: Path) -> None:
+    services = read(*files, **SERVER, MODERATION_POLICIES=str(tmp_path))
+    for role in ("worker", "api"):
+        assert mounts(services[role])["/etc/moderation/policies"]["source"] == str(tmp_path)
+
+
 def test_a_worker_of_a_model_server_has_its_own_image_and_is_otherwise_the_same(
     local: Services, remote: Services
 ) -> None:
     ours, theirs = local["worker"], remote["worker"]
-    assert theirs["image"] == "moderation-remote:dev"
+    assert theirs["image"] == "moderation-remote:compose"
     assert theirs["build"] | {"target": "worker"} == ours["build"] | {"args": theirs["build"]["args"]}
     assert theirs["build"]["args"].items() < ours["build"]["args"].items(), "DEVICE is of the image with torch"
     own = {"image", "build", "environment", "volumes", "extra_hosts"}
@@ -152,3 +159,22 @@ def test_prometheus_scrapes_the_ports_of_the_roles(services: Services) -> None:
         name: services[name]["environment"]["MODERATION_OPS__LISTEN"].rpartition(":")[2] for name in OWN_SERVICES[1:]
     }
     assert {f"{name}:{port}" for name, port in ports.items()} <= targets
+
+
+def test_prometheus_sends_its_alerts_to_the_alertmanager(local: Services) -> None:
+    config = yaml.safe_load(Path(mounts(local["prometheus"])["/etc/prometheus/prometheus.yml"]["source"]).read_text())
+    ((target,),) = [[target for static in group["static_configs"] for target in static["targets"]]
+                    for group in config["alerting"]["alertmanagers"]]  # fmt: skip
+    name, _, port = target.partition(":")
+    published = {(port["target"], port["published"]) for port in local[name]["ports"]}
+    assert published == {(int(port), port)}
+    given = {option.partition("=")[::2] for option in local[name]["command"]}
+    assert {target for _, target in given} >= set(mounts(local[name]))
+
+
+def test_compose_names_no_image_that_make_images_builds(local: Services, remote: Services) -> None:
+    """It knows neither the version nor the revision, so its images must not take the place of those."""
+    built = {"moderation-api:dev", "moderation-remote:dev", "moderation-worker:dev", "moderation-worker:cpu"}
+    named = {service["image"] for services in (local, remote) for service in services.values() if "build" in service}
+    assert named
+    assert not named & built

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -12,10 +13,13 @@ from moderation.errors import ConfigError, DeviceError, ModerationError, PostErr
 from moderation.inference import encode_pool
 from moderation.inference.batcher import Batcher
 from moderation.inference.scoring import Scored
+from moderation.models.contract import Windows
 from moderation.models.fake import Fake, FakeEncoded
 from moderation.settings import WorkerSettings
-from moderation.types import Content, Question, Reason
+from moderation.types import Content, Problem, Question, Reason
 from tests.support.batching import SPAM, GatedModel, HangingModel, a_content, until
+
+LIMIT = Problem(Reason.TEXT_TOO_LONG, "text")
 
 
 async def test_a_post_that_hangs_in_its_encoding_fails_alone_and_others_go_on() -> None:
@@ -68,7 +72,7 @@ async def test_a_tokenizer_that_panics_fails_its_post_alone() -> None:
         pass
 
     class Panicking(Fake):
-        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+        def encode(self, content: Content, questions: Sequence[Question]) -> Windows[FakeEncoded]:
             if content.text == "panic":
                 raise PanicException
             return super().encode(content, questions)
@@ -83,7 +87,7 @@ async def test_no_more_posts_than_allowed_are_encoded_at_once() -> None:
     class Counted(GatedModel):
         encoded = 0
 
-        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+        def encode(self, content: Content, questions: Sequence[Question]) -> Windows[FakeEncoded]:
             self.encoded += 1
             return super().encode(content, questions)
 
@@ -103,7 +107,7 @@ async def test_no_more_posts_than_allowed_are_encoded_at_once() -> None:
 
 async def test_an_error_of_the_tokenizer_is_the_posts_fault() -> None:
     class Choking(GatedModel):
-        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+        def encode(self, content: Content, questions: Sequence[Question]) -> Windows[FakeEncoded]:
             if content.text == "odd":
                 raise UnicodeError("odd")
             if content.text == "refused":
@@ -118,12 +122,23 @@ async def test_an_error_of_the_tokenizer_is_the_posts_fault() -> None:
         assert await batcher.score(a_content("fine"), [SPAM])
 
 
+async def test_what_a_limit_left_out_stands_beside_the_scores() -> None:
+    class Limited(Fake):
+        def encode(self, content: Content, questions: Sequence[Question]) -> Windows[FakeEncoded]:
+            return replace(super().encode(content, questions), problems=(LIMIT,) if content.text == "long" else ())
+
+    async with Batcher(Limited(), WorkerSettings(encode_threads=1)) as batcher:
+        scored = await asyncio.gather(*(batcher.score(a_content(text), [SPAM]) for text in ("long", "short")))
+    assert [post.problems for post in scored] == [(LIMIT,), ()]
+    assert [len(post.windows) for post in scored] == [1, 1]
+
+
 async def test_closing_fails_callers_that_wait_for_an_encoder() -> None:
     class Slow(GatedModel):
         gate = threading.Event()
         begun_encoding = threading.Event()
 
-        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+        def encode(self, content: Content, questions: Sequence[Question]) -> Windows[FakeEncoded]:
             self.begun_encoding.set()
             self.gate.wait()
             return super().encode(content, questions)
@@ -139,7 +154,7 @@ async def test_closing_fails_callers_that_wait_for_an_encoder() -> None:
 
 async def test_a_question_that_does_not_fit_is_the_operators_and_not_the_posts_fault() -> None:
     class Strict(Fake):
-        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[FakeEncoded]:
+        def encode(self, content: Content, questions: Sequence[Question]) -> Windows[FakeEncoded]:
             if any(len(question.text) > 20 for question in questions):
                 raise ConfigError("policy verbose: too long")
             return super().encode(content, questions)

@@ -10,7 +10,7 @@ import pytest
 from moderation.errors import DeviceError, PostError
 from moderation.inference.batcher import Batcher
 from moderation.inference.scoring import Scored
-from moderation.models.contract import Encoded
+from moderation.models.contract import Encoded, Windows
 from moderation.models.fake import Fake
 from moderation.settings import WorkerSettings
 from moderation.types import Content, Question, Reason, Score
@@ -45,7 +45,7 @@ async def test_a_failure_to_encode_that_passes_is_no_posts_failure() -> None:
     class Hiccup(Fake):
         calls = 0
 
-        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:  # type: ignore[override]
+        def encode(self, content: Content, questions: Sequence[Question]) -> Windows[Encoded]:  # type: ignore[override]
             self.calls += 1
             if self.calls % 10 == 0:
                 raise PanicException
@@ -123,8 +123,8 @@ async def test_an_endless_row_of_failures_dooms_the_model_even_if_an_earlier_pos
 
 async def test_a_tokenizer_that_fails_on_everything_ends_the_process() -> None:
     class Mute(Fake):
-        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:  # type: ignore[override]
-            return [] if OF_THE_TEST in content.text else super().encode(content, questions)
+        def encode(self, content: Content, questions: Sequence[Question]) -> Windows[Encoded]:  # type: ignore[override]
+            return Windows() if OF_THE_TEST in content.text else super().encode(content, questions)
 
     texts = [f"post {OF_THE_TEST} {number}" for number in range(40)]
     assert await outcomes_of(Mute(), *texts) == [DeviceError] * 40
@@ -157,9 +157,9 @@ async def test_a_fault_of_the_batcher_fails_all_callers_that_wait(error: BaseExc
 
 async def test_scores_of_windows_of_a_bad_post_are_dropped_with_it() -> None:
     class Windowed(Misbehaving):
-        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:  # type: ignore[override]
+        def encode(self, content: Content, questions: Sequence[Question]) -> Windows[Encoded]:  # type: ignore[override]
             encode = super().encode
-            return [item for word in content.text.split() for item in encode(a_content(word), questions)]
+            return Windows([item for word in content.text.split() for item in encode(a_content(word), questions)])
 
         def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
             self.texts = [*getattr(self, "texts", []), *(getattr(item, "text", "") for item in batch)]
@@ -180,9 +180,9 @@ async def test_a_long_post_that_went_well_is_not_tried_again_in_one_step() -> No
     """It was scored window by window: all of them at once are more than a step may hold."""
 
     class Small(Misbehaving):
-        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:  # type: ignore[override]
+        def encode(self, content: Content, questions: Sequence[Question]) -> Windows[Encoded]:  # type: ignore[override]
             (window,) = super().encode(content, questions)
-            return [window] * (8 if content.text == "long" else 1)
+            return Windows([window] * (8 if content.text == "long" else 1))
 
         def score(self, batch: Sequence[Encoded]) -> Sequence[Sequence[Score]]:
             if len(batch) > 4:
@@ -191,3 +191,19 @@ async def test_a_long_post_that_went_well_is_not_tried_again_in_one_step() -> No
 
     texts = ["long", *(f"{number} fault:score:raise" for number in range(6))]
     assert await outcomes_of(Small(), *texts, failed_post_s=0.05) == [Scored] + [PostError] * 6
+
+
+async def test_the_text_of_a_post_that_has_failed_does_not_clear_a_model_that_fails_on_all_pictures() -> None:
+    """A text alone is scored under the digest of its post, by inference/parts.py."""
+    some = WorkerSettings(encode_threads=1, batch_tokens=1, failed_post_s=0.02, failed_posts=3)
+    async with Batcher(Misbehaving(), some) as batcher:
+        await batcher.warm_up()
+        outcomes: list[type] = []
+        for number in range(3):
+            name = f"post {number}"
+            for text in (f"{number} fault:score:raise", f"{number} alone"):
+                (outcome,) = await asyncio.gather(
+                    batcher.score(Content(text, (), name), [SPAM]), return_exceptions=True
+                )
+                outcomes.append(type(outcome))
+    assert outcomes == [PostError, Scored, PostError, Scored, DeviceError, DeviceError]

@@ -15,7 +15,7 @@ from moderation.inference.remote import SHARE, RemoteScorer
 from moderation.observability import phases
 from moderation.observability.phases import InHand
 from moderation.settings import WorkerSettings
-from moderation.types import Question, Reason, Score, YesNo
+from moderation.types import Problem, Question, Reason, Score, YesNo
 from tests.support.batching import a_content, until
 from tests.support.remote_model import YES, Remote, Word
 
@@ -39,6 +39,14 @@ async def test_all_windows_are_asked_at_once_and_answers_keep_their_order() -> N
     assert scored.windows == ((YES, Reason.REFUSED), (YesNo(yes=False), YES))
     assert scored.batch_wait == 0
     assert scored.model > 0
+
+
+async def test_what_a_limit_left_out_stands_beside_the_answers() -> None:
+    model = Remote()
+    model.problems = (Problem(Reason.TEXT_TOO_LONG, "text"),)
+    async with a_scorer(model) as scorer:
+        scored = await scorer.score(a_content("a b"), [SPAM])
+    assert (scored.windows, scored.problems) == (((YES,), (YES,)), model.problems)
 
 
 async def test_no_post_waits_for_another() -> None:
@@ -99,9 +107,11 @@ async def test_a_post_that_the_server_holds_is_given_up_before_the_watchdog_ends
     async with a_scorer(model) as scorer:
         taken = time.monotonic() - SHARE * timeout_s - model.patience_s + 0.2
         phases.CURRENT.set(InHand(1, 0, taken))
-        with pytest.raises(PostError) as given_up:
-            async with asyncio.timeout(20):
-                await scorer.score(a_content("slow quick"), [SPAM])
+        async with asyncio.timeout(20):
+            late, answered = (await scorer.score(a_content("slow quick"), [SPAM])).windows
+            assert (late, answered) == ((Reason.DEADLINE_EXCEEDED,), (YES,)), "a late window hides no other"
+            with pytest.raises(PostError) as given_up:
+                await scorer.score(a_content("slow"), [SPAM])
         assert given_up.value.reason is Reason.DEADLINE_EXCEEDED
         assert (await scorer.score(a_content("quick"), [])).windows == ()
         phases.CURRENT.set(InHand(1, 0, time.monotonic()))

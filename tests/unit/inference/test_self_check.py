@@ -14,7 +14,7 @@ from moderation.inference.batcher import Batcher
 from moderation.inference.scoring import Scored
 from moderation.inference.self_check import MAX_TOLERANCE, MIN_TOLERANCE, REFERENCE_POSTS, SelfCheck
 from moderation.models.checked import CheckedModel
-from moderation.models.contract import Encoded
+from moderation.models.contract import Encoded, Windows
 from moderation.models.fake import Fake
 from moderation.settings import WorkerSettings
 from moderation.types import Content, Question, Score
@@ -72,7 +72,7 @@ def test_the_reference_posts_are_encoded_once() -> None:
     class Counting(Fake):
         encoded = 0
 
-        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:  # type: ignore[override]
+        def encode(self, content: Content, questions: Sequence[Question]) -> Windows[Encoded]:  # type: ignore[override]
             self.encoded += 1
             return super().encode(content, questions)
 
@@ -190,7 +190,7 @@ async def test_a_self_check_does_not_wait_for_posts_that_are_being_encoded() -> 
     let_go = threading.Event()
 
     class Slow(Fake):
-        def encode(self, content: Content, questions: Sequence[Question]) -> Sequence[Encoded]:  # type: ignore[override]
+        def encode(self, content: Content, questions: Sequence[Question]) -> Windows[Encoded]:  # type: ignore[override]
             if content.text == "slow":
                 let_go.wait()
             return super().encode(content, questions)

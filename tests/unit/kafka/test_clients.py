@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,11 @@ from aiokafka.errors import (
 )
 from structlog.testing import capture_logs
 
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, DeliveryError
 from moderation.kafka import clients
 from moderation.kafka.topics import check_topics
 from moderation.settings import KafkaSettings
+from tests.support.credentials import Credentials
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def closed_port() -> Iterator[str]:
 async def test_unreachable_broker_is_tried_again_until_the_deadline(closed_port: str) -> None:
     settings = KafkaSettings(bootstrap=closed_port, connect_timeout_s=1.0)
     started = time.monotonic()
-    with capture_logs() as events, pytest.raises(ConfigError) as caught:
+    with capture_logs() as events, pytest.raises(DeliveryError) as caught:
         await check_topics(settings, ["posts", "verdicts"])
     assert 0.9 < time.monotonic() - started < 3.0
     assert closed_port in str(caught.value)
@@ -50,9 +52,24 @@ async def test_a_broker_that_does_not_answer_is_given_up_at_the_deadline() -> No
         silent.listen()
         settings = KafkaSettings(bootstrap=f"127.0.0.1:{silent.getsockname()[1]}", connect_timeout_s=0.5)
         started = time.monotonic()
-        with pytest.raises(ConfigError, match="no response"):
+        with pytest.raises(DeliveryError, match="no response"):
             await check_topics(settings, ["posts"])
         assert time.monotonic() - started < 3.0
+
+
+async def test_a_certificate_that_is_not_valid_here_is_refused_at_once(tmp_path: Path) -> None:
+    credentials = Credentials(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        settings = KafkaSettings(bootstrap=f"127.0.0.1:{port}", security_protocol="SSL", connect_timeout_s=20.0)
+        with pytest.raises(ConfigError, match="refused the connection: their certificate is not valid here"):
+            await asyncio.wait_for(check_topics(settings, ["posts"]), 10)
+        trusting = settings.model_copy(update={"ssl_ca": credentials.ca, "connect_timeout_s": 0.5})
+        with pytest.raises(DeliveryError, match="could not be reached"):
+            await check_topics(trusting, ["posts"])
 
 
 async def test_stop_of_clients_that_never_started(closed_port: str) -> None:
@@ -86,7 +103,8 @@ async def test_a_refusal_inside_another_error_is_still_one() -> None:
     async def start() -> None:
         raise KafkaError("TransactionalIdAuthorizationFailed()") from TransactionalIdAuthorizationFailed()
 
-    with pytest.raises(ConfigError, match="refused the connection: TransactionalIdAuthorizationFailed"):
+    named = "refused the connection: this role's user .* lacks the right Write on transactional ids that begin with"
+    with pytest.raises(ConfigError, match=named):
         await clients.connected(start, KafkaSettings())
 
 

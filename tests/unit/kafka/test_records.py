@@ -16,11 +16,13 @@ from aiokafka.errors import CorruptRecordException
 
 from moderation.kafka import records
 from moderation.kafka.consumer import SMALL_BYTES, Fetched, RawBatches, Reader
-from moderation.kafka.records import Chunk, LargeBatch, Omitted, Record
-from moderation.types import Reason
+from moderation.kafka.records import TOO_LARGE, Chunk, LargeBatch, Omitted, Record
+from moderation.types import Detail, Problem, Reason
 from tests.support.foreign import CODECS, NOW_MS, Headers, a_batch, a_record, compressed
 
 LIMIT = 2 << 20
+OMITTED = Problem(Reason.NOT_DECODABLE, "headers", Detail.TOO_LONG)
+ESCAPED = Problem(Reason.NOT_DECODABLE, "headers", Detail.NOT_UTF8)
 PARTITION = TopicPartition("posts", 3)
 FOREIGN: Headers = [(b"caf\xe9", b"1"), (b"caf\xe9", None), (b"plain", b"\xff")]
 
@@ -83,7 +85,7 @@ async def test_a_header_whose_name_is_not_utf8_is_escaped_and_its_neighbours_are
         (2, NOW_MS, b"key", b"behind", (("a", b""),)),
     ]
     assert it.headers == (("caf\\xe9", b"1"), ("caf\\xe9", None), ("plain", b"\xff"))
-    assert (it.value, it.problem, it.marks) == (b"it", Reason.NOT_DECODABLE, ("headers.escaped",))
+    assert (it.value, it.problem, it.marks) == (b"it", ESCAPED, ("headers.escaped",))
 
 
 async def test_a_record_after_which_the_compiled_reader_fails_is_not_read_twice() -> None:
@@ -125,10 +127,10 @@ async def test_a_record_above_the_limit_is_left_out_and_those_behind_it_are_not(
     assert [record.value for record in (before, behind)] == [b"before", b"behind"]
     omitted = Omitted(len(value), hashlib.sha256(value).hexdigest())
     assert large == Record(
-        "posts", 3, 1, NOW_MS + 9, b"large", b"", (("content-type", b"text/plain"),), Reason.RECORD_TOO_LARGE, omitted
+        "posts", 3, 1, NOW_MS + 9, b"large", b"", (("content-type", b"text/plain"),), TOO_LARGE, omitted
     )
     assert (second.key, second.omitted, second.marks) == (None, omitted, ("key.omitted", "headers.escaped"))
-    assert (third.key, third.omitted, third.problem) == (None, None, Reason.RECORD_TOO_LARGE)
+    assert (third.key, third.omitted, third.problem) == (None, None, TOO_LARGE)
 
 
 async def test_a_small_record_above_the_limit_is_left_out_too() -> None:
@@ -142,7 +144,7 @@ async def test_millions_of_headers_are_not_held() -> None:
     many: Headers = [(b"", b"")] * 900_000
     parts = a_record(0, b"it", headers=many) + a_record(1, b"behind")
     it, behind = all_of(fetched(a_batch(parts, 2)))
-    assert (it.headers, it.marks, it.problem) == ((), ("headers.omitted",), Reason.NOT_DECODABLE)
+    assert (it.headers, it.marks, it.problem) == ((), ("headers.omitted",), OMITTED)
     assert behind.value == b"behind"
 
 
@@ -228,7 +230,7 @@ async def test_a_small_batch_of_very_many_headers_is_counted_as_what_it_takes(co
     many = a_record(0, b"x", headers=[(b"", b"")] * 300_000)
     (first, behind) = all_of(fetched(a_batch(many + a_record(1, b"y"), 2, codec)))
     assert "headers.omitted" in first.marks
-    assert first.problem is Reason.NOT_DECODABLE
+    assert first.problem == OMITTED
     assert (behind.value, behind.problem) == (b"y", None)
     few = Record("posts", 0, 0, 0, None, b"", (("", b""),) * 100)
     assert few.size > 100 * 100

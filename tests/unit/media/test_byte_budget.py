@@ -23,11 +23,14 @@ async def visits(size: int, wanted: list[tuple[int, bool]]) -> None:
     budget, held, order = ByteBudget(size), dict[int, int](), list[int]()
 
     async def visit(number: int, want: int) -> None:
-        async with budget.reserve(want):
+        async with budget.reserve(want) as reservation:
             held[number] = want
             order.append(number)
             assert sum(held.values()) <= size or len([bytes for bytes in held.values() if bytes]) == 1
             try:
+                await asyncio.sleep(0)
+                held[number] = want // 2
+                reservation.shrink(want // 2)
                 await asyncio.sleep(0)
             finally:
                 del held[number]

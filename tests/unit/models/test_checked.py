@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,12 +13,13 @@ from structlog.testing import capture_logs
 from moderation import models
 from moderation.errors import DeviceError, PostError
 from moderation.models.checked import CheckedModel, Failure, Item
-from moderation.models.contract import DeviceMemory, Encoded
-from moderation.models.fake import Fake
+from moderation.models.contract import DeviceMemory, Encoded, Windows
+from moderation.models.fake import Fake, FakeEncoded
 from moderation.settings import ModelSettings
-from moderation.types import Content, Question, Reason, Score
+from moderation.types import Content, Problem, Question, Reason, Score
 from tests.support.misbehaving_model import ENCODE, SCORE, SECRET, STRIKES, Misbehaving
 
+LIMIT = Problem(Reason.TEXT_TOO_LONG, "text")
 QUESTIONS = (Question("spam", "spam"), Question("hate", "hate"))
 RAISED = [kind for kind in STRIKES if kind not in ("device", "hang", "abort")]
 
@@ -58,6 +60,15 @@ def test_anything_that_encode_raises_or_returns_is_the_posts_failure(kind: str) 
     assert caught.value.reason is Reason.MODEL_FAILED
     assert SECRET not in str(caught.value)
     assert caught.value.__context__ is None
+
+
+def test_what_a_limit_left_out_stays_with_the_windows() -> None:
+    class Limited(Fake):
+        def encode(self, content: Content, questions: Sequence[Question]) -> Windows[FakeEncoded]:
+            return replace(super().encode(content, questions), problems=(LIMIT,))
+
+    windows = CheckedModel(Limited()).encode(Content("a", (), ""), QUESTIONS)
+    assert (len(windows), windows.problems) == (1, (LIMIT,))
 
 
 def test_a_device_error_passes_at_each_seam() -> None:

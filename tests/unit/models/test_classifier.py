@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import importlib
 import re
+from copy import copy
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from moderation import models
 from moderation.dev.checkpoint import seeded
 from moderation.errors import ConfigError, DeviceError, PostError
 from moderation.models.fake import Fake
 from moderation.models.phi3 import family
+from moderation.models.phi3.family import Phi3Vision
 from moderation.models.shared import loading
-from moderation.models.shared.classifier import VisionClassifier
-from moderation.models.shared.window import LONGEST_QUESTION, cut
+from moderation.models.shared.classifier import SHORTEST, VisionClassifier
+from moderation.models.shared.user_text import BYTES_A_TOKEN, UserText, cut
+from moderation.models.shared.window import LONGEST_QUESTION
 from moderation.models.tinyllava.template import PHI
-from moderation.types import Question, Reason
+from moderation.settings import ModelSettings
+from moderation.types import Problem, Question, Reason
 from tests.support.builders import mass_of
 from tests.support.small_model import a_content, a_model, a_picture, a_tokenizer, questions, settings
 
+TOO_LONG = Problem(Reason.TEXT_TOO_LONG, "text")
 WORDS = "dog cat gun money hate love"
 
 
@@ -111,26 +118,145 @@ def test_a_question_longer_than_the_allowance_names_its_policy() -> None:
         a_model().encode(a_content("x"), [long])
 
 
-def test_content_beyond_the_context_is_the_posts_fault() -> None:
+def test_a_picture_beyond_the_context_hides_neither_text_nor_other_pictures() -> None:
     model = family.load(settings())
     (whole,) = model.encode(a_content("x", a_picture()), questions(1))
     model.checkpoint.context = len(whole.tree.shared) * 4 // 3 + 4  # of which a question may take a quarter
-    assert model.encode(a_content("x", a_picture()), questions(1))
-    assert len(model.encode(a_content("x", *[a_picture()] * 3), questions(1))) == 3, (
-        "each picture in a prompt of its own"
-    )
+    assert model.encode(a_content("x", a_picture()), questions(1)).problems == ()
+    three = model.encode(a_content("x", *[a_picture()] * 3), questions(1))
+    assert (len(three), three.problems) == (3, ()), "each picture in a prompt of its own"
     model.checkpoint.context = len(whole.tree.shared)
-    with pytest.raises(PostError, match="1 images and the text take") as caught:
-        model.encode(a_content("x", a_picture()), questions(1))
-    assert caught.value.reason is Reason.INVALID_POST
-
-
-def test_a_text_of_too_many_windows_is_refused() -> None:
-    model = family.load(settings(window_tokens=64, window_overlap=0, max_windows=2))
-    assert len(model.encode(a_content("dog " * 40), questions(1))) <= 2
+    (text,) = windows = model.encode(a_content("x", a_picture()), questions(1))
+    assert (text.pictures, windows.problems) == ((), (Problem(Reason.IMAGE_TOO_LARGE, "pictures[0]"),))
     with pytest.raises(PostError) as caught:
-        model.encode(a_content("dog " * 400), questions(1))
-    assert caught.value.reason is Reason.TEXT_TOO_LONG
+        model.encode(a_content("", a_picture()), questions(1))
+    assert caught.value.problem == Problem(Reason.IMAGE_TOO_LARGE, "images")
+    model.checkpoint.context = 40
+    with pytest.raises(PostError, match="no room for a text") as caught:
+        model.encode(a_content("x"), questions(1))
+    assert caught.value.reason is Reason.MODEL_FAILED, "no post is at fault"
+
+
+def test_a_picture_that_leaves_little_room_is_shown_with_short_stretches_of_the_text() -> None:
+    model = family.load(settings(window_tokens=256, window_overlap=0, max_windows=4))
+    (bare,) = model.encode(a_content("", a_picture()), questions(1))
+    model.checkpoint.context = (len(bare.tree.shared) + SHORTEST + 2) * 4 // 3
+    windows = model.encode(a_content("dog " * 1000, a_picture()), questions(1))
+    assert [len(window.pictures) for window in windows] == [1] * 4
+    assert windows.problems == (TOO_LONG,)
+    assert all(len(window.tree.shared) <= len(bare.tree.shared) + SHORTEST + 2 for window in windows)
+
+
+def test_of_too_many_pictures_the_first_groups_are_shown_with_the_ends_of_the_text() -> None:
+    model = family.load(settings(window_tokens=64, window_overlap=0, max_windows=6))
+    (whole,) = model.encode(a_content("~", a_picture()), questions(1))
+    model.checkpoint.context = len(whole.tree.shared) * 2
+    pictures = [a_picture(seed=seed) for seed in range(6)]
+    text = " ".join(f"dog{number}" for number in range(200))
+    windows = model.encode(a_content(text, *pictures), questions(1))
+    everything = model.checkpoint.encode_pictures(pictures)
+    shown = [window.pictures[0].digest for window in windows]
+    assert shown == [picture.digest for picture in everything[:2] for _ in range(3)]
+    assert windows.problems == (Problem(Reason.TOO_MANY_IMAGES, "images"), TOO_LONG)
+    ids = tuple(a_tokenizer().untrusted(text))
+    for place, part in ((0, ids[:64]), (2, ids[-64:])):
+        assert " ".join(map(str, part)) in " ".join(map(str, windows[place].tree.shared))
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@given(st.integers(0, 5), st.integers(0, 400), st.integers(240, 3_000), st.integers(1, 9))
+def test_whatever_the_limits_windows_fit_and_what_they_leave_out_is_said(
+    pictures: int, words: int, context: int, most: int
+) -> None:
+    model = limited(most, context)
+    content = a_content(" ".join(map(str, range(words))), *[a_picture(seed=seed) for seed in range(pictures)])
+    try:
+        windows = model.encode(content, questions(1))
+    except PostError as error:
+        assert not words, "a text is always judged"
+        assert error.problem == Problem(Reason.IMAGE_TOO_LARGE, "images")
+        return
+    assert 1 <= len(windows) <= most
+    assert all(len(window.tree.shared) + model.longest_question <= context for window in windows)
+    shown = list(dict.fromkeys(picture.digest for window in windows for picture in window.pictures))
+    every = [picture.digest for picture in model.checkpoint.encode_pictures(content.pictures)]
+    assert shown == every[: len(shown)]
+    reasons = {problem.reason for problem in windows.problems}
+    assert bool(reasons & {Reason.TOO_MANY_IMAGES, Reason.IMAGE_TOO_LARGE}) == (shown != every)
+    ids = [" ".join(map(str, window.tree.shared)) for window in windows]
+    text = a_tokenizer().untrusted(content.text)
+    held = {word for word in map(str, text) if any(f" {word} " in f" {window} " for window in ids)}
+    assert Reason.TEXT_TOO_LONG in reasons or held == set(map(str, text))
+    assert " ".join(map(str, text[:8])) in ids[0]
+    assert most < 2 or " ".join(map(str, text[-8:])) in ids[-1]
+
+
+def limited(most: int, context: int) -> Phi3Vision:
+    """A model whose limits are these."""
+    model = a_model(window_tokens=64, window_overlap=16)
+    limits = settings(window_tokens=64, window_overlap=16, max_windows=most)
+    changed = VisionClassifier(model.info, model.network, copy(model.checkpoint), limits)
+    changed.checkpoint.context = context
+    return changed
+
+
+def test_a_picture_that_the_model_cannot_take_hides_nothing_else() -> None:
+    model = a_model()
+    thin, good = Image.new("RGB", (4000, 1)), a_picture()
+    windows = model.encode(a_content("x", thin, good, thin), questions(1))
+    (expected,) = model.encode(a_content("x", good), questions(1))
+    assert [window.tree.shared for window in windows] == [expected.tree.shared]
+    assert windows.problems == tuple(Problem(Reason.IMAGE_SHAPE, f"pictures[{number}]") for number in (0, 2))
+    (text,) = model.encode(a_content("x", thin), questions(1))
+    assert text.pictures == ()
+    with pytest.raises(PostError) as caught:
+        model.encode(a_content("", thin), questions(1))
+    assert caught.value.problem == Problem(Reason.IMAGE_SHAPE, "images")
+
+
+@pytest.mark.parametrize("count", [300, 3_000], ids=["long", "very long"])
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_of_too_long_a_text_the_first_window_the_last_and_some_between_are_judged(count: int, most: int) -> None:
+    model = a_model(window_tokens=64, window_overlap=0, max_windows=most)
+    (bare,) = model.encode(a_content("~"), questions(1))
+    text = " ".join(f"n{number}" for number in range(count))
+    ids = tuple(a_tokenizer().untrusted(text))
+    windows = model.encode(a_content(text), questions(1))
+    again = model.encode(a_content(text), questions(1))
+    fixed = len(bare.tree.shared) - len(a_tokenizer().untrusted("~"))
+    before = next(n for n, (a, b) in enumerate(zip(windows[0].tree.shared, bare.tree.shared, strict=False)) if a != b)
+    shown = [window.tree.shared[before : len(window.tree.shared) - fixed + before] for window in windows]
+    assert windows.problems == (TOO_LONG,)
+    assert [len(part) for part in shown] == [64] * most
+    assert shown[0] == ids[:64]
+    assert most == 1 or shown[-1] == ids[-64:]
+    assert [window.tree.shared for window in again] == [window.tree.shared for window in windows]
+    words = [re.findall(r"n(\d+) ", a_tokenizer()._trusted.decode(part)) for part in shown]
+    begins = [int(numbers[1]) / count for numbers in words]
+    assert all(abs((right - left) * (most - 1) - 1) < 0.2 for left, right in pairwise(begins)), "evenly"
+
+
+@pytest.mark.parametrize(("context", "held"), [(2_048, 18_688), (3_072, 28_928), (8_192, 28_928), (131_072, 28_928)])
+def test_a_context_holds_the_tokens_that_the_page_on_long_texts_says(context: int, held: int) -> None:
+    model = family.load(settings())
+    model.checkpoint.context = context
+    text = "dog " * (held - 1)
+    assert held - 2 <= len(a_tokenizer().untrusted(text)) <= held
+    assert model.encode(a_content(text), questions(1)).problems == ()
+    assert model.encode(a_content(text + "dog " * (held // 10)), questions(1)).problems == (TOO_LONG,)
+
+
+def test_a_very_long_text_costs_no_more_than_its_windows() -> None:
+    tokenised: list[int] = []
+
+    def count(text: str) -> list[int]:
+        tokenised.append(len(text.encode()))
+        return list(range(len(text) // 4))
+
+    text = UserText("word " * 1_000_000, count, ModelSettings())
+    assert [len(part) for part in text.some(2048, 16)] == [2048] * 16
+    assert sum(tokenised) == 16 * 2048 * BYTES_A_TOKEN
+    assert text.stretches(2048) > 16
 
 
 def test_a_foreign_item_is_refused() -> None:

@@ -12,7 +12,7 @@ from moderation.errors import ConfigError, DeviceError
 from moderation.models.contract import Classifier
 from moderation.models.fake import PICTURE_TOKENS, Fake
 from moderation.settings import ModelSettings
-from moderation.types import Content, Question
+from moderation.types import Content, Problem, Question, Reason
 from tests.support.builders import mass_of
 
 SPAM = Question("spam", "Is this spam?")
@@ -66,6 +66,16 @@ def test_options_come_in_the_name() -> None:
         models.load(ModelSettings(name="fake?speed=1"))
     with pytest.raises(ConfigError, match="could not convert"):
         models.load(ModelSettings(name="fake?step_ms=fast"))
+
+
+def test_a_text_is_cut_into_windows_and_of_too_many_some_are_kept() -> None:
+    settings = ModelSettings(name="fake?window_words=2", max_windows=3)
+    fake = models.load(settings)
+    windows = fake.encode(a_content("a b c violates:hate e f g h i"), [HATE])
+    assert [getattr(window, "text", "") for window in windows] == ["a b", "e f", "i"]
+    assert windows.problems == (Problem(Reason.TEXT_TOO_LONG, "text"),)
+    fitting = fake.encode(a_content("a b c violates:hate e f"), [HATE])
+    assert ([round(row[0].probability) for row in fake.score(fitting)], fitting.problems) == ([0, 1, 0], ())
 
 
 def test_a_nonce_makes_two_scores_of_a_post_differ_and_changes_no_decision() -> None:

@@ -56,7 +56,7 @@ def test_crops_stay_in_budget_and_hold_the_picture(width: int, height: int, budg
     try:
         plan = preprocessing.layout(width, height, budget, side)
     except PostError as error:
-        assert error.reason is Reason.IMAGE_TOO_LARGE
+        assert error.reason is Reason.IMAGE_SHAPE
         assert max(width, height) / min(width, height) > side
         return
     assert 1 <= plan.rows * plan.cols <= budget
@@ -96,4 +96,4 @@ def test_any_mode_becomes_rgb(mode: str) -> None:
 def test_a_vanishing_side_is_the_posts_fault() -> None:
     with pytest.raises(PostError, match="too thin") as caught:
         preprocessing.layout(337 * 4, 1, 1, 336)
-    assert caught.value.reason is Reason.IMAGE_TOO_LARGE
+    assert caught.value.reason is Reason.IMAGE_SHAPE

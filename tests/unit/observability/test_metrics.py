@@ -11,7 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from moderation.observability import metrics
 from moderation.observability.fast_metrics import FastCounter, FastHistogram
-from moderation.types import Origin, Outcome, Reason, Status, Timings
+from moderation.types import Origin, Outcome, Problem, Reason, Status, Timings
 from tests.support.builders import a_finding, a_verdict
 
 BOUNDS = (0.1, 0.5, 1, 2.5)
@@ -78,8 +78,8 @@ def test_a_published_verdict_is_counted_once_in_each_family() -> None:
     before = {phase: value("moderation_phase_seconds_count", phase=phase) for phase in ("queue", "decode", "model")}
     metrics.count_verdict(verdict, 0.004)
     assert value("moderation_verdicts_total", outcome="remove", status="degraded", model=model) == 1
-    assert value("moderation_findings_total", policy="t-spam", outcome="remove", mode="live") == 1
-    assert value("moderation_findings_total", policy="t-new", outcome="allow", mode="shadow") == 1
+    assert value("moderation_findings_total", policy="t-spam", version="1", outcome="remove", mode="live") == 1
+    assert value("moderation_findings_total", policy="t-new", version="1", outcome="allow", mode="shadow") == 1
     assert value("moderation_findings_undetermined_total", policy="t-guns", reason="NO_ANSWER") == 1
     after = {phase: value("moderation_phase_seconds_count", phase=phase) for phase in before}
     assert after == {"queue": before["queue"] + 1, "decode": before["decode"], "model": before["model"] + 1}
@@ -89,9 +89,23 @@ def test_a_post_that_was_not_judged_spent_nothing_in_the_model() -> None:
     letters = value("moderation_dead_letters_total", reason="IMAGE_CORRUPT")
     judged = value("moderation_phase_seconds_count", phase="model")
     cached = value("moderation_verdict_origins_total", origin="cache")
-    verdict = a_verdict(status=Status.UNDETERMINED, origin=Origin.NONE, reason=Reason.IMAGE_CORRUPT)
+    problems = (Problem(Reason.IMAGE_CORRUPT, "images[0]"),)
+    verdict = a_verdict(status=Status.UNDETERMINED, origin=Origin.NONE, reason=Reason.IMAGE_CORRUPT, problems=problems)
     metrics.count_verdict(verdict, 0.004)
     metrics.count_verdict(a_verdict(origin=Origin.CACHE), 0.004)
     assert value("moderation_dead_letters_total", reason="IMAGE_CORRUPT") == letters + 1
     assert value("moderation_verdict_origins_total", origin="cache") == cached + 1
     assert value("moderation_phase_seconds_count", phase="model") == judged
+
+
+def test_a_post_with_unread_parts_counts_once_for_each_reason_and_has_one_dead_letter() -> None:
+    reasons = Reason.TEXT_TOO_LONG, Reason.IMAGE_NOT_FOUND, Reason.IMAGE_NOT_FOUND, Reason.IMAGE_UNSUPPORTED
+
+    def counts() -> list[float]:
+        names = "moderation_posts_unread_total", "moderation_dead_letters_total"
+        return [value(name, reason=reason) for name in names for reason in sorted(set(reasons))]
+
+    before = counts()
+    problems = tuple(Problem(reason, f"images[{index}]") for index, reason in enumerate(reasons))
+    metrics.count_verdict(a_verdict(status=Status.DEGRADED, problems=problems), 0.004)
+    assert [after - earlier for after, earlier in zip(counts(), before, strict=True)] == [1, 1, 1, 1, 0, 0]

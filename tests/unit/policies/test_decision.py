@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moderation.policies import decide, finding_of
-from moderation.types import Answer, Outcome, Reason, Score, Severity, Status, YesNo
+from moderation.types import Answer, Outcome, Problem, Reason, Score, Severity, Status, YesNo
 from tests.support.builders import a_policy
 
 
@@ -96,6 +96,94 @@ def test_the_answers_of_an_alias_are_no_stricter_than_review(probability: float)
 def test_the_limit_of_an_alias_is_one_of_on_error_too() -> None:
     finding = finding_of(a_policy(on_error="remove"), [Reason.UNAVAILABLE], Outcome.REVIEW)
     assert (finding.outcome, finding.reason) == (Outcome.REVIEW, Reason.UNAVAILABLE)
+
+
+ALLOW, REVIEW, REMOVE = Outcome
+FINAL, DEGRADED, UNDETERMINED = Status
+GONE = Problem(Reason.IMAGE_NOT_FOUND, "images[0].uri")
+LARGE = Problem(Reason.IMAGE_TOO_LARGE, "images[1]")
+LATE = Problem(Reason.DEADLINE_EXCEEDED, "images")
+LONG = Problem(Reason.TEXT_TOO_LONG, "text")
+LONG_ALT = Problem(Reason.TEXT_TOO_LONG, "images[0].alt")
+FAILED = Problem(Reason.MODEL_FAILED)
+
+
+@pytest.mark.parametrize(
+    ("media", "problem", "probability", "on_error", "outcome", "status"),
+    [
+        # the stricter of the score's outcome and of on_error
+        ("text image", GONE, 0.1, "allow", ALLOW, DEGRADED),
+        ("text image", GONE, 0.1, "review", REVIEW, DEGRADED),
+        ("text image", GONE, 0.1, "remove", REMOVE, DEGRADED),
+        ("text image", GONE, 0.6, "allow", REVIEW, DEGRADED),
+        ("text image", GONE, 0.95, "allow", REMOVE, DEGRADED),
+        ("image", GONE, 0.1, "allow", ALLOW, DEGRADED),
+        ("image", GONE, 0.1, "remove", REMOVE, DEGRADED),
+        # where a limit cut something off: REVIEW at least
+        ("text image", LARGE, 0.1, "allow", REVIEW, DEGRADED),
+        ("text image", LARGE, 0.1, "remove", REMOVE, DEGRADED),
+        ("text image", LARGE, 0.95, "allow", REMOVE, DEGRADED),
+        ("text image", LATE, 0.1, "allow", REVIEW, DEGRADED),  # a post may hold images that take long
+        ("text image", LONG, 0.1, "allow", REVIEW, DEGRADED),
+        ("text image", LONG, 0.95, "review", REMOVE, DEGRADED),
+        ("image", LARGE, 0.1, "allow", REVIEW, DEGRADED),
+        ("text", LONG, 0.1, "allow", REVIEW, DEGRADED),
+        ("text", LONG_ALT, 0.1, "allow", REVIEW, DEGRADED),
+        # a part that the policy is not about
+        ("text", GONE, 0.1, "remove", ALLOW, FINAL),
+        ("text", LARGE, 0.1, "remove", ALLOW, FINAL),
+        ("text", LARGE, 0.95, "allow", REMOVE, FINAL),
+        ("image", LONG, 0.1, "remove", ALLOW, FINAL),
+        ("image", LONG_ALT, 0.6, "remove", REVIEW, FINAL),
+    ],
+)
+def test_a_part_that_was_not_read_never_makes_a_finding_milder(
+    media: str, problem: Problem, probability: float, on_error: str, outcome: Outcome, status: Status
+) -> None:
+    policy = a_policy(applies_to={"media": media.split()}, on_error=on_error)
+    finding = finding_of(policy, [score(probability)], problems=[problem])
+    assert (finding.outcome, finding.status, finding.score) == (outcome, status, score(probability))
+    named = (None, "") if status is FINAL else (problem.reason, problem.path)
+    assert (finding.reason, finding.path) == named
+
+
+def test_the_first_part_that_the_policy_is_about_is_named() -> None:
+    finding = finding_of(a_policy(), [score(0.1)], problems=[GONE, LARGE, LONG])
+    assert (finding.reason, finding.path, finding.outcome) == (GONE.reason, GONE.path, REVIEW)
+    about_text = a_policy(applies_to={"media": ["text"]})
+    assert finding_of(about_text, [score(0.1)], problems=[GONE, LARGE, LONG]).path == "text"
+
+
+@pytest.mark.parametrize(
+    "answers", [[score(0.1), Reason.UNAVAILABLE], [YesNo(yes=False)], [score(0.1), YesNo(yes=True)]]
+)
+def test_a_part_is_named_where_the_model_said_something(answers: list[Answer]) -> None:
+    finding = finding_of(a_policy(), answers, problems=[GONE])
+    assert (finding.reason, finding.path, finding.status) == (GONE.reason, GONE.path, DEGRADED)
+
+
+@pytest.mark.parametrize("answers", [[Reason.UNAVAILABLE], [score(0.95, mass=0.0)]])
+def test_the_models_silence_is_named_where_it_said_nothing_at_all(answers: list[Answer]) -> None:
+    finding = finding_of(a_policy(on_error="allow"), answers, problems=[LARGE])
+    assert (finding.status, finding.path, finding.outcome) == (UNDETERMINED, "", REVIEW)
+    assert finding.reason in (Reason.UNAVAILABLE, Reason.NO_ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("problem", "on_error", "outcome"),
+    [(GONE, "allow", ALLOW), (GONE, "remove", REMOVE), (LARGE, "allow", REVIEW), (FAILED, "allow", ALLOW)],
+)
+def test_where_nothing_was_read_the_part_is_named_and_the_finding_is_undetermined(
+    problem: Problem, on_error: str, outcome: Outcome
+) -> None:
+    finding = finding_of(a_policy(on_error=on_error), [], problems=[problem])
+    assert (finding.outcome, finding.status, finding.windows) == (outcome, UNDETERMINED, 0)
+    assert (finding.reason, finding.path) == (problem.reason, problem.path)
+
+
+def test_the_limit_of_an_alias_holds_for_unread_parts_too() -> None:
+    finding = finding_of(a_policy(on_error="remove"), [score(0.1)], Outcome.REVIEW, [GONE])
+    assert (finding.outcome, finding.status) == (REVIEW, DEGRADED)
 
 
 def test_among_the_strictest_the_severest_decides() -> None:

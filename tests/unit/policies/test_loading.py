@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,18 +34,22 @@ def written(folder: Path, text: str, name: str = "lakes.yaml") -> Path:
         (("title: Lakes", "title: Lakes"), 1, None),
         (("title: Lakes\n", ""), 1, "title: this key is missing"),
         (("id: lakes", "id: seas"), 1, "id: must be the file's name, lakes"),
-        (("version: 1", "version: one"), 2, "version: must be a valid integer; it is 'one'"),
-        (("version: 1", "version: 0"), 2, "version: must be greater than or equal to 1; it is '0'"),
+        (("version: 1", "version: one"), 2, "version: must be a whole number from 1 on"),
+        (("version: 1", "version: 0"), 2, "version: must be a whole number from 1 on, as in `version: 2`; it is '0'"),
         (("review: 0.5", "review: 0.95"), 7, "thresholds: thresholds must rise"),
-        (("remove: 0.9", "remove: 1.9"), 7, "thresholds.remove: must be less than or equal to 1"),
-        (("remove: 0.9", "remove: .nan"), 7, "thresholds.remove: must be a finite number"),
-        (("text: mentions", "txt: mentions"), 6, "violates.0.txt: there is no such key"),
+        (("remove: 0.9", "remove: 1.9"), 7, "thresholds.remove: must be a number from 0 to 1"),
+        (("remove: 0.9", "remove: .nan"), 7, "thresholds.remove: must be a number from 0 to 1"),
+        (("text: mentions", "txt: mentions"), 6, "violates, clause 1, txt: there is no such key"),
         (("title: Lakes", "title: Lakes\ntitle: Seas"), 4, "title: given twice"),
         (("title: Lakes", "title: Lakes\nstatus: alive"), 4, "status: must be 'draft', 'shadow', 'live'"),
         (("title: Lakes", "title: Lakes\ngolden: lakes.golden.jsonl"), 4, "golden: there is no such file"),
-        (("title: Lakes", "title: Lakes\nexamples: [{text: x, label: L9}]"), 4, "examples.0.label: no clause"),
-        (("title: Lakes", "title: [Lakes"), 4, "not readable as YAML"),
-        (("title: Lakes", "title: !!python/name:os.system Lakes"), 1, "not readable as YAML"),
+        (
+            ("title: Lakes", "title: Lakes\nexamples: [{text: x, label: L9}]"),
+            4,
+            "examples, example 1, label: no clause",
+        ),
+        (("title: Lakes", "title: [Lakes"), 3, "not readable as YAML: a bracket is opened"),
+        (("title: Lakes", "title: !!python/name:os.system Lakes"), 3, "not readable as YAML: a text begins with !"),
         (("id: lakes", "id: lakes\nsame: &a [*a]"), 1, "an alias (*) in it contains itself"),
     ],
 )
@@ -78,5 +83,18 @@ def test_all_mistakes_of_all_files_are_reported_together(tmp_path: Path) -> None
 def test_a_folder_without_policies_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no policy"):
         PolicySet.load(tmp_path)
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/elsewhere: no such folder"):
         PolicySet.load(tmp_path / "elsewhere")
+
+
+@pytest.mark.timeout(20)
+def test_nothing_in_a_folder_keeps_its_reader_waiting(tmp_path: Path) -> None:
+    written(tmp_path, VALID)
+    for name in ("a", "a.yaml"):
+        os.mkfifo(tmp_path / name)
+    lists = ["k0: &k0 [x]", *(f"k{place}: &k{place} [{', '.join([f'*k{place - 1}'] * 9)}]" for place in range(1, 12))]
+    bomb = written(tmp_path, "\n".join(["id: bomb", "version: 1", *lists]), "bomb.yaml")
+    with pytest.raises(ConfigError) as caught:
+        PolicySet.load(tmp_path)
+    assert f"{tmp_path}/a.yaml:1: this is no file that can be read: delete it\n" in str(caught.value)
+    assert f"{bomb}:3: k0: there is no such key" in str(caught.value)

@@ -58,6 +58,8 @@ def test_the_digest_is_the_same_in_another_process_and_order() -> None:
         {"version": 2},
         {"status": "shadow"},
         {"applies_to": {"media": ["image"]}},
+        {"applies_to": {"languages": ["en"]}},
+        {"applies_to": {"surfaces": ["profile"]}},
     ],
 )
 def test_the_digest_changes_with_everything_that_changes_an_outcome(change: dict[str, Any]) -> None:
@@ -69,6 +71,11 @@ def test_the_digest_changes_with_the_prompt_around_the_policies(monkeypatch: pyt
     before = PolicySet.of([a_policy()]).digest
     monkeypatch.setattr(prompts, "WORDS", (*prompts.WORDS, "and one more"))
     assert PolicySet.of([a_policy()]).digest != before
+
+
+@pytest.mark.parametrize("key", [{"attack": {"max_flip_rate": 0.1}}, {"golden": "lakes.golden.jsonl"}])
+def test_the_digest_ignores_what_only_measures(key: dict[str, Any]) -> None:
+    assert PolicySet.of([a_policy(**key)]).digest == PolicySet.of([a_policy()]).digest
 
 
 def test_the_digest_ignores_policies_that_the_model_is_not_asked_about() -> None:

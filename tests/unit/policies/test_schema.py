@@ -45,15 +45,45 @@ def test_every_clause_of_a_shipped_policy_reaches_the_model() -> None:
         ({"languages": ["de"]}, a_post(), True),
         ({"languages": ["pt-BR"]}, a_post(language="pt-br"), True),
         ({"languages": ["pt-BR"]}, a_post(language="pt-BR-x-slang"), True),
-        ({"languages": ["pt-BR"]}, a_post(language="pt"), False),
+        ({"languages": ["pt-BR"]}, a_post(language="pt"), True),
+        ({"languages": ["en-US"]}, a_post(language="en-US"), True),
+        ({"languages": ["en"]}, a_post(language="eng"), True),
+        ({"languages": ["en"]}, a_post(language="EN_us"), True),
+        ({"languages": ["en"]}, a_post(language="und"), True),
+        ({"languages": ["en"]}, a_post(language="zxx"), True),
+        ({"languages": ["en"]}, a_post(language="no idea"), True),
         ({"languages": ["pt-BR"]}, a_post(language="pt-PT"), False),
         ({"languages": ["de", "EN"]}, a_post(language="en-GB"), True),
         ({"languages": ["de"]}, a_post(language="den"), False),
         ({"languages": ["de", "*"]}, a_post(language="en"), True),
-        ({"surfaces": ["profile"]}, a_post(surface="comment"), False),
-        ({"surfaces": ["profile"]}, a_post(surface="profile"), True),
+        ({"languages": ["de"], "surfaces": ["profile"]}, a_post(language="en", surface="story"), False),
     ],
 )
 def test_a_policy_is_asked_about_the_posts_in_its_scope(scope: dict[str, object], post: Post, asked: bool) -> None:
     some = PolicySet.of([a_policy(applies_to=scope)])
     assert bool(some.asked_of(post)) is asked
+
+
+@pytest.mark.parametrize(
+    ("surface", "asked"),
+    [
+        ("profile", ["everywhere", "profiles", "profiles-and-chats"]),
+        ("Profile ", ["everywhere", "profiles", "profiles-and-chats"]),
+        (" CHAT", ["everywhere", "profiles-and-chats"]),
+        ("", ["everywhere", "profiles", "profiles-and-chats"]),
+        ("story", ["everywhere", "profiles", "profiles-and-chats"]),  # no policy names it
+        ("draft", ["everywhere", "profiles", "profiles-and-chats"]),  # no policy names it that the model is asked about
+    ],
+)
+def test_a_surface_that_the_set_does_not_know_excludes_nothing(surface: str, asked: list[str]) -> None:
+    some = PolicySet.of(
+        [
+            a_policy("everywhere"),
+            a_policy("profiles", applies_to={"surfaces": ["PROFILE"]}),
+            a_policy("profiles-and-chats", applies_to={"surfaces": ["profile", "Chat "]}, status="shadow"),
+            a_policy("drafts", applies_to={"surfaces": ["draft"]}, status="draft"),
+        ]
+    )
+    post = a_post(surface=surface)
+    assert [policy.id for policy in some.asked_of(post)] == asked
+    assert set(some.skipped_for(post)) == {policy.id for policy in some.policies} - set(asked)

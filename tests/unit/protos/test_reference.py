@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from moderation import wire
 from moderation.kafka.records import KEY_BYTES, Record
 from moderation.settings import KafkaSettings, MediaSettings
-from moderation.types import Reason, Source
+from moderation.types import Detail, Problem, Reason, Source
 from moderation.v1 import moderation_service_pb2 as pb
 from moderation.v1.post_pb2 import Post
 from moderation.worker.messages import dead_letter
@@ -104,8 +104,20 @@ def test_committed_references_are_current(reference: ModuleType, name: str) -> N
 
 def test_every_reason_has_a_meaning_and_a_remedy(reference: ModuleType) -> None:
     assert set(reference.REASONS) == set(Reason)
+    assert set(reference.DETAILS) == set(Detail)
     names = {value.name.removeprefix("ERROR_REASON_") for value in pb.ErrorReason.DESCRIPTOR.values}
     assert set(reference.ERRORS) == names - {"UNSPECIFIED"}
+
+
+def test_the_reasons_say_which_make_a_dead_letter_and_which_a_review() -> None:
+    rows = [line.split(" | ") for line in (PROTOS / "reason-codes.md").read_text().splitlines() if line[:2] == "| "]
+    told = {row[0].strip("| `"): (row[3], row[4].strip(" |")) for row in rows if len(row) == 5}
+    assert set(told) == {"reason", "---", *Reason}
+    assert told[Reason.IMAGE_CORRUPT] == ("yes", "yes")
+    assert told[Reason.IMAGE_FORBIDDEN] == ("yes", "no")
+    assert told[Reason.TEXT_TOO_LONG] == ("no", "yes")
+    assert told[Reason.DEADLINE_EXCEEDED] == ("yes", "of pictures")
+    assert told[Reason.NO_ANSWER] == told[Reason.MODEL_CHANGED] == ("no", "no")
 
 
 def test_the_asyncapi_document_is_valid() -> None:
@@ -152,7 +164,12 @@ def test_a_verdict_is_as_the_document_says() -> None:
 
 
 def test_an_erasure_is_as_the_document_says() -> None:
-    check_record("erasure", None, wire.erasure_headers(SOURCE))
+    erasure = wire.erasure("post-1", SOURCE, (), 1_700_000_000_000)
+    check_record("erasure", None, wire.erasure_headers(erasure, SOURCE))
+    check_record("erasureRequest", None, wire.copy_headers(erasure))
+    copied = wire.erasure("post-1", SOURCE, wire.copy_headers(erasure), 0)
+    assert copied.copied
+    check_record("erasure", None, wire.erasure_headers(copied, SOURCE))
 
 
 @pytest.mark.parametrize(
@@ -164,8 +181,10 @@ def test_an_erasure_is_as_the_document_says() -> None:
         Record("posts", 2, 7, 1234, b"k" * (KEY_BYTES + 1), b"x" * 4096, [("dlq.x", b"y" * 4096)]),
     ],
 )
-def test_a_dead_letter_is_as_the_document_says(record: Record) -> None:
-    message = dead_letter(SOURCE, record, Reason.NOT_DECODABLE, KafkaSettings(max_dead_letter_bytes=1024))
+@pytest.mark.parametrize("detail", [None, Detail.NOT_JSON])
+def test_a_dead_letter_is_as_the_document_says(record: Record, detail: Detail | None) -> None:
+    problem = Problem(Reason.NOT_DECODABLE, detail=detail)
+    message = dead_letter(SOURCE, record, problem, KafkaSettings(max_dead_letter_bytes=1024))
     assert message.cut
     for letter in (message, message.cut()):
         check_record("deadLetter", letter.value, letter.headers)

@@ -12,7 +12,7 @@ from moderation.errors import PostError
 from moderation.settings import MediaSettings
 from moderation.types import Reason
 from moderation.v1 import post_pb2, verdict_pb2
-from moderation.wire import posts, prescan
+from moderation.wire import json_posts, prescan
 from tests.support.builders import a_verdict
 
 MIB = 1 << 20
@@ -58,7 +58,7 @@ def test_json_of_very_many_elements_is_refused_before_it_is_parsed(value: bytes)
 
 @pytest.mark.parametrize("value", HOSTILE_PROTOBUF.values(), ids=HOSTILE_PROTOBUF)
 def test_protobuf_of_very_many_fields_is_refused_before_it_is_parsed(value: bytes) -> None:
-    assert refused(value, PROTOBUF) < MIB
+    assert refused(value, PROTOBUF) < 2 * MIB
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_largest_post_is_far_within_the_bound() -> None:
     images = [{"data": "AAAA"}, {"uri": "file:///a"}] * 4
     post = {"id": "a", "text": "x", "tenant": "t", "language": "en", "surface": "s", "images": images}
     assert len(wire.post_record(json.dumps(post).encode(), [], MediaSettings()).images) == 8
-    prescan.check_json(json.dumps(post).encode(), posts.MAX_ELEMENTS // 10)
+    prescan.check_json(json.dumps(post).encode(), json_posts.MAX_ELEMENTS // 100)
 
 
 def test_verdicts_of_a_thousand_policies_are_read() -> None:

@@ -18,6 +18,8 @@ from moderation.v1 import verdict_pb2
 from tests.support.builders import FOREIGN_FIELDS, a_finding, a_verdict
 from tests.support.wire_values import formats, headers, json_values, verdicts
 
+TRACE = b"00-" + b"ab" * 16 + b"-" + b"cd" * 8 + b"-01"
+
 
 @given(verdicts, formats)
 def test_a_verdict_is_read_as_it_was_written(verdict: Verdict, format: wire.Format) -> None:
@@ -48,10 +50,9 @@ def test_the_message_adds_origin_and_version() -> None:
 
 
 def test_a_verdict_continues_the_trace_of_its_post() -> None:
-    trace = b"00-" + b"ab" * 16 + b"-" + b"cd" * 8 + b"-01"
-    post = [("traceparent", trace), ("tracestate", b"a=b"), ("cookie", b"x")]
+    post = [("traceparent", TRACE), ("tracestate", b"a=b"), ("cookie", b"x")]
     value, headers = wire.verdict_record(a_verdict(), "json", post)
-    assert headers == [("content-type", b"application/json"), ("traceparent", trace), ("tracestate", b"a=b")]
+    assert headers == [("content-type", b"application/json"), ("traceparent", TRACE), ("tracestate", b"a=b")]
     assert wire.read_verdict(value, headers).trace_id == "ab" * 16
 
 
@@ -63,10 +64,22 @@ def test_only_a_verdict_that_stands_has_an_identity_header() -> None:
         assert [name for name, _ in wire.verdict_record(other, "json")[1]] == ["content-type"]
 
 
-@pytest.mark.parametrize("trace", [b"", b"00-zz", None, b"\xff"])
-def test_a_broken_trace_is_no_trace(trace: bytes | None) -> None:
-    value, headers = wire.verdict_record(a_verdict(), "json", [("traceparent", trace)])
+@pytest.mark.parametrize("trace", [b"", b"00-zz", None, b"\xff", TRACE + b"\n", TRACE + b"what a user wrote"])
+def test_a_broken_trace_is_no_trace_and_goes_no_further(trace: bytes | None) -> None:
+    value, headers = wire.verdict_record(a_verdict(), "json", [("traceparent", trace), ("tracestate", b"a=b")])
     assert wire.read_verdict(value, headers).trace_id == ""
+    assert headers == [("content-type", b"application/json")]
+
+
+def test_what_stands_behind_a_trace_goes_no_further() -> None:
+    _, headers = wire.verdict_record(a_verdict(), "json", [("traceparent", TRACE + b"-what a user wrote")])
+    assert headers == [("content-type", b"application/json"), ("traceparent", TRACE)]
+
+
+@pytest.mark.parametrize("state", [b"", b"what a user wrote", b"a=b,c", b"a=\xff", b"a=" + b"x" * 257, b"a=b," * 200])
+def test_a_broken_trace_state_goes_no_further(state: bytes) -> None:
+    _, headers = wire.verdict_record(a_verdict(), "json", [("traceparent", TRACE), ("tracestate", state)])
+    assert headers == [("content-type", b"application/json"), ("traceparent", TRACE)]
 
 
 def test_fields_of_a_newer_version_are_no_error() -> None:

@@ -16,24 +16,35 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from aiokafka import TopicPartition
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
+from moderation import wire
 from moderation.inference import deadline_pool
 from moderation.inference.batcher import Batcher
 from moderation.inference.verdict_cache import VerdictCache
-from moderation.kafka.records import Record
+from moderation.kafka.records import HEADERS, Record
 from moderation.media.reader import Media
 from moderation.models.fake import Fake
 from moderation.moderator import Moderator
 from moderation.observability.phases import Phase
 from moderation.observability.probes import Liveness
 from moderation.policies import PolicySet
-from moderation.settings import Settings, WorkerSettings
+from moderation.settings import KafkaSettings, Settings, WorkerSettings
+from moderation.types import Problem
+from moderation.v1.post_pb2 import Post
+from moderation.worker.erasures import Erasures
+from moderation.worker.messages import Message
+from moderation.worker.offset_metadata import Log
+from moderation.worker.opening import Opening
 from moderation.worker.partition import AssignedPartition
 from moderation.worker.role import Worker
 from moderation.worker.suspects import Mark
 from tests.support.batching import StutteringModel
 from tests.support.builders import a_file, a_policy, an_image
+from tests.support.wire_values import PROTOBUF
 
 PARTITION = TopicPartition("posts", 3)
 POSTS = 1_500
@@ -43,7 +54,8 @@ class Topic:
     """Accepts what a partition publishes, a moment later."""
 
     def __init__(self) -> None:
-        self.position, self.messages, self.mark = 0, 0, Mark()
+        self.position, self.opening, self.log = 0, Opening(0), Log()
+        self.sent: list[Message] = []
 
     async def __aenter__(self) -> Topic:
         return self
@@ -51,9 +63,9 @@ class Topic:
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    async def publish(self, messages: Sequence[Any], position: int, mark: Mark) -> None:
+    async def publish(self, messages: Sequence[Message], position: int, mark: Mark) -> None:
         await asyncio.sleep(0.001)
-        self.messages += len(messages)
+        self.sent += messages
         self.position = position
 
 
@@ -68,10 +80,17 @@ class Bench:
     batcher: Batcher
     tasks: asyncio.TaskGroup
 
-    def take(self, offset: int, value: bytes) -> None:
-        record = Record("posts", 3, offset, 1_700_000_000_000, b"key", value, ())
-        assert self.assigned.take(offset, len(value), record.timestamp)
-        arrival = self.assigned.arrival(record.timestamp, time.perf_counter(), time.time())
+    def take(
+        self,
+        offset: int,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        problem: Problem | None = None,
+    ) -> None:
+        record = Record("posts", 3, offset, 1_700_000_000_000, b"key", value, headers, problem)
+        now = time.perf_counter()
+        assert self.assigned.take(offset, record.size, now)
+        arrival = self.assigned.arrival(now, now)
         self.assigned.own(self.tasks.create_task(self.worker._processor.process(self.assigned, record, arrival)))
 
     def places(self) -> dict[str, tuple[int, int]]:
@@ -80,7 +99,7 @@ class Bench:
         offsets = self.assigned._offsets
         assert offsets is not None
         isolation = self.worker._processor.isolation
-        media = len(self.media.pool) + len(self.media._decoded._waiting) + len(self.media._fetched._waiting)
+        media = len(self.media.decoders) + len(self.media._fetched._waiting)
         with_images = said[Phase.FETCH] + said[Phase.DECODE]
         admission = sum(not waiter.done() for waiter in self.batcher._admission._waiters or ())
         return {
@@ -105,17 +124,18 @@ class Bench:
 
 
 @asynccontextmanager
-async def a_bench(model: Fake) -> AsyncIterator[Bench]:
-    settings = Settings(worker=WorkerSettings(encode_threads=2, max_in_flight=64))
+async def a_bench(model: Fake, kafka: KafkaSettings | None = None) -> AsyncIterator[Bench]:
+    settings = Settings(kafka=kafka or KafkaSettings(), worker=WorkerSettings(encode_threads=2, max_in_flight=64))
     topic: Any = Topic()
-    assigned = AssignedPartition(topic, VerdictCache(1_000, 1 << 20), asyncio.Event(), POSTS)
-    media = Media(settings.media)
+    assigned = AssignedPartition(
+        topic, VerdictCache(1_000, 1 << 20), Erasures(KafkaSettings(), 3), asyncio.Event(), POSTS
+    )
     begun = asyncio.Event()
 
     async def restore() -> None:
         pass
 
-    async with Batcher(model, settings.worker) as batcher:
+    async with Media(settings.media) as media, Batcher(model, settings.worker) as batcher:
         moderator = Moderator(PolicySet.of([a_policy()]), media, batcher)
         worker = Worker(moderator, settings, Liveness(settings.ops))
         async with asyncio.TaskGroup() as tasks:
@@ -167,3 +187,65 @@ async def test_each_post_in_hand_is_where_it_says(monkeypatch: Any) -> None:
             await asyncio.sleep(0.0005)
     assert bench.topic.position == POSTS
     assert all(seen[name] for name in ("encode", "batcher", "commit", "media", "admission")), seen
+
+
+REFUSED = [
+    (b'{"id":"1","tenant":"shop","language":"de","surface":"chat","note":1}', (), "NOT_DECODABLE", "unknown field"),
+    (b'{"id":"1","tenant":"shop","text":5}', (), "NOT_DECODABLE", "text: not a string"),
+    (b'{"tenant":"shop"}', (), "INVALID_POST", "id: missing"),
+    (b'{"id":"1","tenant":"shop","text":"x"}', [("h\\xe9", b"")], "NOT_DECODABLE", "headers: not UTF-8"),
+    (b'{"id":"1","tenant":"shop"}', [("content-type", b"x")], "UNKNOWN_CONTENT_TYPE", "content-type: another format"),
+    (Post(id="1", tenant="shop").SerializeToString() + b"\xa2\x06\x01x", PROTOBUF, "INVALID_POST", "unknown field"),
+]
+
+
+@pytest.mark.parametrize(("value", "headers", "code", "detail"), REFUSED)
+async def test_what_is_known_of_a_refused_post_goes_into_its_verdict_and_dead_letter(
+    value: bytes, headers: Sequence[tuple[str, bytes]], code: str, detail: str
+) -> None:
+    problem = HEADERS["headers.escaped"] if detail.startswith("headers") else None
+    async with asyncio.timeout(20), a_bench(Fake()) as bench:
+        with capture_logs() as events:
+            bench.take(0, value, headers, problem)
+            while len(bench.assigned):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+    verdict, letter = bench.topic.sent
+    message = wire.read_verdict(verdict.value or b"", verdict.headers)
+    assert (message.tenant, message.reason, message.post_id) == ("shop", code, "key" if "id" in detail else "1")
+    (said,) = message.problems
+    assert ": ".join(filter(None, [said.path, said.detail])) == detail
+    marks = dict(letter.headers)
+    assert (marks["dlq.error.code"], marks["dlq.error.detail"]) == (code.encode(), detail.encode())
+    (event,) = (event for event in events if event["event"] == "post_dead_lettered")
+    assert (event["reason"], event["path"], event["detail"]) == (code, said.path, said.detail)
+
+
+async def test_dead_letters_have_an_age_and_erasures_have_none() -> None:
+    def counted() -> float:
+        return REGISTRY.get_sample_value("moderation_post_seconds_count") or 0.0
+
+    before = counted()
+    async with asyncio.timeout(20), a_bench(Fake()) as bench:
+        for offset, value in enumerate([b'{"id":"1","text":"judged"}', b"{", None]):
+            bench.take(offset, value)
+        while len(bench.assigned):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert bench.topic.position == 3
+    assert counted() == before + 2
+
+
+@pytest.mark.parametrize("schema_registry", [False, True])
+async def test_a_setting_makes_workers_read_the_prefix_of_a_schema_registry(schema_registry: bool) -> None:
+    kafka = KafkaSettings(schema_registry=schema_registry)
+    message = Post(id="1", tenant="shop").SerializeToString()
+    values = [b'\0\0\0\0\7{"id":"1","tenant":"shop"}', b"\0\0\0\0\7\0" + message]
+    async with asyncio.timeout(20), a_bench(Fake(), kafka) as bench:
+        for offset, value in enumerate(values):
+            bench.take(offset, value)
+        while len(bench.assigned):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    published = [message for message in bench.topic.sent if message.topic == kafka.verdicts_topic]
+    verdicts = [wire.read_verdict(message.value or b"", message.headers) for message in published]
+    assert [(verdict.post_id, verdict.tenant) for verdict in verdicts] == [("1", "shop")] * 2
+    problems = [[problem.detail for problem in verdict.problems] for verdict in verdicts]
+    assert problems == [[] if schema_registry else ["schema registry prefix"]] * 2

@@ -12,12 +12,13 @@ from structlog.testing import capture_logs
 from moderation.inference.verdict_cache import VerdictCache
 from moderation.kafka.records import Record
 from moderation.observability.probes import Liveness
-from moderation.settings import LogSettings, Settings
+from moderation.settings import KafkaSettings, LogSettings, Settings
 from moderation.types import Arrival
+from moderation.worker.erasures import Erasures
+from moderation.worker.opening import Opening
 from moderation.worker.partition import AssignedPartition
 from moderation.worker.publisher import Publisher
 from moderation.worker.role import Worker
-from moderation.worker.suspects import Opening
 from tests.support.builders import a_policy
 from tests.support.moderators import a_moderator
 
@@ -35,11 +36,15 @@ async def events_of(level: Any, *records: Record) -> list[dict[str, Any]]:
     async with a_moderator(a_policy("lakes")) as moderator:
         processor = Worker(moderator, settings, Liveness(settings.ops))._processor
         assigned = AssignedPartition(
-            Publisher(settings.kafka, 3, nowhere), VerdictCache(10, 1 << 20), asyncio.Event(), 10
+            Publisher(settings.kafka, 3, nowhere),
+            VerdictCache(10, 1 << 20),
+            Erasures(KafkaSettings(), 3),
+            asyncio.Event(),
+            10,
         )
         with capture_logs() as events:
             for record in records:
-                await processor.process(assigned, record, Arrival(0.0, 0.0))
+                await processor.process(assigned, record, Arrival(0.0, 0.0, 0.0))
     return [dict(event) for event in events]
 
 

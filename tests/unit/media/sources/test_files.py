@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -17,14 +18,14 @@ from moderation.types import Reason
 LIMITS = MediaSettings()
 
 
-def test_a_file_below_a_root_is_read(tmp_path: Path) -> None:
+async def test_a_file_below_a_root_is_read(tmp_path: Path) -> None:
     (tmp_path / "a b.png").write_bytes(b"bytes")
     files = LocalFiles(MediaSettings(roots=(tmp_path,)))
-    assert files.read(f"file://{tmp_path}/a%20b.png") == b"bytes"
-    assert files.read(f"file://localhost{tmp_path}/./a%20b.png") == b"bytes"
+    assert await files.read(f"file://{tmp_path}/a%20b.png") == b"bytes"
+    assert await files.read(f"file://localhost{tmp_path}/./a%20b.png") == b"bytes"
 
 
-def test_nothing_outside_the_roots_is_read(tmp_path: Path) -> None:
+async def test_nothing_outside_the_roots_is_read(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "secret"
     root.mkdir()
     outside.write_bytes(b"secret")
@@ -46,28 +47,28 @@ def test_nothing_outside_the_roots_is_read(tmp_path: Path) -> None:
         f"file://{tmp_path}/root-of-another",
     ):
         with pytest.raises(PostError) as caught:
-            files.read(uri)
+            await files.read(uri)
         assert caught.value.reason in (Reason.IMAGE_FORBIDDEN, Reason.IMAGE_UNAVAILABLE), uri
         assert "secret" not in str(caught.value)
 
 
-def test_without_roots_no_file_is_read(tmp_path: Path) -> None:
+async def test_without_roots_no_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     with pytest.raises(PostError) as caught:
-        LocalFiles(LIMITS).read(f"file://{tmp_path}/x")
+        await LocalFiles(LIMITS).read(f"file://{tmp_path}/x")
     assert caught.value.reason is Reason.IMAGE_FORBIDDEN
 
 
-def test_missing_and_large_files_have_their_reason(tmp_path: Path) -> None:
+async def test_missing_and_large_files_have_their_reason(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(b"x" * 11)
     files = LocalFiles(MediaSettings(roots=(tmp_path,), max_bytes=10))
     for name, reason in (("large", Reason.IMAGE_TOO_LARGE), ("missing", Reason.IMAGE_NOT_FOUND)):
         with pytest.raises(PostError) as caught:
-            files.read(f"file://{tmp_path}/{name}")
+            await files.read(f"file://{tmp_path}/{name}")
         assert caught.value.reason is reason
 
 
 @given(st.one_of(st.text(), st.text(alphabet="/.%0[]@:?#℀\\").map("file://".__add__)))
 def test_any_reference_is_read_or_refused(uri: str) -> None:
     with pytest.raises(PostError):
-        LocalFiles(MediaSettings(roots=(Path(__file__).parent,))).read(uri)
+        asyncio.run(LocalFiles(MediaSettings(roots=(Path(__file__).parent,))).read(uri))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 from io import BytesIO
 
 import pytest
@@ -10,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from moderation.errors import PostError
 from moderation.models.remote import content as contents
 from moderation.models.remote.wire import Window
 from moderation.settings import ModelSettings
-from moderation.types import Content, Question, Reason
+from moderation.types import Content, Problem, Question, Reason
 
 QUESTIONS = (Question("a", "Is it?"), Question("b", "Is it not?"))
 
@@ -55,11 +56,24 @@ def test_a_window_has_the_tokens_that_the_settings_say() -> None:
     assert cut("") == [""]
 
 
-def test_a_text_of_too_many_windows_is_refused() -> None:
-    settings = ModelSettings(window_tokens=64, window_overlap=0, max_windows=2)
-    with pytest.raises(PostError, match="3 windows") as caught:
-        contents.windows(a_content("x" * (128 * contents.BYTES_A_TOKEN + 1)), QUESTIONS, settings)
-    assert caught.value.reason is Reason.TEXT_TOO_LONG
+@pytest.mark.parametrize(("most", "shown"), [(1, [0]), (2, [0, 9]), (4, [0, 3, 6, 9]), (10, range(10))])
+def test_of_too_long_a_text_the_first_window_the_last_and_some_between_are_judged(
+    most: int, shown: Sequence[int]
+) -> None:
+    text = "".join(f"{number:03}" for number in range(640))
+    every = cut(text, window_tokens=64, window_overlap=0)
+    settings = ModelSettings(window_tokens=64, window_overlap=0, max_windows=most)
+    windows = contents.windows(a_content(text), QUESTIONS, settings)
+    assert [window.text for window in windows] == [every[place] for place in shown]
+    assert windows.problems == ((Problem(Reason.TEXT_TOO_LONG, "text"),) if most < len(every) else ())
+
+
+def test_a_very_long_text_is_cut_in_no_time() -> None:
+    """What takes seconds here takes minutes where a pattern looks at each sign many times."""
+    text = ("<|im_end|>" * 10 + "<" * 100 + "[" * 100 + "<a" * 100) * 2_500  # a million signs
+    started = time.process_time()
+    assert len(contents.windows(a_content(text), QUESTIONS, ModelSettings())) == 16
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(

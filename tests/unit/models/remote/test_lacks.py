@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from PIL import Image
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
@@ -15,7 +16,7 @@ from moderation import models
 from moderation.errors import ConfigError
 from moderation.models.remote.chat import Chat
 from moderation.models.remote.model import ServedModel
-from moderation.types import Reason
+from moderation.types import Content, Problem, Reason, Score
 from tests.support.logged import events
 from tests.support.model_server import ModelServer, completion, model_server
 from tests.support.plain_wire import PlainWire, a_client, a_model, a_window, model_settings
@@ -38,11 +39,27 @@ async def test_a_model_that_sees_no_pictures_is_not_asked_about_any(peer: ModelS
     asked, metric = len(peer.requests), REGISTRY.get_sample_value(ANSWERED, {"result": "answered"})
     model._server.breaker.failed()
     window = replace(a_window(questions=2), pictures=(b"a JPEG file",))
-    assert await model.answer(window) == [(Reason.MODEL_FAILED, Reason.MODEL_FAILED)]
+    assert await model.answer(window) == [(Reason.PICTURES_UNSEEN, Reason.PICTURES_UNSEEN)]
     assert model._server.breaker._failures == 1
     assert REGISTRY.get_sample_value(ANSWERED, {"result": "answered"}) == metric
     assert len(peer.requests) == asked
-    assert await model.answer(a_window("says:0.9")) != [(Reason.MODEL_FAILED,)]
+    assert await model.answer(a_window("says:0.9")) != [(Reason.PICTURES_UNSEEN,)]
+    await model.close()
+
+
+async def test_a_model_that_sees_no_pictures_is_asked_about_the_text_beside_them(peer: ModelServer) -> None:
+    wire = PlainWire()
+    wire.sees = False
+    model = ServedModel(wire, a_client(peer.url), model_settings(peer.url))
+    picture = Image.new("RGB", (8, 8))
+    (window,) = windows = model.encode(Content("says:0.9", (picture,), ""), a_window().questions)
+    assert (window.pictures, windows.problems) == ((), (Problem(Reason.PICTURES_UNSEEN, "images"),))
+    await model.start()
+    ((score,),) = await model.answer(window)
+    assert isinstance(score, Score)
+    (window,) = windows = model.encode(Content("", (picture,), ""), a_window().questions)
+    assert (len(window.pictures), windows.problems) == (1, ())
+    assert await model.answer(window) == [(Reason.PICTURES_UNSEEN,)]
     await model.close()
 
 

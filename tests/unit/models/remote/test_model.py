@@ -21,9 +21,8 @@ from structlog.testing import capture_logs
 
 from moderation.errors import ConfigError
 from moderation.models.remote import breaker, server
-from moderation.models.remote import content as contents
 from moderation.models.remote.answers import GREETING
-from moderation.models.remote.model import CONFIRMATIONS, MAX_HALVINGS, ServedModel
+from moderation.models.remote.model import CONFIRMATIONS, ServedModel
 from moderation.models.remote.wire import Reply, Window
 from moderation.observability import logs
 from moderation.settings import LogSettings
@@ -228,45 +227,6 @@ async def test_a_reply_with_too_few_answers_is_no_answer(peer: ModelServer) -> N
     await model.start()
     assert await answered(model) == [(Reason.MODEL_FAILED,)]
     await model.close()
-
-
-class Context:
-    """A server that takes so many characters, and how often it was asked."""
-
-    def __init__(self, longest: int) -> None:
-        self.longest, self.refused = longest, 0
-
-    def __call__(self, asked: Asked) -> Play | None:
-        if len(asked.text) <= self.longest:
-            return None
-        self.refused += 1
-        return error(400, code="context_length_exceeded")
-
-
-def in_two(window: Window) -> list[Window]:
-    middle = len(window.text) // 2
-    return [replace(window, text=text) for text in (window.text[:middle], window.text[middle:]) if len(text) > 1]
-
-
-async def test_a_window_that_is_too_long_for_the_server_is_asked_in_parts(
-    peer: ModelServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(contents, "halves", in_two)
-    async with started(peer) as model:
-        peer.choose = Context(100)
-        rows = await answered(model, "x" * 300 + " says:0.9", 2)
-        assert [[round(score.probability, 6) for score in row] for row in rows] == [[0.03] * 2] * 3 + [[0.9] * 2]
-
-
-async def test_a_window_that_stays_too_long_costs_few_requests(
-    peer: ModelServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(contents, "halves", in_two)
-    async with started(peer) as model:
-        peer.choose = context = Context(0)
-        assert await answered(model, "x" * 10_000, 2) == [(Reason.MODEL_FAILED,) * 2]
-        assert context.refused == 2 * (MAX_HALVINGS + 1)
-        assert not model.paused
 
 
 async def test_another_model_ends_the_process_once_it_is_sure(peer: ModelServer) -> None:

@@ -1,0 +1,205 @@
+"""`moderation policies attack`: how many verdicts of a golden set each attack flips, with the model at hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from moderation import settings
+from moderation.cli.options import AsJson, err, out, table_console
+from moderation.errors import ConfigError
+from moderation.observability import logs
+from moderation.settings import Settings
+
+if TYPE_CHECKING:
+    from moderation.evaluation.flips import Flips
+    from moderation.evaluation.golden import GoldenSet, Labelled
+    from moderation.policies import Policy
+    from moderation.types import ModelInfo
+
+SAID_EVERY_S = 15.0  # how far it is, where no terminal shows a bar
+
+Set = tuple["Policy", "GoldenSet"]
+
+
+def attack(
+    folder: Annotated[Path | None, typer.Argument(help="folder of the policy set; default MODERATION_POLICIES")] = None,
+    *,
+    golden: Annotated[
+        Path | None,
+        typer.Option(help="golden set, of --policy or of the policy that its name begins with; default those beside"),
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="id of the policy to attack; default all with a golden set")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="hub id, folder or demo; default MODERATION_MODEL")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how many verdicts of golden sets each attack flips. Exits with 1 above a policy's max_flip_rate."""
+    loaded = settings.load()
+    if model:
+        loaded = loaded.model_copy(update={"model": loaded.model.model_copy(update={"name": model})})
+    logs.configure(loaded.log.model_copy(update={"level": "warning"}))
+    terminal = _terminal()
+    logs.capture_prints(loaded.log)
+    sets = _sets(folder or loaded.policies, golden, policy, loaded)
+    info, measured = asyncio.run(_measured(loaded, sets, terminal))
+    if as_json:
+        described = [_described(flips, golden_set) for flips, (_, golden_set) in zip(measured, sets, strict=True)]
+        typer.echo(json.dumps({"model": _model(info), "policies": described}, indent=1, ensure_ascii=False))
+    else:
+        for flips in measured:
+            _print(flips)
+        out.print("Intervals are exact (Clopper-Pearson, 95 %), if the posts were drawn at random.", highlight=False)
+        if info.caution:
+            out.print(f"{info.name}: {info.caution}", highlight=False, markup=False)
+    if not all(flips.passed for flips in measured):
+        sys.exit(1)
+
+
+def _sets(folder: Path, golden: Path | None, id: str | None, loaded: Settings) -> Sequence[Set]:
+    """The policies to attack, with their golden sets. Raises ConfigError."""
+    from moderation.evaluation import golden as sets
+    from moderation.policies.loading import load_policies
+
+    by_id = {policy.id: policy for policy in load_policies(folder)}
+    if golden is not None and id is None:
+        id = golden.name.removesuffix(sets.SUFFIX)
+        if id not in by_id:
+            raise ConfigError(f"{golden}: its name is that of no policy: name the policy by --policy ID")
+    if id is not None and id not in by_id:
+        raise ConfigError(f"there is no policy {id}; the folder has {', '.join(by_id)}")
+    chosen = [by_id[id]] if id is not None else list(by_id.values())
+    paths = {policy.id: golden or sets.beside(policy, folder) for policy in chosen}
+    if not any(paths.values()):
+        name = f"{id or chosen[0].id}{sets.SUFFIX}"
+        raise ConfigError(f"{folder}: no golden set is beside the policy: write {name}, or name one by --golden FILE")
+    return [(policy, sets.read(path, policy, loaded.media)) for policy in chosen if (path := paths[policy.id])]
+
+
+async def _measured(
+    loaded: Settings, sets: Sequence[Set], terminal: Console | None
+) -> tuple[ModelInfo, Sequence[Flips]]:
+    from moderation.evaluation.flips import Measure
+    from moderation.inference import loading
+    from moderation.media.reader import Media
+
+    roots = {*loaded.media.roots, *(folder for _, golden_set in sets for folder in golden_set.folders)}
+    media_settings = loaded.media.model_copy(update={"roots": tuple(sorted(roots))})
+    model = loaded.model.model_copy(update={"outage_s": 1.0})  # a person waits
+    async with (
+        Media(media_settings) as media,
+        await loading.load(loaded.model_copy(update={"model": model}), patient=False) as scorer,
+    ):
+        measures = [Measure(policy, golden_set.posts, media, scorer) for policy, golden_set in sets]
+        with _progress(sum(measure.total for measure in measures), terminal) as step:
+            return scorer.info, [await measure.flips(step) for measure in measures]
+
+
+def _terminal() -> Console | None:
+    """Standard error as it is before the output of libraries is captured; None: it is no terminal."""
+    return Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w")) if err.is_terminal else None
+
+
+@contextmanager
+def _progress(total: int, terminal: Console | None) -> Iterator[Callable[[int], object]]:
+    """A bar with the time that is left on a terminal; elsewhere a line now and then. Both go to standard error."""
+    if terminal is not None:
+        columns = (TextColumn("verdicts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=terminal, transient=True) as bar:
+            task = bar.add_task("verdicts", total=total)
+            yield lambda more: bar.advance(task, more)
+        return
+    done, started = 0, time.monotonic()
+    said = started
+
+    def step(more: int) -> None:
+        nonlocal done, said
+        done += more
+        now = time.monotonic()
+        if now - said >= SAID_EVERY_S and done:
+            said = now
+            left = (now - started) / done * (total - done)
+            logs.say(f"{done} of {total} verdicts, about {left:.0f} s left")
+
+    yield step
+
+
+def _print(flips: Flips) -> None:
+    """A policy's table, and what is not in it."""
+    right = flips.posts - len(flips.wrong) - len(flips.unanswered)
+    limit = "no limit" if flips.limit is None else f"at most {flips.limit:.1%} flipped by one attack"
+    title = f"{flips.policy.id}, version {flips.policy.version}: {right} of {flips.posts} posts judged rightly, {limit}"
+    out.print(title, style="bold", highlight=False, markup=False)
+    table = Table(box=None, pad_edge=False)
+    for name in ("attack", "in the"):
+        table.add_column(name)
+    for name in ("flipped", "rate", "95 % interval", ""):
+        table.add_column(name, justify="right" if name else "left")
+    for rate in flips.rates:
+        shown = "-" if rate.rate is None else f"{rate.rate:.1%}"
+        interval = f"{rate.interval.low:.1%} to {rate.interval.high:.1%}"
+        note = "above the limit" if rate.above(flips.limit) else "control" if rate.control else ""
+        table.add_row(rate.attack, rate.way, f"{len(rate.flipped)} of {rate.tried}", shown, interval, note)
+    table_console().print(table)
+    for words, posts in (("judged wrongly without an attack", flips.wrong), ("not judged", flips.unanswered)):
+        if posts:
+            out.print(f"{words}: {', '.join(_named(posts))}", highlight=False, markup=False)
+    if flips.limit is not None and not any(rate.tried for rate in flips.rates):
+        out.print("no post is judged rightly, so nothing can be said of the limit", highlight=False)
+    out.print()
+
+
+def _named(posts: Sequence[Labelled]) -> Iterator[str]:
+    """Posts for a person, by id, and by line where the id does not say it."""
+    for each in posts:
+        line = f"line-{each.line}"
+        yield line if each.post.id == line else f"{each.post.id} (line {each.line})"
+
+
+def _model(info: ModelInfo) -> dict[str, Any]:
+    return {"name": info.name, "revision": info.revision, "digest": info.digest, "caution": info.caution}
+
+
+def _described(flips: Flips, golden_set: GoldenSet) -> dict[str, Any]:
+    """A policy's figures as JSON."""
+    from moderation.evaluation.binomial import CONFIDENCE
+
+    rates = [
+        {
+            "attack": rate.attack,
+            "in": rate.way,
+            "control": rate.control,
+            "tried": rate.tried,
+            "flipped": len(rate.flipped),
+            "rate": rate.rate,
+            "interval": [rate.interval.low, rate.interval.high],
+            "above": rate.above(flips.limit),
+            "posts": [each.post.id for each in rate.flipped],
+        }
+        for rate in flips.rates
+    ]
+    return {
+        "id": flips.policy.id,
+        "version": flips.policy.version,
+        "golden": str(golden_set.path),
+        "posts": flips.posts,
+        "wrong": [each.post.id for each in flips.wrong],
+        "unanswered": [each.post.id for each in flips.unanswered],
+        "max_flip_rate": flips.limit,
+        "confidence": CONFIDENCE,
+        "passed": flips.passed,
+        "attacks": rates,
+    }

@@ -1,0 +1,1 @@
+"""Every alert caused for real, under a real Prometheus: `make alerts`."""

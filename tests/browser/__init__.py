@@ -1,0 +1,1 @@
+"""What a browser shows of image files, held against what the model is shown."""

@@ -1,0 +1,1 @@
+"""The files that the browser is asked to show: made here, a module for each subject, each with `cases()`."""

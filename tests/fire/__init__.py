@@ -1,0 +1,1 @@
+"""The service under fire: hostile posts through real workers, among posts whose verdicts must not change."""

@@ -1,0 +1,225 @@
+"""Mistakes of authors in keys, numbers, languages and surfaces. See author_mistakes.py."""
+
+from __future__ import annotations
+
+from tests.support.author_mistakes import SOUND, Row, add, edit, two
+
+TITLE, ID, VERSION = "title: Lakes", "id: lakes", "version: 1"
+REVIEW, REMOVE = "review: 0.5", "remove: 0.9}"
+LAST = "remove: 0.9}\n"
+
+
+def languages(name: str, value: str, kind: str, *says: str) -> Row:
+    return add(name, f"applies_to: {{languages: {value}}}", kind, *says)
+
+
+def surfaces(name: str, value: str, kind: str, *says: str) -> Row:
+    """Surfaces of lakes. Others stand in two policies before it, so that each limit has an effect."""
+    others = {
+        f"{id}.yaml": SOUND.replace("lakes", id).replace("Lakes", id).replace("a lake?", f"{id}?")
+        + f"applies_to: {{surfaces: {named}}}\n"
+        for id, named in (("brooks", "[comment, direct-message]"), ("canals", "[story]"))
+    }
+    return Row(
+        name, kind, says, "lakes.yaml:11", {**others, "lakes.yaml": f"{SOUND}applies_to: {{surfaces: {value}}}\n"}
+    )
+
+
+KEYS = [
+    edit("no id", "id: lakes\n", "", "error", 1, "id", "missing", "write"),
+    edit("no version", "version: 1\n", "", "error", 1, "version", "missing", "write version: 1"),
+    edit("no title", "title: Lakes\n", "", "error", 1, "title", "missing", "write title: Lakes"),
+    edit("no question", "question: Does this post mention a lake?\n", "", "error", 1, "missing", "write question:"),
+    edit("no thresholds", "thresholds: {review: 0.5, remove: 0.9}\n", "", "error", 1, "missing", "write thresholds: {"),
+    edit("no remove", ", remove: 0.9", "", "error", 10, "thresholds.remove", "missing", "write remove: 0.9"),
+    edit("no text of a clause", ", text: mentions a pond", "", "error", 7, "clause 2, text", "missing", "write text:"),
+    edit("no id of a clause", "id: L2, ", "", "error", 7, "violates, clause 2, id", "missing", "write id: A1"),
+    edit("a misspelt key", "title:", "titel:", "error", 3, "titel", "no such key", "did you mean title?"),
+    edit("a key in capitals", "title:", "TITLE:", "error", 3, "TITLE", "did you mean title?"),
+    edit("a key in the singular", "violates:", "violate:", "error", 5, "violate", "did you mean violates?"),
+    edit("a key in the plural", "question:", "questions:", "error", 4, "questions", "did you mean question?"),
+    edit("a synonym of a key", "title:", "name:", "error", 3, "name", "did you mean title?"),
+    edit("a synonym of violates", "violates:", "forbidden:", "error", 5, "did you mean violates?"),
+    edit("a misspelt threshold", "remove: 0.9", "remov: 0.9", "error", 10, "remov", "did you mean remove?"),
+    edit("a synonym of a threshold", "remove: 0.9", "delete: 0.9", "error", 10, "delete", "did you mean remove?"),
+    add("a threshold at the top", "review: 0.5", "error", "review", "did you mean thresholds.review?"),
+    add("languages at the top", "languages: [de]", "error", "languages", "did you mean applies_to.languages?"),
+    add("a hyphen in a key", "applies-to: {media: [text]}", "error", "did you mean applies_to?"),
+    add("one language in the singular", "applies_to: {language: [de]}", "error", "did you mean languages?"),
+    add("a key of nobody", "colour: red", "error", "colour", "no such key", "the keys here are id, version"),
+    edit("a letter of another script in a key", "title:", "titlе:", "error", 3, "did you mean title?"),
+    edit("no value", TITLE, "title:", "error", 3, "title", "no value behind the key", "write one"),
+    edit("an empty text", TITLE, "title: ''", "error", 3, "title", "empty", "write one"),
+    edit("a list in place of a text", TITLE, "title: [Lakes]", "error", 3, "title", "one text", "a list", "in quotes"),
+    edit("a text in place of a list", "allows:\n  - {id: L0, text: mentions the sea}", "allows: the sea", "error", 8,
+         "allows", "must be a list"),
+    edit("clauses without ids", "{id: L2, text: mentions a pond}", "mentions a pond", "error", 7,
+         "violates, clause 2", "a mapping of keys to values", "{id: A1, text:"),
+    edit("no clause", "violates:\n  - {id: L1, text: mentions a lake}\n  - {id: L2, text: mentions a pond}",
+         "violates: []", "error", 5, "violates", "empty", "give at least one"),
+    edit("an id with capitals", ID, "id: Lakes", "error", 1, "lower-case letters", "'Lakes'", "write lakes"),
+    edit("an id with _", ID, "id: lakes_ponds", "error", 1, "lower-case letters", "write lakes-ponds"),
+    edit("an id with a space", ID, "id: lakes and ponds", "error", 1, "hyphens", "write lakes-and-ponds"),
+    edit("an id that is too long", ID, f"id: {'l' * 64}", "error", 1, "at most 63"),
+    edit("another id than the file's", ID, "id: seas", "error", 1, "file's name", "name the file seas.yaml"),
+    edit("a number for an id", ID, "id: 2024", "error", 1, "YAML reads '2024'", "put it in quotes"),
+    edit("a number for a title", TITLE, "title: 112", "error", 3, "YAML reads '112'", "put it in quotes"),
+    edit("a date for a title", TITLE, "title: 2024-01-01", "error", 3, "YAML reads", "put it in quotes"),
+    edit("yes for a title", TITLE, "title: yes", "error", 3, "YAML reads 'yes'", "put it in quotes"),
+    edit("a time for a clause", "mentions a lake}", "12:30}", "error", 6, "YAML reads '12:30'", "put it in quotes"),
+    edit("version 0", VERSION, "version: 0", "error", 2, "version", "whole number from 1 on", "'0'"),
+    edit("version 1.1", VERSION, "version: 1.1", "error", 2, "whole number", "version: 2", "'1.1'"),
+    edit("version 1.0.0", VERSION, "version: 1.0.0", "error", 2, "whole number", "'1.0.0'"),
+    edit("version v2", VERSION, "version: v2", "error", 2, "whole number", "'v2'"),
+    edit("a version in quotes", VERSION, 'version: "2"', "error", 2, "whole number", "version: 2"),
+    edit("version 010", VERSION, "version: 010", "error", 2, "YAML reads '010' as 8", "write 10"),
+    edit("version 0x10", VERSION, "version: 0x10", "error", 2, "YAML reads '0x10' as 16", "write"),
+    edit("version true", VERSION, "version: true", "error", 2, "whole number", "'true'"),
+    edit("a date for a version", VERSION, "version: 2024-05-01", "error", 2, "whole number"),
+    add("a status of nobody", "status: alive", "error", "'draft', 'shadow', 'live'", "write live"),
+    add("a status in capitals", "status: LIVE", "error", "status", "write live"),
+    add("status: active", "status: active", "error", "status", "write live"),
+    add("status: on", "status: on", "error", "status", "write live"),
+    add("status: off", "status: off", "error", "status", "write draft"),
+    add("a severity of nobody", "severity: urgent", "error", "severity", "write critical"),
+    add("a severity in capitals", "severity: High", "error", "severity", "write high"),
+    add("a number for a severity", "severity: 3", "error", "severity", "'none', 'low'"),
+    add("on_error: block", "on_error: block", "error", "on_error", "write remove"),
+    add("on_error: ignore", "on_error: ignore", "error", "on_error", "write allow"),
+    add("on_error: remove", "on_error: remove", "warning", "on_error", "broken pictures", "write review"),
+    add("on_error: no", "on_error: no", "error", "on_error", "'allow', 'review'"),
+    add("media: video", "applies_to: {media: [video]}", "error", "applies_to.media, entry 1", "'text' or 'image'"),
+    add("media: images", "applies_to: {media: [images]}", "error", "applies_to.media, entry 1", "write image"),
+    add("media without brackets", "applies_to: {media: text}", "error", "applies_to.media", "must be a list", "[text]"),
+    add("no medium", "applies_to: {media: []}", "error", "applies_to.media", "empty"),
+    edit("an id of two clauses", "id: L2", "id: L1", "error", 7, "clause 2, id", "another clause", "L1", "its own"),
+    edit("an id of a clause with a space", "id: L1", "id: L 1", "error", 6, "clause 1, id", "hyphens", "write L-1"),
+    edit("a number for an id of a clause", "id: L1", "id: 1", "error", 6, "clause 1, id", "put it in quotes"),
+    edit("no for an id of a clause", "id: L0", "id: no", "error", 9, "allows, clause 1, id", "put it in quotes"),
+    add("a label of nobody", "examples: [{text: a puddle, label: L9}]", "error", "examples, example 1, label", "L9",
+        "its clauses are L1, L2, L0"),
+    add("a label in another case", "examples: [{text: a puddle, label: l1}]", "error", "example 1, label", "write L1"),
+    add("a mapping of examples", "examples: {a puddle: L1}", "error", "examples", "must be a list", "label: A1}]"),
+    edit("a list without entries", "allows:\n  - {id: L0, text: mentions the sea}", "allows:", "error", 8, "no value"),
+    add("a yes for a label", "examples: [{text: a puddle, label: yes}]", "error", "example 1, label", "in quotes"),
+    add("no label", "examples: [{text: a puddle}]", "error", "example 1, label", "missing", "write label: A1"),
+    add("an example without a label", "examples: [a puddle]", "error", "example 1", "a mapping of keys", "{text: "),
+    add("a list of definitions", "definitions: [lake]", "error", "definitions", "a mapping of keys to values", "lake:"),
+    add("a definition of no", "definitions: {no: a word}", "error", "definitions", "put it in quotes"),
+    add("a definition without a meaning", "definitions: {lake: }", "error", "definitions.lake", "no value"),
+]  # fmt: skip
+
+THRESHOLDS = [
+    edit("review: 0", REVIEW, "review: 0", "warning", 10, "thresholds.review", "every post REVIEW", "write"),
+    edit("review: no", REVIEW, "review: no", "error", 10, "thresholds.review", "a number from 0 to 1", "'no'"),
+    edit(
+        "review over remove", REVIEW, "review: 0.95", "error", 10, "thresholds must rise", "0.95", "0.9", "lower review"
+    ),
+    edit("review is remove", REVIEW, "review: 0.9", "error", 10, "thresholds must rise"),
+    edit("review close to remove", REVIEW, "review: 0.899", "warning", 10, "so close to remove", "write less"),
+    edit("remove: 1", REMOVE, "remove: 1}", "warning", 10, "thresholds.remove", "none is REMOVE", "lower number"),
+    edit("remove: 0.99999", REMOVE, "remove: 0.99999}", "warning", 10, "none is REMOVE", "lower number"),
+    edit("remove: true", REMOVE, "remove: true}", "error", 10, "thresholds.remove", "a number", "0.9", "'true'"),
+    edit("remove: 0.2", "review: 0.5, remove: 0.9", "review: 0.1, remove: 0.2", "warning", 10, "rather No", "0.5"),
+    edit("remove: 90", REMOVE, "remove: 90}", "error", 10, "a number from 0 to 1", "write 0.9"),
+    edit("remove: 9", REMOVE, "remove: 9}", "error", 10, "a number from 0 to 1, such as 0.9", "'9'"),
+    edit("remove: 90%", REMOVE, "remove: 90%}", "error", 10, "a number from 0 to 1", "write 0.9"),
+    add("a rate in per cent", "attack: {max_flip_rate: 5%}", "error", "attack.max_flip_rate", "write 0.05"),
+    add("a rate above all", "attack: {max_flip_rate: 1.5}", "error", "attack.max_flip_rate", "from 0 to 1"),
+    add("no rate", "attack: {}", "error", "attack.max_flip_rate", "missing", "write max_flip_rate: 0.05"),
+    add("an attack that is a number", "attack: 0.05", "error", "attack", "attack: {max_flip_rate: 0.05}"),
+    add("a misspelt rate", "attack: {max_flips: 0.05}", "error", "did you mean max_flip_rate?"),
+    edit("review: 50%", REVIEW, "review: 50%", "error", 10, "thresholds.review", "write 0.5"),
+    edit("review: 0,5", REVIEW, "review: 0,5", "error", 10, "write 0.5"),
+    edit("review: '0,5'", REVIEW, "review: '0,5'", "error", 10, "write 0.5"),
+    edit(
+        "review: 0,5 in a line",
+        "{review: 0.5, remove: 0.9}",
+        "\n  review: 0,5\n  remove: 0.9",
+        "error",
+        11,
+        "write 0.5",
+    ),
+    edit("review: half", REVIEW, "review: half", "error", 10, "a number from 0 to 1", "such as 0.5", "'half'"),
+    edit("review: -0.5", REVIEW, "review: -0.5", "error", 10, "a number from 0 to 1", "'-0.5'"),
+    edit("remove: .nan", REMOVE, "remove: .nan}", "error", 10, "a number from 0 to 1", "'.nan'"),
+    edit("remove: .inf", REMOVE, "remove: .inf}", "error", 10, "a number from 0 to 1", "'.inf'"),
+    edit("no number", REMOVE, "remove: }", "error", 10, "thresholds.remove", "no value behind the key"),
+    edit("mass: 1", REMOVE, "remove: 0.9, mass: 1}", "error", 10, "thresholds.mass", "below 1", "UNDETERMINED"),
+    edit("mass: true", REMOVE, "remove: 0.9, mass: true}", "error", 10, "thresholds.mass", "a number", "'true'"),
+    edit("mass: 0.999", REMOVE, "remove: 0.9, mass: 0.999}", "warning", 10, "UNDETERMINED", "write 0.5"),
+    edit("mass: 0", REMOVE, "remove: 0.9, mass: 0}", "warning", 10, "thresholds.mass", "gave none", "write 0.5"),
+    edit(
+        "a list of thresholds",
+        "{review: 0.5, remove: 0.9}",
+        "[0.5, 0.9]",
+        "error",
+        10,
+        "a mapping",
+        "thresholds: {review: 0.5",
+    ),
+    edit("one threshold", "{review: 0.5, remove: 0.9}", "0.9", "error", 10, "a mapping", "thresholds: {review: 0.5"),
+]
+
+LABELS = [
+    languages("a name of a language", "[German]", "error", "languages, entry 1", "'German'", "write de"),
+    languages("a name in lower case", "[english]", "error", "'english'", "write en"),
+    languages("a name in its own language", "[Deutsch]", "error", "'Deutsch'", "write de"),
+    languages("a name and a country", "[English (US)]", "error", "write en"),
+    languages("an underscore", "[de_AT]", "error", "'de_AT'", "write de-AT"),
+    languages("a locale of a system", "[de_AT.UTF-8]", "error", "'de_AT.UTF-8'", "write de-AT"),
+    languages("a country that is no language", "[cn]", "error", "'cn'", "write zh"),
+    languages("a country in capitals", "[JP]", "error", "'JP'", "write ja"),
+    languages("a country that is another language", "[UK]", "warning", "Ukrainian", "write en-GB", "or uk"),
+    languages("Brazil for Portuguese", "[BR]", "warning", "Breton", "write pt-BR", "or br"),
+    languages("a region in place of a language", "[de-AT]", "warning", "other countries are excluded", "write de"),
+    languages("a country of three letters", "[eng-USA]", "error", "'eng-USA'", "write en"),
+    languages("a part of the world", "[en-EU]", "warning", "en-EU names no single country", "write en"),
+    languages("a tag of nobody", "[xx]", "error", "'xx'", "the code of a language, such as en"),
+    languages("a word for all languages", "[all]", "warning", "tag of Allar", "write '*' for all"),
+    languages("Norwegian as no", "[no]", "error", "languages, entry 1", "'no'", "put it in quotes"),
+    languages("one text for two", "['en, de']", "error", "'en, de'", "write [en, de]"),
+    languages("no list", "en", "error", "applies_to.languages", "must be a list", "[en]"),
+    languages("an empty list", "[]", "error", "applies_to.languages", "empty"),
+    languages("all and one", "['*', en]", "warning", "'*' covers all", "delete"),
+    languages("a language twice", "[en, eng]", "warning", "eng says the same as en", "delete one"),
+    languages("a language that another covers", "[en, en-GB]", "warning", "en covers en-GB", "delete one"),
+    languages("an unknown language", "[und]", "warning", "und excludes no post", "name a language"),
+    languages("a private language", "[x-elvish]", "warning", "x-elvish excludes no post", "name a language"),
+    surfaces("a surface in another spelling", "[comments]", "warning", "comments looks like comment in brooks",
+             "as the platform does"),
+    surfaces("a surface with a typing mistake", "[coment]", "warning", "coment looks like comment"),
+    surfaces("a surface with a space", "[direct message]", "warning", "looks like direct-message"),
+    surfaces("one text for two surfaces", "['profile, story']", "warning", "one surface", "[profile, story]"),
+    surfaces("a word for all surfaces", "[all]", "warning", "name of a surface", "write '*'"),
+    surfaces("a pattern", "['profile*']", "warning", "only by itself", "name each surface"),
+    surfaces("all and one surface", "['*', profile]", "warning", "'*' covers all", "delete"),
+    surfaces("a surface twice", "[profile, Profile]", "warning", "Profile says the same as profile", "delete one"),
+    surfaces("no list of surfaces", "profile", "error", "applies_to.surfaces", "must be a list", "[profile]"),
+    surfaces("an empty surface", "['']", "error", "applies_to.surfaces, entry 1", "empty"),
+    surfaces("a surface that no post can have", f"[{'x' * 129}]", "error", "entry 1", "129 bytes of 128 at most"),
+    surfaces("a surface of too many bytes", f"[{'湖' * 43}]", "error", "entry 1", "129 bytes of 128", "shorter name"),
+    surfaces("a surface with a character that nobody sees", '["pro\\u200bfile"]', "warning", "U+200B", "delete it"),
+    add("a limit without effect", "applies_to: {surfaces: [profile]}", "warning", "applies_to.surfaces",
+        "excludes no post", "delete surfaces"),
+]  # fmt: skip
+
+NO_MISTAKES = [
+    languages("a language", "[de]", "none"),
+    languages("two regions of one language", "[de-AT, de-CH]", "none"),
+    languages("Norwegian", "['no']", "none"),
+    languages("a script", "[zh-Hant]", "none"),
+    languages("a language of three letters", "[gsw]", "none"),
+    surfaces("another surface", "[profile]", "none"),
+    surfaces("a surface in another case", "[Comment]", "none"),
+    surfaces("surfaces with the codes of countries", "[comment-us, comment-uk]", "none"),
+    surfaces("surfaces whose names resemble each other", "[preview, review]", "none"),
+    edit("remove just below 1", REMOVE, "remove: 0.99}", "none", 0),
+    edit("a low review", REVIEW, "review: 0.05", "none", 0),
+    two("an id with digits", "id: L1", "id: L-1", "none", 0),
+    add("on_error: allow where no score matters", "on_error: allow", "none"),
+    add("a policy for texts", "applies_to: {media: [text]}", "none"),
+    add("a comment behind a number", "severity: high # see the handbook", "none"),
+]
+
+ROWS = [*KEYS, *THRESHOLDS, *LABELS]

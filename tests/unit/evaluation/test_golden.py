@@ -1,0 +1,143 @@
+"""Golden sets: what a line may say, and each mistake with file, line and remedy."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moderation.errors import ConfigError
+from moderation.evaluation import golden
+from moderation.policies.loading import load_policies
+from moderation.settings import MediaSettings
+from tests.support.builders import a_file, a_policy, an_image
+from tests.support.repository import REPO
+
+POLICY = a_policy(violates=[{"id": "L1", "text": "mentions a lake"}], allows=[{"id": "L0", "text": "news"}])
+WORDS = "words-of-a-post"
+
+
+def written(folder: Path, *lines: object) -> Path:
+    path = folder / f"{POLICY.id}.golden.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n")
+    return path
+
+
+def read(path: Path) -> golden.GoldenSet:
+    return golden.read(path, POLICY, MediaSettings())
+
+
+def test_a_line_says_what_is_known_of_a_post(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "lake.png").write_bytes(a_file(an_image()))
+    data = base64.b64encode(a_file(an_image())).decode()
+    images = [{"file": "pictures/lake.png", "alt": "a lake"}, {"data": data}, {"uri": "s3://pictures/lake.png"}]
+    post = {"id": "a", "text": "look", "images": images, "language": "en", "surface": "comment"}
+    whole = {"post": post, "label": "L1", "source": "appeal", "split": "cert", "slices": {"kind": "photo"}}
+    found = read(written(tmp_path, whole, "", {"post": {"text": "hello"}, "label": "allowed"}))
+    first, second = found.posts
+    assert (first.line, first.violates, first.clause, first.source, first.split) == (1, True, "L1", "appeal", "cert")
+    assert (first.slices, first.post.id, first.post.language) == ({"kind": "photo"}, "a", "en")
+    assert first.post.images[0].uri == (tmp_path / "pictures" / "lake.png").as_uri()
+    assert first.post.images[0].alt == "a lake"
+    assert first.post.images[1].data == a_file(an_image())
+    assert first.post.images[2].uri == "s3://pictures/lake.png"
+    assert found.folders == {tmp_path / "pictures"}
+    assert (second.line, second.violates, second.clause, second.source, second.split) == (3, False, "", "seed", "dev")
+    assert second.post.id == "line-3"
+
+
+@pytest.mark.parametrize(
+    ("label", "violates", "clause"),
+    [("violates", True, ""), ("allowed", False, ""), ("L1", True, "L1"), ("L0", False, "L0")],
+)
+def test_labels(label: str, violates: bool, clause: str, tmp_path: Path) -> None:
+    (only,) = read(written(tmp_path, {"post": {"text": "x"}, "label": label})).posts
+    assert (only.violates, only.clause) == (violates, clause)
+
+
+POST: dict[str, Any] = {"text": WORDS}
+MISTAKES: dict[str, tuple[object, str]] = {
+    "no JSON": ('{"post": ', "not JSON in column"),
+    "no object": ("[1]", "must be an object"),
+    "another key": ({"post": POST, "lable": "L1"}, "did you mean label?"),
+    "an unknown key": ({"post": POST, "label": "L1", "x": 1}, "the keys are post, label"),
+    "a key twice": ('{"post": {"text": "x"}, "label": "L1", "label": "L0"}', "label: given twice"),
+    "no label": ({"post": POST}, "label: this key is missing"),
+    "no post": ({"label": "L1"}, "post: this key is missing"),
+    "no such clause": ({"post": POST, "label": "L9"}, "write one of violates, allowed, L1, L0"),
+    "a label of another type": ({"post": POST, "label": True}, "label: must be violates"),
+    "a source": ({"post": POST, "label": "L1", "source": "web"}, "source: must be one of seed, appeal, qa, attack"),
+    "a split": ({"post": POST, "label": "L1", "split": "test"}, "split: must be one of dev, cert"),
+    "slices": ({"post": POST, "label": "L1", "slices": ["en"]}, "slices: must be an object of texts"),
+    "a post of another type": ({"post": WORDS, "label": "L1"}, "post: must be an object"),
+    "an empty post": ({"post": {}, "label": "L1"}, "neither text nor images"),
+    "a field of a post": ({"post": {"txt": WORDS}, "label": "L1"}, "A post has no such field."),
+    "an id": ({"post": {"text": "x", "id": "a\nb"}, "label": "L1"}, "post.id:"),
+    "a missing file": ({"post": {"images": [{"file": "gone.png"}]}, "label": "L1"}, "images[0].file: there is no such"),
+    "an absolute file": ({"post": {"images": [{"file": "/etc/hosts"}]}, "label": "L1"}, "must be a path from"),
+    "two sources": (
+        {"post": {"images": [{"file": "a", "uri": "s3://a/b"}]}, "label": "L1"},
+        "one of file, uri and data",
+    ),
+    "no base64": ({"post": {"images": [{"data": "%%"}]}, "label": "L1"}, "post.images[0].data:"),
+    "deep nesting": ("[" * 100_000, "no post has such a value"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_has_file_line_and_remedy_and_quotes_no_post(name: str, tmp_path: Path) -> None:
+    line, says = MISTAKES[name]
+    path = written(tmp_path, {"post": {"text": "good"}, "label": "L1"}, line)
+    with pytest.raises(ConfigError) as caught:
+        read(path)
+    (text,) = str(caught.value).splitlines()
+    assert text.startswith(f"{path}:2: ")
+    assert says in text
+    assert WORDS not in text
+
+
+def test_all_mistakes_are_listed(tmp_path: Path) -> None:
+    same = {"post": {"text": "x", "id": "a"}, "label": "L1"}
+    path = written(tmp_path, same, same, "{}", "\udcff".encode("utf-8", "surrogateescape").decode("latin-1"))
+    with pytest.raises(ConfigError) as caught:
+        read(path)
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[1] for line in lines] == ["2", "3", "4"]
+    assert "line 1 has this id, too" in lines[0]
+
+
+def test_an_empty_set_and_a_missing_one_are_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no post: write one a line"):
+        read(written(tmp_path, ""))
+    with pytest.raises(ConfigError, match="not readable"):
+        read(tmp_path / "gone.golden.jsonl")
+
+
+def test_bytes_that_are_no_text_are_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "lakes.golden.jsonl"
+    path.write_bytes(
+        b'\xef\xbb\xbf{"post": {"text": "x"}, "label": "L1"}\r\n{"post": {"text": "\xff"}, "label": "L1"}\r\n'
+    )
+    with pytest.raises(ConfigError, match=":2: not UTF-8"):
+        read(path)
+
+
+def test_a_set_lies_beside_its_policy(tmp_path: Path) -> None:
+    assert golden.beside(POLICY, tmp_path) is None
+    path = written(tmp_path, {})
+    assert golden.beside(POLICY, tmp_path) == path
+    (tmp_path / "cases.jsonl").touch()
+    assert golden.beside(POLICY.model_copy(update={"golden": "cases.jsonl"}), tmp_path) == tmp_path / "cases.jsonl"
+
+
+def test_the_sets_of_the_demo_are_sound() -> None:
+    folder = REPO / "policies" / "demo"
+    for policy in load_policies(folder):
+        path = golden.beside(policy, folder)
+        assert path is not None
+        labels = {each.violates for each in golden.read(path, policy, MediaSettings()).posts}
+        assert labels == {True, False}
