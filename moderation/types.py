@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,16 @@ class Status(IntEnum):
     FINAL = 1  # every policy has a score
     DEGRADED = 2  # a part was not read, a policy has no answer, or an answer has no probability
     UNDETERMINED = 3  # no policy was answered: nothing was read, or the model said nothing
+
+
+class Standing(StrEnum):
+    """Whether a policy's certificate holds now. All but VALID: it does not, and why."""
+
+    VALID = "VALID"
+    MISSING = "CERTIFICATE_MISSING"  # there is no certificate beside the policy
+    EXPIRED = "CERTIFICATE_EXPIRED"
+    OTHER_SCORE = "CERTIFICATE_OF_ANOTHER_SCORE"  # its score digest is not that of the policy, model and preparation
+    OTHER_THRESHOLD = "CERTIFICATE_OF_ANOTHER_THRESHOLD"  # it certifies another value of `remove`
 
 
 class Origin(IntEnum):
@@ -181,6 +191,12 @@ class Finding:
     counts: bool  # False: a shadow policy, which is reported and does not count
     reason: Reason | None = None  # why the finding is not FINAL
     path: str = ""  # of the part that was not judged, if the reason is a part's
+    answered: int | None = None  # windows with a usable answer; None: an older version did not record it
+    silence: Reason | None = None  # why the other windows have none, also where another window says REMOVE
+    unweighed: YesNo | None = None  # the strictest answer that came without a probability
+    score_digest: str = ""  # of all that moves the score (policies.certificates.score_digest)
+    certificate: str = ""  # id of the certificate that the threshold `remove` stands on; empty: none holds
+    held: Standing | None = None  # why REMOVE became REVIEW: the policy requires a certificate, and none holds
 
     @property
     def status(self) -> Status:
@@ -238,11 +254,17 @@ class Identity:
     policy_set_digest: str
     model_digest: str
     asked: tuple[str, ...]  # ids of the policies that apply: they depend on language and surface, which are not content
+    decision_state: str = ""  # what changes decisions at run time, as in Verdict
 
     @property
     def digest(self) -> str:
         """SHA-256, hex, over all fields; each part is preceded by its length."""
         return _identity_digest(self)
+
+    @property
+    def question(self) -> Identity:
+        """The identity without its decision state: what the model was asked. Its scores hold in every state."""
+        return replace(self, decision_state="") if self.decision_state else self
 
 
 @lru_cache(maxsize=4096)  # needed when a post is looked up, cached and published
@@ -255,6 +277,8 @@ def _identity_digest(identity: Identity) -> str:
         identity.model_digest,
     )
     parts = [part.encode() for part in fixed + identity.asked]
+    if identity.decision_state:
+        parts.append(b"state " + identity.decision_state.encode())  # no id of a policy has a space
     whole = b"".join([b"moderation.v1.identity\0", *(len(part).to_bytes(8, "big") + part for part in parts)])
     return hashlib.sha256(whole).hexdigest()
 
@@ -279,13 +303,20 @@ class Verdict:
     problems: tuple[Problem, ...] = ()  # what could not be judged: parts, or the post as a whole
     source: Source | None = None  # None: the post did not come from a topic
     timings: Timings = field(default_factory=Timings)
+    decision_state: str = ""  # which certificates held (policies.certificates.State); empty: no policy has one
 
     @property
     def identity(self) -> Identity:
         """The identity that the verdict decides."""
         asked = tuple(finding.policy_id for finding in self.findings)
         return Identity(
-            self.tenant, self.post_id, self.content_digest, self.policy_set_digest, self.model.digest, asked
+            tenant=self.tenant,
+            post_id=self.post_id,
+            content_digest=self.content_digest,
+            policy_set_digest=self.policy_set_digest,
+            model_digest=self.model.digest,
+            asked=asked,
+            decision_state=self.decision_state,
         )
 
     @property

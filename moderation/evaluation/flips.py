@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TypeGuard, TypeVar
+from typing import TypeGuard
 
 from moderation.evaluation import binomial
 from moderation.evaluation.attacks import ATTACKS, Aim, Attack
 from moderation.evaluation.drawing import drawn
 from moderation.evaluation.golden import Labelled
+from moderation.evaluation.judging import each
 from moderation.inference.scoring import Scorer
 from moderation.media.reader import Media
 from moderation.moderator import Moderator
@@ -21,11 +21,7 @@ from moderation.policies import Policy, PolicySet
 from moderation.policies.schema import PolicyStatus
 from moderation.types import CUT, STANDING, Finding, Image, Outcome, Post, Status
 
-AT_ONCE = 32  # posts
 OWN_WORDS = "own words"  # the post's text as a picture, and no other text
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Way(StrEnum):
@@ -110,12 +106,12 @@ class Measure:
 
     async def flips(self, step: Callable[[int], object]) -> Flips:
         """The figures. `step` is called with numbers of verdicts that are done. Raises ModerationError."""
-        before = await _each(self._labelled, lambda each: self._finding(each.post), step)
+        before = await each(self._labelled, lambda each: self._finding(each.post), step)
         judged = {each.line: found for each, found in zip(self._labelled, before, strict=True) if _says(found)}
         right = {each.line for each in self._labelled if each.line in judged and _is_right(each, judged[each.line])}
         cases = [case for case in self._cases if case.labelled.line in right]
         step(len(self._cases) - len(cases))
-        after = await _each(cases, self._attacked, step)
+        after = await each(cases, self._attacked, step)
         tried: dict[tuple[str, Way], int] = defaultdict(int)
         flipped: dict[tuple[str, Way], list[Labelled]] = defaultdict(list)
         for case, finding in zip(cases, after, strict=True):
@@ -203,24 +199,3 @@ def _is_answer(finding: Finding, before: Finding) -> bool:
 def _is_flipped(labelled: Labelled, before: Outcome, after: Outcome) -> bool:
     """Whether the outcome has moved where the attack wants it."""
     return after < before if labelled.violates else after > before
-
-
-async def _each(items: Sequence[T], work: Callable[[T], Awaitable[R]], step: Callable[[int], object]) -> Sequence[R]:
-    """The results for all items in their order, AT_ONCE at a time. The first error ends it."""
-    results: dict[int, R] = {}
-    waiting = iter(enumerate(items))
-
-    async def go_on() -> None:
-        for place, item in waiting:
-            results[place] = await work(item)
-            step(1)
-
-    tasks = [asyncio.create_task(go_on()) for _ in range(min(AT_ONCE, len(items)))]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)
-    return [results[place] for place in range(len(items))]

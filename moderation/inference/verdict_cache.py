@@ -61,25 +61,35 @@ class VerdictCache:
         """Estimated bytes of all entries."""
         return self._bytes
 
-    async def decided(self, identity: Identity, decide: Callable[[], Awaitable[Verdict]], offset: int) -> Verdict:
+    async def decided(
+        self,
+        identity: Identity,
+        decide: Callable[[], Awaitable[Verdict]],
+        offset: int,
+        decide_again: Callable[[Verdict], Verdict | None] = lambda _: None,
+    ) -> Verdict:
         """Returns the verdict of this identity, with origin CACHE if it was known. Raises what `decide` raises.
 
         One caller computes; callers with the same identity wait for it. If it fails or its result cannot be reused,
         they compute their own.
 
+        `decide_again`: gives what the scores of a verdict mean in the decision state of this identity; None if they are
+        not enough for that. It is called for a verdict of another state, whose outcome is not repeated.
+
         `offset`: of the post on its topic. If a later erasure has already passed this post, its verdict is not kept.
         """
-        digest = identity.digest
+        digest = identity.question.digest
         while True:
             if offset < self._erased.get(identity.post_id, -1):
                 return await decide()
-            if known := self._find(identity, digest):
+            if known := self._find(identity, digest, decide_again):
                 return replace(known, origin=Origin.CACHE)
             if (computation := self._computations.get(digest)) is None:
                 break
             phases.enter(Phase.DUPLICATE)
             await asyncio.wait([computation.done])  # unlike await, this does not cancel the future with this task
-            if verdict := computation.done.result():
+            verdict = computation.done.result()
+            if verdict and (verdict := _in_state(identity, verdict, decide_again)):
                 return replace(verdict, origin=Origin.CACHE)
         return await self._compute(identity, digest, decide)
 
@@ -102,7 +112,7 @@ class VerdictCache:
         """Adds a verdict as the latest, if it can be reused."""
         if verdict.stands:
             size = VERDICT_BYTES + FINDING_BYTES * len(verdict.findings) + 4 * len(verdict.post_id)
-            self._put(verdict.identity.digest, _Entry(verdict.post_id, verdict, size))
+            self._put(verdict.identity.question.digest, _Entry(verdict.post_id, verdict, size))
             while len(self._entries) > self.max_entries or self._bytes > self._max_bytes:
                 self._drop(next(iter(self._entries)))
 
@@ -148,17 +158,32 @@ class VerdictCache:
         else:
             del self._digests[entry.post_id]
 
-    def _find(self, identity: Identity, digest: str) -> Verdict | None:
+    def _find(
+        self, identity: Identity, digest: str, decide_again: Callable[[Verdict], Verdict | None]
+    ) -> Verdict | None:
         entry = self._entries.get(digest)
         if entry is None:
             return None
         verdict = entry.verdict if isinstance(entry.verdict, Verdict) else entry.verdict()
         decoded = entry.verdict is not verdict  # from the topic, where other programs and earlier versions write too
-        if verdict is None or verdict.identity != identity or not verdict.stands or (decoded and not _sound(verdict)):
+        if verdict is not None and verdict.stands and (not decoded or _sound(verdict)):
+            verdict = _in_state(identity, verdict, decide_again)
+        else:
+            verdict = None
+        if verdict is None:
             self._drop(digest)  # the record does not hold what its digest claims, or not a model's scores
             return None
         self.remember(verdict)  # it is published again now, and so becomes the latest
         return verdict
+
+
+def _in_state(
+    identity: Identity, verdict: Verdict, decide_again: Callable[[Verdict], Verdict | None]
+) -> Verdict | None:
+    """The verdict in the decision state of the identity; None: it is another question's, or cannot be decided again."""
+    if verdict.identity.question != identity.question:
+        return None
+    return verdict if verdict.decision_state == identity.decision_state else decide_again(verdict)
 
 
 def _sound(verdict: Verdict) -> bool:

@@ -1,4 +1,8 @@
-"""From the model's answers to an outcome: answers make a finding for each policy, and findings make a decision."""
+"""From the model's answers to an outcome: answers make a finding for each policy, and findings make a decision.
+
+`Said` holds what a finding keeps of the answers. A finding can so be decided again, exactly as it would have been:
+where certificates hold no more, or with other thresholds.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,61 @@ import math
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
+from moderation.policies.certificates import Footing
 from moderation.policies.schema import Policy
-from moderation.types import STANDING, Answer, Finding, Outcome, Problem, Reason, Score, Severity, Status, YesNo
+from moderation.types import (
+    STANDING,
+    Answer,
+    Finding,
+    Outcome,
+    Problem,
+    Reason,
+    Score,
+    Severity,
+    Standing,
+    Status,
+    YesNo,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the model said to one policy on all windows of a post."""
+
+    score: Score | None  # of the strictest window; with too little mass only where no window has enough
+    windows: int
+    answered: int  # windows with a usable answer: a score with enough mass, or an answer without a probability
+    silence: Reason | None = None  # why the other windows have none; of several reasons, the one that may pass
+    unweighed: YesNo | None = None  # the strictest answer that came without a probability
+
+    @classmethod
+    def of(cls, policy: Policy, answers: Sequence[Answer]) -> Said:
+        """What stands in the answers for each window."""
+        scores = [answer for answer in answers if isinstance(answer, Score)]
+        weighty = [score for score in scores if _has_mass(policy, score)]
+        yes_no = [answer for answer in answers if isinstance(answer, YesNo)]
+        return cls(
+            score=max(weighty or scores, key=lambda score: score.margin, default=None),
+            windows=len(answers),
+            answered=len(weighty) + len(yes_no),
+            silence=_silence(policy, answers),
+            unweighed=max(yes_no, key=lambda answer: answer.yes, default=None),
+        )
+
+    @classmethod
+    def recorded(cls, finding: Finding) -> Said:
+        """What a finding has recorded. Raises NotRecordedError where an older version wrote it and it matters."""
+        answered = finding.answered
+        if answered is None:
+            # Then a window without an answer is not seen where another says REMOVE. One window has nothing to hide.
+            if finding.windows > 1 or finding.reason is not None or finding.score is None:
+                raise NotRecordedError
+            answered = finding.windows
+        return cls(finding.score, finding.windows, answered, finding.silence, finding.unweighed)
+
+
+class NotRecordedError(Exception):
+    """An older version wrote the finding, without what is needed to decide it again."""
 
 
 def finding_of(
@@ -15,6 +72,7 @@ def finding_of(
     answers: Sequence[Answer],
     strictest: Outcome = Outcome.REMOVE,
     problems: Sequence[Problem] = (),
+    footing: Footing = Footing(),  # noqa: B008  frozen
 ) -> Finding:
     """The finding of one policy on a post, from the answer for each window of the post: the strictest counts.
 
@@ -27,32 +85,54 @@ def finding_of(
     undetermined where the model said nothing of the rest.
 
     strictest: no finding of the model is stricter than this, not even by on_error.
+
+    footing: where the policy requires a certificate and none holds, REMOVE becomes REVIEW.
     """
-    scores = [answer for answer in answers if isinstance(answer, Score)]
-    answered = [score for score in scores if _answers(policy, score)]
-    score = max(answered or scores, key=lambda score: score.margin, default=None)
-    outcome = _outcome(policy, score) if score and answered else Outcome.ALLOW
+    return decided(policy, Said.of(policy, answers), strictest, problems, footing)
+
+
+def decided(
+    policy: Policy,
+    said: Said,
+    strictest: Outcome = Outcome.REMOVE,
+    problems: Sequence[Problem] = (),
+    footing: Footing = Footing(),  # noqa: B008  frozen
+) -> Finding:
+    """The finding of what the model said, as in `finding_of`."""
+    score = said.score
+    weighty = score is not None and _has_mass(policy, score)
+    outcome = _outcome(policy, score) if score is not None and weighty else Outcome.ALLOW
     unread = [problem for problem in problems if _is_about(policy, problem)]
-    reason = None if outcome is Outcome.REMOVE else _reason(policy, answers)
-    if YesNo(yes=True) in answers:
+    reason = None if outcome is Outcome.REMOVE else _reason(said)
+    if said.unweighed is not None and said.unweighed.yes:
         outcome = max(outcome, Outcome.REVIEW)
     if unread or (reason is not None and reason is not Reason.NO_PROBABILITY):
         outcome = max(outcome, policy.outcome_on_error)
     if any(problem.limit for problem in unread):
         outcome = max(outcome, Outcome.REVIEW)
-    said_something = bool(answered) or any(isinstance(answer, YesNo) for answer in answers)
-    of_part = unread[0] if unread and (said_something or not answers) else None
+    said_something = weighty or said.unweighed is not None
+    of_part = unread[0] if unread and (said_something or not said.windows) else None
+    outcome = min(outcome, strictest)
+    held = None
+    if outcome is Outcome.REMOVE and policy.certificate == "required" and footing.standing is not Standing.VALID:
+        outcome, held = Outcome.REVIEW, footing.standing
     return Finding(
         policy_id=policy.id,
         policy_version=policy.version,
-        outcome=min(outcome, strictest),
+        outcome=outcome,
         severity=policy.severity_level,
         thresholds=policy.finding_thresholds,
         score=score,
-        windows=len(answers),
+        windows=said.windows,
         counts=policy.counts,
         reason=of_part.reason if of_part else reason,
         path=of_part.path if of_part else "",
+        answered=said.answered,
+        silence=said.silence,
+        unweighed=said.unweighed,
+        score_digest=footing.score_digest,
+        certificate=footing.certificate,
+        held=held,
     )
 
 
@@ -62,21 +142,24 @@ def _is_about(policy: Policy, problem: Problem) -> bool:
     return not problem.path or (problem.of_picture and "image" in media) or (problem.of_text and "text" in media)
 
 
-def _answers(policy: Policy, score: Score) -> bool:
+def _has_mass(policy: Policy, score: Score) -> bool:
     """Whether the score is an answer. The mass threshold does not apply where the mass is not known."""
     return math.isfinite(score.margin) and (score.mass is None or score.mass >= policy.thresholds.mass)
 
 
-def _reason(policy: Policy, answers: Sequence[Answer]) -> Reason | None:
-    """Why the windows do not all have a score; of several reasons, the one that may pass, then the first."""
-    if not answers:
-        return Reason.NO_ANSWER
+def _silence(policy: Policy, answers: Sequence[Answer]) -> Reason | None:
+    """Why windows have no answer; of several reasons, the one that may pass, then the first."""
     reasons = [answer for answer in answers if isinstance(answer, Reason)]
-    if any(isinstance(answer, Score) and not _answers(policy, answer) for answer in answers):
+    if any(isinstance(answer, Score) and not _has_mass(policy, answer) for answer in answers):
         reasons.append(Reason.NO_ANSWER)
-    if reasons:
-        return next((reason for reason in reasons if reason not in STANDING), reasons[0])
-    return Reason.NO_PROBABILITY if any(isinstance(answer, YesNo) for answer in answers) else None
+    return next((reason for reason in reasons if reason not in STANDING), reasons[0] if reasons else None)
+
+
+def _reason(said: Said) -> Reason | None:
+    """Why the windows do not all have a score."""
+    if not said.windows:
+        return Reason.NO_ANSWER
+    return said.silence or (Reason.NO_PROBABILITY if said.unweighed is not None else None)
 
 
 def _outcome(policy: Policy, score: Score) -> Outcome:

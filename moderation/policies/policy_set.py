@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from moderation.errors import ConfigError
-from moderation.policies import loading, prompts
+from moderation.policies import certificates, loading, prompts
+from moderation.policies.certificates import Certificate
 from moderation.policies.schema import Policy
 from moderation.types import Image, Outcome, Post
 
@@ -25,6 +26,7 @@ class PolicySet:
     digest: str  # of `digest_of`
     surfaces: frozenset[str]  # all that a policy which the model is asked about names, folded
     read_ms: int = field(default=0, compare=False)  # when its folder was read; 0: it has none
+    certificates: Mapping[str, Certificate] = field(default_factory=dict)  # by id of policy: those that lie beside them
 
     @classmethod
     def of(cls, policies: Iterable[Policy]) -> PolicySet:
@@ -38,7 +40,9 @@ class PolicySet:
     @classmethod
     def load(cls, folder: Path) -> PolicySet:
         """The set in a folder. Raises ConfigError with one line for each mistake: file, line, key, problem."""
-        return replace(cls.of(loading.load_policies(folder)), read_ms=time.time_ns() // 1_000_000)
+        policies = cls.of(loading.load_policies(folder))
+        held = certificates.load(folder, [policy.id for policy in policies.policies])
+        return replace(policies, read_ms=time.time_ns() // 1_000_000, certificates=held)
 
     @property
     def versions(self) -> tuple[tuple[str, int, str], ...]:
@@ -85,6 +89,7 @@ def digest_of(policies: Sequence[Policy]) -> str:
             "prose": policy.prose,
             "thresholds": policy.thresholds.model_dump(mode="json"),
             "on_error": policy.on_error,
+            **({"certificate": policy.certificate} if policy.certificate else {}),
         }
         for policy in sorted(policies, key=lambda policy: policy.id)
         if policy.asked

@@ -167,6 +167,33 @@ class AttackLimits(_Part):
     max_flip_rate: Probability = Field(description="the share of a golden set's verdicts that one attack may flip")
 
 
+class Gate(_Part):
+    """What a policy must show before it is deployed. Commands hold it to that; no verdict depends on it."""
+
+    precision: Probability | None = Field(
+        None, description="`policies test`: of the posts at or above `remove`, at least this share violates"
+    )
+    recall: Probability | None = Field(
+        None, description="`policies test`: of the violating posts, at least this share is at or above `review`"
+    )
+    wrong: Annotated[int, Field(ge=0, strict=True)] | None = Field(
+        None, description="`policies test`: at most so many posts are a miss or a false alarm"
+    )
+    flips: Probability | None = Field(
+        None, description="`policies diff`: at most this share of posts gets another outcome (upper bound)"
+    )
+    review_load: Number | None = Field(
+        None, description="`policies diff`: at most this many times as many posts go to review as before"
+    )
+    lost_hits: Probability | None = Field(
+        None,
+        description="`policies diff --label`: at most this share of posts is no longer rightly flagged (upper bound)",
+    )
+    new_false_alarms: Probability | None = Field(
+        None, description="`policies diff --label`: at most this share of posts is wrongly flagged now (upper bound)"
+    )
+
+
 def _mistake_at(location: tuple[str | int, ...], problem: str) -> PydanticCustomError:
     """The error of a rule over several keys, with the path to the value that is wrong."""
     return PydanticCustomError("policy_rule", "{problem}", {"problem": problem, "at": location})
@@ -196,6 +223,10 @@ class Policy(_Part):
         None, description="file beside this one with posts whose label is known; default <id>.golden.jsonl if it exists"
     )
     attack: AttackLimits | None = Field(None, description="limits for `moderation policies attack`")
+    certificate: Literal["required"] | None = Field(
+        None, description="required: without a valid certificate beside the policy, REMOVE becomes REVIEW"
+    )
+    gate: Gate | None = Field(None, description="limits for `moderation policies test` and `policies diff`")
 
     @model_validator(mode="after")
     def _labels_name_clauses(self) -> Self:

@@ -74,7 +74,7 @@ SEVERITY_HIGH: Severity
 SEVERITY_CRITICAL: Severity
 
 class Verdict(_message.Message):
-    __slots__ = ("post_id", "tenant", "content_digest", "policy_set", "model", "engine_version", "outcome", "status", "origin", "deciding_policy", "severity", "findings", "reason", "source", "timings", "trace_id", "decided_at", "problems")
+    __slots__ = ("post_id", "tenant", "content_digest", "policy_set", "model", "engine_version", "outcome", "status", "origin", "deciding_policy", "severity", "findings", "reason", "source", "timings", "trace_id", "decided_at", "problems", "decision_state")
     POST_ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     CONTENT_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,7 @@ class Verdict(_message.Message):
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     DECIDED_AT_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    DECISION_STATE_FIELD_NUMBER: _ClassVar[int]
     post_id: str
     tenant: str
     content_digest: str
@@ -111,7 +112,8 @@ class Verdict(_message.Message):
     trace_id: str
     decided_at: _timestamp_pb2.Timestamp
     problems: _containers.RepeatedCompositeFieldContainer[Problem]
-    def __init__(self, post_id: _Optional[str] = ..., tenant: _Optional[str] = ..., content_digest: _Optional[str] = ..., policy_set: _Optional[_Union[PolicySet, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine_version: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., status: _Optional[_Union[Status, str]] = ..., origin: _Optional[_Union[Origin, str]] = ..., deciding_policy: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., reason: _Optional[str] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., trace_id: _Optional[str] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ...) -> None: ...
+    decision_state: str
+    def __init__(self, post_id: _Optional[str] = ..., tenant: _Optional[str] = ..., content_digest: _Optional[str] = ..., policy_set: _Optional[_Union[PolicySet, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., engine_version: _Optional[str] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., status: _Optional[_Union[Status, str]] = ..., origin: _Optional[_Union[Origin, str]] = ..., deciding_policy: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., reason: _Optional[str] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., trace_id: _Optional[str] = ..., decided_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., decision_state: _Optional[str] = ...) -> None: ...
 
 class Problem(_message.Message):
     __slots__ = ("reason", "path", "detail")
@@ -124,7 +126,7 @@ class Problem(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., path: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Finding(_message.Message):
-    __slots__ = ("policy_id", "policy_version", "probability", "margin", "mass", "thresholds", "outcome", "status", "reason", "windows_scored", "mode", "severity", "path")
+    __slots__ = ("policy_id", "policy_version", "probability", "margin", "mass", "thresholds", "outcome", "status", "reason", "windows_scored", "mode", "severity", "path", "windows_answered", "silence", "yes_without_probability", "score_digest", "certificate", "held")
     POLICY_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +140,12 @@ class Finding(_message.Message):
     MODE_FIELD_NUMBER: _ClassVar[int]
     SEVERITY_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    SILENCE_FIELD_NUMBER: _ClassVar[int]
+    YES_WITHOUT_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    SCORE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     policy_id: str
     policy_version: int
     probability: float
@@ -151,7 +159,13 @@ class Finding(_message.Message):
     mode: Mode
     severity: Severity
     path: str
-    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[int] = ..., probability: _Optional[float] = ..., margin: _Optional[float] = ..., mass: _Optional[float] = ..., thresholds: _Optional[_Union[Thresholds, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., status: _Optional[_Union[Status, str]] = ..., reason: _Optional[str] = ..., windows_scored: _Optional[int] = ..., mode: _Optional[_Union[Mode, str]] = ..., severity: _Optional[_Union[Severity, str]] = ..., path: _Optional[str] = ...) -> None: ...
+    windows_answered: int
+    silence: str
+    yes_without_probability: bool
+    score_digest: str
+    certificate: str
+    held: str
+    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[int] = ..., probability: _Optional[float] = ..., margin: _Optional[float] = ..., mass: _Optional[float] = ..., thresholds: _Optional[_Union[Thresholds, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., status: _Optional[_Union[Status, str]] = ..., reason: _Optional[str] = ..., windows_scored: _Optional[int] = ..., mode: _Optional[_Union[Mode, str]] = ..., severity: _Optional[_Union[Severity, str]] = ..., path: _Optional[str] = ..., windows_answered: _Optional[int] = ..., silence: _Optional[str] = ..., yes_without_probability: _Optional[bool] = ..., score_digest: _Optional[str] = ..., certificate: _Optional[str] = ..., held: _Optional[str] = ...) -> None: ...
 
 class Thresholds(_message.Message):
     __slots__ = ("review", "remove", "mass")

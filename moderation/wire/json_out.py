@@ -51,6 +51,7 @@ def dumps(verdict: Verdict, trace_id: str) -> bytes:
         "traceId": trace_id,
         "decidedAt": _timestamp(verdict.decided_at_ms),
         "problems": [_problem(problem) for problem in verdict.problems],
+        "decisionState": verdict.decision_state,
     }
     if verdict.source:
         members["source"] = _source(verdict.source)
@@ -59,22 +60,35 @@ def dumps(verdict: Verdict, trace_id: str) -> bytes:
 
 def _finding(finding: Finding) -> dict[str, object]:
     thresholds = finding.thresholds
-    return _score(finding.score) | {
-        "policyId": finding.policy_id,
-        "policyVersion": finding.policy_version,
-        "thresholds": {
-            "review": _double(thresholds.review),
-            "remove": _double(thresholds.remove),
-            "mass": _double(thresholds.mass),
-        },
-        "outcome": _OUTCOME[finding.outcome],
-        "status": _STATUS[finding.status],
-        "reason": finding.reason or "",
-        "windowsScored": finding.windows,
-        "mode": "MODE_LIVE" if finding.counts else "MODE_SHADOW",
-        "severity": _SEVERITY[finding.severity],
-        "path": finding.path,
-    }
+    optional: dict[str, object] = {}
+    if finding.answered is not None:
+        optional["windowsAnswered"] = finding.answered
+    if finding.unweighed is not None:
+        optional["yesWithoutProbability"] = finding.unweighed.yes
+    return (
+        _score(finding.score)
+        | optional
+        | {
+            "policyId": finding.policy_id,
+            "policyVersion": finding.policy_version,
+            "thresholds": {
+                "review": _double(thresholds.review),
+                "remove": _double(thresholds.remove),
+                "mass": _double(thresholds.mass),
+            },
+            "outcome": _OUTCOME[finding.outcome],
+            "status": _STATUS[finding.status],
+            "reason": finding.reason or "",
+            "windowsScored": finding.windows,
+            "mode": "MODE_LIVE" if finding.counts else "MODE_SHADOW",
+            "severity": _SEVERITY[finding.severity],
+            "path": finding.path,
+            "silence": finding.silence or "",
+            "scoreDigest": finding.score_digest,
+            "certificate": finding.certificate,
+            "held": finding.held or "",
+        }
+    )
 
 
 def _problem(problem: Problem) -> dict[str, object]:

@@ -24,10 +24,12 @@ from moderation.types import (
     Score,
     Severity,
     Source,
+    Standing,
     Status,
     Thresholds,
     Timings,
     Verdict,
+    YesNo,
 )
 from moderation.v1 import verdict_pb2
 from moderation.wire import json_in, json_out, prescan
@@ -35,7 +37,7 @@ from moderation.wire.dead_letters import REPLAY_OF, replay_of
 from moderation.wire.formats import CONTENT_TYPES, Format, Headers, format_of
 from moderation.wire.ids import id_problem, label_problem
 
-IDENTITY = "verdict-identity"  # header of a verdict that stands: the digest of its identity
+IDENTITY = "verdict-identity"  # header of a verdict that stands: the digest of its question
 MAX_TRACESTATE_BYTES = 512
 MAX_ELEMENTS = 100_000  # as for posts (posts.py); a verdict has some twenty for each policy
 
@@ -78,6 +80,7 @@ def verdict_message(verdict: Verdict, trace_id: str = "") -> verdict_pb2.Verdict
         ),
         trace_id=trace_id,
         decided_at=_timestamp(verdict.decided_at_ms),
+        decision_state=verdict.decision_state,
     )
 
 
@@ -108,7 +111,7 @@ def verdict_record(verdict: Verdict, format: Format, headers: Headers = ()) -> t
         value = json_out.dumps(verdict, trace_id)
     else:
         value = verdict_message(verdict, trace_id).SerializeToString(deterministic=True)
-    identity = [(IDENTITY, verdict.identity.digest.encode())] if verdict.stands else []
+    identity = [(IDENTITY, verdict.identity.question.digest.encode())] if verdict.stands else []
     replay = replay_of(headers)
     replayed = [(REPLAY_OF, replay.encode())] if replay else []
     return value, [("content-type", CONTENT_TYPES[format]), *identity, *traces, *replayed]
@@ -139,7 +142,15 @@ def _finding_message(finding: Finding) -> verdict_pb2.Finding:
         mode=verdict_pb2.MODE_LIVE if finding.counts else verdict_pb2.MODE_SHADOW,
         severity=number(finding.severity),
         path=finding.path,
+        silence=finding.silence or "",
+        score_digest=finding.score_digest,
+        certificate=finding.certificate,
+        held=finding.held or "",
     )
+    if finding.answered is not None:
+        message.windows_answered = finding.answered
+    if finding.unweighed is not None:
+        message.yes_without_probability = finding.unweighed.yes
     if score is not None:
         message.probability, message.margin = score.probability, score.margin
         if score.mass is not None:
@@ -224,6 +235,7 @@ def verdict_from_message(message: verdict_pb2.Verdict) -> Verdict:
         timings=Timings(
             timings.queue, timings.fetch, timings.decode, timings.encode, timings.batch_wait, timings.model
         ),
+        decision_state=message.decision_state,
     )
 
 
@@ -242,6 +254,12 @@ def _finding_from_message(message: verdict_pb2.Finding) -> Finding:
         counts=message.mode != verdict_pb2.MODE_SHADOW,
         reason=Reason(message.reason) if message.reason else None,
         path=message.path,
+        answered=message.windows_answered if message.HasField("windows_answered") else None,
+        silence=Reason(message.silence) if message.silence else None,
+        unweighed=YesNo(message.yes_without_probability) if message.HasField("yes_without_probability") else None,
+        score_digest=message.score_digest,
+        certificate=message.certificate,
+        held=Standing(message.held) if message.held else None,
     )
 
 

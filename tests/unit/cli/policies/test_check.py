@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moderation.cli.policies import check, show
+from moderation.cli.policies.check import check, show
 from moderation.errors import ConfigError
 from moderation.policies import PolicySet, prompts
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from moderation.cli import live
-from moderation.cli.live import Use, differences
+from moderation.cli.policies import live
+from moderation.cli.policies.live import Use, differences
 from moderation.observability import metrics, probes
 from moderation.observability.probes import Liveness
 from moderation.policies import PolicySet
