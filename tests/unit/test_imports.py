@@ -91,6 +91,7 @@ LIBRARIES = {
     "scipy": "evaluation",
     "jinja2": "models.general evaluation",
     "matplotlib": "evaluation",
+    "markupsafe": "evaluation",
     "pyarrow": "evaluation",
     "PIL": "types media media.colours media.formats evaluation models.remote models.shared models.general models.phi3 "
     "models.tinyllava models.h2ovl models.tinygptv bench training",
