@@ -4,5 +4,7 @@ golden          golden sets: posts with known labels, from a file
 binomial        exact intervals of a rate
 attacks         what an author writes around a post to turn its verdict
 drawing         words drawn into a picture
+samples         posts that were drawn to be labelled, and their file
+labels          what people say of them, and what is settled so
 flips           how many verdicts of a golden set each attack flips
 """
