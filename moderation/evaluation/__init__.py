@@ -4,6 +4,8 @@ golden          golden sets: posts with known labels, from a file
 binomial        exact intervals of a rate
 attacks         what an author writes around a post to turn its verdict
 drawing         words drawn into a picture
+traffic         the verdicts of a period, and their posts, from the topics
+newest          which verdict of a period is the newest of its post
 samples         posts that were drawn to be labelled, and their file
 labels          what people say of them, and what is settled so
 flips           how many verdicts of a golden set each attack flips
