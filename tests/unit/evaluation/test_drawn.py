@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moderation.errors import ConfigError
-from moderation.evaluation.drawn import Draw, draw, ending_of, with_pictures
+from moderation.evaluation.drawn import Draw, draw, ending_of, pictures
 from moderation.evaluation.populations import Member, Population, Wanted
 from moderation.evaluation.samples import Item, Level, Region
 from moderation.evaluation.sampling import Scored, order
@@ -101,9 +101,20 @@ async def test_pictures_become_files_that_viewers_open(tmp_path: Path) -> None:
     gone, there = ((tmp_path / name).as_uri() for name in ("gone.png", "lake.png"))
     images = (Image(data=a_file(format="JPEG")), Image(uri=gone), Image(uri=there))
     fetcher = Fetcher(MediaSettings(roots=(tmp_path,)))
-    (item,) = await with_pictures([Item(3, "a" * 64, 0, a_post(images=images))], tmp_path / "s.sample.jsonl", fetcher)
-    await fetcher.close()
     folder = tmp_path / "s.pictures"
+    drawn = [Item(3, "a" * 64, 0, a_post(images=images))]
+
+    async def fail() -> None:
+        async with pictures(drawn, tmp_path / "s.sample.jsonl", fetcher):
+            assert len(list(folder.iterdir())) == 2
+            raise ConfigError("the sample cannot be written")
+
+    with pytest.raises(ConfigError):
+        await fail()
+    assert not folder.exists(), "no posts of users stay behind"
+    async with pictures(drawn, tmp_path / "s.sample.jsonl", fetcher) as (item,):
+        pass
+    await fetcher.close()
     assert item.files == (folder / "0003-1.jpg", folder / "0003-3.png")
     assert [file.read_bytes() for file in item.files] == [a_file(format="JPEG"), a_file()]
     assert folder.stat().st_mode & 0o077 == 0
