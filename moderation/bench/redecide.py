@@ -48,7 +48,7 @@ from moderation.types import (
 
 MODEL = ModelInfo("bench", "", "b" * 64)
 START_MS = 1_780_000_000_000
-DAYS = 7
+DAY_VERDICTS = 150_000
 MADE = 20_000  # verdicts that are made one by one; the others are these with other ids and other scores
 CORES = {0, 1}
 
@@ -89,7 +89,7 @@ def fill(folder: Path, policies: PolicySet, count: int) -> int:
     with Archive.opened(folder) as archive:
         made = _made(policies, min(count, MADE))
         for first in range(0, count, MADE):
-            batch = _others(made.slice(0, min(MADE, count - first)), first, count)
+            batch = _others(made.slice(0, min(MADE, count - first)), first)
             archive.add([batch], State(topic="verdicts", offsets={0: first + batch.num_rows}))
         archive.join(archives.day_of("day=2999-01-01/"))
     return sum(path.stat().st_size for path in folder.rglob("*.parquet"))
@@ -137,11 +137,11 @@ def _answers(generator: random.Random) -> Sequence[Answer]:
     return answers
 
 
-def _others(batch: pa.RecordBatch, first: int, total: int) -> pa.RecordBatch:
+def _others(batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
     """The same verdicts with ids, times and scores of their own."""
     generator = np.random.default_rng(first)
     numbers = np.arange(first, first + batch.num_rows)
-    times = pa.array(START_MS + numbers * DAYS * 86_400_000 // total, SCHEMA.field("written_at").type)
+    times = pa.array(START_MS + numbers * 86_400_000 // DAY_VERDICTS, SCHEMA.field("written_at").type)
     own = {
         "post_id": pa.array([f"post-{number}" for number in numbers]),
         "content_digest": pa.array([generator.bytes(32).hex() for _ in numbers]),

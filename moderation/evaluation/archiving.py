@@ -168,7 +168,8 @@ async def topic_batches(
 ) -> AsyncIterator[pa.RecordBatch]:
     """Batches of the verdicts that the topic has of a period, by when their records were written.
 
-    Raises ConfigError and DeliveryError.
+    A post that was judged several times, or erased since, may have rows until Kafka compacts the topic. Raises
+    ConfigError and DeliveryError.
     """
     name = settings.verdicts_topic
     count = (await partitions_of(settings, [name]))[name]

@@ -38,7 +38,7 @@ class Findings:
     margin: Floats
     mass: Floats  # infinite: not reported
     windows: Numbers
-    silent: Flags  # whether the policy's on_error counts, unless another window says REMOVE
+    silent: Flags  # whether a window has no answer, so that the policy's on_error counts
     yes: Flags  # whether a window was answered with Yes, without a probability
     unread: Numbers  # bits of the parts of its post that were not read
     recorded: Flags  # whether it can be decided again
@@ -108,7 +108,7 @@ def outcomes(rules: Rules, findings: Findings, strictest: Numbers, valid: Flags)
     above += findings.probability >= rules.remove[policy]
     base = np.where(weighty, 1 + above, int(Outcome.ALLOW))
     unread = findings.unread & (rules.about[policy] * (1 + LIMIT))
-    failed = (unread & (LIMIT - 1) > 0) | (findings.silent & (base != Outcome.REMOVE))
+    failed = (unread & (LIMIT - 1) > 0) | findings.silent
     outcome = np.where(findings.yes, np.maximum(base, Outcome.REVIEW), base)
     outcome = np.where(failed, np.maximum(outcome, rules.on_error[policy]), outcome)
     outcome = np.where(unread >= LIMIT, np.maximum(outcome, Outcome.REVIEW), outcome)

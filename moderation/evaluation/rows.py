@@ -19,7 +19,7 @@ from moderation.v1 import verdict_pb2
 from moderation.wire.json_out import clamped_ms
 
 BATCH_ROWS = 2_000  # of a batch that is made from verdicts: Python's lists take more memory than columns
-SCAN_ROWS = 1 << 16  # of a batch that is read from files
+SCAN_ROWS = 1 << 15  # of a batch that is read from files
 
 WORD = pa.dictionary(pa.int32(), pa.string())
 TEXT = pa.string()  # in lists: Arrow reads no dictionaries there where a file has several

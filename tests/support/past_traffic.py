@@ -45,6 +45,7 @@ SILENT: Sequence[Answer] = [
     Reason.NO_ANSWER,
     Reason.MODEL_FAILED,
     Reason.REFUSED,
+    Reason.NO_PROBABILITY,
     Score(0.99, 4.6, 0.1),
     Score(0.99, math.nan, 1.0),
     Score(0.99, 4.6, math.nan),
