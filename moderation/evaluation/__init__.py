@@ -21,4 +21,11 @@ drawn           from a population to a sample
 samples         posts that were drawn to be labelled, and their file
 labels          what people say of them, and what is settled so
 flips           how many verdicts of a golden set each attack flips
+rows            verdicts as rows of a table, without content
+archive         these rows as Parquet by day: files that are whole or not there
+archiving       from the verdicts topic to the archive
+deciding        policies.decision in columns
+redeciding      what other thresholds would have done to past traffic
+redecided       the result of that
+flipped         the findings that other thresholds turn
 """
