@@ -18,7 +18,7 @@ from rich.table import Table as Printed
 from rich.text import Text
 
 from moderation.cli import judging, progress
-from moderation.cli.options import err, out, table_console
+from moderation.cli.options import out, table_console
 from moderation.errors import ConfigError
 from moderation.observability import logs
 from moderation.settings import Settings
@@ -66,9 +66,9 @@ def many(wanted: Wanted, folder: Path | None, model: str | None) -> None:
     table = _table(wanted, loaded)
     cases, table = _cases(table, policies, wanted)
     for mistake in table.mistakes:
-        err.print(str(mistake), highlight=False, markup=False)
+        logs.say(str(mistake))  # standard error itself is captured here: libraries print on it
     if table.unread:
-        err.print(f"not read: the columns {', '.join(table.unread)}", highlight=False, markup=False)
+        logs.say(f"not read: the columns {', '.join(table.unread)}")
     if not cases:
         raise ConfigError(f"{table.path}: no row could be read: nothing is judged")
     done = _done(cases, table, policies, wanted, loaded, terminal)
@@ -103,7 +103,7 @@ def _table(wanted: Wanted, loaded: Settings) -> Table:
         return tables.read(wanted.source, loaded.media)
     table, others = classified.pictures(wanted.source, loaded.media)
     if others:
-        err.print(f"{wanted.source}: {others} other files are no pictures, and were left out", highlight=False)
+        logs.say(f"{wanted.source}: files that are no pictures, and were left out: {others}")
     return table
 
 
@@ -237,7 +237,7 @@ def _print(done: Done, table: Table, policies: PolicySet, wanted: Wanted) -> Non
     summed = ", ".join(f"{number} {name}" for name, number in _outcomes(judged))
     out.print(f"{len(judged)} posts: {summed}; model {done.info.name}", highlight=False, markup=False)
     if table.mistakes:
-        out.print(f"{len(table.mistakes)} rows could not be read", highlight=False)
+        out.print(f"rows that could not be read: {len(table.mistakes)}", highlight=False)
     if wanted.file:
         out.print(f"written to {wanted.file}", highlight=False, markup=False)
     if done.info.caution:
