@@ -19,7 +19,7 @@ from rich.text import Text
 
 from moderation.cli import judging, progress
 from moderation.cli.options import out, table_console
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, ModerationError
 from moderation.observability import logs
 from moderation.settings import Settings
 
@@ -59,6 +59,8 @@ def many(wanted: Wanted, folder: Path | None, model: str | None) -> None:
     """Judges the posts of a file or a folder. Exits with 1 if a row could not be read or a post not be judged."""
     if wanted.file is not None and wanted.file.suffix.lower() not in ENDINGS:
         raise ConfigError(f"--out {wanted.file}: must end in {', '.join(ENDINGS)}")
+    if wanted.file is not None and wanted.file.resolve() == wanted.source.resolve():
+        raise ConfigError(f"--out {wanted.file}: this is the file of the posts: name another")
     if wanted.file is not None and wanted.file.suffix.lower() == ".html":
         from moderation.evaluation import report  # noqa: F401  says what to install before anything is judged
     loaded, terminal = judging.prepared(model)
@@ -143,6 +145,10 @@ def _done(
         else:
             logs.say(f"{done}, and kept: the same command goes on from there")
         sys.exit(130)
+    except ModerationError:
+        if wanted.file is not None and finished:
+            logs.say(f"{len(finished)} of {len(cases)} posts are judged, and kept: the same command goes on from there")
+        raise
 
 
 async def _judged(

@@ -165,6 +165,7 @@ def test_each_picture_of_a_folder_is_a_post(folder: Path, capsys: pytest.Capture
         ({"text": "x", "file": Path("a.csv")}, "--out and --policy are for many posts"),
         ({"posts": Path("gone.csv")}, "gone.csv: not readable"),
         ({"posts": Path("gone.csv"), "file": Path("a.txt")}, r"must end in \.csv, \.json, \.html"),
+        ({"posts": Path("gone.csv"), "file": Path("gone.csv")}, "this is the file of the posts: name another"),
         ({"posts": Path("gone.csv"), "policy": "seas"}, "there is no policy seas; the folder has lakes, ponds"),
         ({"pictures": Path("gone")}, "gone: no such folder"),
     ],

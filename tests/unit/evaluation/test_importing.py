@@ -64,6 +64,13 @@ def test_the_same_post_is_added_once_and_never_with_two_labels(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == [NAME, "posts.csv"]
 
 
+def test_json_may_write_a_label_as_a_truth_value(tmp_path: Path) -> None:
+    path = tmp_path / "posts.jsonl"
+    path.write_text('{"text": "a", "label": true}\n{"text": "b", "label": 0}\n')
+    found = importing.imported(tables.read(path, MEDIA), POLICY, tmp_path / NAME, MEDIA, {})
+    assert [json.loads(line)["label"] for line in found.lines] == ["violates", "allowed"]
+
+
 def test_a_label_that_no_clause_defines_is_named_with_its_line(tmp_path: Path) -> None:
     found = imported(tmp_path, "text,label\na,L1\nb,L9\nc,\n")
     assert [text.partition(":")[0] for text in wrong(found)] == ["3", "4"]
