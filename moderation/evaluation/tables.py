@@ -104,11 +104,13 @@ def write(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def csv_of(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
     """Rows as CSV. A text that a spreadsheet would run as a formula gets an apostrophe, which `read` takes off."""
+    return "".join(map(_csv_line, [columns, *([guarded(row.get(column, "")) for column in columns] for row in rows)]))
+
+
+def _csv_line(cells: Sequence[str]) -> str:
     file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([guarded(row.get(column, "")) for column in columns] for row in rows)
-    return file.getvalue()
+    csv.writer(file, lineterminator="\r\n").writerow(cells)  # it quotes what holds a character of this alone
+    return file.getvalue()[:-2] + "\n"
 
 
 def guarded(text: str) -> str:

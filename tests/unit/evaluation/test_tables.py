@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from moderation.errors import ConfigError
@@ -159,6 +159,7 @@ LINE = st.fixed_dictionaries(
 )
 
 
+@example(lines=[{"post": {"text": "0\r"}}, {"post": {"text": "\n0"}}, {"post": {"text": "\x00,\x85"}}])
 @given(lines=st.lists(LINE, min_size=1, max_size=5))
 @settings(max_examples=60, deadline=None)
 def test_what_is_written_is_read_back(lines: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> None:
