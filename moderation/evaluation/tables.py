@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -135,7 +136,10 @@ def flat(line: Mapping[str, Any]) -> dict[str, str]:
         cells[f"image{number}"] = image.get("file") or image.get("uri") or ""
         if image.get("alt"):
             cells[f"alt{number}"] = image["alt"]
-    cells |= {key: str(line[key]) for key in OF_LINE if key in line}
+    for key in OF_LINE:
+        if key in line:
+            value = line[key]
+            cells[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return cells | {f"{SLICE}{name}": value for name, value in line.get("slices", {}).items()}
 
 
@@ -272,8 +276,15 @@ def _of_record(record: Sequence[str], columns: Sequence[str]) -> dict[str, Any] 
     if images:
         post["images"] = images
     slices = {column.removeprefix(SLICE): cell.strip() for column, cell in cells.items() if column.startswith(SLICE)}
-    line: dict[str, Any] = {"post": post, **{key: cells[key].strip() for key in OF_LINE if key in cells}}
+    line: dict[str, Any] = {"post": post, **{key: _value(cells[key].strip()) for key in OF_LINE if key in cells}}
     return line | ({"slices": slices} if slices else {})
+
+
+def _value(cell: str) -> Any:
+    """What a cell says: an object where it holds one in JSON, else its text."""
+    with suppress(ValueError, RecursionError):
+        return json.loads(cell) if cell.startswith("{") else cell
+    return cell
 
 
 def json_line(members: Mapping[str, Any]) -> str:

@@ -151,6 +151,12 @@ def test_a_spreadsheet_runs_nothing_that_a_post_says(tmp_path: Path) -> None:
     assert [row.post.text for row in table_of(tmp_path, written).rows] == texts
 
 
+def test_an_object_survives_in_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "OF_LINE", ("label", "split", "drawn"))
+    line = {"post": {"text": "a"}, "label": "L1", "split": "cert", "drawn": {"group": "ab", "seed": 7}}
+    assert [row.members for row in table_of(tmp_path, tables.write([line])).rows] == [line]
+
+
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(lambda text: text.strip())
 WORD = st.from_regex(r"[a-z]{1,8}", fullmatch=True)
 LINE = st.fixed_dictionaries(
