@@ -6,5 +6,9 @@ attacks         what an author writes around a post to turn its verdict
 drawing         words drawn into a picture
 samples         posts that were drawn to be labelled, and their file
 labels          what people say of them, and what is settled so
+certification   what the labels of a random sample prove
+certifying      from a labelled sample to a certificate, or to what is missing for one
+terms           what is fixed before labels are looked at
+used            which labels a certificate has used up
 flips           how many verdicts of a golden set each attack flips
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,20 @@ from moderation.wire.advice import advice
 
 SUFFIX = ".golden.jsonl"  # behind the id of a policy
 VIOLATES, ALLOWED = "violates", "allowed"  # labels beside the ids of clauses
-KEYS = ("post", "label", "source", "split", "slices")
+KEYS = ("post", "label", "source", "split", "slices", "certificate", "drawn")
 SOURCES = ("seed", "appeal", "qa", "attack")
 SPLITS = ("dev", "cert")
 FORM = '{"post": {"text": "I saw a lake"}, "label": "violates"}'
 MOST_BYTES = 64 << 20  # of a line
+CERTIFICATE, GROUP = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The draw that a label comes from: the group of equal content, and the seed."""
+
+    group: str
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,8 @@ class Labelled:
     source: str  # one of SOURCES: where the label comes from
     split: str  # `dev` may be looked at; `cert` is for one certificate
     slices: Mapping[str, str]  # what the post is one of, such as surface: comment
+    certificate: str = ""  # id of the certificate that used the label up; empty: none
+    drawn: Drawn | None = None  # for that certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,7 @@ class _Reading:
     policy: Policy
     media: MediaSettings
     ids: dict[str, int] = field(default_factory=dict)  # with the line of each
+    draws: dict[Drawn, int] = field(default_factory=dict)  # the same
     folders: set[Path] = field(default_factory=set)
 
 
@@ -122,15 +135,46 @@ def _labelled(line: bytes, number: int, reading: _Reading) -> Labelled:
     if post.id in reading.ids:
         raise _WrongLineError(f"post.id: line {reading.ids[post.id]} has this id, too: give each post its own, or none")
     reading.ids[post.id] = number
+    split = _one_of("split", members.get("split", SPLITS[0]), SPLITS)
+    certificate, drawn = _used(members, split, number, reading)
     return Labelled(
         line=number,
         post=post,
         violates=violates,
         clause=clause,
         source=_one_of("source", members.get("source", SOURCES[0]), SOURCES),
-        split=_one_of("split", members.get("split", SPLITS[0]), SPLITS),
+        split=split,
         slices=_slices(members.get("slices", {})),
+        certificate=certificate,
+        drawn=drawn,
     )
+
+
+def _used(members: Mapping[str, Any], split: str, number: int, reading: _Reading) -> tuple[str, Drawn | None]:
+    """The certificate that used a row up, and its draw. `moderation policies certify` writes both."""
+    for key in ("certificate", "drawn"):
+        if key in members and split != "cert":
+            raise _WrongLineError(f'{key}: a row that a certificate used has "split": "cert": write that')
+    id, draw = members.get("certificate", ""), members.get("drawn")
+    if "certificate" in members and not (isinstance(id, str) and CERTIFICATE.fullmatch(id)):
+        raise _WrongLineError("certificate: must be the id of a certificate, 16 digits as in 0123456789abcdef")
+    if draw is None:
+        return id, None
+    if not id:
+        raise _WrongLineError("drawn: names no certificate: add the key certificate, or delete this one")
+    if not isinstance(draw, dict) or draw.keys() != {"group", "seed"} or not _is_draw(draw["group"], draw["seed"]):
+        raise _WrongLineError('drawn: must be as certify writes it: {"group": 64 digits, "seed": a number}')
+    drawn = Drawn(draw["group"], draw["seed"])
+    if drawn in reading.draws:
+        raise _WrongLineError(
+            f"drawn: line {reading.draws[drawn]} has this draw, too: a label counts for one certificate; delete one"
+        )
+    reading.draws[drawn] = number
+    return id, drawn
+
+
+def _is_draw(group: object, seed: object) -> bool:
+    return isinstance(group, str) and bool(GROUP.fullmatch(group)) and type(seed) is int and seed >= 0
 
 
 def _members(line: bytes) -> dict[str, Any]:
