@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from moderation.cli.policies import attack, certify, check, live
+from moderation.cli.policies import attack, certify, check, label, live, sample
 
 app = typer.Typer(no_args_is_help=True, help="Write, check, test, certify and compare policies; show what is in use.")
 app.command("check")(check.check)
 app.command("show")(check.show)
 app.command("schema")(check.schema)
 app.command("attack")(attack.attack)
+app.command("sample")(sample.sample)
+app.command("label")(label.label)
 app.command("certify")(certify.certify)
 app.command("live")(live.live)

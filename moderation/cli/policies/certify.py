@@ -15,6 +15,7 @@ from rich.table import Table
 from moderation import settings
 from moderation.cli.options import AsJson, out, table_console
 from moderation.cli.policies import certified
+from moderation.cli.policies import sample as drawing
 from moderation.cli.policies.certified import Asked
 from moderation.errors import ConfigError
 
@@ -64,7 +65,8 @@ def certify(
     shares: dict[str, float | None] = {"precision": precision, "confidence": confidence, "at-most": at_most}
     _check_shares(shares | {"recall": recall, "prevalence": prevalence})
     loaded = settings.load()
-    found, folder = _policy(policy, policies or loaded.policies)
+    folder = Path(policy).parent if policy.endswith((".yaml", ".yml")) else policies or loaded.policies
+    found = drawing.named(policy, folder)
     if recall is not None and pool is None:
         _say_cost(recall, confidence, prevalence, as_json=as_json)
         return
@@ -94,18 +96,6 @@ def _check_shares(shares: dict[str, float | None]) -> None:
     confidence = shares["confidence"]
     if confidence is not None and confidence < 0.5:
         raise ConfigError(f"--confidence {confidence:g}: a certificate needs 0.5 at least: write 0.95 for 95 %")
-
-
-def _policy(name: str, folder: Path) -> tuple[Policy, Path]:
-    """The policy, by its id or its file, and its folder. Raises ConfigError."""
-    from moderation.policies.loading import load_policies, load_policy
-
-    if name.endswith(".yaml"):
-        return load_policy(Path(name)), Path(name).parent
-    by_id = {policy.id: policy for policy in load_policies(folder)}
-    if name not in by_id:
-        raise ConfigError(f"there is no policy {name}; {folder} has {', '.join(by_id)}")
-    return by_id[name], folder
 
 
 def _labelled(policy: Policy, path: Path, region: Any) -> Labelled:
