@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+
+import numpy as np
 
 from moderation.errors import ConfigError
 from moderation.evaluation import certification
@@ -144,6 +147,7 @@ class Outlook:
         int | None
     )  # where it cannot pass: the labels of a sample that does with as many wrong ones; None: none does
     expected: int | None  # an estimate of the labels that are missing if the rate goes on; None: it is not known
+    refuted: bool = False  # whether the labels show, with the same confidence, that the claim is false
 
     @property
     def beyond(self) -> int:
@@ -162,9 +166,11 @@ def outlook(trial: Trial) -> Outlook | None:
     claim = (Claim.at_most if region is Region.ALLOW else Claim.at_least)(trial.share, trial.confidence)
     if trial.design is Design.SEQUENTIAL:
         place = trial.levels.index(shown)
-        labels = _right(trial.sample, place, Settled.VIOLATES)[: evidence.n]
-        expected = certification.expected_labels([label is True for label in labels], claim, population)
-        return Outlook(shown, evidence.further, None, expected if evidence.wrong else None)
+        right = [label is True for label in _right(trial.sample, place, Settled.VIOLATES)[: evidence.n]]
+        expected = certification.expected_labels(right, claim, population) if evidence.wrong else None
+        # The same bets, on the next group being wrong: what they have won by now.
+        bets = certification.log_wealth(np.logical_not(right), Claim.at_most(trial.share, trial.confidence), population)
+        return Outlook(shown, evidence.further, None, expected, bool(bets[-1] >= -math.log(claim.delta)))
     finite = population if trial.design is Design.FINITE else None
     wrong = evidence.wrong - evidence.missing
     return Outlook(shown, evidence.further, certification.smallest_n(wrong, claim, finite), None)

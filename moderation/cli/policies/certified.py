@@ -76,6 +76,8 @@ def notes(asked: Asked, certificate: Certificate) -> Iterator[str]:
             f"Its misses are those below {certificate.misses.review:g}, and `review` is {thresholds.review:g} in the "
             f"policy. Write `review: {certificate.misses.review:g}`."
         )
+    if len(certificate.labellers) == 1:
+        yield f"All labels are of one person, {certificate.labellers[0]}. A second person finds mistakes of the first."
     if not policy.certificate:
         yield "The policy removes posts without a certificate, too, until its file says `certificate: required`."
 
@@ -100,7 +102,8 @@ def _table(trial: Trial) -> Table:
     table.add_column("")
     for place, shown in enumerate(trial.levels):
         evidence = shown.evidence
-        state = "certified" if place < trial.passes else "failed" if place == trial.passes else "not tested"
+        stopped = "failed" if evidence.further is None else "not yet"
+        state = "certified" if place < trial.passes else stopped if place == trial.passes else "not tested"
         table.add_row(
             f"{shown.level.threshold:g}",
             f"{shown.level.population:,}",
@@ -145,6 +148,9 @@ def _sequential(outlook: Outlook, at: str) -> Iterator[str]:
     evidence, level = outlook.shown.evidence, outlook.shown.level
     if outlook.further is None:
         yield f"{at}: {level.population:,} groups are too few to show it, with {evidence.wrong:,} wrong so far."
+        return
+    if outlook.refuted:
+        yield f"{at}: these labels show, with the same confidence, that fewer violate. Mend the policy."
         return
     larger = f", so draw a larger sample: {outlook.beyond:,} are beyond this one" if outlook.beyond else ""
     yield f"{at}: {_labels(outlook.further)} missing at the least, if each violates{larger}."

@@ -106,6 +106,15 @@ def test_labels_that_are_missing_are_counted(tmp_path: Path) -> None:
     assert outlook.further is None, "20 labels are too few"
 
 
+def test_labels_that_show_the_contrary_say_so(tmp_path: Path) -> None:
+    for said, refuted in (([NO] * 4, True), ([NO, NO, *[YES] * 60], False), ([YES] * 20, False)):
+        sample = labelled(tmp_path / ".", said, levels=MANY, seed=len(said))
+        outlook = certifying.outlook(certifying.precision(sample, 0.95, 0.95, Design.SEQUENTIAL))
+        assert outlook is not None
+        assert outlook.refuted is refuted
+        sample.path.unlink()
+
+
 def test_a_grid_is_certified_down_to_the_first_level_that_fails(tmp_path: Path) -> None:
     """The sample is drawn from the loosest level. Groups that reach a stricter one count for both."""
     levels = (Level(0.95, 400), Level(0.9, 600), Level(0.8, 900), Level(0.7, 1_000))
