@@ -52,10 +52,9 @@ def show(asked: Asked, certificate: Certificate | None, path: Path | None, recor
     if certificate is None:
         _print("Not certified. No file was written.")
         return
-    _print(
-        f"Certified at {certificate.threshold:g}: at least {certificate.precision.at_least:.1%} of the groups at or "
-        f"above it violate. Certificate {certificate.id}, until {certificate.expires_at:%Y-%m-%d}: {path}"
-    )
+    share, ends = f"{certificate.precision.at_least:.1%}", f"{certificate.expires_at:%Y-%m-%d}"
+    _print(f"Certified at {certificate.threshold:g}: at least {share} of the groups at or above it violate.")
+    _print(f"Certificate {certificate.id}, until {ends}: {path}")
     for line in notes(asked, certificate):
         _print(line)
     if recorded and (recorded.written or recorded.left_out):
