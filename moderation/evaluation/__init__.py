@@ -25,6 +25,10 @@ sampling        grids of thresholds, and the order in which a seed draws
 drawn           from a population to a sample
 samples         posts that were drawn to be labelled, and their file
 labels          what people say of them, and what is settled so
+certification   what the labels of a random sample prove
+certifying      from a labelled sample to a certificate, or to what is missing for one
+terms           what is fixed before labels are looked at
+used            which labels a certificate has used up
 flips           how many verdicts of a golden set each attack flips
 rows            verdicts as rows of a table, without content
 archive         these rows as Parquet by day: files that are whole or not there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,19 @@ from moderation.types import Post
 
 SUFFIX = ".golden.jsonl"  # behind the id of a policy
 VIOLATES, ALLOWED = "violates", "allowed"  # labels beside the ids of clauses
-KEYS = ("post", "label", "source", "split", "slices")
+KEYS = ("post", "label", "source", "split", "slices", "certificate", "drawn")
 SOURCES = ("seed", "appeal", "qa", "attack")
 SPLITS = ("dev", "cert")
 NEAR = "near"  # the slice of an allowed post that names the clause which it nearly violates
+CERTIFICATE, GROUP = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The draw that a label comes from: the group of equal content, and the seed."""
+
+    group: str
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,8 @@ class Labelled:
     source: str  # one of SOURCES: where the label comes from
     split: str  # `dev` may be looked at; `cert` is for one certificate
     slices: Mapping[str, str]  # what the post is one of, such as surface: comment
+    certificate: str = ""  # id of the certificate that used the label up; empty: none
+    drawn: Drawn | None = None  # for that certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,7 @@ class _Reading:
     policy: Policy
     media: MediaSettings
     ids: dict[str, int] = field(default_factory=dict)  # with the line of each
+    draws: dict[Drawn, int] = field(default_factory=dict)  # the same
     folders: set[Path] = field(default_factory=set)
 
 
@@ -181,15 +194,46 @@ def _labelled(members: Mapping[str, Any], number: int, reading: _Reading) -> Lab
     if post.id in reading.ids:
         raise WrongLineError(f"post.id: line {reading.ids[post.id]} has this id, too: give each post its own, or none")
     reading.ids[post.id] = number
+    split = _one_of("split", members.get("split", SPLITS[0]), SPLITS)
+    certificate, drawn = _used(members, split, number, reading)
     return Labelled(
         line=number,
         post=post,
         violates=violates,
         clause=clause,
         source=_one_of("source", members.get("source", SOURCES[0]), SOURCES),
-        split=_one_of("split", members.get("split", SPLITS[0]), SPLITS),
+        split=split,
         slices=_slices(members.get("slices", {})),
+        certificate=certificate,
+        drawn=drawn,
     )
+
+
+def _used(members: Mapping[str, Any], split: str, number: int, reading: _Reading) -> tuple[str, Drawn | None]:
+    """The certificate that used a row up, and its draw. `moderation policies certify` writes both."""
+    for key in ("certificate", "drawn"):
+        if key in members and split != "cert":
+            raise WrongLineError(f'{key}: a row that a certificate used has "split": "cert": write that')
+    id, draw = members.get("certificate", ""), members.get("drawn")
+    if "certificate" in members and not (isinstance(id, str) and CERTIFICATE.fullmatch(id)):
+        raise WrongLineError("certificate: must be the id of a certificate, 16 digits as in 0123456789abcdef")
+    if draw is None:
+        return id, None
+    if not id:
+        raise WrongLineError("drawn: names no certificate: add the key certificate, or delete this one")
+    if not isinstance(draw, dict) or draw.keys() != {"group", "seed"} or not _is_draw(draw["group"], draw["seed"]):
+        raise WrongLineError('drawn: must be as certify writes it: {"group": 64 digits, "seed": a number}')
+    drawn = Drawn(draw["group"], draw["seed"])
+    if drawn in reading.draws:
+        raise WrongLineError(
+            f"drawn: line {reading.draws[drawn]} has this draw, too: a label counts for one certificate; delete one"
+        )
+    reading.draws[drawn] = number
+    return id, drawn
+
+
+def _is_draw(group: object, seed: object) -> bool:
+    return isinstance(group, str) and bool(GROUP.fullmatch(group)) and type(seed) is int and seed >= 0
 
 
 def _label(label: object, policy: Policy) -> tuple[bool, str]:

@@ -59,6 +59,18 @@ class Misses(_Part):
     bound: Share
 
 
+class Recall(_Part):
+    """Of a named pool's violating groups, at least `at_least` are at or above a threshold, with this confidence."""
+
+    at_least: Share
+    confidence: Share
+    pool: str  # a topic or the name of a file
+    threshold: Share
+    n: Count  # violating groups that were drawn
+    k: Count  # of these: below the threshold, also those without a label or with a dispute
+    bound: Share
+
+
 class Drawn(_Part):
     """Where the labelled groups come from."""
 
@@ -87,6 +99,7 @@ class Certificate(_Part):
     threshold: Share  # the value of `thresholds.remove` that it holds for
     precision: Precision
     misses: Misses | None = None
+    recall: Recall | None = None
     sample: Drawn
     labels_digest: Digest  # SHA-256 over the labels that it used
     rows_digest: Digest  # SHA-256 over the digests of the groups that it used up

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from moderation.cli.policies import attack, check, history, imports, label, live, sample, test
+from moderation.cli.policies import attack, certify, check, history, imports, label, live, sample, test
 
 app = typer.Typer(no_args_is_help=True, help="Write, check, test, certify and compare policies; show what is in use.")
 app.command("check")(check.check)
@@ -16,5 +16,6 @@ app.command("import")(imports.import_posts)
 app.command("export")(imports.export_posts)
 app.command("sample")(sample.sample)
 app.command("label")(label.label)
+app.command("certify")(certify.certify)
 app.command("live")(live.live)
 app.command("history")(history.history)

@@ -73,6 +73,22 @@ MISTAKES: dict[str, tuple[object, str]] = {
     "a label of another type": ({"post": POST, "label": True}, "label: must be violates"),
     "a source": ({"post": POST, "label": "L1", "source": "web"}, "source: must be one of seed, appeal, qa, attack"),
     "a split": ({"post": POST, "label": "L1", "split": "test"}, "split: must be one of dev, cert"),
+    "a certificate of a dev row": (
+        {"post": POST, "label": "L1", "certificate": "0" * 16},
+        'certificate: a row that a certificate used has "split": "cert": write that',
+    ),
+    "a certificate that is none": (
+        {"post": POST, "label": "L1", "split": "cert", "certificate": "mine"},
+        "certificate: must be the id of a certificate, 16 digits",
+    ),
+    "a draw without a certificate": (
+        {"post": POST, "label": "L1", "split": "cert", "drawn": {"group": "0" * 64, "seed": 1}},
+        "drawn: names no certificate: add the key certificate",
+    ),
+    "a draw that is none": (
+        {"post": POST, "label": "L1", "split": "cert", "certificate": "0" * 16, "drawn": {"group": "0" * 64}},
+        "drawn: must be as certify writes it",
+    ),
     "slices": ({"post": POST, "label": "L1", "slices": ["en"]}, "slices: must be an object of texts"),
     "a post of another type": ({"post": WORDS, "label": "L1"}, "post: must be an object"),
     "an empty post": ({"post": {}, "label": "L1"}, "neither text nor images"),
@@ -109,6 +125,20 @@ def test_all_mistakes_are_listed(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert [line.split(":")[1] for line in lines] == ["2", "3", "4"]
     assert "line 1 has this id, too" in lines[0]
+
+
+def test_a_label_counts_for_one_certificate(tmp_path: Path) -> None:
+    row = {"post": {"text": "x"}, "label": "L1", "split": "cert", "certificate": "0" * 16}
+    drawn = [row | {"drawn": {"group": "1" * 64, "seed": seed}} for seed in (1, 2, 1)]
+    first, second = read(written(tmp_path, *drawn[:2])).posts
+    assert (first.certificate, first.drawn, second.drawn) == (
+        "0" * 16,
+        golden.Drawn("1" * 64, 1),
+        golden.Drawn("1" * 64, 2),
+    )
+    path = written(tmp_path, *drawn)
+    with pytest.raises(ConfigError, match=r":3: drawn: line 1 has this draw, too: .*; delete one$"):
+        read(path)
 
 
 def test_an_empty_set_and_a_missing_one_are_mistakes(tmp_path: Path) -> None:

@@ -1,0 +1,206 @@
+"""What `moderation policies certify` says: what the labels show, the certificate, or what is missing for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from moderation.cli.options import out, table_console
+
+if TYPE_CHECKING:
+    from moderation.evaluation.certifying import Labelled, Outlook, Shown, Trial
+    from moderation.evaluation.used import Recorded
+    from moderation.policies import Certificate, Policy
+    from moderation.settings import MediaSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be certified, and with which samples."""
+
+    policy: Policy
+    folder: Path
+    media: MediaSettings
+    precision: Trial
+    misses: Trial | None
+    recall: Trial | None
+
+    @property
+    def all(self) -> tuple[Trial, ...]:
+        """All that is tested."""
+        return (self.precision, *(trial for trial in (self.misses, self.recall) if trial))
+
+    @property
+    def samples(self) -> tuple[Labelled, ...]:
+        """All samples."""
+        return tuple(trial.sample for trial in self.all)
+
+
+def show(asked: Asked, certificate: Certificate | None, path: Path | None, recorded: Recorded | None) -> None:
+    """Prints it for a person."""
+    policy = asked.policy
+    out.print(f"{policy.id}, version {policy.version}", style="bold", highlight=False, markup=False)
+    for trial in asked.all:
+        _print(f"{_what(asked, trial)}: {_claim(asked, trial)}, with {trial.confidence:.1%} confidence")
+        table_console().print(_table(trial))
+        for line in _missing(trial):
+            _print(line)
+    if certificate is None:
+        _print("Not certified. No file was written.")
+        return
+    share, ends = f"{certificate.precision.at_least:.1%}", f"{certificate.expires_at:%Y-%m-%d}"
+    _print(f"Certified at {certificate.threshold:g}: at least {share} of the groups at or above it violate.")
+    _print(f"Certificate {certificate.id}, until {ends}: {path}")
+    for line in notes(asked, certificate):
+        _print(line)
+    if recorded and (recorded.written or recorded.left_out):
+        left_out = f"; {recorded.left_out} posts fit no row" if recorded.left_out else ""
+        _print(f"{recorded.written} labels are rows of the golden set now, used up by this certificate{left_out}.")
+
+
+def notes(asked: Asked, certificate: Certificate) -> Iterator[str]:
+    """What the policy's file must say for the certificate to hold, and what it does not say yet."""
+    policy, thresholds = asked.policy, asked.policy.thresholds
+    if certificate.threshold != thresholds.remove:
+        yield (
+            f"It does not hold for the policy as it is: `remove` is {thresholds.remove:g} there. Write `remove: "
+            f"{certificate.threshold:g}`."
+        )
+    if certificate.misses and certificate.misses.review != thresholds.review:
+        yield (
+            f"Its misses are those below {certificate.misses.review:g}, and `review` is {thresholds.review:g} in the "
+            f"policy. Write `review: {certificate.misses.review:g}`."
+        )
+    if len(certificate.labellers) == 1:
+        yield f"All labels are of one person, {certificate.labellers[0]}. A second person finds mistakes of the first."
+    if not policy.certificate:
+        yield "The policy removes posts without a certificate, too, until its file says `certificate: required`."
+
+
+def _what(asked: Asked, trial: Trial) -> str:
+    return "Precision" if trial is asked.precision else "Misses" if trial is asked.misses else "Recall"
+
+
+def _claim(asked: Asked, trial: Trial) -> str:
+    share, source = f"{trial.share:.1%}", trial.sample.settlement.sample.source
+    if trial is asked.precision:
+        return f"at least {share} of the groups at or above a threshold violate ({trial.design} design)"
+    if trial is asked.misses:
+        return f"at most {share} of the groups below `review` violate"
+    return f"at least {share} of the violating groups of the pool {source} are at or above a threshold"
+
+
+def _table(trial: Trial) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("threshold", "groups", "labels", "wrong", "to come", "shown"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for place, shown in enumerate(trial.levels):
+        evidence = shown.evidence
+        stopped = "failed" if evidence.further is None else "not yet"
+        state = "certified" if place < trial.passes else stopped if place == trial.passes else "not tested"
+        table.add_row(
+            f"{shown.level.threshold:g}",
+            f"{shown.level.population:,}",
+            f"{evidence.n:,}",
+            f"{evidence.wrong:,}",
+            f"{evidence.missing:,}",
+            bound_of(trial, shown) if place <= trial.passes else "",
+            state,
+        )
+    return table
+
+
+def bound_of(trial: Trial, shown: Shown) -> str:
+    """What the labels show with the confidence of the test, in words."""
+    if trial.sample.settlement.sample.region == "allow":
+        return f"at most {shown.evidence.bound:.2%}"
+    return f"at least {1 - shown.evidence.bound:.2%}"
+
+
+def _missing(trial: Trial) -> Iterator[str]:
+    """How many labels are missing at the threshold where the test stopped."""
+    from moderation.evaluation import certifying
+    from moderation.evaluation.certification import Design
+
+    outlook = certifying.outlook(trial)
+    if outlook is None:
+        return
+    evidence, level = outlook.shown.evidence, outlook.shown.level
+    at, region = f"At {level.threshold:g}", trial.sample.settlement.sample.region.value
+    if trial.design is Design.SEQUENTIAL:
+        yield from _sequential(outlook, at)
+    elif outlook.further:
+        each = {"allow": ", if each is allowed", "remove": ", if each violates"}.get(region, "")
+        yield f"{at}: {_labels(outlook.further)} missing at the least{each}. To come: {evidence.missing:,}."
+    else:
+        certain = evidence.wrong - evidence.missing
+        enough = f": with {certain:,} wrong it takes {outlook.in_all:,} labels" if outlook.in_all else ""
+        yield f"{at}: this sample cannot show it{enough}. Draw another one, with another --seed."
+
+
+def _sequential(outlook: Outlook, at: str) -> Iterator[str]:
+    evidence, level = outlook.shown.evidence, outlook.shown.level
+    if outlook.further is None:
+        yield f"{at}: {level.population:,} groups are too few to show it, with {evidence.wrong:,} wrong so far."
+        return
+    if outlook.refuted:
+        yield f"{at}: these labels show, with the same confidence, that fewer violate. Mend the policy."
+        return
+    larger = f", so draw a larger sample: {outlook.beyond:,} are beyond this one" if outlook.beyond else ""
+    yield f"{at}: {_labels(outlook.further)} missing at the least, if each violates{larger}."
+    if evidence.wrong:
+        rest = f"about {outlook.expected:,} labels" if outlook.expected else "it is never shown"
+        yield f"An estimate: if the rate goes on as it is, {rest}."
+
+
+def _labels(count: int) -> str:
+    return "1 label is" if count == 1 else f"{count:,} labels are"
+
+
+def described(
+    asked: Asked, certificate: Certificate | None, path: Path | None, recorded: Recorded | None
+) -> dict[str, Any]:
+    """The same as JSON."""
+    return {
+        "policy": asked.policy.id,
+        "version": asked.policy.version,
+        "certified": certificate is not None,
+        "claims": [_as_json(asked, trial) for trial in asked.all],
+        "certificate": certificate and {"id": certificate.id, "file": str(path), **certificate.model_dump(mode="json")},
+        "notes": list(notes(asked, certificate)) if certificate else [],
+        "rows": recorded.written if recorded else 0,
+    }
+
+
+def _as_json(asked: Asked, trial: Trial) -> dict[str, Any]:
+    return {
+        "claim": _what(asked, trial).lower(),
+        "share": trial.share,
+        "confidence": trial.confidence,
+        "design": trial.design.value,
+        "sample": str(trial.sample.path),
+        "passes": trial.passes,
+        "levels": [
+            {
+                "threshold": shown.level.threshold,
+                "population": shown.level.population,
+                "n": shown.evidence.n,
+                "wrong": shown.evidence.wrong,
+                "to_come": shown.evidence.missing,
+                "bound": shown.evidence.bound if trial is asked.misses else 1 - shown.evidence.bound,
+                "passed": shown.evidence.passed,
+                "missing_at_least": shown.evidence.further,
+            }
+            for shown in trial.levels
+        ],
+        "missing": list(_missing(trial)),
+    }
+
+
+def _print(line: str) -> None:
+    out.print(line, highlight=False, markup=False)
