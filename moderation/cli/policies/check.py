@@ -152,9 +152,9 @@ def _footing(policy: Policy, basis: Basis | None) -> list[str]:
     """What its threshold stands on, in a line; none where it has no certificate and requires none."""
     if basis is None:
         return []
+    if (certificate := basis.certificate) is None:  # one that cannot be read is an error, and no policy is described
+        return ["requires a certificate, and there is none: REMOVE becomes REVIEW"]
     needs = "requires a certificate, and " if policy.certificate else ""
-    if (certificate := basis.certificate) is None:
-        return [f"{needs}none can be read: REMOVE becomes REVIEW"]
     precision, model = certificate.precision, certificate.model
     if basis.standing is not Standing.VALID:
         then = "REMOVE becomes REVIEW" if policy.certificate else "findings name no certificate"

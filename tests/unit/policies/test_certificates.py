@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moderation.errors import ConfigError
 from moderation.policies import Certificate, Policy, PolicySet, States, certificates, prompts, score_digest
-from moderation.policies.certificates import Footing, days_left, load, read, written
+from moderation.policies.certificates import REMEDY, Footing, days_left, load, read, read_file, written
+from moderation.policies.mistakes import Mistake
 from moderation.types import Outcome, Post, Standing
+from tests.fuzz.mutations import mutated
 from tests.support.builders import a_policy
 from tests.support.certificates import ISSUED, a_certificate, put
 
@@ -206,3 +211,40 @@ def test_what_cannot_be_read_is_not_removed_for_a_policy_without_its_certificate
     assert PolicySet.of([required, free]).on_error_for(Post("1"), holding) is Outcome.REMOVE
     mild = a_policy("lakes", certificate="required", on_error="allow")
     assert PolicySet.of([mild]).on_error_for(Post("1"), holding) is Outcome.ALLOW
+
+
+FILE = written(a_certificate(POLICY)).encode()
+
+
+@settings(max_examples=150)
+@given(mutated([FILE, FILE.replace(b'"n": 59', b'"n": [[{"n": []}]]')]))
+def test_a_damaged_file_is_a_certificate_or_a_mistake_with_a_line_and_what_to_do(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "no-lakes.certificate.json"
+        path.write_bytes(data)
+        found = read_file(path)
+    if isinstance(found, Mistake):
+        assert 1 <= found.line <= data.count(b"\n") + data.count(b"\r") + 1
+        assert found.text.endswith((REMEDY, "delete it"))
+        assert "\n" not in found.text
+    else:
+        assert found.policy == "no-lakes"
+
+
+@settings(max_examples=100)
+@given(
+    st.sampled_from(sorted(Certificate.model_fields)),
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    ),
+)
+def test_a_key_of_any_value_is_refused_or_read_as_it_is(key: str, value: Any) -> None:
+    content = json.loads(FILE) | {key: value}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "no-lakes.certificate.json"
+        path.write_text(json.dumps(content))
+        found = read_file(path)
+    if isinstance(found, Certificate):
+        assert Certificate.model_validate_json(written(found)) == found
+        assert found.id == Certificate.model_validate_json(written(found)).id

@@ -124,7 +124,7 @@ def test_a_policy_that_stands_on_a_certificate_says_so_and_one_that_does_not_say
     path = folder / "lakes.yaml"
     path.write_text(path.read_text() + "certificate: required\n")
     check(folder)
-    assert "requires a certificate, and none can be read: REMOVE becomes REVIEW" in capsys.readouterr().out
+    assert "requires a certificate, and there is none: REMOVE becomes REVIEW" in capsys.readouterr().out
     certificate = a_certificate(load_policy(path))
     put(folder, certificate)
     check(folder)
