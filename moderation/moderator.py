@@ -60,11 +60,10 @@ class Moderator:
         age = time.perf_counter() - arrival.arrived if arrival else 0.0
         async with self._media.opened(post) as read:
             policies = self._policies.asked_of(post)
-            state = self._states.at(time.time())
-            judge = partial(self._judge, post, read, policies, state, arrival)
+            judge = partial(self._judge, post, read, policies, arrival)
             if cache is not None and source is not None and policies:
-                identity = self._identity(post, read, policies, state)
-                again = partial(self._decided_again, policies, state)
+                identity = self._identity(post, read, policies)
+                again = partial(self._decided_again, policies)
                 verdict = await cache.decided(identity, judge, source.offset, again)
             else:
                 verdict = await judge()
@@ -76,7 +75,15 @@ class Moderator:
         )
         return replace(verdict, source=source, timings=spent)
 
-    def _identity(self, post: Post, read: Read, policies: Sequence[Policy], state: State) -> Identity:
+    @property
+    def state(self) -> State:
+        """The decision state of this moment. Each verdict is decided in that of the moment when its scores are there.
+
+        A post may wait for its scores for as long as a model server is away, and a certificate may end meanwhile.
+        """
+        return self._states.at(time.time())
+
+    def _identity(self, post: Post, read: Read, policies: Sequence[Policy]) -> Identity:
         return Identity(
             tenant=post.tenant,
             post_id=post.id,
@@ -84,12 +91,12 @@ class Moderator:
             policy_set_digest=self._policies.digest,
             model_digest=self._model.digest,
             asked=tuple(policy.id for policy in policies),
-            decision_state=state.text,
+            decision_state=self.state.text,
         )
 
-    def _decided_again(self, policies: Sequence[Policy], state: State, verdict: Verdict) -> Verdict | None:
-        """The verdict that the scores of a verdict mean in this state. None: an older version did not record enough."""
-        strictest, findings = self.scorer.strictest, []
+    def _decided_again(self, policies: Sequence[Policy], verdict: Verdict) -> Verdict | None:
+        """The verdict that the scores of a verdict mean now. None: an older version did not record enough."""
+        state, strictest, findings = self.state, self.scorer.strictest, []
         for policy, finding in zip(policies, verdict.findings, strict=True):
             try:
                 said = Said.recorded(finding)
@@ -108,10 +115,9 @@ class Moderator:
             decision_state=state.text,
         )
 
-    async def _judge(
-        self, post: Post, read: Read, policies: Sequence[Policy], state: State, arrival: Arrival | None
-    ) -> Verdict:
+    async def _judge(self, post: Post, read: Read, policies: Sequence[Policy], arrival: Arrival | None) -> Verdict:
         scored = await self._score(read, policies, arrival)
+        state = self.state
         asked = bool(scored.windows)
         answers_by_policy = zip(*scored.windows, strict=True) if asked else [()] * len(policies)
         findings = tuple(
@@ -157,9 +163,11 @@ class Moderator:
     def undetermined(self, post: Post, problem: Problem, source: Source | None) -> Verdict:
         """Returns the verdict of a post of which nothing was judged: as strict as the strictest policy's on_error.
 
-        `post`: what is known of it. Where our limit cut it off, the outcome is REVIEW at least.
+        `post`: what is known of it. Where our limit cut it off, the outcome is REVIEW at least. A policy that requires
+        a certificate, of which none holds, removes nothing.
         """
-        outcome = self._policies.on_error_for(post)
+        state = self.state
+        outcome = self._policies.on_error_for(post, state.holding)
         return Verdict(
             post_id=post.id,
             tenant=post.tenant,
@@ -176,7 +184,7 @@ class Moderator:
             reason=problem.reason,
             problems=(problem,),
             source=source,
-            decision_state=self._states.at(time.time()).text,
+            decision_state=state.text,
         )
 
 

@@ -15,7 +15,7 @@ import yaml
 import moderation
 from moderation import wire
 from moderation.settings import KafkaSettings
-from moderation.types import Detail, Problem, Reason
+from moderation.types import Detail, Problem, Reason, Standing
 from moderation.v1 import moderation_service_pb2
 from moderation.wire import formats
 from moderation.wire.advice import DETAILS, FIX_POST, REASONS
@@ -218,6 +218,21 @@ def _operation(action: str, channel: str, *names: str) -> Any:
 
 OF_FINDINGS = frozenset({Reason.MODEL_CHANGED})  # in no problem of a verdict
 
+HELD: dict[Standing, tuple[str, str]] = {
+    Standing.MISSING: (
+        "There is no certificate beside the policy.",
+        "Certify the policy, and deploy the certificate with it.",
+    ),
+    Standing.EXPIRED: ("The certificate has ended.", "Certify the policy again."),
+    Standing.OTHER_SCORE: (
+        "The certificate is for other words, for another model, or for another preparation of posts.",
+        "Certify the policy again, or take the change back.",
+    ),
+    Standing.OTHER_THRESHOLD: (
+        "The certificate is for another value of `thresholds.remove`.",
+        "Write the value that it certifies, or certify the policy again.",
+    ),
+}
 ERRORS: dict[str, tuple[str, str]] = {
     "INVALID_FIELD": ("A field of the request breaks its rule.", "Correct the field that BadRequest names."),
     "INVALID_POST": (
@@ -277,7 +292,8 @@ def reason_codes() -> str:
 
 What could not be judged, a part of a post or all of it, is in `Verdict.problems`, each with one of these reasons.
 `Verdict.reason` has one where nothing could be judged, `Finding.reason` where a finding is not FINAL, and the header
-`dlq.error.code` of a dead letter why there is one.
+`dlq.error.code` of a dead letter why there is one. `Finding.silence` has one where some windows of a text had no
+answer, also where another window says REMOVE and the finding is FINAL.
 
 {_reasons()}
 Dead letter: whether the record goes there, too, when `Verdict.problems` has the reason. REVIEW: whether a policy about
@@ -289,6 +305,13 @@ A reason may come with a path and a detail, as in `images[0].data: base64`: in `
 same of a file or a record.
 
 {_table({str(detail): DETAILS[detail] for detail in Detail}, "detail")}
+## Held removals
+
+`Finding.held` says why the outcome is REVIEW and not REMOVE: the policy requires a certificate, and none held when the
+verdict was decided. `Verdict.decision_state` has the same for all policies that have or require one; VALID never
+stands there, because the id of the certificate does.
+
+{_table({str(standing): HELD[standing] for standing in Standing if standing is not Standing.VALID}, "held")}
 ## Calls
 
 A call that is refused has one of these reasons in `ErrorInfo.reason` (domain `moderation.v1`) of its gRPC status.

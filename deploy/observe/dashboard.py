@@ -178,6 +178,20 @@ ROWS: list[tuple[str, list[Any]]] = [
                 "Findings that are not final", "No answer, or unread parts: on_error counts too.", "cps",
                 (rate("moderation_findings_undetermined_total", "policy, reason"), "{{policy}} {{reason}}"),
             ),
+            panel(
+                "Findings held", "REMOVE became REVIEW: no certificate holds for a policy that requires one.", "cps",
+                (rate("moderation_findings_held_total", "policy, standing"), "{{policy}} {{standing}}"),
+            ),
+            panel(
+                "Certificates of policies", "Time until they end; below 0: ended.", "s",
+                ("min by (policy, mode) (moderation_policy_certificate_expiry_timestamp_seconds) - time()",
+                 "{{policy}} ({{mode}})"),
+            ),
+            panel(
+                "Standing of certificates", "Of policies that have or require one; 1 line for each.", "short",
+                ("max by (policy, standing, required) (moderation_policy_certificate_info)",
+                 "{{policy}} {{standing}} (required: {{required}})"),
+            ),
             panel("Models in the verdicts", "One line for each model. Two lines: a rollout is under way.", "cps",
                   (rate("moderation_verdicts_total", "model"), "{{model}}")),
             panel(

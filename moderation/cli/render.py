@@ -42,6 +42,7 @@ def reason(message: Verdict) -> str:
     if message.deciding_policy:
         decided = next((each for each in message.findings if each.policy_id == message.deciding_policy), Finding())
         cause = f" because of {decided.reason}" if decided.reason and not _by_score(decided) else ""
+        cause += f", REMOVE held: {decided.held}" if decided.held else ""
         return f"by {message.deciding_policy}{cause}"
     if all(finding.mode == MODE_SHADOW for finding in message.findings):
         return f"no {'live ' if message.findings else ''}policy applies to this post"
@@ -120,6 +121,11 @@ def verdict(
         same = [each for each in message.problems if (each.reason, each.path) == (finding.reason, finding.path)]
         if cause := _cause(finding, same):
             shown.append(f" ({cause})")
+        if finding.held:
+            shown.append(" (held)")
+            notes.append(f"REMOVE held: {finding.held}")
+        if finding.certificate:
+            notes.append(f"certificate {finding.certificate}")
         if finding.mode == MODE_SHADOW:
             notes.append(f"(shadow, does not count: would be {shown.plain})")
             shown = Text("-")

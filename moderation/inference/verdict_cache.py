@@ -21,7 +21,7 @@ from moderation.types import STANDING, Identity, Origin, Verdict
 
 # Most bytes that a verdict takes in memory (a test measures it): by itself, and for each finding.
 VERDICT_BYTES = 2_000
-FINDING_BYTES = 450
+FINDING_BYTES = 700
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,16 @@ MODEL = Gauge("moderation_model_info", "Always 1; the labels are the model in us
 POLICIES = Gauge("moderation_policies_info", "Always 1; the label is the policy set in use", ["digest"])
 POLICY = Gauge("moderation_policy_info", "Always 1; the labels are a policy in use", ["policy", "version", "status"])
 POLICIES_READ = Gauge("moderation_policies_read_timestamp_seconds", "When the role read its policies, since 1970")
+CERTIFICATE = Gauge(
+    "moderation_policy_certificate_info",
+    "Always 1; whether the certificate of a policy holds now. Only of policies that have or require one",
+    ["policy", "mode", "required", "standing", "certificate"],
+)
+POLICY_CERTIFICATE_EXPIRY = Gauge(
+    "moderation_policy_certificate_expiry_timestamp_seconds",
+    "When the certificate beside a policy ends, since 1970",
+    ["policy", "mode"],
+)
 GPU_ALLOCATED = Gauge("moderation_gpu_memory_allocated_bytes", "Device memory that tensors use", ["device"])
 GPU_RESERVED = Gauge("moderation_gpu_memory_reserved_bytes", "Device memory that PyTorch has reserved", ["device"])
 GPU_TOTAL = Gauge("moderation_gpu_memory_total_bytes", "Total memory of the device", ["device"])
@@ -172,6 +182,11 @@ UNDETERMINED = FastCounter(
     "moderation_findings_undetermined",
     "Findings that are not FINAL: no answer of the model, no probability, or a part of the post was not read",
     ["policy", "reason"],
+)
+HELD = FastCounter(
+    "moderation_findings_held",
+    "Findings of which REMOVE became REVIEW, because their policy requires a certificate and none holds",
+    ["policy", "standing"],
 )
 UNREAD = FastCounter(
     "moderation_posts_unread",
@@ -293,5 +308,7 @@ def count_verdict(verdict: Verdict, commit_s: float) -> None:
     findings = FINDINGS.counts
     for finding in verdict.findings:
         findings[finding.policy_id, finding.policy_version, finding.outcome, _MODES[finding.counts]] += 1
+        if finding.held:
+            HELD.counts[finding.policy_id, finding.held] += 1
         if finding.reason:
             UNDETERMINED.counts[finding.policy_id, finding.reason] += 1

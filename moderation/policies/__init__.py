@@ -8,6 +8,7 @@
     policy_set      the policies of a deployment, and their digest
     prompts         what the model reads of a post and a policy
     certificates    what is known of a threshold, and the decision state: which certificates hold now
+    certified       which policies of a folder stand on one, and why the others do not
     decision        from the model's scores to an outcome
 
 Nothing here knows how a model is asked.

@@ -9,23 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+import yaml
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moderation.errors import ConfigError
 from moderation.policies import prompts
+from moderation.policies.mistakes import Kind, Location, Mistake, place
 from moderation.policies.schema import Policy
 from moderation.preparation import PREPARATION
 from moderation.types import Standing
 
 SUFFIX = ".certificate.json"  # behind the id of a policy
 MOST_BYTES = 1 << 20  # of a file
+REMEDY = "take it from your version control, or certify the policy again"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -46,6 +50,12 @@ class Precision(_Part):
     n: Count  # groups that were labelled, or count as labelled
     k: Count  # of these: false positives, and those without a label or with a dispute
     bound: Share  # the precision that these labels show, with this confidence
+
+    @model_validator(mode="after")
+    def _some_are_right(self) -> Self:
+        if self.k > self.n:
+            raise ValueError("more false positives (k) than labels (n)")
+        return self
 
 
 class Misses(_Part):
@@ -108,6 +118,12 @@ class Certificate(_Part):
     issued_at: AwareDatetime
     expires_at: AwareDatetime
 
+    @model_validator(mode="after")
+    def _ends_later(self) -> Self:
+        if self.expires_at <= self.issued_at:
+            raise ValueError("it ends (expires_at) before it begins (issued_at)")
+        return self
+
     @cached_property
     def id(self) -> str:
         """The first 16 digits of SHA-256 over its content. Findings name it."""
@@ -132,12 +148,17 @@ class Footing:
     standing: Standing = Standing.MISSING
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class State:
     """What changes decisions at run time: which certificates hold. It is part of each post's identity."""
 
     text: str = ""  # of each policy that has or requires a certificate: `ID=CERTIFICATE` or `ID=STANDING`
-    footings: Mapping[str, Footing] = field(default_factory=dict)  # by id of policy
+    footings: Mapping[str, Footing] = field(default_factory=dict)  # by id of policy: those that the model is asked
+
+    @cached_property
+    def holding(self) -> frozenset[str]:
+        """The ids of policies whose certificate holds."""
+        return frozenset(id for id, footing in self.footings.items() if footing.standing is Standing.VALID)
 
 
 class States:
@@ -199,21 +220,53 @@ def load(folder: Path, ids: Iterable[str]) -> dict[str, Certificate]:
 
 
 def read(path: Path) -> Certificate:
-    """The certificate in a file. Raises ConfigError, with the file and what to do."""
-    remedy = "take it from your version control, or certify the policy again"
+    """The certificate in a file. Raises ConfigError, with file, line, key and what to do."""
+    found = read_file(path)
+    if isinstance(found, Mistake):
+        raise ConfigError(str(found))
+    return found
+
+
+def read_file(path: Path) -> Certificate | Mistake:
+    """The certificate in a file, or what keeps it from being one."""
     try:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
-        certificate = Certificate.model_validate_json(data[:MOST_BYTES])
     except OSError as error:
-        raise ConfigError(f"{path}: not readable: {(error.strerror or 'no reason given').lower()}") from None
+        return Mistake(Kind.ERROR, path, 0, f"not readable: {(error.strerror or 'no reason given').lower()}")
+    if len(data) > MOST_BYTES:
+        return Mistake(Kind.ERROR, path, 0, f"no certificate: it is larger than {MOST_BYTES:,} bytes; {REMEDY}")
+    try:
+        certificate = Certificate.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(map(str, first["loc"])) or "the file"
-        raise ConfigError(f"{path}: no certificate: {key}: {first['msg'].lower()}; {remedy}") from None
+        key = ".".join(map(str, first["loc"]))
+        problem = first["msg"].lower().removeprefix("value error, ")
+        text = f"no certificate: {f'{key}: ' if key else ''}{problem}; {REMEDY}"
+        return Mistake(Kind.ERROR, path, _line(data, first["loc"], first["msg"]), text)
     if certificate.policy != path.name.removesuffix(SUFFIX):
-        raise ConfigError(f"{path}: it certifies the policy {certificate.policy}: rename it, or delete it")
+        text = f"policy: it certifies the policy {certificate.policy}: rename it, or delete it"
+        return Mistake(Kind.ERROR, path, _line(data, ("policy",)), text)
     return certificate
+
+
+def _line(data: bytes, location: Location, said: str = "") -> int:
+    """The line of a key, from 1; of a file that is no JSON, the line that its parser names."""
+    if named := re.search(r"at line (\d+) column", said):
+        return max(1, int(named[1]))
+    try:
+        node = yaml.compose(data)  # JSON is YAML, but for tabs
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return 1
+    return place(node, location)[0] + 1 if node else 1
+
+
+def line_of(path: Path, *keys: str) -> int:
+    """The line of a key in the file of a certificate, from 1."""
+    try:
+        return _line(path.read_bytes(), keys)
+    except OSError:
+        return 1
 
 
 def written(certificate: Certificate) -> str:

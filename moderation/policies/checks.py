@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from moderation.policies import loading, numbers, prose, sets
+from moderation.policies import certified, loading, numbers, prose, sets
 from moderation.policies.folder import undeployed
 from moderation.policies.loading import Read
 from moderation.policies.mistakes import Kind, Mistake, located
@@ -63,6 +63,7 @@ def check(folder: Path, *, against: Path | None = None, tokenizer: Tokenizer | N
     mistakes += sets.warnings(read, is_whole=not any(map(_is_error, mistakes)))
     mistakes += undeployed(folder, [file.document.path for file in read]) if read else ()
     mistakes += sets.unraised(read, folder, against)
+    mistakes += certified.mistakes(folder, read)
     policies = tuple(file.policy for file in read)
     if policies and not any(policy.counts for policy in policies) and not any(map(_is_error, mistakes)):
         mistakes.append(Mistake(Kind.ERROR, folder, 0, NO_LIVE))

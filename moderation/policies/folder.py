@@ -21,7 +21,7 @@ COMPANION = re.compile(
     r"|.+\.schema\.json|Thumbs\.db|desktop\.ini",
     re.IGNORECASE,
 )
-BESIDE = (".golden.jsonl", ".certificate.json")  # behind the id of a policy
+GOLDEN, CERTIFICATE = BESIDE = (".golden.jsonl", ".certificate.json")  # behind the id of a policy
 COPY = re.compile(r"~$|^#.*#$|\.(bak|backup|old|orig|rej|save|tmp|disabled|off|swp)$", re.IGNORECASE)
 KEY = re.compile(rb"""(?:^|[{,])\s*["']?(question|violates|thresholds|applies_to)["']?\s*:""", re.MULTILINE)
 MOST_READ = 1 << 16  # bytes of a file that is looked at
@@ -124,8 +124,11 @@ def _without_policy(path: Path, ids: set[str]) -> Iterator[Mistake]:
             )
 
 
-def undeployed(folder: Path, files: Sequence[Path]) -> Iterator[Mistake]:
-    """Policies that the kustomization of their folder does not list, where it makes a ConfigMap of files."""
+def undeployed(folder: Path, policies: Sequence[Path]) -> Iterator[Mistake]:
+    """What the kustomization of their folder should list and does not, where it makes a ConfigMap of files.
+
+    It should list policies and their certificates, and no golden set: roles read none, and a ConfigMap has little room.
+    """
     path = next((path for path in sorted(folder.iterdir()) if path.name.lower() in KUSTOMIZATION), None)
     try:
         content = yaml.safe_load(path.read_bytes()) if path else None
@@ -134,10 +137,21 @@ def undeployed(folder: Path, files: Sequence[Path]) -> Iterator[Mistake]:
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return  # kustomize says what is wrong with it
     if path and any(name.endswith(SUFFIX) for name in listed):
-        for file in files:
+        beside = [policy.with_name(f"{policy.stem}{CERTIFICATE}") for policy in policies]
+        for file in [*policies, *(certificate for certificate in beside if certificate.exists())]:
             if file.name not in listed:
                 text = f"{path.name} does not list it, so it would not be deployed: add `- {file.name}` to its files"
                 yield Mistake(Kind.WARNING, file, 1, text)
+        for name in sorted(listed):
+            if name.endswith(GOLDEN):
+                text = f"it lists {name}, and no role reads a golden set: delete the line"
+                yield Mistake(Kind.WARNING, path, _line_with(path, name), text)
+
+
+def _line_with(path: Path, name: str) -> int:
+    """The first line that has the name, from 1."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((number for number, line in enumerate(lines, 1) if name in line), 1)
 
 
 def looks_like_policy(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -49,14 +49,22 @@ class PolicySet:
         """Id, version and status of each policy."""
         return tuple((policy.id, policy.version, policy.status.value) for policy in self.policies)
 
-    def on_error_for(self, post: Post) -> Outcome:
+    def on_error_for(self, post: Post, holding: Set[str] = frozenset()) -> Outcome:
         """The outcome of a post whose content could not be read: as strict as the strictest `on_error`.
 
         The live policies count that the post's labels do not exclude. Without one: ALLOW.
+
+        holding: ids of policies whose certificate holds. Another one that requires a certificate is REVIEW at most.
         """
         of_any_kind = replace(post, text="unread", images=(Image(),))
         live = [policy for policy in self.asked_of(of_any_kind) if policy.counts]
-        return max((policy.outcome_on_error for policy in live), default=Outcome.ALLOW)
+        outcomes = [
+            min(policy.outcome_on_error, Outcome.REVIEW)
+            if policy.certificate and policy.id not in holding
+            else policy.outcome_on_error
+            for policy in live
+        ]
+        return max(outcomes, default=Outcome.ALLOW)
 
     def asked_of(self, post: Post) -> tuple[Policy, ...]:
         """The policies that the model is asked about this post."""

@@ -38,6 +38,7 @@ from moderation.settings import Settings
 from moderation.worker import gauges
 from moderation.worker.arrivals import Arrivals, Reading
 from moderation.worker.assignments import Assignments, Rebalance
+from moderation.worker.certificate_watch import CertificateWatch
 from moderation.worker.group_watch import GroupWatch
 from moderation.worker.partition import AssignedPartition
 from moderation.worker.processor import Processor
@@ -78,10 +79,13 @@ async def _run(settings: Settings, stop: asyncio.Event, liveness: Liveness) -> N
         await unless_stopped(stop, scorer.warm_up(questions))
         if not stop.is_set():
             log.info("policies_loaded", policies=len(questions), digest=policies.digest, version=moderation.__version__)
-            worker = Worker(Moderator(policies, media, scorer), settings, liveness)
+            moderator = Moderator(policies, media, scorer)
+            worker = Worker(moderator, settings, liveness)
+            certificates = CertificateWatch(policies, lambda: moderator.state)
+            certificates.look()
             liveness.started = True
             with gauges.updated(worker, scorer, liveness) as shown:
-                await worker.run(stop, *([shown.ask] if shown else []))
+                await worker.run(stop, certificates.run, *([shown.ask] if shown else []))
 
 
 class Worker:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
 
+from moderation.policies.loading import load_policy
 from tests.alerts.site import Site
 from tests.alerts.situation import Alert, situation
+from tests.support.certificates import a_certificate, put
 
 
 @situation(
@@ -85,3 +88,47 @@ async def model_says_nothing(site: Site) -> AsyncGenerator[None, None]:
     async with site.meanwhile(site.stream(10, some_mute)):
         yield
     await site.during(site.stream(20))
+
+
+def _certified(site: Site, seconds: float) -> None:
+    """The site's policy requires a certificate, and has one for so long."""
+    path = site.policy() / "spam.yaml"
+    path.write_text(f"{path.read_text()}certificate: required\n")
+    now = datetime.now(UTC)
+    expires = now + timedelta(seconds=seconds)
+    put(path.parent, a_certificate(load_policy(path), issued_at=now - timedelta(days=1), expires_at=expires))
+
+
+@situation(
+    Alert("ModerationPolicyUncertified", {"policy": "spam", "standing": "CERTIFICATE_EXPIRED"}),
+    caused="the certificate of a policy that requires one ends while the worker runs",
+    top="policy spam removes nothing: it requires a certificate, and none holds (CERTIFICATE_EXPIRED)",
+)
+async def certificate_ends(site: Site) -> AsyncGenerator[None, None]:
+    _certified(site, 90)
+    ends = datetime.now(UTC) + timedelta(seconds=90)
+    await site.begin()
+    await site.during(site.stream(10, lambda number: site.a_post(f"violates:spam number {number}")))
+    await asyncio.sleep(max(0.0, (ends - datetime.now(UTC)).total_seconds()))
+    site.caused()
+    yield
+    await site.until(1, "worker-0", "moderation_findings_held_total", policy="spam")
+    await site.stop("worker-0")
+    _certified(site, 365 * 86_400)
+    site.start()
+
+
+@situation(
+    Alert("ModerationPolicyCertificateExpires", {"policy": "spam"}),
+    caused="the certificate of a policy ends within the time that a new one takes",
+    top="the certificate of policy spam expires in",
+    limit_s=400,
+)
+async def certificate_ends_soon(site: Site) -> AsyncGenerator[None, None]:
+    _certified(site, 7 * 86_400 / site.factor)
+    await site.begin()
+    site.caused()
+    yield
+    await site.stop("worker-0")
+    _certified(site, 365 * 86_400)
+    site.start()

@@ -97,7 +97,6 @@ COMPANIONS = [
         {"cases.jsonl": "{}\n", "lakes.yaml": f"{SOUND}golden: cases.jsonl\n"}),
     add("golden posts that are not deployed", "golden: lakes.golden.jsonl", "none"),
     beside("pictures of golden posts", "lakes.golden/one.jpg", b"\xff\xd8", "none"),
-    beside("a certificate", "lakes.certificate.json", "{}\n", "none"),
     beside("a file of Windows", "Thumbs.db", b"\0", "none"),
     beside("a file of the desktop", ".DS_Store", b"\0", "none"),
     beside("a hidden file of a tool", ".yamllint.yaml", "extends: default\n", "none"),

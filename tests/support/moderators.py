@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from moderation.inference.batcher import Batcher
 from moderation.inference.remote import RemoteScorer
 from moderation.media.reader import Media
 from moderation.models.fake import Fake
 from moderation.moderator import Moderator
-from moderation.policies import Policy, PolicySet
+from moderation.policies import Certificate, Policy, PolicySet
 from moderation.settings import MediaSettings, WorkerSettings
 from tests.support.remote_model import Remote
 
@@ -23,10 +24,14 @@ async def a_remote_moderator(model: Remote, *policies: Policy) -> AsyncIterator[
 
 @asynccontextmanager
 async def a_moderator(
-    *policies: Policy, model: Fake | None = None, limits: MediaSettings | None = None
+    *policies: Policy,
+    model: Fake | None = None,
+    limits: MediaSettings | None = None,
+    certificates: Sequence[Certificate] = (),
 ) -> AsyncIterator[Moderator]:
+    held = {certificate.policy: certificate for certificate in certificates}
     async with (
         Media(limits or MediaSettings()) as media,
         Batcher(model or Fake(), WorkerSettings(failed_post_s=0.02)) as batcher,
     ):
-        yield Moderator(PolicySet.of(policies), media, batcher)
+        yield Moderator(replace(PolicySet.of(policies), certificates=held), media, batcher)

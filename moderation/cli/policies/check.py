@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +14,11 @@ import typer
 from moderation import settings
 from moderation.cli.options import AsJson, err, out
 from moderation.errors import ConfigError
+from moderation.types import Standing
 
 if TYPE_CHECKING:
     from moderation.policies import Policy, Tokenizer
+    from moderation.policies.certified import Basis
     from moderation.policies.mistakes import Mistake
 
 Folder = Annotated[Path | None, typer.Argument(help="folder of the policy set; default MODERATION_POLICIES")]
@@ -32,8 +35,9 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Validate policies and golden sets. Each mistake is printed with file, line and key; an error exits with 2."""
+    """Validate policies, golden sets and certificates. Mistakes have file, line and key; an error exits with 2."""
     from moderation import policies
+    from moderation.policies import certified
 
     folder = folder or settings.load().policies
     tokenizer = _tokenizer(model)
@@ -42,18 +46,22 @@ def check(
     errors = [mistake for mistake in mistakes if mistake.kind == "error"]
     warnings = [mistake for mistake in mistakes if mistake.kind == "warning"]
     digest = "" if checked.errors else policies.PolicySet.of(checked.policies).digest
+    stands = certified.bases(folder, checked.policies)
     if as_json:
         listed = [
             {"kind": each.kind, "file": str(each.file), "line": each.line, "text": each.text} for each in mistakes
         ]
-        rows = [_described(policy, tokenizer) for policy in checked.policies]
+        rows = [
+            _described(policy, tokenizer) | _certificate(policy, stands.get(policy.id)) for policy in checked.policies
+        ]
         typer.echo(json.dumps({"digest": digest, "policies": rows, "mistakes": listed}, indent=1, ensure_ascii=False))
     else:
         for mistake in mistakes:
             err.print(str(mistake), highlight=False, markup=False)
         if digest:
             for policy in checked.policies:
-                out.print(*_lines(policy, tokenizer), sep="\n  ", highlight=False, markup=False)
+                lines = [*_lines(policy, tokenizer), *_footing(policy, stands.get(policy.id))]
+                out.print(*lines, sep="\n  ", highlight=False, markup=False)
             count = len(checked.policies)
             out.print(f"{count} {'policy' if count == 1 else 'policies'}, digest {digest}", highlight=False)
         for kind, found in (("error", errors), ("warning", warnings)):
@@ -138,6 +146,31 @@ def _lines(policy: Policy, tokenizer: Tokenizer | None) -> list[str]:
         f"review from {at.review}, remove from {at.remove}, no answer below mass {at.mass}, on error {policy.on_error}",
     ]
     return [*lines, _tokens(policy, tokenizer)] if tokenizer else lines
+
+
+def _footing(policy: Policy, basis: Basis | None) -> list[str]:
+    """What its threshold stands on, in a line; none where it has no certificate and requires none."""
+    if basis is None:
+        return []
+    if (certificate := basis.certificate) is None:  # one that cannot be read is an error, and no policy is described
+        return ["requires a certificate, and there is none: REMOVE becomes REVIEW"]
+    needs = "requires a certificate, and " if policy.certificate else ""
+    precision, model = certificate.precision, certificate.model
+    if basis.standing is not Standing.VALID:
+        then = "REMOVE becomes REVIEW" if policy.certificate else "findings name no certificate"
+        return [f"{needs}{certificate.id} does not hold ({basis.standing}): {then}"]
+    says = f"precision at least {precision.at_least} with confidence {precision.confidence} at remove"
+    ends = f"until {certificate.expires_at.astimezone(UTC):%Y-%m-%d}"
+    return [f"stands on certificate {certificate.id}: {says}, {ends}, with model {model.name} {model.digest[:12]}"]
+
+
+def _certificate(policy: Policy, basis: Basis | None) -> dict[str, Any]:
+    """The same as JSON, with the whole certificate; null where the policy has none and requires none."""
+    if basis is None:
+        return {"certificate": None}
+    found = basis.certificate
+    content = {"id": found.id, **found.model_dump(mode="json")} if found else {}
+    return {"certificate": {"required": bool(policy.certificate), "standing": basis.standing, **content}}
 
 
 def _tokens(policy: Policy, tokenizer: Tokenizer | None) -> str:

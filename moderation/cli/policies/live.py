@@ -22,6 +22,7 @@ from moderation.cli import verdicts
 from moderation.cli.options import Address, AsJson, out
 from moderation.cli.top import reading as readings
 from moderation.cli.top.reading import Reading
+from moderation.types import Standing
 
 if TYPE_CHECKING:
     from moderation.v1 import policy_pb2, verdict_pb2
@@ -42,6 +43,7 @@ class Use:
     since: str = ""  # UTC
     partial: bool = False  # whether policies may be left out: verdicts name those that applied
     former: bool = False  # verdicts that are older than the latest one
+    certificates: Mapping[str, str] = field(default_factory=dict)  # by policy: `ID holds`, or `ID` and why it does not
     problem: str = ""  # why it is not known
 
 
@@ -58,7 +60,7 @@ def live(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print which policies workers, API and latest verdicts have, and since when. Exits with 1 if one has others."""
+    """Print which policies and certificates workers, API and latest verdicts have. Exits with 1 if one has others."""
     loaded = settings.load()
     here = _folder(folder, loaded.policies)
     asks_api = address is not None or not endpoints
@@ -123,7 +125,9 @@ def _of_metrics(target: str, reading: Reading) -> Use:
     policies = [labels for name, labels, _ in named if name == "moderation_policy_info"]
     since = next((value for name, _, value in named if name == "moderation_policies_read_timestamp_seconds"), 0.0)
     versions = _versions((each["policy"], int(each["version"]), each["status"]) for each in policies)
-    return Use(place, digest, versions, _time(since))
+    stand = [labels for name, labels, _ in named if name == "moderation_policy_certificate_info"]
+    certificates = {each["policy"]: _standing(each["certificate"], each["standing"]) for each in stand}
+    return Use(place, digest, versions, _time(since), certificates=dict(sorted(certificates.items())))
 
 
 async def _api(address: str | None, place: str) -> list[Use]:
@@ -156,8 +160,11 @@ def _of_verdicts(found: Sequence[Verdict]) -> list[Use]:
         findings = [finding for verdict in carrying for finding in verdict.findings]
         versions = _versions((each.policy_id, each.policy_version, _mode(each.mode)) for each in findings)
         since = _time(carrying[-1].decided_at.ToMilliseconds() / 1000)
+        state = (each.partition("=") for each in carrying[0].decision_state.split())
+        certificates = {id: _named(standing) for id, _, standing in state}
         place = f"{len(carrying)} of the latest {len(found)} verdicts{', not the last one' if uses else ''}"
-        uses.append(Use(place, digest, versions, since, partial=True, former=bool(uses)))
+        partial = Use(place, digest, versions, since, partial=True, former=bool(uses), certificates=certificates)
+        uses.append(partial)
     return uses
 
 
@@ -176,7 +183,19 @@ def _lines(use: Use, expected: Use | None) -> list[str]:
     else:
         lines = [f"{use.place}{since}: another set: {'; '.join(differences(use, expected))}"]
     versions = ", ".join(f"{id} {version}" for id, version in use.versions.items())
-    return [*lines, f"digest {use.digest}", *([f"versions {versions}"] if versions else [])]
+    lines += [f"digest {use.digest}", *([f"versions {versions}"] if versions else [])]
+    certificates = ", ".join(f"{id} {standing}" for id, standing in use.certificates.items())
+    return [*lines, *([f"certificates {certificates}"] if certificates else [])]
+
+
+def _standing(certificate: str, standing: str) -> str:
+    """A certificate, and how it stands with the model that judges."""
+    return " ".join(filter(None, [certificate, "holds" if standing == "VALID" else standing]))
+
+
+def _named(standing: str) -> str:
+    """The same of a verdict's decision state, which names the certificate or why none holds."""
+    return standing if standing in tuple(Standing) else f"{standing} holds"
 
 
 def _versions(policies: Iterable[tuple[str, int, str]]) -> Versions:

@@ -22,6 +22,7 @@ LIMITS = {
     "moderation_clock_skew_seconds": 60.0,  # either way
     "moderation_memory_bytes": 0.9,  # of the limit
     "moderation_api_certificate_expiry_timestamp_seconds": 7 * DAY_S,  # that are left
+    "moderation_policy_certificate_expiry_timestamp_seconds": 14 * DAY_S,  # that are left
     "moderation_group_foreign_members": 0.0,
     "moderation_records_lost_timestamp_seconds": 3600.0,  # since then: an older loss is history
 }

@@ -23,6 +23,7 @@ from moderation.cli.top.reading import Reading
 from moderation.cli.top.sums import Frame
 
 EXPIRY = "moderation_api_certificate_expiry_timestamp_seconds"
+POLICY_EXPIRY = "moderation_policy_certificate_expiry_timestamp_seconds"
 LOST_AT = "moderation_records_lost_timestamp_seconds"
 PARTS = 5  # names of one line; further ones are counted
 
@@ -35,11 +36,11 @@ def found(frame: Frame, wall: float | None = None) -> list[str]:
     for rule in (_kafka, _loop, _not_ready, _view):
         lines += [line for reading in read for line in rule(reading)]
     lines += [*_model_server(frame), *_unassigned(frame), *_partitions(read), *_group(read), *_lost(read, now)]
-    lines += [*_clocks(read), *_dead_letters(frame), *_undetermined(frame)]
+    lines += [*_uncertified(read), *_clocks(read), *_dead_letters(frame), *_undetermined(frame)]
     for rule in (_memory, _keys, _log):
         lines += [line for reading in read for line in rule(reading)]
     lines += [line for reading in read for line in _certificate(reading, now)]
-    return [*lines, *_policies(read)]
+    return [*lines, *_policy_certificates(read, now), *_policies(read)]
 
 
 def _first(reading: Reading, name: str, role: str = "") -> float | None:
@@ -254,9 +255,37 @@ def _certificate(reading: Reading, now: float) -> Iterator[str]:
     expiry = _first(reading, EXPIRY, "api")
     if not expiry or math.isnan(expiry) or expiry - now >= LIMITS[EXPIRY]:
         return
-    left = expiry - now
+    yield f"the certificate of {_who(reading)} {_expiry(expiry - now)}"
+
+
+def _expiry(left: float) -> str:
     when = f"expires in {left / DAY_S:.0f} days" if left > 2 * DAY_S else f"expires in {seconds(max(0.0, left))}"
-    yield f"the certificate of {_who(reading)} {when if left > 0 else f'has expired {seconds(-left)} ago'}"
+    return when if left > 0 else f"has expired {seconds(-left)} ago"
+
+
+def _uncertified(readings: Iterable[Reading]) -> Iterator[str]:
+    """Live policies that require a certificate, of which none holds. Each worker says the same."""
+    name = "moderation_policy_certificate_info"
+    held = {
+        (labels.get("policy", "?"), labels.get("standing", "?"))
+        for reading in readings
+        for labels, _ in reading.values(name, "worker")
+        if labels.get("mode") == "live" and labels.get("required") == "yes" and labels.get("standing") != "VALID"
+    }
+    for policy, standing in sorted(held):
+        yield f"policy {policy} removes nothing: it requires a certificate, and none holds ({standing})"
+
+
+def _policy_certificates(readings: Iterable[Reading], now: float) -> Iterator[str]:
+    """Certificates of live policies that soon end. Those that have ended are no news where none is required."""
+    ends: dict[str, float] = {}
+    for reading in readings:
+        for labels, end in reading.values(POLICY_EXPIRY, "worker"):
+            if labels.get("mode") == "live" and 0 < end - now < LIMITS[POLICY_EXPIRY]:
+                policy = labels.get("policy", "?")
+                ends[policy] = min(end, ends.get(policy, math.inf))
+    for policy, end in sorted(ends.items()):
+        yield f"the certificate of policy {policy} {_expiry(end - now)}"
 
 
 def _keys(reading: Reading) -> Iterator[str]:

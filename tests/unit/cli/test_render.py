@@ -220,3 +220,17 @@ def test_a_line_of_an_undetermined_verdict_has_the_detail() -> None:
     message = Verdict(post_id="b", outcome=OUTCOME_REVIEW, status=STATUS_UNDETERMINED, reason="NOT_DECODABLE")
     message.problems.add(reason="NOT_DECODABLE", path="images[0]", detail="unknown field")
     assert lines(message) == ["REVIEW b UNDETERMINED NOT_DECODABLE; images[0]: unknown field"]
+
+
+def test_a_removal_that_is_held_and_a_certificate_are_named() -> None:
+    held = Finding(policy_id="spam", probability=0.97, outcome=OUTCOME_REVIEW, held="CERTIFICATE_EXPIRED")
+    held.status, held.thresholds.remove, held.thresholds.review = STATUS_FINAL, 0.9, 0.5
+    sure = Finding(policy_id="scam", probability=0.2, outcome=OUTCOME_ALLOW, certificate="0123456789abcdef")
+    sure.status = STATUS_FINAL
+    message = Verdict(outcome=OUTCOME_REVIEW, status=STATUS_FINAL, deciding_policy="spam", findings=[held, sure])
+    lines = shown(message)
+    (first,), (second,) = ([line for line in lines if id in line and "0." in line] for id in ("spam", "scam"))
+    assert "REVIEW (held)" in first
+    assert "FINAL REMOVE held: CERTIFICATE_EXPIRED" in first
+    assert "FINAL certificate 0123456789abcdef" in second
+    assert lines[-1] == "REVIEW FINAL by spam, REMOVE held: CERTIFICATE_EXPIRED; model "

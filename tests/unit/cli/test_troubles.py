@@ -40,6 +40,12 @@ moderation_memory_limit_bytes 1e9
 moderation_records_lost_total{topic="posts",partition="1",cause="retention"} 0
 moderation_group_foreign_members 0
 moderation_policies_info{digest="d"} 1
+moderation_policy_certificate_info{policy="a",mode="live",required="yes",standing="VALID"} 1
+moderation_policy_certificate_info{policy="b",mode="live",required="no",standing="CERTIFICATE_EXPIRED"} 1
+moderation_policy_certificate_info{policy="c",mode="shadow",required="yes",standing="CERTIFICATE_MISSING"} 1
+moderation_policy_certificate_expiry_timestamp_seconds{policy="a",mode="live"} 1.91e9
+moderation_policy_certificate_expiry_timestamp_seconds{policy="b",mode="live"} 1.8e9
+moderation_policy_certificate_expiry_timestamp_seconds{policy="c",mode="shadow"} 1.9000001e9
 """,
     API
     + """moderation_ready 1
@@ -183,6 +189,16 @@ SITUATIONS = [
         API,
         f"moderation_api_certificate_expiry_timestamp_seconds {NOW - 7200}",
         "the certificate of api w1:9464 has expired 2.0 h ago",
+    ),
+    (
+        WORKER,
+        'moderation_policy_certificate_info{policy="spam",mode="live",required="yes",standing="CERTIFICATE_EXPIRED"} 1',
+        "policy spam removes nothing: it requires a certificate, and none holds (CERTIFICATE_EXPIRED)",
+    ),
+    (
+        WORKER,
+        f'moderation_policy_certificate_expiry_timestamp_seconds{{policy="spam",mode="live"}} {NOW + 5 * 86_400}',
+        "the certificate of policy spam expires in 5 days",
     ),
     (API, "moderation_jwt_keys_age_seconds 1900", "api w1:9464 last read the signing keys of bearer tokens 32 min ago"),
     (

@@ -201,8 +201,15 @@ def large_strings(number: int, findings: int) -> Verdict:
         model=ModelInfo(f"name-{number}", f"{number:040d}", f"{number:066d}"),
         source=Source(f"posts-{number}", 3, 10**9 + number, 10**12 + number),
         timings=Timings(*(number + part / 10 for part in range(6))),
+        decision_state=" ".join(f"policy-{part}-{number}={part:08d}{number:08d}" for part in range(findings)),
         findings=tuple(
-            a_finding(f"policy-{part}-{number}", score=Score(number + 0.1, number + 0.2, number + 0.3))
+            a_finding(
+                f"policy-{part}-{number}",
+                score=Score(number + 0.1, number + 0.2, number + 0.3),
+                answered=1,
+                score_digest=f"{part:032d}{number:032d}",
+                certificate=f"{part:08d}{number:08d}",
+            )
             for part in range(findings)
         ),
     )

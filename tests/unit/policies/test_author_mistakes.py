@@ -8,11 +8,16 @@ import pytest
 
 from moderation.errors import ConfigError
 from moderation.policies import Checked, Kind, PolicySet, check
-from tests.support import author_files, author_prose, author_values
+from tests.support import author_certificates, author_files, author_prose, author_values
 from tests.support.author_mistakes import SOUND, Row
 
-ROWS = [*author_files.ROWS, *author_values.ROWS, *author_prose.ROWS]
-SOUND_ROWS = [*author_files.COMPANIONS, *author_values.NO_MISTAKES, *author_prose.NO_MISTAKES]
+ROWS = [*author_files.ROWS, *author_values.ROWS, *author_prose.ROWS, *author_certificates.CERTIFICATES]
+SOUND_ROWS = [
+    *author_files.COMPANIONS,
+    *author_values.NO_MISTAKES,
+    *author_prose.NO_MISTAKES,
+    *author_certificates.SOUND_CERTIFICATES,
+]
 
 
 def written(row: Row, tmp_path: Path) -> Path:

@@ -10,6 +10,8 @@ import pytest
 from moderation.cli.policies.check import check, show
 from moderation.errors import ConfigError
 from moderation.policies import PolicySet, prompts
+from moderation.policies.loading import load_policy
+from tests.support.certificates import a_certificate, put
 
 LONG = "l" * 63  # the longest id
 POLICY = """
@@ -128,3 +130,40 @@ def test_tokens_are_those_of_the_model(folder: Path, capsys: pytest.CaptureFixtu
 def test_an_id_that_the_folder_lacks_is_named(folder: Path) -> None:
     with pytest.raises(ConfigError, match="there is no policy ponds; the folder has lakes, "):
         show(["ponds"], folder)
+
+
+def test_a_policy_that_stands_on_a_certificate_says_so_and_one_that_does_not_says_why(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "lakes.yaml"
+    path.write_text(path.read_text() + "certificate: required\n")
+    check(folder)
+    assert "requires a certificate, and there is none: REMOVE becomes REVIEW" in capsys.readouterr().out
+    certificate = a_certificate(load_policy(path))
+    put(folder, certificate)
+    check(folder)
+    line = (
+        f"  stands on certificate {certificate.id}: precision at least 0.95 with confidence 0.95 at remove, until 3026"
+    )
+    assert line in capsys.readouterr().out
+    check(folder, as_json=True)
+    rows = {row["id"]: row["certificate"] for row in json.loads(capsys.readouterr().out)["policies"]}
+    assert rows[LONG] is None
+    said = {name: rows["lakes"][name] for name in ("required", "standing", "id", "threshold", "expires_at")}
+    ends = "3026-03-04T12:00:00Z"
+    assert said == {
+        "required": True, "standing": "VALID", "id": certificate.id, "threshold": 0.8999, "expires_at": ends
+    }  # fmt: skip
+    path.write_text(path.read_text().replace("mentions a lake", "names a lake"))
+    check(folder)
+    printed = capsys.readouterr()
+    assert f"requires a certificate, and {certificate.id} does not hold (CERTIFICATE_OF_ANOTHER_SCORE)" in printed.out
+    assert f"{folder}/lakes.certificate.json:5: warning: score_digest: it was given for other words" in printed.err
+
+
+def test_a_broken_certificate_ends_the_check_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "lakes.certificate.json").write_text("{\n")
+    with pytest.raises(SystemExit) as ended:
+        check(folder)
+    assert ended.value.code == 2
+    assert f"{folder}/lakes.certificate.json:2: no certificate: invalid json" in capsys.readouterr().err

@@ -15,6 +15,8 @@ from moderation.observability import metrics, probes
 from moderation.observability.probes import Liveness
 from moderation.policies import PolicySet
 from moderation.settings import OpsSettings
+from moderation.wire import verdict_message
+from tests.support.builders import a_finding, a_verdict
 from tests.support.lookups import a_free_address
 
 POLICY = """
@@ -100,3 +102,27 @@ def test_a_policy_that_no_verdict_names_is_what_can_be_told() -> None:
     assert differences(Use("verdicts", "b", {"lakes": "1"}, partial=True), here) == [
         "none of these verdicts names ponds"
     ]
+
+
+def test_certificates_are_named_with_how_they_stand(
+    role: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics.CERTIFICATE.labels("ponds", "shadow", "yes", "CERTIFICATE_MISSING", "").set(1)
+    metrics.CERTIFICATE.labels("lakes", "live", "yes", "VALID", "0123456789abcdef").set(1)
+    try:
+        code, printed = shown(capsys, role, folder=tmp_path)
+    finally:
+        metrics.CERTIFICATE.clear()
+    assert code == 0
+    assert "  certificates lakes 0123456789abcdef holds, ponds CERTIFICATE_MISSING\n" in printed
+
+
+def test_the_latest_verdicts_name_what_held_when_they_were_decided() -> None:
+    found = [
+        verdict_message(a_verdict(findings=(a_finding("lakes"),), decision_state=state))
+        for state in ("lakes=CERTIFICATE_EXPIRED", "lakes=0123456789abcdef")
+    ]
+    (use,) = live._of_verdicts(found)
+    assert use.certificates == {"lakes": "CERTIFICATE_EXPIRED"}
+    (use,) = live._of_verdicts(found[1:])
+    assert use.certificates == {"lakes": "0123456789abcdef holds"}
