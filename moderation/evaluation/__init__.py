@@ -4,5 +4,11 @@ golden          golden sets: posts with known labels, from a file
 binomial        exact intervals of a rate
 attacks         what an author writes around a post to turn its verdict
 drawing         words drawn into a picture
+wording         what two versions of a policy set say differently
+strata          which posts of a population are judged again, and what that says of all
+comparing       judges posts by two versions; known scores ask no model
+changes         what a change does: flips, loads, and how surely
+promotion       whether the gate lets a change pass
+post_files      posts of a file
 flips           how many verdicts of a golden set each attack flips
 """

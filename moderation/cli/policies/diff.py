@@ -1,0 +1,221 @@
+"""`moderation policies diff`: what a change of policies or of the model does to the same posts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from moderation.cli import judging, progress
+from moderation.cli.options import AsJson
+from moderation.cli.policies import difference
+from moderation.cli.policies.difference import Compared
+from moderation.errors import ConfigError
+from moderation.settings import Settings
+
+if TYPE_CHECKING:
+    from moderation.evaluation.comparing import Judged
+    from moderation.evaluation.strata import Stratum
+    from moderation.evaluation.wording import PolicyChange
+    from moderation.policies import Policy, PolicySet
+    from moderation.types import ModelInfo, Post, Verdict
+
+SAMPLE = 2_000  # posts of a topic that are judged unless --sample says otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """The two sets that are compared, and how."""
+
+    old: PolicySet
+    new: PolicySet
+    words: tuple[PolicyChange, ...]  # what the two say differently
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The posts that both versions judge."""
+
+    posts: Sequence[Post]
+    stratum: Sequence[int]  # of each post
+    slices: Sequence[Mapping[str, str]]  # of each post
+    strata: tuple[Stratum, ...]
+    known: Mapping[int, Verdict]  # earlier verdicts, by place of the post
+    source: str
+    folders: frozenset[Path] = frozenset()
+    left_out: Mapping[str, int] | None = None  # of a topic: posts that could not be read, by why
+
+
+def diff(
+    old: Annotated[Path, typer.Argument(help="folder of the policy set as it is")],
+    new: Annotated[Path, typer.Argument(help="folder of the policy set as it is to be")],
+    *,
+    posts: Annotated[
+        Path | None, typer.Option(help="file with posts: JSON lines as on the posts topic, or a golden set, or CSV")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="compare this policy alone, as if it were live; default all that are asked")
+    ] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="judge so many of the posts, drawn by strata")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the draw: the same seed draws the same posts")] = 1,
+    certified: Annotated[
+        bool, typer.Option("--certified", help="decide as if each certificate that is required were there")
+    ] = False,
+    model: Annotated[str | None, typer.Option(help="hub id, folder or demo; default MODERATION_MODEL")] = None,
+    new_model: Annotated[str | None, typer.Option(help="model for NEW; default the same as for OLD")] = None,
+    report: Annotated[Path | None, typer.Option(help="write a page of HTML that needs nothing else")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a change of policies or of the model does to posts. Exits with 1 where a policy's gate says no."""
+    loaded, terminal = judging.prepared(model)
+    versions = _versions(old, new, policy, certified)
+    if not as_json:
+        difference.print_words(versions.words)
+    if not versions.words and new_model is None:
+        difference.print_alike(as_json)
+        return
+    compared = asyncio.run(_compared(loaded, versions, (posts, sample, seed), new_model, terminal))
+    if as_json:
+        typer.echo(json.dumps(difference.described(compared), indent=1, ensure_ascii=False))
+    else:
+        difference.print_change(compared)
+    if report is not None:
+        difference.write_page(report, compared)
+    if not all(limit.kept for limit in compared.limits):
+        sys.exit(1)
+
+
+def _versions(old: Path, new: Path, policy: str | None, certified: bool) -> Versions:
+    """Both sets. Raises ConfigError."""
+    from moderation.evaluation import wording
+    from moderation.policies import PolicySet
+
+    for folder in (old, new):
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: there is no such folder: name the folder of a policy set")
+    before, after = (PolicySet.load(folder) if policy is None else _alone(folder, policy) for folder in (old, new))
+    if certified:
+        before, after = _uncertified(before), _uncertified(after)
+    return Versions(before, after, wording.compared(_asked(before), _asked(after)))
+
+
+def _asked(policies: PolicySet) -> list[Policy]:
+    return [policy for policy in policies.policies if policy.asked]
+
+
+def _alone(folder: Path, id: str) -> PolicySet:
+    """The set of one policy, which counts whatever its status. Raises ConfigError."""
+    from moderation.policies import PolicySet, certificates
+    from moderation.policies.loading import load_policies
+    from moderation.policies.schema import PolicyStatus
+
+    found = {policy.id: policy for policy in load_policies(folder)}
+    if id not in found:
+        raise ConfigError(f"{folder}: there is no policy {id}; the folder has {', '.join(found)}")
+    live = PolicySet.of([found[id].model_copy(update={"status": PolicyStatus.LIVE})])
+    return replace(live, certificates=certificates.load(folder, [id]))
+
+
+def _uncertified(policies: PolicySet) -> PolicySet:
+    from moderation.policies import PolicySet
+
+    return PolicySet.of(policy.model_copy(update={"certificate": None}) for policy in policies.policies)
+
+
+async def _compared(
+    loaded: Settings,
+    versions: Versions,
+    source: tuple[Path | None, int | None, int],
+    new_model: str | None,
+    terminal: Console | None,
+) -> Compared:
+    """Both versions on the same posts. Raises ModerationError."""
+    chosen = _of_file(source, loaded)
+    before, info, after, new_info = await _judged(loaded, versions, chosen, new_model, terminal)
+    return _effects(versions, chosen, (before, after), (info, new_info))
+
+
+def _of_file(source: tuple[Path | None, int | None, int], loaded: Settings) -> Chosen:
+    """The posts of a file, or a sample of them. A file holds no margins: strata are by language and pictures."""
+    from moderation.evaluation import post_files, strata
+    from moderation.evaluation.strata import Band, Stratum, Traits
+
+    path, sample, seed = source
+    if path is None:
+        raise ConfigError("name the posts to compare on: --posts FILE, or --topic")
+    found = post_files.read(path, loaded.media)
+    posts = found.posts
+    slices = [_slices(post) | dict(more) for post, more in zip(posts, found.slices, strict=True)]
+    if sample is None or sample >= len(posts):
+        whole = (Stratum("all posts", None, len(posts)),)
+        return Chosen(posts, [0] * len(posts), slices, whole, {}, str(path), found.folders)
+    draw = strata.drawn([Traits(Band.UNKNOWN, post.language, post.has_images) for post in posts], sample, seed)
+    places = [(place, stratum) for stratum, chosen in enumerate(draw.chosen) for place in chosen]
+    return Chosen(
+        posts=[posts[place] for place, _ in places],
+        stratum=[stratum for _, stratum in places],
+        slices=[slices[place] for place, _ in places],
+        strata=draw.strata,
+        known={},
+        source=str(path),
+        folders=found.folders,
+    )
+
+
+def _slices(post: Post) -> dict[str, str]:
+    """What a post is one of."""
+    known = {"language": post.language, "surface": post.surface, "tenant": post.tenant}
+    return {"pictures": "yes" if post.has_images else "no"} | {key: value for key, value in known.items() if value}
+
+
+async def _judged(
+    loaded: Settings, versions: Versions, chosen: Chosen, new_model: str | None, terminal: Console | None
+) -> tuple[Judged, ModelInfo, Judged, ModelInfo]:
+    from moderation.evaluation.comparing import judged
+
+    posts = chosen.posts
+    with progress.shown("verdicts", 2 * len(posts), terminal) as step:
+        async with judging.opened(loaded, chosen.folders) as tools:
+            before, info = await judged(versions.old, posts, tools, chosen.known, step), tools[1].info
+            if new_model is None:
+                again = dict(enumerate(before.verdicts))
+                return before, info, await judged(versions.new, posts, tools, again, step), info
+        other = loaded.model_copy(update={"model": loaded.model.model_copy(update={"name": new_model})})
+        async with judging.opened(other, chosen.folders) as tools:
+            return before, info, await judged(versions.new, posts, tools, {}, step), tools[1].info
+
+
+def _effects(
+    versions: Versions, chosen: Chosen, judged: tuple[Judged, Judged], models: tuple[ModelInfo, ModelInfo]
+) -> Compared:
+    from moderation.evaluation.changes import Pair, change_of, one_sided, quality_of
+    from moderation.evaluation.promotion import held
+
+    before, after = judged
+    pairs = [
+        Pair(post.id, stratum, slices, old, new)
+        for post, stratum, slices, old, new in zip(
+            chosen.posts, chosen.stratum, chosen.slices, before.verdicts, after.verdicts, strict=True
+        )
+    ]
+    change = change_of(pairs, chosen.strata, versions.old.policies, versions.new.policies)
+    ids = [effect.policy for effect in change.effects if effect.policy]
+    qualities = {id: quality_of(id, one_sided(pairs, id), chosen.strata, {}) for id in ids}
+    return Compared(
+        words=versions.words,
+        change=change,
+        qualities=qualities,
+        limits=held(change, qualities, versions.new.policies),
+        judged=judged,
+        models=models,
+        source=chosen.source,
+        posts={post.id: post for post in chosen.posts},
+        left_out=dict(chosen.left_out or {}),
+    )
