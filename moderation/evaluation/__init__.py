@@ -10,5 +10,9 @@ comparing       judges posts by two versions; known scores ask no model
 changes         what a change does: flips, loads, and how surely
 promotion       whether the gate lets a change pass
 post_files      posts of a file
+traffic         the verdicts of a period, and their posts, from the topics
+newest          which verdict of a period is the newest of its post
+samples         posts that were drawn to be labelled, and their file
+labels          what people say of them, and what is settled so
 flips           how many verdicts of a golden set each attack flips
 """
