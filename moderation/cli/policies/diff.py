@@ -15,13 +15,14 @@ from rich.console import Console
 
 from moderation.cli import judging, progress
 from moderation.cli.options import AsJson
-from moderation.cli.policies import difference
+from moderation.cli.policies import difference, flip_labels
 from moderation.cli.policies.difference import Compared
 from moderation.errors import ConfigError
 from moderation.settings import Settings
 
 if TYPE_CHECKING:
     from moderation.evaluation.comparing import Judged
+    from moderation.evaluation.promotion import Held
     from moderation.evaluation.strata import Stratum
     from moderation.evaluation.wording import PolicyChange
     from moderation.policies import Policy, PolicySet
@@ -70,6 +71,12 @@ def diff(
     ] = False,
     model: Annotated[str | None, typer.Option(help="hub id, folder or demo; default MODERATION_MODEL")] = None,
     new_model: Annotated[str | None, typer.Option(help="model for NEW; default the same as for OLD")] = None,
+    label: Annotated[
+        Path | None,
+        typer.Option(
+            help="NAME.sample.jsonl: writes the posts that one version alone flags; once labelled, judges by it"
+        ),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="write a page of HTML that needs nothing else")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -81,6 +88,10 @@ def diff(
     if not versions.words and new_model is None:
         difference.print_alike(as_json)
         return
+    both = None if label is None else flip_labels.policies_of(versions.old, versions.new, _changed(versions, policy))
+    if label is not None and both is not None and label.exists():
+        _end(flip_labels.judged(label, both, as_json))
+        return
     compared = asyncio.run(_compared(loaded, versions, (posts, sample, seed), new_model, terminal))
     if as_json:
         typer.echo(json.dumps(difference.described(compared), indent=1, ensure_ascii=False))
@@ -88,8 +99,19 @@ def diff(
         difference.print_change(compared)
     if report is not None:
         difference.write_page(report, compared)
-    if not all(limit.kept for limit in compared.limits):
+    if label is not None and both is not None:
+        flip_labels.begin(label, both, compared, seed)
+    _end(compared.limits)
+
+
+def _end(limits: Sequence[Held]) -> None:
+    if not all(limit.kept for limit in limits):
         sys.exit(1)
+
+
+def _changed(versions: Versions, policy: str | None) -> list[str]:
+    """The policies whose flips may be labelled."""
+    return [policy] if policy else [change.id for change in versions.words]
 
 
 def _versions(old: Path, new: Path, policy: str | None, certified: bool) -> Versions:
@@ -217,5 +239,6 @@ def _effects(
         models=models,
         source=chosen.source,
         posts={post.id: post for post in chosen.posts},
+        pairs=pairs,
         left_out=dict(chosen.left_out or {}),
     )

@@ -17,7 +17,7 @@ from moderation.errors import ConfigError
 from moderation.types import Outcome
 
 if TYPE_CHECKING:
-    from moderation.evaluation.changes import Change, Effect, Flip, Load, Quality
+    from moderation.evaluation.changes import Change, Effect, Flip, Load, Pair, Quality
     from moderation.evaluation.comparing import Judged
     from moderation.evaluation.promotion import Held
     from moderation.evaluation.strata import Bounds
@@ -39,6 +39,7 @@ class Compared:
     models: tuple[ModelInfo, ModelInfo]
     source: str
     posts: Mapping[str, Post]  # by id; those that were judged
+    pairs: Sequence[Pair]
     left_out: Mapping[str, int]  # of a topic: posts that could not be read, by why
 
 
@@ -90,12 +91,12 @@ def basis(compared: Compared) -> str:
 def print_change(compared: Compared) -> None:
     """All figures."""
     change = compared.change
-    _say(basis(compared))
-    _say(f"Intervals are exact (Clopper-Pearson, {change.confidence:.0%}), each for itself.")
+    say(basis(compared))
+    say(f"Intervals are exact (Clopper-Pearson, {change.confidence:.0%}), each for itself.")
     for why, number in compared.left_out.items():
-        _say(f"left out: {number} posts, {why}")
+        say(f"left out: {number} posts, {why}")
     if change.unjudged:
-        _say(f"{change.unjudged} posts were not judged in full: a picture or the model was away; compare again later")
+        say(f"{change.unjudged} posts were not judged in full: a picture or the model was away; compare again later")
     out.print()
     changed = {each.id for each in compared.words}
     still = []
@@ -105,19 +106,25 @@ def print_change(compared: Compared) -> None:
         else:
             still.append(effect.policy)
     if still:
-        _say(f"unchanged, and no post flips: {', '.join(still)}")
+        say(f"unchanged, and no post flips: {', '.join(still)}")
         out.print()
     _print_cost(compared)
-    for limit in compared.limits:
-        figure = "unknown" if limit.figure is None else f"{limit.figure:.4g}"
-        verdict = "kept" if limit.kept else f"not kept: {limit.remedy}"
-        _say(f"gate of {limit.policy}: {limit.key} {figure} (at most {limit.limit:g}): {verdict}")
+    print_limits(compared.limits)
     for info in {info.name: info for info in compared.models}.values():
         if info.caution:
-            _say(f"{info.name}: {info.caution}")
+            say(f"{info.name}: {info.caution}")
 
 
-def _say(text: str) -> None:
+def print_limits(limits: Sequence[Held]) -> None:
+    """The limits of gates, and whether they are kept."""
+    for limit in limits:
+        figure = "unknown" if limit.figure is None else f"{limit.figure:.4g}"
+        verdict = "kept" if limit.kept else f"not kept: {limit.remedy}"
+        say(f"gate of {limit.policy}: {limit.key} {figure} (at most {limit.limit:g}): {verdict}")
+
+
+def say(text: str) -> None:
+    """Prints a line as it is."""
     out.print(text, highlight=False, markup=False)
 
 
@@ -133,24 +140,25 @@ def _print_effect(effect: Effect, compared: Compared) -> None:
     table.add_row("all flips", f"{seen}", *_shown(effect.flips))
     table_console().print(table)
     for name, load in (("flagged", effect.flagged), ("to review", effect.review), ("removed", effect.removed)):
-        _say(f"{name}: {load_words(load)}")
+        say(f"{name}: {load_words(load)}")
     if effect.policy:
         quality = compared.qualities[effect.policy]
         if quality.labelled:
-            _print_quality(quality)
+            print_quality(quality)
         for words, flips in (("nearest to the threshold", effect.nearest), ("farthest from it", effect.farthest)):
             for flip in flips:
-                _say(f"{words}: {flip_words(flip)}")
+                say(f"{words}: {flip_words(flip)}")
     moved = [each for each in effect.slices if each.flips]
     for each in moved:
-        _say(f"{each.key} {each.value}: {each.flips} of {each.judged} flip, an estimated {each.share:.1%}")
+        say(f"{each.key} {each.value}: {each.flips} of {each.judged} flip, an estimated {each.share:.1%}")
     out.print()
 
 
-def _print_quality(quality: Quality) -> None:
-    _say(f"labels: {quality.labelled} of {quality.flips} posts that one version alone flags")
+def print_quality(quality: Quality) -> None:
+    """What the labels of flips say."""
+    say(f"labels: {quality.labelled} of {quality.flips} posts that one version alone flags")
     for name, bounds in (("rightly flagged", quality.hits), ("wrongly flagged", quality.false_alarms)):
-        _say(f"{name}: between {bounds.low:+.2%} and {bounds.high:+.2%} of posts")
+        say(f"{name}: between {bounds.low:+.2%} and {bounds.high:+.2%} of posts")
 
 
 def load_words(load: Load) -> str:
@@ -188,7 +196,7 @@ def cost_words(compared: Compared) -> Iterator[str]:
 
 def _print_cost(compared: Compared) -> None:
     for line in cost_words(compared):
-        _say(line)
+        say(line)
 
 
 def described(compared: Compared) -> dict[str, Any]:
@@ -205,12 +213,9 @@ def described(compared: Compared) -> dict[str, Any]:
         "left_out": dict(compared.left_out),
         "unjudged": change.unjudged,
         "effects": [_effect_of(effect) for effect in change.effects],
-        "quality": [_quality_of(quality) for quality in compared.qualities.values()],
+        "quality": [quality_members(quality) for quality in compared.qualities.values()],
         "cost": [{"asked": each.asked, "model_s": each.model_s} for each in compared.judged],
-        "gate": [
-            {"policy": each.policy, "key": each.key, "limit": each.limit, "figure": each.figure, "kept": each.kept}
-            for each in compared.limits
-        ],
+        "gate": [limit_members(limit) for limit in compared.limits],
         "passed": all(limit.kept for limit in compared.limits),
     }
 
@@ -255,7 +260,8 @@ def _effect_of(effect: Effect) -> dict[str, Any]:
     }
 
 
-def _quality_of(quality: Quality) -> dict[str, Any]:
+def quality_members(quality: Quality) -> dict[str, Any]:
+    """What the labels of flips say, as JSON."""
     names = ("new_hits", "lost_hits", "new_false_alarms", "gone_false_alarms", "hits", "false_alarms")
     return {
         "policy": quality.policy,
@@ -264,6 +270,11 @@ def _quality_of(quality: Quality) -> dict[str, Any]:
         "confidence": quality.confidence,
         **{name: [getattr(quality, name).low, getattr(quality, name).high] for name in names},
     }
+
+
+def limit_members(limit: Held) -> dict[str, Any]:
+    """A limit of a gate, as JSON."""
+    return {name: getattr(limit, name) for name in ("policy", "key", "limit", "figure", "kept")}
 
 
 def _bounds_of(bounds: Bounds) -> dict[str, float]:

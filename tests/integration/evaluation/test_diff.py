@@ -12,6 +12,8 @@ import pytest
 
 from moderation.cli.policies.diff import diff
 from moderation.errors import ConfigError
+from moderation.evaluation import labels as labelling
+from moderation.evaluation import samples
 from moderation.observability import logs
 from tests.support.logged import logging_restored
 from tests.support.repository import REPO
@@ -150,6 +152,62 @@ def test_a_certificate_that_is_required_and_missing_is_part_of_the_change(
     assert seen(held["effects"][0]).get("REMOVE REVIEW") == 2
     as_if = compared(capsys, old, new, certified=True)
     assert "REMOVE REVIEW" not in seen(as_if["effects"][0])
+
+
+def labelled(sample: Path, labels: dict[str, labelling.Said], labeller: str = "anna") -> None:
+    _, items = samples.read(sample)
+    with labelling.opened(sample, labeller) as pen:
+        for item in items:
+            if item.post.id in labels:
+                pen.write(item.number, labelling.Label(labels[item.post.id]))
+
+
+def test_labels_of_flips_alone_say_what_the_change_gains(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = changed(old, *WORDS, more="gate: {lost_hits: 0.9, new_false_alarms: 0.9}\n")
+    with (old.parent / "posts.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "again", "text": "look at my beer", "language": "de"}) + "\n")
+    sample = old.parent / "flips.sample.jsonl"
+    first = compared(capsys, old, new, label=sample)
+    assert first["quality"][0]["flips"] == 2
+    _, (item,) = samples.read(sample)  # equal contents are labelled once
+    assert item.post.text == "look at my beer"
+    assert not {"REMOVE", "probability", "gained"} & set(sample.read_text().split('"'))
+
+    labelled(sample, {item.post.id: labelling.Said.VIOLATES})
+    diff(old, new, model="demo", label=sample, as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    (quality,) = report["quality"]
+    assert (quality["flips"], quality["labelled"], report["labellers"]) == (2, 2, ["anna"])
+    assert 0 < quality["lost_hits"][0] < 0.4 < quality["lost_hits"][1]
+    assert quality["hits"][0] < 0
+    assert quality["new_hits"][0] == quality["gone_false_alarms"][0] == 0
+    assert [limit["key"] for limit in report["gate"]] == ["lost_hits", "new_false_alarms"]
+    diff(old, new, model="demo", label=sample)
+    printed = capsys.readouterr().out
+    assert "labels: 2 of 2 posts that one version alone flags" in printed
+    assert "gate of alcohol: lost_hits" in printed
+
+
+def test_labels_belong_to_two_versions_of_one_policy(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = changed(old, *WORDS)
+    sample = old.parent / "flips.sample.jsonl"
+    compared(capsys, old, new, label=sample)
+    other = changed(old, *WORDS, ("review: 0.50", "review: 0.40"))
+    with pytest.raises(ConfigError, match="flips between other versions of alcohol: compare the versions again"):
+        diff(old, other, model="demo", label=sample)
+    wrong = old.parent / "flips.jsonl"
+    with pytest.raises(ConfigError, match=r"ends in \.sample\.jsonl"):
+        compared(capsys, old, new, label=wrong)
+
+
+def test_several_policies_are_labelled_one_by_one(old: Path) -> None:
+    shutil.copy(DEMO / "weapons-sale.yaml", old)
+    new = changed(old, *WORDS)
+    path = new / "weapons-sale.yaml"
+    path.write_text(path.read_text().replace("version: 1", "version: 2"))
+    path.write_text(path.read_text().replace("severity: critical", "severity: high").replace("severity: high", "severity: low"))
+    with pytest.raises(ConfigError, match=r"several policies change \(alcohol, weapons-sale\): name it by --policy ID"):
+        diff(old, new, model="demo", label=old.parent / "flips.sample.jsonl")
 
 
 @pytest.mark.parametrize(
