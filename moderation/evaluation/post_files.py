@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from moderation import wire
-from moderation.errors import ConfigError, PostError
+from moderation.errors import ConfigError
+from moderation.evaluation.posts import WrongLineError, members_of, post_of
 from moderation.settings import MediaSettings
 from moderation.types import Post
-from moderation.wire.advice import advice
 
 FORM = '{"text": "I saw a lake"}'
+SHOWN = 10  # mistakes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,65 +30,35 @@ def read(path: Path, media: MediaSettings) -> PostFile:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
         raise ConfigError(f"{path}: not readable: {(error.strerror or 'no reason given').lower()}") from None
-    posts: dict[str, tuple[Post, Mapping[str, str]]] = {}
+    posts: dict[str, Post] = {}
+    slices: list[Mapping[str, str]] = []
     folders: set[Path] = set()
     mistakes: list[str] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            post, slices = _post(line, number, path.parent, media, folders)
-        except _WrongLineError as mistake:
+            members = members_of(line)
+            post, of_line = post_of(members.get("post", members), number, path.parent, media)
+            of_post = _slices(members.get("slices", {}))
+        except WrongLineError as mistake:
             mistakes.append(f"{path}:{number}: {mistake}")
             continue
         if post.id in posts:
-            mistakes.append(f"{path}:{number}: id: another line has this id, too: give each post its own, or none")
-        posts[post.id] = post, slices
-    if not posts and not mistakes:
-        mistakes.append(f"{path}: holds no post: write one a line, as in {FORM}")
+            mistakes.append(f"{path}:{number}: post.id: another line has this id, too: give each post its own, or none")
+            continue
+        posts[post.id] = post
+        slices.append(of_post)
+        folders |= of_line
     if mistakes:
-        raise ConfigError("\n".join(mistakes))
-    return PostFile(
-        tuple(post for post, _ in posts.values()), tuple(slices for _, slices in posts.values()), frozenset(folders)
-    )
+        more = [f"{path}: {len(mistakes) - SHOWN} lines more are wrong"] if len(mistakes) > SHOWN else []
+        raise ConfigError("\n".join([*mistakes[:SHOWN], *more]))
+    if not posts:
+        raise ConfigError(f"{path}: holds no post: write one a line, as in {FORM}")
+    return PostFile(tuple(posts.values()), tuple(slices), frozenset(folders))
 
 
-class _WrongLineError(Exception):
-    """What is wrong with a line, and what to write."""
-
-
-def _post(
-    line: bytes, number: int, folder: Path, media: MediaSettings, folders: set[Path]
-) -> tuple[Post, Mapping[str, str]]:
-    try:
-        members = json.loads(line.decode())
-    except (ValueError, RecursionError):
-        raise _WrongLineError(f"not JSON: a line is as in {FORM}") from None
-    slices: Any = {}
-    if isinstance(members, dict) and "post" in members:
-        slices, members = members.get("slices") or {}, members["post"]
-    if not isinstance(members, dict):
-        raise _WrongLineError(f"must be an object, as in {FORM}")
-    if not isinstance(slices, dict) or not all(isinstance(word, str) for pair in slices.items() for word in pair):
-        raise _WrongLineError('slices: must be an object of texts, as in {"surface": "comment"}')
-    images = members.get("images")
-    if isinstance(images, list):
-        members = members | {"images": [_image(image, folder, folders) for image in images]}
-    value = json.dumps({"id": f"line-{number}", **members}).encode()
-    try:
-        post = wire.post_record(value, (("content-type", b"application/json"),), media)
-    except PostError as error:
-        what, remedy = advice(error.problem)
-        raise _WrongLineError(f"{error.problem.path or 'post'}: {what} {remedy}") from None
-    return post, slices
-
-
-def _image(image: Any, folder: Path, folders: set[Path]) -> Any:
-    """An image with a reference in place of the name of a file."""
-    if not isinstance(image, dict) or not isinstance(image.get("file"), str):
-        return image
-    path = (folder / image["file"]).resolve()
-    if not path.is_file():
-        raise _WrongLineError(f"images: a file is missing: name it by its path from {folder}")
-    folders.add(path.parent)
-    return {**{member: value for member, value in image.items() if member != "file"}, "uri": path.as_uri()}
+def _slices(value: object) -> Mapping[str, str]:
+    if isinstance(value, dict) and all(isinstance(word, str) for pair in value.items() for word in pair):
+        return value
+    raise WrongLineError('slices: must be an object of texts, as in {"surface": "comment"}')

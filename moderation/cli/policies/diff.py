@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +16,7 @@ from rich.console import Console
 from moderation.cli import judging, progress
 from moderation.cli.options import AsJson
 from moderation.cli.policies import difference, flip_labels
+from moderation.cli.policies.compared_posts import Chosen, From, chosen_posts
 from moderation.cli.policies.difference import Compared
 from moderation.errors import ConfigError
 from moderation.settings import Settings
@@ -23,12 +24,9 @@ from moderation.settings import Settings
 if TYPE_CHECKING:
     from moderation.evaluation.comparing import Judged
     from moderation.evaluation.promotion import Held
-    from moderation.evaluation.strata import Stratum
     from moderation.evaluation.wording import PolicyChange
     from moderation.policies import Policy, PolicySet
-    from moderation.types import ModelInfo, Post, Verdict
-
-SAMPLE = 2_000  # posts of a topic that are judged unless --sample says otherwise
+    from moderation.types import ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,31 +38,27 @@ class Versions:
     words: tuple[PolicyChange, ...]  # what the two say differently
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """The posts that both versions judge."""
-
-    posts: Sequence[Post]
-    stratum: Sequence[int]  # of each post
-    slices: Sequence[Mapping[str, str]]  # of each post
-    strata: tuple[Stratum, ...]
-    known: Mapping[int, Verdict]  # earlier verdicts, by place of the post
-    source: str
-    folders: frozenset[Path] = frozenset()
-    left_out: Mapping[str, int] | None = None  # of a topic: posts that could not be read, by why
-
-
 def diff(
     old: Annotated[Path, typer.Argument(help="folder of the policy set as it is")],
     new: Annotated[Path, typer.Argument(help="folder of the policy set as it is to be")],
     *,
     posts: Annotated[
-        Path | None, typer.Option(help="file with posts: JSON lines as on the posts topic, or a golden set, or CSV")
+        Path | None, typer.Option(help="file with posts: JSON lines as on the posts topic, or a golden set")
+    ] = None,
+    topic: Annotated[
+        bool, typer.Option("--topic", help="posts of a period, from the topics; --sample alone means this, too")
+    ] = False,
+    since: Annotated[str, typer.Option(help="begin of the period: 24h, 7d or 2026-01-31T22:00, in UTC")] = "24h",
+    until: Annotated[str | None, typer.Option(help="end of the period; default now")] = None,
+    archive: Annotated[
+        Path | None, typer.Option(help="folder of `moderation archive`, for a change of thresholds alone")
     ] = None,
     policy: Annotated[
         str | None, typer.Option(help="compare this policy alone, as if it were live; default all that are asked")
     ] = None,
-    sample: Annotated[int | None, typer.Option(min=1, help="judge so many of the posts, drawn by strata")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="judge so many of the posts, drawn by strata; of a topic, default 2,000")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the draw: the same seed draws the same posts")] = 1,
     certified: Annotated[
         bool, typer.Option("--certified", help="decide as if each certificate that is required were there")
@@ -92,7 +86,8 @@ def diff(
     if label is not None and both is not None and label.exists():
         _end(flip_labels.judged(label, both, as_json))
         return
-    compared = asyncio.run(_compared(loaded, versions, (posts, sample, seed), new_model, terminal))
+    source = From(posts, topic or (posts is None and sample is not None), since, until, archive, sample, seed)
+    compared = asyncio.run(_compared(loaded, versions, source, new_model, terminal))
     if as_json:
         typer.echo(json.dumps(difference.described(compared), indent=1, ensure_ascii=False))
     else:
@@ -154,47 +149,15 @@ def _uncertified(policies: PolicySet) -> PolicySet:
 async def _compared(
     loaded: Settings,
     versions: Versions,
-    source: tuple[Path | None, int | None, int],
+    source: From,
     new_model: str | None,
     terminal: Console | None,
 ) -> Compared:
     """Both versions on the same posts. Raises ModerationError."""
-    chosen = _of_file(source, loaded)
+    changed = [change.id for change in versions.words] or [policy.id for policy in _asked(versions.old)]
+    chosen = await chosen_posts(source, loaded, (versions.old, changed), terminal)
     before, info, after, new_info = await _judged(loaded, versions, chosen, new_model, terminal)
     return _effects(versions, chosen, (before, after), (info, new_info))
-
-
-def _of_file(source: tuple[Path | None, int | None, int], loaded: Settings) -> Chosen:
-    """The posts of a file, or a sample of them. A file holds no margins: strata are by language and pictures."""
-    from moderation.evaluation import post_files, strata
-    from moderation.evaluation.strata import Band, Stratum, Traits
-
-    path, sample, seed = source
-    if path is None:
-        raise ConfigError("name the posts to compare on: --posts FILE, or --topic")
-    found = post_files.read(path, loaded.media)
-    posts = found.posts
-    slices = [_slices(post) | dict(more) for post, more in zip(posts, found.slices, strict=True)]
-    if sample is None or sample >= len(posts):
-        whole = (Stratum("all posts", None, len(posts)),)
-        return Chosen(posts, [0] * len(posts), slices, whole, {}, str(path), found.folders)
-    draw = strata.drawn([Traits(Band.UNKNOWN, post.language, post.has_images) for post in posts], sample, seed)
-    places = [(place, stratum) for stratum, chosen in enumerate(draw.chosen) for place in chosen]
-    return Chosen(
-        posts=[posts[place] for place, _ in places],
-        stratum=[stratum for _, stratum in places],
-        slices=[slices[place] for place, _ in places],
-        strata=draw.strata,
-        known={},
-        source=str(path),
-        folders=found.folders,
-    )
-
-
-def _slices(post: Post) -> dict[str, str]:
-    """What a post is one of."""
-    known = {"language": post.language, "surface": post.surface, "tenant": post.tenant}
-    return {"pictures": "yes" if post.has_images else "no"} | {key: value for key, value in known.items() if value}
 
 
 async def _judged(
@@ -240,5 +203,5 @@ def _effects(
         source=chosen.source,
         posts={post.id: post for post in chosen.posts},
         pairs=pairs,
-        left_out=dict(chosen.left_out or {}),
+        left_out=chosen.left_out,
     )

@@ -35,8 +35,8 @@ class Compared:
     change: Change
     qualities: Mapping[str, Quality]  # by id of policy
     limits: tuple[Held, ...]
-    judged: tuple[Judged, Judged]
-    models: tuple[ModelInfo, ModelInfo]
+    judged: Sequence[Judged]  # by the old version and by the new one; empty: no model was asked
+    models: Sequence[ModelInfo]  # of both
     source: str
     posts: Mapping[str, Post]  # by id; those that were judged
     pairs: Sequence[Pair]
@@ -183,6 +183,9 @@ def _shown(bounds: Bounds) -> tuple[str, str]:
 
 def cost_words(compared: Compared) -> Iterator[str]:
     """What the model has taken, and what all posts of the population would take."""
+    if not compared.judged:
+        yield "decided from the scores of past verdicts; no model was asked"
+        return
     for name, judged in zip(("OLD", "NEW"), compared.judged, strict=True):
         if not judged.asked:
             yield f"{name}: decided from scores that were known; the model was asked nothing"

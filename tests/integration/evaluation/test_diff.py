@@ -205,7 +205,9 @@ def test_several_policies_are_labelled_one_by_one(old: Path) -> None:
     new = changed(old, *WORDS)
     path = new / "weapons-sale.yaml"
     path.write_text(path.read_text().replace("version: 1", "version: 2"))
-    path.write_text(path.read_text().replace("severity: critical", "severity: high").replace("severity: high", "severity: low"))
+    path.write_text(
+        path.read_text().replace("severity: critical", "severity: high").replace("severity: high", "severity: low")
+    )
     with pytest.raises(ConfigError, match=r"several policies change \(alcohol, weapons-sale\): name it by --policy ID"):
         diff(old, new, model="demo", label=old.parent / "flips.sample.jsonl")
 
