@@ -15,6 +15,11 @@ past            posts of a period, drawn by strata of their old scores
 flip_labels     labels of the posts that one version alone flags
 traffic         the verdicts of a period, and their posts, from the topics
 newest          which verdict of a period is the newest of its post
+postfile        posts to draw from, in a file
+groups          which posts are of equal content
+populations     the groups that a sample is drawn from, with their scores
+sampling        grids of thresholds, and the order in which a seed draws
+drawn           from a population to a sample
 samples         posts that were drawn to be labelled, and their file
 labels          what people say of them, and what is settled so
 flips           how many verdicts of a golden set each attack flips

@@ -7,16 +7,17 @@ now. A population holds no content: of each group the place of one post, where i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from moderation.errors import ConfigError
-from moderation.evaluation import traffic
+from moderation.evaluation import postfile, traffic
 from moderation.evaluation.groups import group_of
 from moderation.evaluation.judging import Judge, each
-from moderation.evaluation.postfile import Line
 from moderation.evaluation.samples import Region
 from moderation.evaluation.sampling import Scored, level_of
 from moderation.evaluation.traffic import Counts, Period, Step
@@ -33,6 +34,7 @@ NO_SCORE = "without a score of the policy"
 OTHER_SCORE = "scored by other words of the policy, another model or another version"
 CHANGED = "pictures that changed since, or cannot be had any more"
 
+Shown = Callable[[str, int], AbstractContextManager[Step]]  # the things, and how many: as cli.progress.shown
 K = TypeVar("K")  # where a post is: a Source, or a line of a file
 
 
@@ -85,33 +87,33 @@ class _Scores:
     found: dict[Source, tuple[float, str]] = field(default_factory=dict)  # probability, and digest of the content
 
 
-async def of_topic(
-    settings: Settings, wanted: Wanted, period: Period, step: Step = lambda _: None
-) -> Population[Source]:
+async def of_topic(settings: Settings, wanted: Wanted, period: Period, shown: Shown) -> Population[Source]:
     """The population that the topics hold. Where a model was changed, the newest one counts.
 
-    step: takes numbers of records and posts that were read. Raises ConfigError and DeliveryError as traffic.py does,
-    and ConfigError where no verdict has a score of the policy.
+    Raises ConfigError and DeliveryError as traffic.py does, and ConfigError where no verdict has a score of the policy.
     """
     left_out: Counts = Counter()
     reasons: Counter[str] = Counter()
     by_digest: dict[str, _Scores] = {}
-    async for verdict in traffic.verdicts(settings, period, left_out, step):
-        digest = _take(wanted, verdict, by_digest, reasons)
-        if digest and (scores := by_digest[digest]).latest < verdict.decided_at_ms:
-            scores.latest = verdict.decided_at_ms
+    with shown("records", await traffic.size(settings, period)) as step:
+        async for verdict in traffic.verdicts(settings, period, left_out, step):
+            digest = _take(wanted, verdict, by_digest, reasons)
+            if digest and (scores := by_digest[digest]).latest < verdict.decided_at_ms:
+                scores.latest = verdict.decided_at_ms
     if not by_digest:
         raise ConfigError(_unscored(wanted, settings.kafka.verdicts_topic, reasons))
     digest, scores = max(by_digest.items(), key=lambda pair: pair[1].latest)
-    reasons[OTHER_SCORE] += sum(len(other.found) for other in by_digest.values()) - len(scores.found)
-    members = await _read(settings, wanted, scores, (left_out, reasons), step)
+    if others := sum(len(other.found) for other in by_digest.values()) - len(scores.found):
+        reasons[OTHER_SCORE] += others
+    with shown("posts", len(scores.found)) as step:
+        members = await _read(settings, wanted, scores, (left_out, reasons), step)
     topics = f"{settings.kafka.verdicts_topic}, {settings.kafka.posts_topic}"
-    counted = {f"{reason}": count for reason, count in (left_out + reasons).items()}
+    counted: dict[str, int] = dict(left_out) | dict(reasons)
     return Population(scores.model, digest, topics, period.begins, period.ends, members, counted)
 
 
 def _take(wanted: Wanted, verdict: Verdict, by_digest: dict[str, _Scores], reasons: Counter[str]) -> str:
-    """Notes a verdict of the region. Returns the score digest that its score has; empty: it has no score that counts."""
+    """Notes a verdict of the region. Returns the digest of its score; empty: it has none that counts."""
     finding = next((each for each in verdict.findings if each.policy_id == wanted.policy.id), None)
     if finding is None or verdict.source is None or not _counts(wanted.policy, finding.score):
         reasons[NO_SCORE] += 1
@@ -203,33 +205,32 @@ async def _batches(pairs: AsyncIterator[tuple[Source, Post]]) -> AsyncIterator[S
 
 
 async def of_lines(
-    settings: Settings, wanted: Wanted, name: str, lines: Sequence[Line], judge: tuple[Media, Scorer], step: Step
-) -> Population[Line]:
-    """The population of a file, whose posts are scored now. name: of the file. step: takes posts that are done.
+    settings: Settings, wanted: Wanted, path: Path, judge: tuple[Media, Scorer], shown: Shown
+) -> tuple[Population[int], Mapping[int, Post]]:
+    """The population of a file, whose posts are scored now, and its posts by line.
 
-    Raises ModerationError, and ConfigError where no post has a score.
+    settings: those with which `judge` reads pictures. Raises ModerationError, also where no post has a score.
     """
     media, scorer = judge
     now = datetime.now(UTC)
+    lines, _ = postfile.read(path, settings.media)
     reasons: Counter[str] = Counter()
-    grouping: Grouping[Line] = Grouping(wanted.region)
-    scored = 0
-    findings = await Judge([wanted.policy], media, scorer).findings([line.post for line in lines], step)
+    grouping: Grouping[int] = Grouping(wanted.region)
+    with shown("posts", len(lines)) as step:
+        findings = await Judge([wanted.policy], media, scorer).findings([line.post for line in lines], step)
     fetcher = Fetcher(settings.media)
     try:
         for line, of_post in zip(lines, findings, strict=True):
             finding = of_post.get(wanted.policy.id)
             if finding is None or finding.score is None or not _counts(wanted.policy, finding.score):
                 reasons[NO_SCORE] += 1
-                continue
-            scored += 1
-            if wanted.holds(finding):
+            elif wanted.holds(finding):
                 files = (await fetcher.fetch(line.post)).files
-                grouping.add(group_of(line.post, files), finding.score.probability, line, f"{line.number:012}")
+                grouping.add(group_of(line.post, files), finding.score.probability, line.number, f"{line.number:012}")
     finally:
         await fetcher.close()
-    if not scored:
-        raise ConfigError(f"{name}: the model gave none of the {len(lines):,} posts a score of {wanted.policy.id}")
-    info = scorer.info
-    digest = score_digest(wanted.policy, info.digest)
-    return Population(info, digest, name, now, now, grouping.members, dict(reasons))
+    if reasons[NO_SCORE] == len(lines):
+        raise ConfigError(f"{path}: the model gave none of the {len(lines):,} posts a score of {wanted.policy.id}")
+    digest = score_digest(wanted.policy, scorer.info.digest)
+    population = Population(scorer.info, digest, path.name, now, now, grouping.members, dict(reasons))
+    return population, {line.number: line.post for line in lines}

@@ -103,6 +103,14 @@ async def verdicts(
         counts.update(_left_out(newest))
 
 
+async def size(settings: Settings, period: Period) -> int:
+    """How many records `verdicts` reads of a period, about: so many steps it makes. Raises as it does."""
+    async with _opened(settings.kafka, settings.kafka.verdicts_topic) as reader:
+        whole = await reader.spans(period.span_ms.start)
+        rest = await reader.spans(period.span_ms.stop + CLOCKS_MS)
+    return sum(2 * len(span) - len(rest[place]) for place, span in whole.items())
+
+
 def _left_out(newest: Newest) -> Counts:
     return +Counter(
         {
