@@ -1,4 +1,4 @@
-"""`moderation classify`: judges one post in this process, without Kafka and without the API."""
+"""`moderation classify`: judges posts in this process, without Kafka and without the API. many.py judges many."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moderation import settings
+from moderation.cli import many
 from moderation.cli.options import (
     AsJson,
     Images,
@@ -46,6 +47,17 @@ def classify(
         Path | None,
         typer.Option("--post", help="file with a whole post, in the JSON of the posts topic; - reads standard input"),
     ] = None,
+    posts: Annotated[
+        Path | None,
+        typer.Option(help="file with many posts: CSV with columns text, image, language, label; or JSON lines"),
+    ] = None,
+    pictures: Annotated[Path | None, typer.Option(help="folder of pictures; each is a post")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--out", help="of many posts: write FILE.csv, FILE.json or FILE.html")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="of many posts: judge by this policy alone, as if it were live")
+    ] = None,
     model_name: Annotated[
         str | None, typer.Option("--model", help="hub id, folder or demo; default MODERATION_MODEL")
     ] = None,
@@ -54,18 +66,30 @@ def classify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge one post in this process, without Kafka, as a worker would. Exits with 1 if nothing of it was judged."""
+    """Judge posts in this process, without Kafka, as a worker would. Exits with 1 if a post could not be judged.
+
+    With --posts or --pictures it judges many, and lists those that differ from their labels. --out keeps what is done
+    if it is interrupted, and the same command goes on.
+    """
     from moderation.cli import render
     from moderation.policies import PolicySet
     from moderation.v1 import post_pb2
     from moderation.v1.verdict_pb2 import STATUS_UNDETERMINED
 
+    alone = text or image or language or surface or tenant
+    if source := posts or pictures:
+        if (posts and pictures) or post_file or alone:
+            raise ConfigError("give one of --posts, --pictures, --post, or the options of one post")
+        many.many(many.Wanted(source, posts is None, file, policy, as_json), folder, model_name)
+        return
+    if file or policy:
+        raise ConfigError("--out and --policy are for many posts: give --posts FILE or --pictures FOLDER, too")
     loaded = settings.load()
     if model_name:
         loaded = loaded.model_copy(update={"model": loaded.model.model_copy(update={"name": model_name})})
     post: Post | PostError
     if post_file:
-        if text or image or language or surface or tenant:
+        if alone:
             raise ConfigError("--post gives the whole post: leave out --text, --image, --language, --surface, --tenant")
         post = post_of_file(post_file, loaded)
     else:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from moderation.errors import ConfigError
 from moderation.evaluation.posts import FORM, WrongLineError, members_of, post_of
@@ -144,7 +145,7 @@ def _read(path: Path, policy: Policy, media: MediaSettings) -> tuple[GoldenSet, 
         if not line.strip():
             continue
         try:
-            posts.append(_labelled(line, number, reading))
+            posts.append(_labelled(members_of(line), number, reading))
         except WrongLineError as mistake:
             wrong(number, f"{mistake}")
     if not posts and not mistakes:
@@ -153,8 +154,19 @@ def _read(path: Path, policy: Policy, media: MediaSettings) -> tuple[GoldenSet, 
     return GoldenSet(path, tuple(posts), frozenset(reading.folders), digest), mistakes
 
 
-def _labelled(line: bytes, number: int, reading: _Reading) -> Labelled:
-    members = members_of(line)
+def rows(
+    lines: Iterable[tuple[int, Mapping[str, Any]]], path: Path, policy: Policy, media: MediaSettings
+) -> Iterator[tuple[int, Labelled | WrongLineError]]:
+    """What lines of another file say, each with its number, as those of a golden set would. path: that file's."""
+    reading = _Reading(path, policy, media)
+    for number, members in lines:
+        try:
+            yield number, _labelled(members, number, reading)
+        except WrongLineError as mistake:
+            yield number, mistake
+
+
+def _labelled(members: Mapping[str, Any], number: int, reading: _Reading) -> Labelled:
     for key in members:
         if key not in KEYS:
             close = difflib.get_close_matches(key, KEYS, n=1)

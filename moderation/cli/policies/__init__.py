@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from moderation.cli.policies import attack, check, diff, label, live, sample
+from moderation.cli.policies import attack, check, diff, imports, label, live, sample
 
 app = typer.Typer(no_args_is_help=True, help="Write, check, test, certify and compare policies; show what is in use.")
 app.command("check")(check.check)
@@ -14,4 +14,6 @@ app.command("attack")(attack.attack)
 app.command("diff")(diff.diff)
 app.command("sample")(sample.sample)
 app.command("label")(label.label)
+app.command("import")(imports.import_posts)
+app.command("export")(imports.export_posts)
 app.command("live")(live.live)
