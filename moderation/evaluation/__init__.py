@@ -22,5 +22,11 @@ sampling        grids of thresholds, and the order in which a seed draws
 drawn           from a population to a sample
 samples         posts that were drawn to be labelled, and their file
 labels          what people say of them, and what is settled so
+judging         judges many posts against policies
+kept            the model's answers, kept between runs
+figures         precision, recall, AUC, calibration, per clause and per slice
+tested          a test of policies against their golden sets
+plots           plots of figures
+tested_page     the page of a test
 flips           how many verdicts of a golden set each attack flips
 """

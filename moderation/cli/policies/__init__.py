@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from moderation.cli.policies import attack, check, diff, imports, label, live, sample
+from moderation.cli.policies import attack, check, diff, imports, label, live, sample, test
 
 app = typer.Typer(no_args_is_help=True, help="Write, check, test, certify and compare policies; show what is in use.")
 app.command("check")(check.check)
 app.command("show")(check.show)
 app.command("schema")(check.schema)
+app.command("test")(test.measure)
 app.command("attack")(attack.attack)
 app.command("diff")(diff.diff)
 app.command("sample")(sample.sample)
