@@ -10,7 +10,6 @@ strata          which posts of a population are judged again, and what that says
 comparing       judges posts by two versions; known scores ask no model
 changes         what a change does: flips, loads, and how surely
 promotion       whether the gate lets a change pass
-post_files      posts of a file
 past            posts of a period, drawn by strata of their old scores
 flip_labels     labels of the posts that one version alone flags
 traffic         the verdicts of a period, and their posts, from the topics

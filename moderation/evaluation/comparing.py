@@ -21,7 +21,7 @@ class Judged:
     """The verdicts on posts by one version."""
 
     verdicts: tuple[Verdict, ...]
-    asked: int  # posts for which the model was asked; the others were decided again from known scores
+    asked: int  # posts for which the model was asked; of the others, scores were known from verdicts or earlier runs
     model_s: float  # seconds of the device for these; of a model server, seconds of its requests
 
 
@@ -49,9 +49,10 @@ async def judged(
     missing = [place for place in range(len(posts)) if place not in verdicts]
     before = metrics.STEP.total
     fresh = await each(missing, lambda place: moderator.moderate(posts[place]), step)
-    spent = metrics.STEP.total - before or sum(verdict.timings.model for verdict in fresh)
+    times = [verdict.timings.model for verdict in fresh if verdict.timings.model]  # of kept answers it is 0
+    spent = metrics.STEP.total - before or sum(times)
     verdicts |= dict(zip(missing, fresh, strict=True))
-    return Judged(tuple(verdicts[place] for place in range(len(posts))), len(missing), spent)
+    return Judged(tuple(verdicts[place] for place in range(len(posts))), len(times), spent)
 
 
 def decided_again(

@@ -14,22 +14,22 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moderation.errors import ConfigError
 from moderation.evaluation import labels, samples
 from moderation.evaluation.changes import Effect, OneSided, Pair, Quality, one_sided, quality_of
+from moderation.evaluation.drawn import with_pictures
 from moderation.evaluation.labels import Settled
 from moderation.evaluation.promotion import Figures
 from moderation.evaluation.samples import Item, Level, Region, Sample
 from moderation.evaluation.strata import Stratum
+from moderation.media.fetching import Fetcher
 from moderation.policies import Policy, digest_of, score_digest
 from moderation.types import ModelInfo, Post
 
 SUFFIX = ".flips.json"
-ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp"}
 MEANS = {Settled.VIOLATES: True, Settled.ALLOWED: False}  # any other may be either
 
 Count = Annotated[int, Field(ge=0, strict=True)]
@@ -80,6 +80,7 @@ class Drawn:
     posts: Mapping[str, Post]  # by id
     source: str
     seed: int
+    model: ModelInfo  # of the new version
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +93,13 @@ class Labelled:
     labellers: tuple[str, ...]
 
 
-def begin(path: Path, versions: tuple[Policy, Policy], model: ModelInfo, drawn: Drawn, effect: Effect) -> int:
+async def begin(path: Path, versions: tuple[Policy, Policy], drawn: Drawn, effect: Effect, fetcher: Fetcher) -> int:
     """Writes the flips of a policy as a sample to label, equal contents once. Returns how many; 0: nothing is written.
 
     Raises ConfigError where a file cannot be written, or is there already.
     """
     old, new = versions
+    model = drawn.model
     flips = one_sided(drawn.pairs, new.id)
     groups = {pair.post_id: pair.before.content_digest or _own_digest(pair.post_id) for pair in drawn.pairs}
     first = {groups[flip.post_id]: flip.post_id for flip in reversed(flips)}
@@ -105,10 +107,7 @@ def begin(path: Path, versions: tuple[Policy, Policy], model: ModelInfo, drawn: 
         return 0
     order = sorted(first)
     random.Random(drawn.seed).shuffle(order)  # noqa: S311  a draw that can be repeated
-    items = [
-        Item(number, group, 0, drawn.posts[first[group]], _files(path, number, drawn.posts[first[group]]))
-        for number, group in enumerate(order, 1)
-    ]
+    items = [Item(number, group, 0, drawn.posts[first[group]]) for number, group in enumerate(order, 1)]
     now = datetime.now(UTC)
     sample = Sample(
         policy=new.id,
@@ -124,7 +123,7 @@ def begin(path: Path, versions: tuple[Policy, Policy], model: ModelInfo, drawn: 
         ends=now,
         drawn_at=now,
     )
-    samples.write(path, sample, items)
+    samples.write(path, sample, await with_pictures(items, path, fetcher))
     state = _State(
         policy=new.id,
         old=digest_of([old]),
@@ -194,19 +193,3 @@ def _write(path: Path, data: bytes) -> None:
 def _own_digest(id: str) -> str:
     """In place of a content's digest, where the content could not be read."""
     return hashlib.sha256(f"post {id}".encode()).hexdigest()
-
-
-def _files(path: Path, number: int, post: Post) -> tuple[Path, ...]:
-    """The files of a post's pictures. Those that are in the post itself are written into a folder beside the sample."""
-    files = []
-    for place, image in enumerate(post.images):
-        parts = urlsplit(image.uri or "")
-        if parts.scheme == "file":
-            files.append(Path(unquote(parts.path)))
-        elif image.data:
-            folder = path.with_name(f"{path.name.removesuffix(samples.SUFFIX)}.pictures")
-            folder.mkdir(mode=0o700, exist_ok=True)
-            ending = next((end for start, end in ENDINGS.items() if image.data.startswith(start)), ".bin")
-            _write(file := folder / f"{number}-{place}{ending}", image.data)
-            files.append(file)
-    return tuple(files)

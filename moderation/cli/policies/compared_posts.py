@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from moderation.cli import progress
+from moderation.cli.options import err
 from moderation.cli.periods import time_of
 from moderation.errors import ConfigError
 from moderation.settings import Settings
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     from moderation.types import Post, Verdict
 
 SAMPLE = 2_000  # posts of a topic that are judged unless --sample says otherwise
+SHOWN = 10  # rows that cannot be read
 
 
 @dataclass(frozen=True, slots=True)
 class From:
-    """What the options say of the posts."""
+    """What the options say of the posts, and of how they are judged."""
 
     file: Path | None
     topic: bool
@@ -35,6 +37,8 @@ class From:
     archive: Path | None
     sample: int | None
     seed: int
+    new_model: str | None  # None: the same as for the old version
+    fresh: bool  # answers of earlier runs do not count
 
     def period(self) -> tuple[datetime, datetime]:
         """Begin and end. Raises ConfigError."""
@@ -96,19 +100,33 @@ async def _of_topic(
 
 
 def _of_file(path: Path, source: From, loaded: Settings) -> Chosen:
-    """The posts of a file, or a sample of them. A file holds no margins: strata are by language and pictures."""
-    from moderation.evaluation import post_files, strata
+    """The posts of a file, or a sample of them. A file holds no margins: strata are by language and pictures.
+
+    A row that cannot be read is said and counted.
+    """
+    from moderation.evaluation import strata, tables
     from moderation.evaluation.strata import Band, Stratum, Traits
 
-    found = post_files.read(path, loaded.media)
-    posts = found.posts
-    slices = [_slices(post) | dict(more) for post, more in zip(posts, found.slices, strict=True)]
+    table = tables.read(path, loaded.media)
+    rows = {row.post.id: row for row in table.rows}
+    wrong = [f"{mistake}" for mistake in table.mistakes]
+    wrong += [
+        f"{path}:{row.line}: post.id: another row has this id, too: give each post its own, or none"
+        for row in table.rows
+        if rows[row.post.id] is not row
+    ]
+    for line in wrong[:SHOWN]:
+        err.print(line, highlight=False, markup=False)
+    if not rows:
+        raise ConfigError(f"{path}: no row can be read: mend them as the lines above say")
+    posts = [row.post for row in rows.values()]
+    slices = [_slices(row.post) | dict(row.members.get("slices") or {}) for row in rows.values()]
+    left_out = {"their rows cannot be read": len(wrong)} if wrong else {}
     if source.sample is None or source.sample >= len(posts):
         whole = (Stratum("all posts", None, len(posts)),)
-        return Chosen(posts, [0] * len(posts), slices, whole, {}, str(path), found.folders)
-    draw = strata.drawn(
-        [Traits(Band.UNKNOWN, post.language, post.has_images) for post in posts], source.sample, source.seed
-    )
+        return Chosen(posts, [0] * len(posts), slices, whole, {}, str(path), table.folders, left_out)
+    traits = [Traits(Band.UNKNOWN, post.language, post.has_images) for post in posts]
+    draw = strata.drawn(traits, source.sample, source.seed)
     places = [(place, stratum) for stratum, chosen in enumerate(draw.chosen) for place in chosen]
     return Chosen(
         posts=[posts[place] for place, _ in places],
@@ -117,7 +135,8 @@ def _of_file(path: Path, source: From, loaded: Settings) -> Chosen:
         strata=draw.strata,
         known={},
         source=str(path),
-        folders=found.folders,
+        folders=table.folders,
+        left_out=left_out,
     )
 
 

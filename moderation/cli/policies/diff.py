@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,14 +19,17 @@ from moderation.cli.policies import difference, flip_labels
 from moderation.cli.policies.compared_posts import Chosen, From, chosen_posts
 from moderation.cli.policies.difference import Compared
 from moderation.errors import ConfigError
+from moderation.observability import logs
 from moderation.settings import Settings
 
 if TYPE_CHECKING:
     from moderation.evaluation.comparing import Judged
     from moderation.evaluation.promotion import Held
     from moderation.evaluation.wording import PolicyChange
+    from moderation.inference.scoring import Scorer
+    from moderation.media.reader import Media
     from moderation.policies import Policy, PolicySet
-    from moderation.types import ModelInfo
+    from moderation.types import ModelInfo, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ def diff(
     new: Annotated[Path, typer.Argument(help="folder of the policy set as it is to be")],
     *,
     posts: Annotated[
-        Path | None, typer.Option(help="file with posts: JSON lines as on the posts topic, or a golden set")
+        Path | None, typer.Option(help="file with posts: JSON lines, a golden set, or CSV with text, image, language")
     ] = None,
     topic: Annotated[
         bool, typer.Option("--topic", help="posts of a period, from the topics; --sample alone means this, too")
@@ -65,6 +68,7 @@ def diff(
     ] = False,
     model: Annotated[str | None, typer.Option(help="hub id, folder or demo; default MODERATION_MODEL")] = None,
     new_model: Annotated[str | None, typer.Option(help="model for NEW; default the same as for OLD")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="ask the model, also where its answers are kept")] = False,
     label: Annotated[
         Path | None,
         typer.Option(
@@ -86,8 +90,10 @@ def diff(
     if label is not None and both is not None and label.exists():
         _end(flip_labels.judged(label, both, as_json))
         return
-    source = From(posts, topic or (posts is None and sample is not None), since, until, archive, sample, seed)
-    compared = asyncio.run(_compared(loaded, versions, source, new_model, terminal))
+    source = From(
+        posts, topic or (posts is None and sample is not None), since, until, archive, sample, seed, new_model, fresh
+    )
+    compared = asyncio.run(_compared(loaded, versions, source, terminal))
     if as_json:
         typer.echo(json.dumps(difference.described(compared), indent=1, ensure_ascii=False))
     else:
@@ -95,7 +101,7 @@ def diff(
     if report is not None:
         difference.write_page(report, compared)
     if label is not None and both is not None:
-        flip_labels.begin(label, both, compared, seed)
+        flip_labels.begin(label, both, compared, (loaded, seed))
     _end(compared.limits)
 
 
@@ -146,35 +152,52 @@ def _uncertified(policies: PolicySet) -> PolicySet:
     return PolicySet.of(policy.model_copy(update={"certificate": None}) for policy in policies.policies)
 
 
-async def _compared(
-    loaded: Settings,
-    versions: Versions,
-    source: From,
-    new_model: str | None,
-    terminal: Console | None,
-) -> Compared:
+async def _compared(loaded: Settings, versions: Versions, source: From, terminal: Console | None) -> Compared:
     """Both versions on the same posts. Raises ModerationError."""
     changed = [change.id for change in versions.words] or [policy.id for policy in _asked(versions.old)]
     chosen = await chosen_posts(source, loaded, (versions.old, changed), terminal)
-    before, info, after, new_info = await _judged(loaded, versions, chosen, new_model, terminal)
+    before, info, after, new_info = await _judged(loaded, versions, chosen, source, terminal)
     return _effects(versions, chosen, (before, after), (info, new_info))
 
 
 async def _judged(
-    loaded: Settings, versions: Versions, chosen: Chosen, new_model: str | None, terminal: Console | None
+    loaded: Settings, versions: Versions, chosen: Chosen, source: From, terminal: Console | None
 ) -> tuple[Judged, ModelInfo, Judged, ModelInfo]:
-    from moderation.evaluation.comparing import judged
-
-    posts = chosen.posts
-    with progress.shown("verdicts", 2 * len(posts), terminal) as step:
+    name = source.new_model or loaded.model.name
+    other = loaded.model_copy(update={"model": loaded.model.model_copy(update={"name": name})})
+    with progress.shown("verdicts", 2 * len(chosen.posts), terminal) as step:
         async with judging.opened(loaded, chosen.folders) as tools:
-            before, info = await judged(versions.old, posts, tools, chosen.known, step), tools[1].info
-            if new_model is None:
-                again = dict(enumerate(before.verdicts))
-                return before, info, await judged(versions.new, posts, tools, again, step), info
-        other = loaded.model_copy(update={"model": loaded.model.model_copy(update={"name": new_model})})
+            by = _By(chosen, step, fresh=source.fresh)
+            before, info = await by.verdicts(versions.old, (loaded, *tools), chosen.known), tools[1].info
+            if source.new_model is None:
+                known = dict(enumerate(before.verdicts))
+                return before, info, await by.verdicts(versions.new, (loaded, *tools), known), info
         async with judging.opened(other, chosen.folders) as tools:
-            return before, info, await judged(versions.new, posts, tools, {}, step), tools[1].info
+            return before, info, await by.verdicts(versions.new, (other, *tools), {}), tools[1].info
+
+
+class _By:
+    """Judges the posts by one version after the other. Answers are kept, so an interrupted run goes on where it was."""
+
+    def __init__(self, chosen: Chosen, step: Callable[[int], object], *, fresh: bool) -> None:
+        self._posts = chosen.posts
+        self._step = step
+        self._fresh = fresh
+
+    async def verdicts(
+        self, policies: PolicySet, tools: tuple[Settings, Media, Scorer], known: Mapping[int, Verdict]
+    ) -> Judged:
+        from moderation.evaluation.comparing import judged
+        from moderation.evaluation.kept import keeping
+
+        loaded, media, scorer = tools
+        with keeping(scorer, _asked(policies), loaded.model, fresh=self._fresh) as (kept, answers):
+            try:
+                return await judged(policies, self._posts, (media, kept), known, self._step)
+            except asyncio.CancelledError:
+                where = f"begins at the start: {answers.lost}" if answers.lost else "goes on from here"
+                logs.say(f"interrupted; the same command {where}")
+                raise
 
 
 def _effects(
@@ -203,5 +226,6 @@ def _effects(
         source=chosen.source,
         posts={post.id: post for post in chosen.posts},
         pairs=pairs,
+        folders=chosen.folders,
         left_out=chosen.left_out,
     )

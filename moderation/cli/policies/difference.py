@@ -40,6 +40,7 @@ class Compared:
     source: str
     posts: Mapping[str, Post]  # by id; those that were judged
     pairs: Sequence[Pair]
+    folders: frozenset[Path]  # of pictures that lie in files
     left_out: Mapping[str, int]  # of a topic: posts that could not be read, by why
 
 
@@ -100,7 +101,8 @@ def print_change(compared: Compared) -> None:
     out.print()
     changed = {each.id for each in compared.words}
     still = []
-    for effect in change.effects:
+    # The outcome of posts is that of the only policy.
+    for effect in change.effects[1:] if len(change.effects) == 2 else change.effects:
         if not effect.policy or effect.policy in changed or any(cell.judged for cell in effect.cells):
             _print_effect(effect, compared)
         else:
@@ -146,8 +148,8 @@ def _print_effect(effect: Effect, compared: Compared) -> None:
         if quality.labelled:
             print_quality(quality)
         for words, flips in (("nearest to the threshold", effect.nearest), ("farthest from it", effect.farthest)):
-            for flip in flips:
-                say(f"{words}: {flip_words(flip)}")
+            for line in (f"{words}:", *(f"  {flip_words(flip)}" for flip in flips)) if flips else ():
+                say(line)
     moved = [each for each in effect.slices if each.flips]
     for each in moved:
         say(f"{each.key} {each.value}: {each.flips} of {each.judged} flip, an estimated {each.share:.1%}")
@@ -188,7 +190,7 @@ def cost_words(compared: Compared) -> Iterator[str]:
         return
     for name, judged in zip(("OLD", "NEW"), compared.judged, strict=True):
         if not judged.asked:
-            yield f"{name}: decided from scores that were known; the model was asked nothing"
+            yield f"{name}: all scores were known from verdicts or earlier runs; the model was asked nothing"
             continue
         per_post = judged.model_s / judged.asked
         whole = compared.change.population

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from moderation.cli.options import err
 from moderation.cli.policies.difference import (
     Compared,
     limit_members,
@@ -18,8 +20,10 @@ from moderation.cli.policies.difference import (
     say,
 )
 from moderation.errors import ConfigError
+from moderation.settings import Settings
 
 if TYPE_CHECKING:
+    from moderation.evaluation.changes import Effect
     from moderation.evaluation.promotion import Held
     from moderation.policies import Policy, PolicySet
 
@@ -35,19 +39,41 @@ def policies_of(old: PolicySet, new: PolicySet, changed: Sequence[str]) -> tuple
     return found[0], found[1]
 
 
-def begin(path: Path, versions: tuple[Policy, Policy], compared: Compared, seed: int) -> None:
-    """Writes the sample, and says how it goes on. Raises ConfigError."""
-    from moderation.evaluation import flip_labels
-
+def begin(path: Path, versions: tuple[Policy, Policy], compared: Compared, drawing: tuple[Settings, int]) -> None:
+    """Writes the sample, and says how it goes on. drawing: the settings, and the seed. Raises ConfigError."""
     policy = versions[1].id
     effect = next((effect for effect in compared.change.effects if effect.policy == policy), None)
-    drawn = flip_labels.Drawn(compared.pairs, compared.change.strata, compared.posts, compared.source, seed)
-    count = flip_labels.begin(path, versions, compared.models[1], drawn, effect) if effect else 0
+    count = asyncio.run(_begun(path, versions, compared, effect, drawing)) if effect else 0
     if not count:
-        typer.echo("no post is flagged by one version alone: there is nothing to label", err=True)
+        err.print("no post is flagged by one version alone: there is nothing to label", highlight=False)
         return
-    typer.echo(f"{path}: {count} posts to label. Label them by `moderation policies label {path}`,", err=True)
-    typer.echo(f"then run `moderation policies diff OLD NEW --policy {policy} --label {path}`", err=True)
+    for line in (
+        f"{path}: {count} posts to label. Label them by: moderation policies label {path}",
+        f"Then run: moderation policies diff OLD NEW --policy {policy} --label {path}",
+    ):
+        err.print(line, highlight=False, markup=False)
+
+
+async def _begun(
+    path: Path,
+    versions: tuple[Policy, Policy],
+    compared: Compared,
+    effect: Effect,
+    drawing: tuple[Settings, int],
+) -> int:
+    from moderation.evaluation import flip_labels
+    from moderation.media.fetching import Fetcher
+
+    loaded, seed = drawing
+    drawn = flip_labels.Drawn(
+        compared.pairs, compared.change.strata, compared.posts, compared.source, seed, compared.models[1]
+    )
+    roots = tuple(sorted({*loaded.media.roots, *compared.folders}))
+    fetcher = Fetcher(loaded.media.model_copy(update={"roots": roots}))
+    try:
+        return await flip_labels.begin(path, versions, drawn, effect, fetcher)
+    finally:
+        await fetcher.close()
 
 
 def judged(path: Path, versions: tuple[Policy, Policy], as_json: bool) -> Sequence[Held]:

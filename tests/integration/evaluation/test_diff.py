@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from moderation.cli.options import err
 from moderation.cli.policies.diff import diff
 from moderation.errors import ConfigError
 from moderation.evaluation import labels as labelling
@@ -28,8 +31,9 @@ POSTS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(autouse=True)
-def logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Standard error stays the test's."""
+def logs_as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Standard error stays the test's, and no answers are kept from test to test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(logs, "capture_prints", lambda _: None)
     with logging_restored():
         yield
@@ -40,7 +44,8 @@ def old(tmp_path: Path) -> Path:
     """A set of one policy, and posts beside it."""
     folder = tmp_path / "old"
     folder.mkdir()
-    shutil.copy(DEMO / "alcohol.yaml", folder)
+    text = (DEMO / "alcohol.yaml").read_text()
+    (folder / "alcohol.yaml").write_text("".join(line for line in text.splitlines(True) if "gate" not in line))
     shutil.copy(REPO / "moderation/demo/pictures/wine-cheese.jpg", tmp_path / "wine.jpg")
     (tmp_path / "posts.jsonl").write_text("".join(json.dumps(post) + "\n" for post in POSTS))
     return folder
@@ -105,7 +110,7 @@ def test_the_gate_decides_the_exit_code(old: Path, capsys: pytest.CaptureFixture
     assert ended.value.code == 1
     printed = capsys.readouterr().out
     assert "mentions [-alcohol-]{+wine+}" in printed
-    assert printed.index("[-alcohol-]") < printed.index("Outcome of posts")
+    assert printed.index("[-alcohol-]") < printed.index("all flips")
     assert "gate of alcohol: flips 0.9324 (at most 0.3): not kept" in printed
     assert "gate of alcohol: review_load 0 (at most 1): kept" in printed
     assert "the intervals hold if these were drawn at random" in printed
@@ -212,20 +217,63 @@ def test_several_policies_are_labelled_one_by_one(old: Path) -> None:
         diff(old, new, model="demo", label=old.parent / "flips.sample.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("{", r"posts\.jsonl:5: not JSON"),
-        ('{"id": "wine", "text": "x"}', r"posts\.jsonl:5: .*id"),
-        ('{"images": [{"file": "gone.jpg"}]}', r"posts\.jsonl:5: .*file"),
-        ('{"txt": "x"}', r"posts\.jsonl:5: .*no such field"),
-    ],
-)
-def test_a_wrong_line_is_named(old: Path, line: str, says: str) -> None:
+WRONG = {
+    "{": r"posts\.jsonl:5: not JSON",
+    '{"id": "wine", "text": "x"}': r"posts\.jsonl:1: post\.id: another row has this id, too",
+    '{"images": [{"file": "gone.jpg"}]}': r"posts\.jsonl:5: .*there is no such file",
+    '{"post": {"txt": "x"}}': r"posts\.jsonl:5: .*no such field",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_a_wrong_row_is_named_and_costs_no_other(
+    old: Path, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(err, "file", io.StringIO())
     with (old.parent / "posts.jsonl").open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(ConfigError, match=says):
-        diff(old, changed(old, *WORDS), posts=old.parent / "posts.jsonl", model="demo")
+    report = compared(capsys, old, changed(old, *WORDS))
+    assert (report["judged"], report["left_out"]) == (4, {"their rows cannot be read": 1})
+    said = err.file.getvalue() if isinstance(err.file, io.StringIO) else ""
+    assert re.search(WRONG[line], said), said
+
+
+def test_a_spreadsheet_of_posts(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = old.parent / "posts.csv"
+    path.write_text("text,language,slice.kind\nlook at my beer,en,short\ngood morning everyone,de,long\n")
+    diff(old, changed(old, *WORDS), posts=path, model="demo", as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    slices = {(each["key"], each["value"]): each["flips"] for each in report["effects"][0]["slices"]}
+    assert (report["judged"], slices["kind", "short"], slices["kind", "long"]) == (2, 1, 0)
+
+
+def test_a_run_after_another_one_asks_the_model_nothing(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = compared(capsys, old, changed(old, *WORDS))
+    second = compared(capsys, old, changed(old, *WORDS))
+    third = compared(capsys, old, changed(old, *WORDS), fresh=True)
+    assert [[cost["asked"] for cost in report["cost"]] for report in (first, second, third)] == [[4, 4], [0, 0], [4, 4]]
+    assert first["effects"] == second["effects"] == third["effects"]
+
+
+def test_the_page_for_authors_shows_real_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (REPO / "policies/README.md").read_text()
+    shown = page.partition("$ moderation policies diff ")[2].partition("```")[0].splitlines()
+    new = tmp_path / "new"
+    new.mkdir()
+    text = (DEMO / "alcohol.yaml").read_text()
+    for before, after in (("mentions alcohol", "mentions wine"), ("alcohol?", "wine?"), ("version: 1", "version: 2")):
+        text = text.replace(before, after)
+    (new / "alcohol.yaml").write_text(text)
+    monkeypatch.chdir(REPO)
+    diff(Path("policies/demo"), new, policy="alcohol", posts=Path("policies/demo/alcohol.golden.jsonl"), model="demo")
+    printed = capsys.readouterr().out.splitlines()
+
+    def stable(lines: list[str]) -> list[str]:
+        return [line.rstrip() for line in lines if not line.startswith(("OLD: ", "NEW: "))]
+
+    assert stable(shown[1:]) == stable(printed)
 
 
 @pytest.mark.parametrize(
