@@ -28,4 +28,11 @@ tested          a test of policies against their golden sets
 plots           plots of figures
 tested_page     the page of a test
 flips           how many verdicts of a golden set each attack flips
+rows            verdicts as rows of a table, without content
+archive         these rows as Parquet by day: files that are whole or not there
+archiving       from the verdicts topic to the archive
+deciding        policies.decision in columns
+redeciding      what other thresholds would have done to past traffic
+redecided       the result of that
+flipped         the findings that other thresholds turn
 """

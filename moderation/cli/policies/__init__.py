@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from moderation.cli.policies import attack, check, diff, imports, label, live, sample, test
+from moderation.cli.policies import attack, check, diff, history, imports, label, live, sample, test
 
 app = typer.Typer(no_args_is_help=True, help="Write, check, test, certify and compare policies; show what is in use.")
 app.command("check")(check.check)
@@ -18,3 +18,4 @@ app.command("label")(label.label)
 app.command("import")(imports.import_posts)
 app.command("export")(imports.export_posts)
 app.command("live")(live.live)
+app.command("history")(history.history)
