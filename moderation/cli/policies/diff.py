@@ -15,7 +15,7 @@ from rich.console import Console
 
 from moderation.cli import judging, progress
 from moderation.cli.options import AsJson
-from moderation.cli.policies import difference, flip_labels
+from moderation.cli.policies import difference, flip_labels, past_thresholds
 from moderation.cli.policies.compared_posts import Chosen, From, chosen_posts
 from moderation.cli.policies.difference import Compared
 from moderation.errors import ConfigError
@@ -93,7 +93,11 @@ def diff(
     source = From(
         posts, topic or (posts is None and sample is not None), since, until, archive, sample, seed, new_model, fresh
     )
-    compared = asyncio.run(_compared(loaded, versions, source, terminal))
+    sets = versions.old, versions.new
+    if past_thresholds.applies(sets, source, more=new_model is not None or label is not None):
+        compared = past_thresholds.compared(loaded, sets, versions.words, source, terminal)
+    else:
+        compared = asyncio.run(_compared(loaded, versions, source, terminal))
     if as_json:
         typer.echo(json.dumps(difference.described(compared), indent=1, ensure_ascii=False))
     else:

@@ -13,6 +13,8 @@ import pytest
 
 from moderation.cli.policies.diff import diff
 from moderation.errors import ConfigError
+from moderation.evaluation.archive import Archive
+from moderation.evaluation.archiving import Run
 from moderation.observability import logs
 from tests.support.harness import Harness, a_value, running
 from tests.support.logged import logging_restored
@@ -29,6 +31,7 @@ def logs_as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
 
 def changed(harness: Harness, folder: Path, *words: tuple[str, str]) -> Path:
     new = folder / "new"
+    folder.mkdir(exist_ok=True)
     shutil.copytree(harness.settings.policies, new)
     path = new / "spam.yaml"
     text = path.read_text()
@@ -86,6 +89,33 @@ async def test_other_words_are_judged_on_posts_whose_old_scores_are_known(
     flips = drawn["effects"][0]["flips"]
     assert flips["low"] <= 4 / 30 <= flips["high"]
     assert drawn["effects"] == again["effects"]
+
+
+async def test_other_thresholds_ask_no_model(
+    harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await judged_by_a_worker(harness, TEXTS)
+    new = changed(harness, tmp_path, ("version: 1", "version: 2"), ("0.5", "0.6"))
+    absent = harness.with_(model="no-such-folder/model")
+    report = await compared(absent, new, monkeypatch, capsys, topic=True)
+    assert (report["judged"], report["population"], report["cost"], report["models"]) == (30, 30, [], [])
+    assert seen(report["effects"][0]) == seen(report["effects"][1]) == {"REVIEW ALLOW": 4}
+    assert report["effects"][0]["flips"]["high"] == 4 / 30
+    folder = tmp_path / "archive"
+    with Archive.opened(folder) as archive:
+        await Run(harness.settings.kafka, archive, asyncio.Event()).go(lambda _: lambda _: None)
+    archived = await compared(absent, new, monkeypatch, capsys, archive=folder)
+    assert archived["effects"][0]["cells"] == report["effects"][0]["cells"]
+    other = changed(harness, tmp_path / "other", ("remove: 0.9", "remove: 0.9, mass: 0.3"))
+    with pytest.raises(ConfigError, match=r"what this change does: spam: thresholds\.mass differs"):
+        await compared(absent, other, monkeypatch, capsys, archive=folder)
+    others = changed(harness, tmp_path / "others", ("question: ", "question: So, "))
+    lower = changed(harness, tmp_path / "lower", ("question: ", "question: So, "), ("0.5", "0.6"))
+    with pytest.raises(ConfigError, match="no verdict of the period can be decided again"):
+        await asyncio.to_thread(diff, others, lower, archive=folder)
+    await asyncio.to_thread(diff, harness.settings.policies, new, topic=True, report=tmp_path / "report.html")
+    assert "decided from the scores of past verdicts; no model was asked" in capsys.readouterr().out
+    assert "REVIEW" in (tmp_path / "report.html").read_text()
 
 
 async def test_a_period_without_verdicts_is_named(
