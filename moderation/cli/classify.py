@@ -53,7 +53,11 @@ def classify(
     ] = None,
     pictures: Annotated[Path | None, typer.Option(help="folder of pictures; each is a post")] = None,
     file: Annotated[
-        Path | None, typer.Option("--out", help="of many posts: write FILE.csv, FILE.json or FILE.html")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="of many posts: write FILE.csv, FILE.json or FILE.html; if interrupted, the same command goes on",
+        ),
     ] = None,
     policy: Annotated[
         str | None, typer.Option(help="of many posts: judge by this policy alone, as if it were live")
@@ -66,11 +70,7 @@ def classify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge posts in this process, without Kafka, as a worker would. Exits with 1 if a post could not be judged.
-
-    With --posts or --pictures it judges many, and lists those that differ from their labels. --out keeps what is done
-    if it is interrupted, and the same command goes on.
-    """
+    """Judge one post or many in this process, without Kafka, as a worker would. Exits with 1 if one was not judged."""
     from moderation.cli import render
     from moderation.policies import PolicySet
     from moderation.v1 import post_pb2

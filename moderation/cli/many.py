@@ -18,8 +18,8 @@ from rich.table import Table as Printed
 from rich.text import Text
 
 from moderation.cli import judging, progress
-from moderation.cli.options import err, out, table_console
-from moderation.errors import ConfigError
+from moderation.cli.options import out, table_console
+from moderation.errors import ConfigError, ModerationError
 from moderation.observability import logs
 from moderation.settings import Settings
 
@@ -59,6 +59,8 @@ def many(wanted: Wanted, folder: Path | None, model: str | None) -> None:
     """Judges the posts of a file or a folder. Exits with 1 if a row could not be read or a post not be judged."""
     if wanted.file is not None and wanted.file.suffix.lower() not in ENDINGS:
         raise ConfigError(f"--out {wanted.file}: must end in {', '.join(ENDINGS)}")
+    if wanted.file is not None and wanted.file.resolve() == wanted.source.resolve():
+        raise ConfigError(f"--out {wanted.file}: this is the file of the posts: name another")
     if wanted.file is not None and wanted.file.suffix.lower() == ".html":
         from moderation.evaluation import report  # noqa: F401  says what to install before anything is judged
     loaded, terminal = judging.prepared(model)
@@ -66,9 +68,9 @@ def many(wanted: Wanted, folder: Path | None, model: str | None) -> None:
     table = _table(wanted, loaded)
     cases, table = _cases(table, policies, wanted)
     for mistake in table.mistakes:
-        err.print(str(mistake), highlight=False, markup=False)
+        logs.say(str(mistake))  # standard error itself is captured here: libraries print on it
     if table.unread:
-        err.print(f"not read: the columns {', '.join(table.unread)}", highlight=False, markup=False)
+        logs.say(f"not read: the columns {', '.join(table.unread)}")
     if not cases:
         raise ConfigError(f"{table.path}: no row could be read: nothing is judged")
     done = _done(cases, table, policies, wanted, loaded, terminal)
@@ -103,7 +105,7 @@ def _table(wanted: Wanted, loaded: Settings) -> Table:
         return tables.read(wanted.source, loaded.media)
     table, others = classified.pictures(wanted.source, loaded.media)
     if others:
-        err.print(f"{wanted.source}: {others} other files are no pictures, and were left out", highlight=False)
+        logs.say(f"{wanted.source}: files that are no pictures, and were left out: {others}")
     return table
 
 
@@ -143,6 +145,10 @@ def _done(
         else:
             logs.say(f"{done}, and kept: the same command goes on from there")
         sys.exit(130)
+    except ModerationError:
+        if wanted.file is not None and finished:
+            logs.say(f"{len(finished)} of {len(cases)} posts are judged, and kept: the same command goes on from there")
+        raise
 
 
 async def _judged(
@@ -237,7 +243,7 @@ def _print(done: Done, table: Table, policies: PolicySet, wanted: Wanted) -> Non
     summed = ", ".join(f"{number} {name}" for name, number in _outcomes(judged))
     out.print(f"{len(judged)} posts: {summed}; model {done.info.name}", highlight=False, markup=False)
     if table.mistakes:
-        out.print(f"{len(table.mistakes)} rows could not be read", highlight=False)
+        out.print(f"rows that could not be read: {len(table.mistakes)}", highlight=False)
     if wanted.file:
         out.print(f"written to {wanted.file}", highlight=False, markup=False)
     if done.info.caution:

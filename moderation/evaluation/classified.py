@@ -29,8 +29,8 @@ from moderation.evaluation.tables import Row, Table
 from moderation.media.reader import Media
 from moderation.moderator import Moderator
 from moderation.policies import PolicySet, States
+from moderation.policies.certificates import score_digest
 from moderation.policies.mistakes import Kind, Mistake
-from moderation.preparation import PREPARATION
 from moderation.settings import MediaSettings
 from moderation.types import Post
 from moderation.v1.verdict_pb2 import MODE_SHADOW, STATUS_UNDETERMINED, Finding, Outcome, Status, Verdict
@@ -123,7 +123,8 @@ def question(policies: PolicySet, model_digest: str, media: MediaSettings) -> st
     """A digest of all that a verdict depends on but for the post."""
     state = States(policies.policies, policies.certificates, model_digest).at(time.time()).text
     limits = media.model_dump_json(exclude={"roots"})
-    parts = [policies.digest, model_digest, state, PREPARATION, limits, moderation.__version__]
+    scores = [score_digest(policy, model_digest) for policy in policies.policies]
+    parts = [policies.digest, model_digest, *scores, state, limits, moderation.__version__]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

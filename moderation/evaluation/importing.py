@@ -143,9 +143,10 @@ def _agree(found: Labelled, same: Labelled, place: str) -> None:
 
 def _meant(members: Mapping[str, Any], meanings: Mapping[str, str]) -> Mapping[str, Any]:
     """The members with the label in words of golden sets."""
-    if not isinstance(label := members.get("label"), str):
+    if not isinstance(label := members.get("label"), str | int):
         return members
-    return {**members, "label": meanings.get(label, MEANINGS.get(label.casefold(), label))}
+    word = str(label)
+    return {**members, "label": meanings.get(word, MEANINGS.get(word.casefold(), word))}
 
 
 def moved(members: Mapping[str, Any], old: Path, new: Path, but: str = "") -> Mapping[str, Any]:

@@ -66,8 +66,10 @@ def read(path: Path, media: MediaSettings) -> Table:
     topic, also with `image` (a file, or several) and `label`; or lines of a golden set.
     """
     text = _text(path)
+    if text.lstrip().startswith("["):
+        raise ConfigError(f"{path}: holds one list: write one object a line, as `jq -c '.[]' {path.name}` does")
     unread: tuple[str, ...] = ()
-    if text.lstrip().startswith(("{", "[")):
+    if text.lstrip().startswith("{"):
         lines = _json_lines(text)
     else:
         unread, lines = _cells(path, text)

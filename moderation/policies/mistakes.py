@@ -195,12 +195,13 @@ def named(location: Location) -> str:
     """The place of a value for an author, who counts from 1: `violates, clause 2, text`."""
     words: list[str] = []
     for part in location:
+        shown = str(part) if str(part).isprintable() else repr(part)  # a message is one line
         if isinstance(part, int):
             words.append(f"{ITEMS.get(words[-1] if words else '', 'entry')} {part + 1}")
         elif words and not isinstance(location[location.index(part) - 1], int):
-            words[-1] += f".{part}"
+            words[-1] += f".{shown}"
         else:
-            words.append(part)
+            words.append(shown)
     return ", ".join(words) or "policy"
 
 

@@ -46,6 +46,7 @@ KEYS = [
     add("languages at the top", "languages: [de]", "error", "languages", "did you mean applies_to.languages?"),
     add("a hyphen in a key", "applies-to: {media: [text]}", "error", "did you mean applies_to?"),
     add("one language in the singular", "applies_to: {language: [de]}", "error", "did you mean languages?"),
+    add("a key that is a line break", 'applies_to: {"\\n": 1}', "error", r"applies_to.'\n'", "the keys here are"),
     add("a key of nobody", "colour: red", "error", "colour", "no such key", "the keys here are id, version"),
     edit("a letter of another script in a key", "title:", "titlе:", "error", 3, "did you mean title?"),
     edit("no value", TITLE, "title:", "error", 3, "title", "no value behind the key", "write one"),
