@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -95,29 +96,40 @@ def _nothing_in(population: Population[K], wanted: Wanted) -> str:
     )
 
 
-async def with_pictures(items: Sequence[Item], sample: Path, fetcher: Fetcher) -> list[Item]:
-    """The items with the files of their pictures, in a folder beside the sample that its owner alone may read.
+@asynccontextmanager
+async def pictures(items: Sequence[Item], sample: Path, fetcher: Fetcher) -> AsyncIterator[list[Item]]:
+    """Yields the items with the files of their pictures, in a folder beside the sample that its owner alone may read.
 
-    A picture that cannot be had has no file. Raises ConfigError where files cannot be written.
+    A picture that cannot be had has no file. Where the context is left by an error, the files are deleted. Raises
+    ConfigError where files cannot be written.
     """
     folder = sample.with_name(f"{sample.name.removesuffix(SUFFIX)}.pictures")
-    done = []
-    for item in items:
-        found = (await fetcher.fetch(item.post)).files if item.post.images else {}
-        files = [_written(folder, f"{item.number:04}-{index + 1}", data) for index, data in sorted(found.items())]
-        done.append(Item(item.number, item.group, item.level, item.post, tuple(files)))
-    return done
-
-
-def _written(folder: Path, name: str, data: bytes) -> Path:
-    path = folder / f"{name}{ending_of(data)}"
+    done: list[Item] = []
+    files: list[Path] = []
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        for item in items:
+            found = (await fetcher.fetch(item.post)).files if item.post.images else {}
+            begin = len(files)
+            for index, data in sorted(found.items()):
+                files.append(folder / f"{item.number:04}-{index + 1}{ending_of(data)}")
+                _write(files[-1], data)
+            done.append(replace(item, files=tuple(files[begin:])))
+        yield done
+    except BaseException:
+        for file in files:
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # it may hold other files
+            folder.rmdir()
+        raise
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(data)
     except OSError as error:
         raise ConfigError(f"{path}: not written: {(error.strerror or 'no reason given').lower()}") from None
-    return path
 
 
 def ending_of(data: bytes) -> str:

@@ -19,6 +19,7 @@ from moderation.cli import judging, progress
 from moderation.cli.options import AsJson, out, table_console
 from moderation.cli.periods import time_of
 from moderation.errors import ConfigError
+from moderation.observability import logs
 from moderation.settings import Settings
 
 if TYPE_CHECKING:
@@ -92,7 +93,12 @@ def sample(
         raise ConfigError(f"{path}: exists, and labels may belong to it: name another file by --out")
     order = Draw(wanted, size or SIZES[region], secrets.randbelow(SEEDS) if seed is None else seed, grid)
     place = Place(posts, None if posts else _period(since, until), path)
-    drawn, items, left_out = asyncio.run(_draw(loaded, order, place, terminal))
+    try:
+        drawn, items, left_out = asyncio.run(_draw(loaded, order, place, terminal))
+    except KeyboardInterrupt:
+        again = f"--seed {order.seed} draws the same from what can be read then"
+        logs.say(f"interrupted, and nothing is written: {again}")
+        raise
     _say(path, drawn, items, left_out, order, as_json=as_json)
 
 
@@ -153,10 +159,10 @@ async def _draw(loaded: Settings, order: Draw, place: Place, terminal: Console |
         left_out = population.left_out
     fetcher = Fetcher(loaded.media)
     try:
-        items = await drawn.with_pictures(items, place.path, fetcher)
+        async with drawn.pictures(items, place.path, fetcher) as items:
+            samples.write(place.path, result, items)
     finally:
         await fetcher.close()
-    samples.write(place.path, result, items)
     return result, items, left_out
 
 
