@@ -33,6 +33,17 @@ class Case:
     finding: Finding | None  # None: the policy does not apply to the post
 
     @property
+    def name(self) -> str:
+        """The post's id, and its line where the id does not say it."""
+        line, id = f"line-{self.labelled.line}", self.labelled.post.id
+        return line if id == line else f"{id} (line {self.labelled.line})"
+
+    @property
+    def label(self) -> str:
+        """The label as it stands in the golden set."""
+        return self.labelled.clause or ("violates" if self.labelled.violates else "allowed")
+
+    @property
     def score(self) -> Score | None:
         """The score, if it is an answer: one with enough mass."""
         if self.finding is None or (score := self.finding.score) is None:
@@ -197,8 +208,18 @@ class Figures:
 
     def curve(self) -> tuple[Point, ...]:
         """At each threshold where the flagged posts change, from 0 to 1."""
-        thresholds = {0.0, 1.0, *(score.probability for score, _ in self.scored)}
-        return tuple(self.at(threshold) for threshold in sorted(thresholds))
+        probabilities = np.array([score.probability for score, _ in self.scored])
+        order = np.argsort(probabilities)
+        probabilities = probabilities[order]
+        # Of the posts from each place on, those that violate the policy.
+        hits = np.append(np.array([violates for _, violates in self.scored], dtype=int)[order][::-1].cumsum()[::-1], 0)
+        total, violating = len(probabilities), int(hits[0])
+        thresholds = np.unique([0.0, *probabilities, 1.0])
+        places = np.searchsorted(probabilities, thresholds, side="left")
+        return tuple(
+            Point(threshold, total, Share(found, total - place), Share(found, violating))
+            for threshold, place, found in zip(thresholds.tolist(), places.tolist(), hits[places].tolist(), strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,7 @@ class KeptScorer:
         self._keeps = not scorer.info.alias
         self._digests = {policy.id: score_digest(policy, scorer.info.digest) for policy in policies}
         cut = settings.window_tokens, settings.window_overlap, settings.max_windows, settings.num_crops
-        self._model = json.dumps([settings.name, *cut])
+        self._model = json.dumps([settings.name, settings.url, *cut])
 
     async def score(
         self, content: Content, questions: Sequence[Question], arrival: Arrival | None = None

@@ -33,7 +33,7 @@ def scores(figures: Figures, thresholds: PolicyThresholds) -> Markup:
     _thresholds(axes, thresholds)
     axes.set(xlim=(0, 1), xlabel="probability", ylabel="posts")
     axes.locator_params(axis="y", integer=True)
-    axes.legend(frameon=False, fontsize="small", loc="upper center")
+    axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(0.1, 1))
     return report.svg(figure)
 
 
@@ -51,7 +51,7 @@ def precision_and_recall(figures: Figures, thresholds: PolicyThresholds) -> Mark
         axes.step(*_columns(known), where="pre", color=colour, label=name)
     _thresholds(axes, thresholds)
     axes.set(xlim=(0, 1), ylim=(-0.03, 1.03), xlabel="threshold")
-    axes.legend(frameon=False, fontsize="small", loc="lower center")
+    axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0.1, 0))
     return report.svg(figure)
 
 

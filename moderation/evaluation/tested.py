@@ -17,6 +17,7 @@ from moderation.policies.certificates import Footing
 from moderation.types import Finding, Outcome, Post, Status, Verdict
 
 DEV = "dev"  # the split that may be looked at
+WORDS = {"precision": "precision at remove", "recall": "recall at review", "wrong": "posts wrong"}  # keys of `gate:`
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,14 @@ class Check:
     limit: float
     value: float | None  # None: nothing can be said, so the limit is not kept
     kept: bool
+
+    @property
+    def text(self) -> str:
+        """It in words."""
+        counts = self.key == "wrong"
+        found = "nothing can be said" if self.value is None else f"{self.value:{'g' if counts else '.1%'}}"
+        limit = f"at most {self.limit:g}" if counts else f"at least {self.limit:.1%}"
+        return f"gate: {WORDS[self.key]}: {found}, {limit}: {'kept' if self.kept else 'NOT KEPT'}"
 
 
 @dataclass(frozen=True)
@@ -94,8 +103,9 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether all limits are kept."""
-        return all(check.kept for check in self.checks)
+        """Whether all limits are kept, and the model has said something of some post."""
+        silent = bool(self.cases) and len(self.unanswered) == len(self.cases)
+        return not silent and all(check.kept for check in self.checks)
 
 
 @dataclass(frozen=True, slots=True)

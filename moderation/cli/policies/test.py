@@ -86,12 +86,10 @@ class _Run:
         policies = [policy for policy, _ in self._picked.sets]
         folders = {folder for _, golden_set in self._picked.sets for folder in golden_set.folders}
         async with judging.opened(self._loaded, folders) as (media, scorer):
-            with (
-                keeping(scorer, policies, self._loaded.model, fresh=self._fresh) as (kept, self.answers),
-                progress.shown("posts", self._trial.total, terminal) as step,
-            ):
+            with keeping(scorer, policies, self._loaded.model, fresh=self._fresh) as (kept, self.answers):
                 try:
-                    self.tried = await self._trial.tried(media, kept, step, self._thresholds)
+                    with progress.shown("posts", self._trial.total, terminal) as step:
+                        self.tried = await self._trial.tried(media, kept, step, self._thresholds)
                 except asyncio.CancelledError:
                     _say_interrupted(self.answers)
                     raise

@@ -12,7 +12,7 @@ from moderation.cli.options import out, table_console
 if TYPE_CHECKING:
     from moderation.evaluation.figures import Case, ClauseFigures, Figures, Share
     from moderation.evaluation.kept import Answers
-    from moderation.evaluation.tested import Check, Overlap, Result, Tried
+    from moderation.evaluation.tested import Overlap, Result, Tried
     from moderation.policies import Policy
     from moderation.types import ModelInfo, Outcome
 
@@ -63,7 +63,7 @@ def _show(result: Result, before: Result | None) -> None:
     if before is not None:
         _compared(result, before)
     for check in result.checks:
-        _line(*_checked(check))
+        _line(check.text, "green" if check.kept else "bold red")
     out.print()
 
 
@@ -120,10 +120,6 @@ def _cases(title: str, cases: Sequence[Case]) -> None:
 def named(case: Case) -> str:
     """A case in a line: its name, its label, what the policy says, and the beginning of its text."""
     labelled, finding = case.labelled, case.finding
-    line = f"line-{labelled.line}"
-    id = labelled.post.id
-    name = line if id == line else f"{printable(id)} (line {labelled.line})"
-    label = labelled.clause or ("violates" if labelled.violates else "allowed")
     said = case.outcome.name
     if finding is None:
         said = "the policy does not apply"
@@ -133,7 +129,11 @@ def named(case: Case) -> str:
         said += f" ({finding.reason}{f' at {finding.path}' if finding.path else ''})"
     images = len(labelled.post.images)
     shown = f"{images} picture{'s' if images > 1 else ''}" if images else ""
-    return ", ".join(part for part in (f"{name}, label {label}: {said}", shown, _excerpt(labelled.post.text)) if part)
+    return ", ".join(
+        part
+        for part in (f"{printable(case.name)}, label {case.label}: {said}", shown, _excerpt(labelled.post.text))
+        if part
+    )
 
 
 def _excerpt(text: str) -> str:
@@ -183,19 +183,6 @@ def _pairs(before: Result, result: Result) -> Iterable[tuple[Case, Case]]:
 def _many(cases: Sequence[Case]) -> str:
     violating = sum(case.labelled.violates for case in cases)
     return f"{len(cases)} ({violating} violating)" if cases else "0"
-
-
-def _checked(check: Check) -> tuple[str, str]:
-    words = {
-        "precision": "precision at remove",
-        "recall": "recall at review",
-        "wrong": "posts wrong",
-    }
-    counts = check.key == "wrong"
-    limit = f"at most {check.limit:g}" if counts else f"at least {check.limit:.1%}"
-    found = "nothing can be said" if check.value is None else f"{check.value:g}" if counts else f"{check.value:.1%}"
-    text = f"gate: {words[check.key]}: {found}, {limit}: {'kept' if check.kept else 'NOT KEPT'}"
-    return text, "green" if check.kept else "bold red"
 
 
 def _overlap(overlap: Overlap) -> None:

@@ -111,6 +111,13 @@ def test_the_curve_agrees_with_counting_at_each_threshold() -> None:
         {0.0, 1.0, *(score.probability for score, _ in figures.scored)}
     )
     assert [point.flagged for point in curve] == [8, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+    twice = Figures((*SOME, *SOME))
+    assert twice.curve() == tuple(twice.at(point.threshold) for point in curve)
+
+
+def test_without_scores_a_curve_flags_nothing() -> None:
+    figures = Figures((a_case(True, YesNo(True)),))
+    assert [(point.threshold, point.posts, point.flagged) for point in figures.curve()] == [(0.0, 0, 0), (1.0, 0, 0)]
 
 
 def test_without_an_answer_a_post_is_wrong_and_flags_nothing() -> None:

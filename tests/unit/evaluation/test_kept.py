@@ -130,10 +130,14 @@ async def test_a_changed_word_asks_about_that_policy_alone(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [ModelSettings(name="fake", max_windows=3), ModelSettings(name="fake", window_tokens=1024)],
-    ids=["max_windows", "window_tokens"],
+    [
+        ModelSettings(name="fake", max_windows=3),
+        ModelSettings(name="fake", window_tokens=1024),
+        ModelSettings(name="fake", url="http://other:8000/v1"),
+    ],
+    ids=["max_windows", "window_tokens", "url"],
 )
-async def test_another_cut_of_the_text_is_asked_about(path: Path, settings: ModelSettings) -> None:
+async def test_another_cut_of_the_text_or_another_server_is_asked_about(path: Path, settings: ModelSettings) -> None:
     await judged(path, POSTS[:1], LAKES)
     model = Counted()
     await judged(path, POSTS[:1], LAKES, model=model, settings=settings)

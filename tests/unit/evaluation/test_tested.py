@@ -152,6 +152,16 @@ async def test_a_post_without_an_answer_counts_against_the_gate(tmp_path: Path) 
     assert [check.kept for check in result.checks] == [False, False]
 
 
+@pytest.mark.parametrize(("texts", "passed"), [([MUTE], False), ([MUTE, YES], True), ([], True)])
+async def test_where_the_model_says_nothing_at_all_nothing_is_passed(
+    tmp_path: Path, texts: Sequence[str], passed: bool
+) -> None:
+    rows = [{"label": "L1", "text": text} for text in texts]
+    kept_back = {"label": "L1", "text": "a day", "split": "cert"}
+    (result,) = (await tried(a_set(tmp_path, a_policy(), *rows, kept_back))).results
+    assert result.passed is passed
+
+
 async def test_other_thresholds_decide_as_if_the_file_had_them(tmp_path: Path) -> None:
     rows = [*FOUR, {"label": "L1", "text": UNSURE}, {"label": "allowed", "text": MUTE}]
     now = a_policy()
