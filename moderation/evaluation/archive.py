@@ -16,7 +16,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -78,19 +78,18 @@ class Archive:
 
         Raises ConfigError where another process writes to it, or where the folder cannot be written.
         """
-        try:
-            (folder / WRITING).mkdir(parents=True, exist_ok=True)
-            with (folder / WRITER).open("a") as lock, (folder / READERS).open("a"):
+        with ExitStack() as locks:
+            with _explained(folder):
+                (folder / WRITING).mkdir(parents=True, exist_ok=True)
+                (folder / READERS).touch()
+                lock = locks.enter_context((folder / WRITER).open("a"))
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise ConfigError(f"{folder}: another process archives there: let it go on, or end it") from None
                 archive = cls(folder, state_of(folder) or State())
                 archive._settle()
-                yield archive
-        except OSError as error:
-            what = (error.strerror or "not usable").lower()
-            raise ConfigError(f"{error.filename or folder}: {what}: the archive is to be written there") from None
+            yield archive
 
     def add(self, batches: Sequence[pa.RecordBatch], state: State) -> None:
         """Commits rows, and the state after them, whose number and files are set here."""
@@ -132,6 +131,10 @@ class Archive:
 
     def _commit(self, state: State, writes: Sequence[Write], replaced: Sequence[str] = ()) -> None:
         """Writes files, each of one day, and moves the state in the same step. replaced: names of files that go."""
+        with _explained(self.folder):
+            self._write(state, writes, replaced)
+
+    def _write(self, state: State, writes: Sequence[Write], replaced: Sequence[str]) -> None:
         number = self.state.commit + 1
         moved: dict[str, str] = {}
         for place, (day, batches) in enumerate(writes):
@@ -158,6 +161,16 @@ class Archive:
             _sync(self.folder)
             for left in (self.folder / WRITING).iterdir():
                 left.unlink()
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Raises ConfigError where the folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        what = (error.strerror or "not usable").lower()
+        raise ConfigError(f"{error.filename or folder}: {what}: the archive is to be written there") from None
 
 
 def state_of(folder: Path) -> State | None:

@@ -85,7 +85,7 @@ class Redecided:
     held: Mapping[str, tuple[int, int]]  # findings that are REVIEW for want of a certificate, before and after
     nearest: Mapping[str, Sequence[Flip]]  # flips by policy, the nearest to its threshold first
     farthest: Mapping[str, Sequence[Flip]]
-    models: Mapping[str, int]  # verdicts by name of the model
+    models: Mapping[tuple[str, str], int]  # verdicts by name and digest of the model
     begins: datetime | None  # of the verdicts that were read
     ends: datetime | None
 

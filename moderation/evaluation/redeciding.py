@@ -100,7 +100,7 @@ class _Sums:
     policies: Counter[tuple[str, str, int]] = field(default_factory=Counter)  # by policy, tenant and cell
     policy_left_out: Counter[tuple[str, Why]] = field(default_factory=Counter)
     held: Counter[tuple[str, bool]] = field(default_factory=Counter)  # by policy; True: after
-    models: Counter[str] = field(default_factory=Counter)
+    models: Counter[tuple[str, str]] = field(default_factory=Counter)
     begins: datetime | None = None
     ends: datetime | None = None
 
@@ -241,8 +241,10 @@ class Redeciding:
     def _add_verdicts(self, batch: _Batch) -> None:
         rows, findings, sums = batch.rows, batch.findings, self._sums
         sums.verdicts += rows.num_rows
-        for (name,), count in _tally(codes(rows.column("model"), names := _places(rows.column("model")))):
-            sums.models[list(names)[name]] += count
+        names, digests = _places(rows.column("model")), _places(rows.column("model_digest"))
+        named = codes(rows.column("model"), names), codes(rows.column("model_digest"), digests)
+        for (name, digest), count in _tally(*named):
+            sums.models[[*names][name], [*digests][digest]] += count
         written = pc.min_max(rows.column("written_at")).as_py()
         sums.begins = min(filter(None, (sums.begins, written["min"])), default=None)
         sums.ends = max(filter(None, (sums.ends, written["max"])), default=None)
@@ -266,8 +268,8 @@ class Redeciding:
         for (place,), count in _tally(why[why > 0]):
             sums.left_out[LEFT_OUT[place] or Why.CUT] += count
 
-        sets = list(digests := _places(rows.column("policy_set")))
-        of_set = codes(rows.column("policy_set"), digests)
+        sets = list(known := _places(rows.column("policy_set")))
+        of_set = codes(rows.column("policy_set"), known)
         for (digest, policy), _ in _tally(of_set[findings.row[own]], findings.policy[own]):
             sums.asked.add((sets[digest], self._ids[policy]))
         decided = ~kept & (why == 0)

@@ -233,6 +233,12 @@ def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/archive.*: the archive is to be written there"):
+        Archive.opened(tmp_path / "file" / "archive").__enter__()
+
+
 def test_days_are_those_of_utc() -> None:
     found = by_day([*rows(0, 1), *rows(0, 1, day=1)])
     assert sorted(found) == [date(2026, 5, 28), date(2026, 5, 29)]

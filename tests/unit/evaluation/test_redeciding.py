@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 
 from moderation.errors import ConfigError
 from moderation.evaluation.redecided import OTHERS, Why
-from moderation.evaluation.redeciding import is_threshold_change, redecide
+from moderation.evaluation.redeciding import Redeciding, is_threshold_change, redecide
+from moderation.evaluation.rows import of_verdicts
 from moderation.policies import PolicySet, Said, decide, decided
-from moderation.types import Origin, Outcome, Reason, Status
+from moderation.types import Origin, Outcome, Reason, Status, Verdict
 from tests.support.builders import a_finding, a_policy
-from tests.support.past_traffic import NOW, Past, a_certificate, a_set, changed, past, rows_of, state_of
+from tests.support.past_traffic import MODEL, NOW, Past, a_certificate, a_set, changed, past, rows_of, state_of
 
 SEEDS = [20_261_129, 7, 99]
 
@@ -78,7 +80,7 @@ def test_columns_decide_as_the_worker_does(
     assert {id: each.counts for id, each in found.policies.items()} == cells
     assert {tenant: each.counts for tenant, each in found.tenants.items()} == tenants
     assert (found.verdicts, found.left_out) == (200, {})
-    assert found.models == {"fake": 200}
+    assert found.models == {("fake", MODEL.digest): 200}
     if strictest is Outcome.REMOVE:
         assert whole[Outcome.REVIEW, Outcome.REMOVE] or whole[Outcome.ALLOW, Outcome.REVIEW], "something flips"
 
@@ -209,6 +211,22 @@ def test_flips_are_shown_nearest_and_farthest_first() -> None:
         assert flip.before is by_id[flip.post_id].findings[0].outcome
     whole = redecide(old, new, rows_of(verdicts, batch=500), now=NOW)
     assert (whole.nearest, whole.farthest) == (found.nearest, found.farthest), "whatever the batches are"
+
+
+async def test_verdicts_that_are_at_hand_are_rows_too() -> None:
+    old = a_set(a_policy("lakes"))
+    new = changed(old, "lakes", thresholds={"review": 0.2, "remove": 0.7})
+    generator = random.Random(12)
+    verdicts = [past(generator, old, number).verdict for number in range(2_100)]
+
+    async def there() -> AsyncIterator[Verdict]:
+        for verdict in verdicts:
+            yield verdict
+
+    redeciding = Redeciding(old, new, now=NOW)
+    async for batch in of_verdicts(there()):
+        redeciding.add(batch)
+    assert redeciding.result() == redecide(old, new, rows_of(verdicts), now=NOW)
 
 
 def test_many_tenants_share_cells() -> None:
