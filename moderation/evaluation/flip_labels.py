@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from moderation.errors import ConfigError
 from moderation.evaluation import labels, samples
 from moderation.evaluation.changes import Effect, OneSided, Pair, Quality, one_sided, quality_of
-from moderation.evaluation.drawn import with_pictures
+from moderation.evaluation.drawn import pictures
 from moderation.evaluation.labels import Settled
 from moderation.evaluation.promotion import Figures
 from moderation.evaluation.samples import Item, Level, Region, Sample
@@ -123,7 +123,8 @@ async def begin(path: Path, versions: tuple[Policy, Policy], drawn: Drawn, effec
         ends=now,
         drawn_at=now,
     )
-    samples.write(path, sample, await with_pictures(items, path, fetcher))
+    async with pictures(items, path, fetcher) as illustrated:
+        samples.write(path, sample, illustrated)
     state = _State(
         policy=new.id,
         old=digest_of([old]),

@@ -28,7 +28,7 @@ ROOMS = {
     "api.role": "api api.grpc kafka lifecycle policies view",
     "api.grpc": "api policies wire",
     "api": "kafka policies view view.stores wire",
-    "evaluation": "inference kafka media models.contract moderator policies preparation wire",
+    "evaluation": "inference kafka media models.contract moderator policies wire",
     "dead_letters": "kafka problems wire",
     "view": "kafka lifecycle view.stores wire",
     "view.stores": "",

@@ -24,7 +24,7 @@ def redecided() -> Redecided:
         held={},
         nearest={"no-lakes": []},
         farthest={"no-lakes": []},
-        models={"fake": 103},
+        models={("fake", "a" * 64): 103},
         begins=None,
         ends=None,
     )
