@@ -16,6 +16,14 @@ figures         precision, recall, AUC, calibration, per clause and per slice
 tested          a test of policies against their golden sets
 plots           plots of figures
 tested_page     the page of a test
+wording         what two versions of a policy set say differently
+strata          which posts of a population are judged again, and what that says of all
+comparing       judges posts by two versions; known scores ask no model
+changes         what a change does: flips, loads, and how surely
+promotion       whether the gate lets a change pass
+past            posts of a period, drawn by strata of their old scores
+redecided_change  a change of thresholds on past verdicts, as any other change
+flip_labels     labels of the posts that one version alone flags
 traffic         the verdicts of a period, and their posts, from the topics
 newest          which verdict of a period is the newest of its post
 postfile        posts to draw from, in a file

@@ -31,6 +31,7 @@ class Region(StrEnum):
     REMOVE = "remove"  # at or above a threshold: shows precision
     ALLOW = "allow"  # below the threshold `review`: shows misses
     POOL = "pool"  # all of a named pool: shows recall
+    FLIPS = "flips"  # those that one version of the policy flags and the other does not: certifies nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from moderation.cli.policies import attack, certify, check, history, imports, label, live, sample, test
+from moderation.cli.policies import attack, certify, check, diff, history, imports, label, live, sample, test
 
 app = typer.Typer(no_args_is_help=True, help="Write, check, test, certify and compare policies; show what is in use.")
 app.command("check")(check.check)
@@ -12,6 +12,7 @@ app.command("show")(check.show)
 app.command("schema")(check.schema)
 app.command("test")(test.measure)
 app.command("attack")(attack.attack)
+app.command("diff")(diff.diff)
 app.command("import")(imports.import_posts)
 app.command("export")(imports.export_posts)
 app.command("sample")(sample.sample)

@@ -82,8 +82,8 @@ def sample(
     from moderation.evaluation.samples import SUFFIX, Region
 
     loaded, terminal = judging.prepared(model)
-    if region not in set(Region):
-        raise ConfigError(f"--region must be one of {', '.join(Region)}, not {region!r}")
+    if region not in SIZES:
+        raise ConfigError(f"--region must be one of {', '.join(SIZES)}, not {region!r}")
     found = named(policy, policies or loaded.policies)
     wanted = Wanted(found, Region(region), (_threshold(found, region, threshold, grid),))
     path = out_file or Path(f"{found.id}{'' if region == Region.REMOVE else f'.{region}'}{SUFFIX}")

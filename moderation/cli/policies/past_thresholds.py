@@ -1,0 +1,86 @@
+"""`moderation policies diff` for a change of thresholds alone: past verdicts hold the scores, so no model is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from moderation.cli import progress
+from moderation.cli.policies.compared_posts import From
+from moderation.cli.policies.difference import Compared
+from moderation.errors import ConfigError
+from moderation.settings import Settings
+
+if TYPE_CHECKING:
+    from moderation.evaluation.redecided import Redecided
+    from moderation.evaluation.wording import PolicyChange
+    from moderation.policies import PolicySet
+
+Versions = tuple["PolicySet", "PolicySet"]
+
+
+def applies(versions: Versions, source: From, *, more: bool) -> bool:
+    """Whether past verdicts say what the change does. more: another model is compared, or flips are to be labelled.
+
+    Raises ConfigError, with the reason, where an archive is named and its scores do not say that.
+    """
+    from moderation.evaluation.redeciding import is_threshold_change
+
+    reason = "posts are needed" if more else is_threshold_change(*versions)
+    if source.archive is not None and reason:
+        remedy = "the model must be asked: give --posts FILE or --topic in place of --archive"
+        raise ConfigError(f"{source.archive}: scores of the past do not say what this change does: {reason}; {remedy}")
+    return reason is None and (source.archive is not None or (source.topic and source.sample is None))
+
+
+def compared(
+    loaded: Settings, versions: Versions, words: tuple[PolicyChange, ...], source: From, terminal: Console | None
+) -> Compared:
+    """What other thresholds do to the verdicts of the topic or of the archive. Raises ModerationError."""
+    from moderation.evaluation.promotion import held
+    from moderation.evaluation.redecided_change import change_of_redecided, left_out_of, quality_without_labels
+
+    found = asyncio.run(_redecided(loaded, versions, source, terminal))
+    place = source.archive or loaded.kafka.verdicts_topic
+    if not found.whole.total:
+        why = "; ".join(f"{number:,}: {reason}" for reason, number in left_out_of(found).items()) or "there are none"
+        raise ConfigError(f"{place}: no verdict of the period can be decided again ({why}): judge posts by --sample")
+    change = change_of_redecided(found)
+    qualities = {effect.policy: quality_without_labels(effect) for effect in change.effects if effect.policy}
+    begins, ends = (f"{at:%Y-%m-%d %H:%M}" if at else "-" for at in (found.begins, found.ends))
+    return Compared(
+        words=words,
+        change=change,
+        qualities=qualities,
+        limits=held(change, qualities, versions[1].policies),
+        judged=(),
+        models=(),
+        source=f"{place}, {begins} to {ends} UTC",
+        posts={},
+        pairs=(),
+        folders=frozenset(),
+        left_out=left_out_of(found),
+    )
+
+
+async def _redecided(loaded: Settings, versions: Versions, source: From, terminal: Console | None) -> Redecided:
+    from moderation.evaluation import archive
+    from moderation.evaluation.archiving import topic_batches
+    from moderation.evaluation.redeciding import COLUMNS, Redeciding
+
+    begins, ends = source.period()
+    redeciding = Redeciding(*versions, alias_removes=loaded.model.alias_may_remove)
+    with ExitStack() as bar:
+        if source.archive is not None:
+            for batch in archive.batches(source.archive, COLUMNS, begins, ends):  # seconds for a million
+                redeciding.add(batch)
+        else:
+            batches = topic_batches(
+                loaded.kafka, begins, ends, lambda many: bar.enter_context(progress.shown("offsets", many, terminal))
+            )
+            async for batch in batches:
+                redeciding.add(batch)
+    return redeciding.result()
