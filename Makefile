@@ -31,6 +31,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # runs alone: the mutations of chaos, which are too slow to do wrong on a busy machine, and three brokers that are killed.
 PROCESSES ?= 3
 ALONE      = tests/chaos/test_brokers.py tests/chaos/test_mutations.py
+FAILED     = .pytest_cache/together
 TOGETHER   = $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # A comment behind two hashes, after a target's name, is its help.
@@ -44,7 +45,9 @@ demo: $(VENV)/dev.ok ## Start Kafka, a worker and an API; put sample posts in, s
 	@$(CERTIFICATES) $(BIN)/moderation demo
 
 test: lint $(VENV)/dev.ok ## Run everything that CI runs: lint and all tests
-	$(TOGETHER) $(ALONE:%=--deselect %); together=$$?; $(BIN)/pytest $(ALONE) && exit $$together
+	rm -rf $(FAILED); $(TOGETHER) -o cache_dir=$(FAILED) $(ALONE:%=--deselect %); together=$$?; \
+	  if [ $$together = 1 ]; then $(BIN)/python -m tests.once_more $(FAILED); together=$$?; fi; \
+	  $(BIN)/pytest $(ALONE) && exit $$together
 
 unit: $(VENV)/dev.ok ## Run the unit tests: no Kafka, a minute or two
 	$(TOGETHER) tests/unit

@@ -114,6 +114,17 @@ def lookup(
     lookups.print_tables(asyncio.run(lookups.run(plan, out, output)), out)
 
 
+@app.command()
+def redecide(
+    verdicts: Annotated[int, typer.Option(min=1000, help="archived verdicts")] = 1_000_000,
+    output: Annotated[Path | None, typer.Option("--json", help="file for the results")] = None,
+) -> None:
+    """Measure how fast archived verdicts are decided again with other thresholds, on two cores."""
+    from moderation.bench import redecide as redeciding
+
+    redeciding.print_table(redeciding.run(settings.load().policies, verdicts, out, output), out)
+
+
 def _is_given(context: typer.Context, option: str) -> bool:
     source = context.get_parameter_source(option)
     return source is not None and source.name == "COMMANDLINE"

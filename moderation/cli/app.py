@@ -15,7 +15,7 @@ from typer.main import get_command
 import moderation
 from moderation import lifecycle
 from moderation.bench import commands as bench
-from moderation.cli import classify, dev, dlq, explain, health, model, policies, roles, settings, top, verdicts
+from moderation.cli import archive, classify, dev, dlq, explain, health, model, policies, roles, settings, top, verdicts
 from moderation.errors import ConfigError
 from moderation.settings import utf8
 
@@ -30,6 +30,7 @@ for command in (
     verdicts.submit,
     verdicts.get,
     verdicts.watch,
+    archive.archive,
     dev.demo,
     top.top,
 ):

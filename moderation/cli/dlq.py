@@ -10,7 +10,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,7 @@ import typer
 from moderation import settings
 from moderation.cli import explain
 from moderation.cli.options import AsJson, err, out, table_console
+from moderation.cli.periods import time_of
 from moderation.errors import ConfigError
 from moderation.observability import logs
 from moderation.settings import Settings
@@ -27,8 +28,6 @@ from moderation.types import Reason
 if TYPE_CHECKING:
     from moderation.dead_letters.decisions import Decision
     from moderation.dead_letters.letters import Letter, Selection
-
-UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 app = typer.Typer(no_args_is_help=True, help="List dead letters, show one, or put them on the posts topic again.")
 
@@ -197,20 +196,8 @@ def _selection(reasons: list[str], since: str | None, until: str | None, **other
 
 def _time(text: str | None, option: str) -> int | None:
     """Milliseconds since 1970. Raises ConfigError."""
-    if text is None:
-        return None
-    now = datetime.now(UTC)
-    if ago := re.fullmatch(r"(\d{1,9})([smhd])", text):
-        return _ms(now - timedelta(seconds=min(int(ago[1]) * UNITS[ago[2]], 50 * 365 * UNITS["d"])))
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"{option} must be like 30m, 6h, 2d or 2026-01-31T22:00, not {text!r}") from None
-    return _ms(at if at.tzinfo else at.replace(tzinfo=UTC))
-
-
-def _ms(at: datetime) -> int:
-    return int(at.timestamp() * 1000)
+    at = time_of(text, option)
+    return None if at is None else int(at.timestamp() * 1000)
 
 
 def _place(position: str) -> tuple[int, int]:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from moderation import wire
-from moderation.errors import ConfigError, PostError
+from moderation.errors import ConfigError
+from moderation.evaluation.posts import FORM, WrongLineError, members_of, post_of
 from moderation.policies import Policy
-from moderation.policies.mistakes import Kind, Mistake
+from moderation.policies.loading import Read, read_folder
+from moderation.policies.mistakes import Kind, Mistake, located
 from moderation.settings import MediaSettings
 from moderation.types import Post
-from moderation.wire.advice import advice
 
 SUFFIX = ".golden.jsonl"  # behind the id of a policy
 VIOLATES, ALLOWED = "violates", "allowed"  # labels beside the ids of clauses
 KEYS = ("post", "label", "source", "split", "slices")
 SOURCES = ("seed", "appeal", "qa", "attack")
 SPLITS = ("dev", "cert")
-FORM = '{"post": {"text": "I saw a lake"}, "label": "violates"}'
-MOST_BYTES = 64 << 20  # of a line
+NEAR = "near"  # the slice of an allowed post that names the clause which it nearly violates
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +44,7 @@ class GoldenSet:
     path: Path
     posts: tuple[Labelled, ...]
     folders: frozenset[Path]
-
-
-class _WrongLineError(Exception):
-    """What is wrong with a line, and what to write."""
+    digest: str  # SHA-256 of the file, in hex
 
 
 @dataclass(slots=True)
@@ -82,6 +77,55 @@ def mistakes_of(path: Path, policy: Policy, media: MediaSettings) -> list[Mistak
     return _read(path, policy, media)[1]
 
 
+def lint(folder: Path, media: MediaSettings) -> Iterator[Mistake]:
+    """What is wrong with the golden sets of a folder of policies: errors in them, and clauses that they do not show.
+
+    A policy that is never asked needs no set. Files that are no policies are not its matter.
+    """
+    for file in read_folder(folder)[0]:
+        path = beside(file.policy, folder)
+        if path is None:
+            yield from _missing(file)
+            continue
+        golden, mistakes = _read(path, file.policy, media)
+        yield from mistakes or _uncovered(file, golden)
+
+
+def _missing(file: Read) -> Iterator[Mistake]:
+    policy, (path, node) = file.policy, (file.document.path, file.document.node)
+    if policy.golden:
+        text = f"there is no such file beside the policy: write {policy.golden}, or delete the key"
+        yield located(path, node, ("golden",), text)
+    elif policy.asked:
+        text = f"the policy has no golden set, so nothing shows what it does: write {policy.id}{SUFFIX} beside it"
+        yield located(path, node, ("id",), text, kind=Kind.WARNING)
+
+
+def _uncovered(file: Read, golden: GoldenSet) -> Iterator[Mistake]:
+    """Clauses without a case: one that forbids needs a post that violates it, and one that nearly does."""
+    policy, (path, node) = file.policy, (file.document.path, file.document.node)
+    shown = {each.clause for each in golden.posts}
+    near = {each.slices.get(NEAR) for each in golden.posts if not each.violates}
+    forbids = [clause.id for clause in policy.violates]
+    for each in golden.posts:
+        if each.slices.get(NEAR, forbids[0]) not in forbids:
+            text = f"slices.{NEAR}: no clause that forbids has this id: write one of {', '.join(forbids)}"
+            yield Mistake(Kind.WARNING, golden.path, each.line, text)
+
+    def warning(key: str, place: int, text: str) -> Mistake:
+        return located(path, node, (key, place), f"{golden.path.name} {text}", kind=Kind.WARNING)
+
+    for place, clause in enumerate(policy.violates):
+        if clause.id not in shown:
+            yield warning("violates", place, f"has no post that violates {clause.id}: add one with this label")
+        if clause.id not in near:
+            slices = f'"slices": {{"{NEAR}": "{clause.id}"}}'
+            yield warning("violates", place, f"has no near miss of {clause.id}: add an allowed post with {slices}")
+    for place, clause in enumerate(policy.allows):
+        if clause.id not in shown:
+            yield warning("allows", place, f"has no post that {clause.id} allows: add one with this label")
+
+
 def _read(path: Path, policy: Policy, media: MediaSettings) -> tuple[GoldenSet, list[Mistake]]:
     reading = _Reading(path, policy, media)
     posts: list[Labelled] = []
@@ -91,36 +135,39 @@ def _read(path: Path, policy: Policy, media: MediaSettings) -> tuple[GoldenSet, 
         mistakes.append(Mistake(Kind.ERROR, path, line, text))
 
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        data = path.read_bytes()
     except OSError as error:
         wrong(0, f"not readable: {(error.strerror or 'no reason given').lower()}")
-        lines = []
+        data = b""
+    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             posts.append(_labelled(line, number, reading))
-        except _WrongLineError as mistake:
+        except WrongLineError as mistake:
             wrong(number, f"{mistake}")
     if not posts and not mistakes:
         wrong(0, f"holds no post: write one a line, as in {FORM}")
-    return GoldenSet(path, tuple(posts), frozenset(reading.folders)), mistakes
+    digest = hashlib.sha256(data).hexdigest()
+    return GoldenSet(path, tuple(posts), frozenset(reading.folders), digest), mistakes
 
 
 def _labelled(line: bytes, number: int, reading: _Reading) -> Labelled:
-    members = _members(line)
+    members = members_of(line)
     for key in members:
         if key not in KEYS:
             close = difflib.get_close_matches(key, KEYS, n=1)
             meant = f"did you mean {close[0]}?" if close else f"the keys are {', '.join(KEYS)}"
-            raise _WrongLineError(f"{key}: there is no such key; {meant}")
+            raise WrongLineError(f"{key}: there is no such key; {meant}")
     for key in ("post", "label"):
         if key not in members:
-            raise _WrongLineError(f"{key}: this key is missing: a line is as in {FORM}")
+            raise WrongLineError(f"{key}: this key is missing: a line is as in {FORM}")
     violates, clause = _label(members["label"], reading.policy)
-    post = _post(members["post"], number, reading)
+    post, folders = post_of(members["post"], number, reading.path.parent, reading.media)
+    reading.folders |= folders
     if post.id in reading.ids:
-        raise _WrongLineError(f"post.id: line {reading.ids[post.id]} has this id, too: give each post its own, or none")
+        raise WrongLineError(f"post.id: line {reading.ids[post.id]} has this id, too: give each post its own, or none")
     reading.ids[post.id] = number
     return Labelled(
         line=number,
@@ -133,31 +180,6 @@ def _labelled(line: bytes, number: int, reading: _Reading) -> Labelled:
     )
 
 
-def _members(line: bytes) -> dict[str, Any]:
-    if len(line) > MOST_BYTES:
-        raise _WrongLineError(f"the line has more than {MOST_BYTES >> 20} MiB: put pictures into files, and name these")
-    try:
-        members = json.loads(line.decode(), object_pairs_hook=_object)
-    except UnicodeDecodeError:
-        raise _WrongLineError("not UTF-8: save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise _WrongLineError(f"not JSON in column {error.colno} ({error.msg}): a line is as in {FORM}") from None
-    except (ValueError, RecursionError):  # a number of thousands of digits; thousands of brackets
-        raise _WrongLineError(f"no post has such a value: a line is as in {FORM}") from None
-    if not isinstance(members, dict):
-        raise _WrongLineError(f"must be an object, as in {FORM}")
-    return members
-
-
-def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _WrongLineError(f"{twice}: given twice in one object; delete one")
-    return members
-
-
 def _label(label: object, policy: Policy) -> tuple[bool, str]:
     """Whether a post with this label violates the policy, and the clause that it names."""
     if label in (VIOLATES, ALLOWED):
@@ -166,7 +188,7 @@ def _label(label: object, policy: Policy) -> tuple[bool, str]:
     if isinstance(label, str) and label in clauses:
         return clauses[label], label
     known = ", ".join([VIOLATES, ALLOWED, *clauses])
-    raise _WrongLineError(
+    raise WrongLineError(
         f"label: must be {VIOLATES}, {ALLOWED} or a clause of the policy {policy.id}: write one of {known}"
     )
 
@@ -174,51 +196,10 @@ def _label(label: object, policy: Policy) -> tuple[bool, str]:
 def _one_of(key: str, value: object, known: Sequence[str]) -> str:
     if isinstance(value, str) and value in known:
         return value
-    raise _WrongLineError(f"{key}: must be one of {', '.join(known)}: write one of these, or leave it out")
+    raise WrongLineError(f"{key}: must be one of {', '.join(known)}: write one of these, or leave it out")
 
 
 def _slices(value: object) -> Mapping[str, str]:
     if isinstance(value, dict) and all(isinstance(word, str) and word for pair in value.items() for word in pair):
         return value
-    raise _WrongLineError('slices: must be an object of texts, as in {"surface": "comment"}')
-
-
-def _post(members: object, number: int, reading: _Reading) -> Post:
-    """The post, read as one from the topic. An image may have `file`: a path from the folder of the golden set."""
-    if not isinstance(members, dict):
-        raise _WrongLineError(f"post: must be an object, as in {FORM}")
-    images = members.get("images")
-    if isinstance(images, list):
-        members = members | {"images": [_image(image, place, reading) for place, image in enumerate(images)]}
-    value = json.dumps({"id": f"line-{number}", **members}).encode()
-    try:
-        post = wire.post_record(value, (("content-type", b"application/json"),), reading.media)
-    except PostError as error:
-        raise _WrongLineError(_of_problem(error.problem.path, *advice(error.problem))) from None
-    for image in post.images:
-        if image.problem is not None:
-            raise _WrongLineError(_of_problem(image.problem.path, *advice(image.problem)))
-    if not post.has_text and not post.has_images:
-        raise _WrongLineError("post: it has neither text nor images: write one of them")
-    return post
-
-
-def _of_problem(path: str, what: str, remedy: str) -> str:
-    return f"{f'post.{path}' if path else 'post'}: {what} {remedy}"
-
-
-def _image(image: Any, place: int, reading: _Reading) -> Any:
-    """An image of a post, with a reference in place of the name of a file."""
-    if not isinstance(image, dict) or "file" not in image:
-        return image
-    key = f"post.images[{place}].file"
-    name = image["file"]
-    if image.get("uri") or image.get("data"):
-        raise _WrongLineError(f"{key}: an image has one of file, uri and data: delete the others")
-    if not isinstance(name, str) or not name or "\0" in name or Path(name).is_absolute():
-        raise _WrongLineError(f"{key}: must be a path from {reading.path.parent}, as in pictures/lake.jpg")
-    path = (reading.path.parent / name).resolve()
-    if not path.is_file():
-        raise _WrongLineError(f"{key}: there is no such file: name one by its path from {reading.path.parent}")
-    reading.folders.add(path.parent)
-    return {**{member: value for member, value in image.items() if member != "file"}, "uri": path.as_uri()}
+    raise WrongLineError('slices: must be an object of texts, as in {"surface": "comment"}')

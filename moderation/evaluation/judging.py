@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from contextlib import suppress
+from dataclasses import replace
 from typing import TypeVar
 
 from moderation.inference.scoring import Scorer
@@ -12,7 +13,7 @@ from moderation.media.reader import Media
 from moderation.moderator import Moderator
 from moderation.policies import Policy, PolicySet
 from moderation.policies.schema import PolicyStatus
-from moderation.types import Finding, Post
+from moderation.types import Finding, Post, Verdict
 
 AT_ONCE = 32  # posts
 
@@ -23,23 +24,27 @@ R = TypeVar("R")
 class Judge:
     """Judges posts against policies whatever their status: each counts as live."""
 
-    def __init__(self, policies: Sequence[Policy], media: Media, scorer: Scorer) -> None:
-        """policies: at least one. Raises ConfigError."""
+    def __init__(
+        self, policies: Sequence[Policy], media: Media, scorer: Scorer, surfaces: Set[str] = frozenset()
+    ) -> None:
+        """policies: at least one. surfaces: folded, that other policies of their set name. Raises ConfigError."""
         # A threshold that stands on no certificate yet is what is measured here.
         live = [policy.model_copy(update={"status": PolicyStatus.LIVE, "certificate": None}) for policy in policies]
-        self._moderator = Moderator(PolicySet.of(live), media, scorer)
+        policy_set = PolicySet.of(live)
+        policy_set = replace(policy_set, surfaces=policy_set.surfaces | surfaces)
+        self._moderator = Moderator(policy_set, media, scorer)
 
     async def findings(self, posts: Sequence[Post], step: Callable[[int], object]) -> list[dict[str, Finding]]:
         """For each post the findings by policy; a policy that does not apply has none. Raises ModerationError.
 
         `step` is called with numbers of posts that are done.
         """
+        verdicts = await self.verdicts(posts, step)
+        return [{finding.policy_id: finding for finding in verdict.findings} for verdict in verdicts]
 
-        async def judged(post: Post) -> dict[str, Finding]:
-            verdict = await self._moderator.moderate(post)
-            return {finding.policy_id: finding for finding in verdict.findings}
-
-        return list(await each(posts, judged, step))
+    async def verdicts(self, posts: Sequence[Post], step: Callable[[int], object]) -> Sequence[Verdict]:
+        """For each post the verdict, in which all policies count. As `findings`."""
+        return await each(posts, self._moderator.moderate, step)
 
 
 async def each(items: Sequence[T], work: Callable[[T], Awaitable[R]], step: Callable[[int], object]) -> Sequence[R]:

@@ -120,11 +120,11 @@ class Media:
 async def _digested(post: Post, files: Mapping[int, bytes]) -> str:
     """The digest of a post, on a thread if it takes long."""
     if sum(map(len, files.values())) > LARGE_BYTES:
-        return await asyncio.to_thread(_digest_of, post, files)
-    return _digest_of(post, files)
+        return await asyncio.to_thread(digest_of, post, files)
+    return digest_of(post, files)
 
 
-def _digest_of(post: Post, files: Mapping[int, bytes]) -> str:
+def digest_of(post: Post, files: Mapping[int, bytes]) -> str:
     """The digest of a post of which these files could be had, by the index of their image."""
     parts: list[bytes | Unread] = []
     for index, image in enumerate(post.images):

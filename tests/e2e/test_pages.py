@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import Service
+from tests.support.commands import Service, produce
+from tests.support.topics import committed_records
 
 REPO = Path(__file__).parents[2]
 PROTOS = (REPO / "protos" / "README.md").read_text()
@@ -79,18 +83,52 @@ COMMANDS = [
 ]
 
 
+PAST = [command for command in COMMANDS if "verdicts-archive" in command]  # on a topic with verdicts
+
+
 def test_the_page_for_policy_authors_has_commands() -> None:
     assert len(COMMANDS) >= 3
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_for_policy_authors(command: str) -> None:
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository as an author has it, for all commands of the page: what they write stays out of this one."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for path in REPO.iterdir():
+        if path.name != "policies" and not path.name.startswith("."):
+            (folder / path.name).symlink_to(path)
+    shutil.copytree(REPO / "policies", folder / "policies")
+    return folder
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in PAST])
+def test_commands_for_policy_authors(checkout: Path, command: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", *shlex.split(command)],
-        cwd=REPO,
+        cwd=checkout,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_commands_on_past_traffic(service: Service, tmp_path: Path) -> None:
+    assert len(PAST) >= 3
+    values = [
+        (b"1", json.dumps({"id": str(number), "text": "Cheap pills, write me"}).encode(), ()) for number in range(5)
+    ]
+    with service.worker() as worker:
+        worker.wait_for("worker_ready")
+        asyncio.run(produce(service.kafka, service.posts, values))
+        asyncio.run(committed_records(service.kafka, service.verdicts, len(values)))
+    for command in PAST:
+        words = shlex.split(command.replace("verdicts-archive", str(tmp_path / "archive")))
+        done = subprocess.run(
+            [sys.executable, "-m", *words], capture_output=True, text=True, env=os.environ | service.environment,
+            timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "5 verdicts added" in done.stdout or "spam-scams" in done.stdout or '"verdicts": 5' in done.stdout

@@ -31,7 +31,7 @@ class Case:
     exits: frozenset[int] = frozenset()  # codes that workers must exit with, and no others; the next one is started
     deaths: int = 0  # most exits
     settings: Mapping[str, str] = field(default_factory=dict)
-    timeout: float = 40.0  # seconds until all posts must be answered
+    timeout: float = 120.0  # seconds until all posts must be answered
 
 
 @dataclass

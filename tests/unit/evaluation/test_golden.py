@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -134,10 +135,76 @@ def test_a_set_lies_beside_its_policy(tmp_path: Path) -> None:
     assert golden.beside(POLICY.model_copy(update={"golden": "cases.jsonl"}), tmp_path) == tmp_path / "cases.jsonl"
 
 
-def test_the_sets_of_the_demo_are_sound() -> None:
-    folder = REPO / "policies" / "demo"
-    for policy in load_policies(folder):
-        path = golden.beside(policy, folder)
+def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, {"post": {"text": "x"}, "label": "L1"})
+    assert read(path).digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+LAKES = """id: lakes
+version: 1
+title: Lakes
+question: Does this post mention a lake?
+violates:
+  - {id: L1, text: mentions a lake}
+  - {id: L2, text: shows a lake}
+allows:
+  - {id: L0, text: news}
+thresholds: {review: 0.5, remove: 0.9}
+"""
+
+
+def linted(folder: Path) -> list[str]:
+    return [str(mistake).removeprefix(f"{folder}/") for mistake in golden.lint(folder, MediaSettings())]
+
+
+def test_a_clause_that_no_case_shows_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "lakes.yaml").write_text(LAKES)
+    assert linted(tmp_path) == [
+        "lakes.yaml:1: warning: id: the policy has no golden set, so nothing shows what it does: "
+        "write lakes.golden.jsonl beside it"
+    ]
+    rows: list[dict[str, Any]] = [
+        {"post": {"text": "a"}, "label": "L1"},
+        {"post": {"text": "b"}, "label": "violates", "slices": {"near": "L2"}},  # no near miss: it violates
+        {"post": {"text": "c"}, "label": "allowed", "slices": {"near": "L1"}},
+        {"post": {"text": "d"}, "label": "allowed", "slices": {"near": "L0"}},
+    ]
+    path = tmp_path / "lakes.golden.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    name = "lakes.golden.jsonl"
+    assert linted(tmp_path) == [
+        f"{name}:4: warning: slices.near: no clause that forbids has this id: write one of L1, L2",
+        f"lakes.yaml:7: warning: violates, clause 2: {name} has no post that violates L2: add one with this label",
+        f"lakes.yaml:7: warning: violates, clause 2: {name} has no near miss of L2: add an allowed post with "
+        '"slices": {"near": "L2"}',
+        f"lakes.yaml:9: warning: allows, clause 1: {name} has no post that L0 allows: add one with this label",
+    ]
+    rows[3:] = [
+        {"post": {"text": "e"}, "label": "L0", "slices": {"near": "L2"}},
+        {"post": {"text": "f"}, "label": "L2"},
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert linted(tmp_path) == []
+    path.write_text("{}\n")
+    assert linted(tmp_path)[0].startswith(f"{name}:1: post: this key is missing")
+
+
+def test_a_set_that_the_policy_names_must_exist_and_one_that_is_never_asked_needs_none(tmp_path: Path) -> None:
+    (tmp_path / "lakes.yaml").write_text(f"{LAKES}golden: cases.jsonl\n")
+    (error,) = golden.lint(tmp_path, MediaSettings())
+    assert (error.kind, error.line) == ("error", 11)
+    assert "write cases.jsonl, or delete the key" in error.text
+    (tmp_path / "lakes.yaml").write_text(f"{LAKES}status: draft\n")
+    assert linted(tmp_path) == []
+
+
+@pytest.mark.parametrize("folder", ["policies", "policies/demo"])
+def test_the_sets_that_ship_show_each_clause(folder: str) -> None:
+    assert linted(REPO / folder) == []
+    for policy in load_policies(REPO / folder):
+        path = golden.beside(policy, REPO / folder)
         assert path is not None
-        labels = {each.violates for each in golden.read(path, policy, MediaSettings()).posts}
-        assert labels == {True, False}
+        posts = golden.read(path, policy, MediaSettings()).posts
+        assert len(posts) >= 28
+        for clause in policy.violates:
+            assert sum(each.clause == clause.id for each in posts) >= 3, (policy.id, clause.id)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from moderation import normal_form
 from moderation.errors import ConfigError, DeviceError, ModerationError, PostError
 from moderation.inference import encode_pool
 from moderation.inference.batcher import Batcher
@@ -23,7 +24,8 @@ LIMIT = Problem(Reason.TEXT_TOO_LONG, "text")
 
 
 async def test_a_post_that_hangs_in_its_encoding_fails_alone_and_others_go_on() -> None:
-    settings = WorkerSettings(encode_threads=2, encode_timeout_s=0.05)
+    normal_form.to_judge("another")  # its tables are read once, which takes a while
+    settings = WorkerSettings(encode_threads=2, encode_timeout_s=0.5)
     with HangingModel() as model:
         async with Batcher(model, settings) as batcher:
             with pytest.raises(PostError) as caught:

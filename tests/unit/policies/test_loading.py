@@ -42,7 +42,7 @@ def written(folder: Path, text: str, name: str = "lakes.yaml") -> Path:
         (("text: mentions", "txt: mentions"), 6, "violates, clause 1, txt: there is no such key"),
         (("title: Lakes", "title: Lakes\ntitle: Seas"), 4, "title: given twice"),
         (("title: Lakes", "title: Lakes\nstatus: alive"), 4, "status: must be 'draft', 'shadow', 'live'"),
-        (("title: Lakes", "title: Lakes\ngolden: lakes.golden.jsonl"), 4, "golden: there is no such file"),
+        (("title: Lakes", "title: Lakes\ngolden: ../lakes.golden.jsonl"), 4, "golden: must be the name of a file"),
         (
             ("title: Lakes", "title: Lakes\nexamples: [{text: x, label: L9}]"),
             4,

@@ -77,6 +77,20 @@ def test_a_mistake_in_a_golden_set_ends_the_check_with_2(folder: Path, capsys: p
     assert PolicySet.load(folder).digest in printed.out, "the policies are sound, and roles start with them"
 
 
+def test_a_golden_set_that_is_named_and_missing_is_an_error_for_its_author_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "lakes.yaml"
+    path.write_text(f"{path.read_text()}golden: cases.jsonl\n")
+    with pytest.raises(SystemExit) as ended:
+        check(folder)
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert f"{path}:11: golden: there is no such file beside the policy: write cases.jsonl" in printed.err
+    assert printed.err.rstrip().splitlines()[-2:] == ["1 error", "6 warnings"], printed.err
+    assert PolicySet.load(folder).digest in printed.out, "roles start without golden sets"
+
+
 def test_json_has_what_decides(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check(folder, as_json=True)
     checked = json.loads(capsys.readouterr().out)

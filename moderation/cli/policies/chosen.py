@@ -1,0 +1,57 @@
+"""Which policies a command is about, with their golden sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moderation.errors import ConfigError
+from moderation.settings import MediaSettings
+
+if TYPE_CHECKING:
+    from moderation.evaluation.golden import GoldenSet
+    from moderation.policies import Policy
+
+Set = tuple["Policy", "GoldenSet"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The policies of a folder that were chosen."""
+
+    folder: Sequence[Policy]  # all of it
+    sets: Sequence[Set]  # at least one
+    without: Sequence[Policy]  # chosen, and there is no golden set
+
+
+def chosen(folder: Path, golden: Path | None, id: str | None, media: MediaSettings) -> Chosen:
+    """The policy `id`, or all of the folder. golden: a golden set of that policy, or of the one its name begins with.
+
+    Raises ConfigError, also where there is no golden set at all.
+    """
+    from moderation.evaluation import golden as sets
+    from moderation.policies.loading import load_policies
+
+    by_id = {policy.id: policy for policy in load_policies(folder)}
+    if golden is not None and id is None:
+        id = golden.name.removesuffix(sets.SUFFIX)
+        if id not in by_id:
+            raise ConfigError(f"{golden}: its name is that of no policy: name the policy by --policy ID")
+    if id is not None and id not in by_id:
+        raise ConfigError(f"there is no policy {id}; the folder has {', '.join(by_id)}")
+    policies = [by_id[id]] if id is not None else list(by_id.values())
+    paths = {policy.id: golden or sets.beside(policy, folder) for policy in policies}
+    for policy in policies:
+        if policy.golden and paths[policy.id] is None:
+            remedy = "write it, or delete the key"
+            raise ConfigError(f"{folder / policy.id}.yaml: golden: there is no file {policy.golden}: {remedy}")
+    if not any(paths.values()):
+        name = f"{id or policies[0].id}{sets.SUFFIX}"
+        raise ConfigError(f"{folder}: no golden set is beside the policy: write {name}, or name one by --golden FILE")
+    return Chosen(
+        folder=list(by_id.values()),
+        sets=[(policy, sets.read(path, policy, media)) for policy in policies if (path := paths[policy.id])],
+        without=[policy for policy in policies if not paths[policy.id]],
+    )
