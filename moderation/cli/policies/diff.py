@@ -79,6 +79,8 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Show what a change of policies or of the model does to posts. Exits with 1 where a policy's gate says no."""
+    if report is not None and not report.parent.is_dir():
+        raise ConfigError(f"--report {report}: there is no folder {report.parent}: make it first")
     loaded, terminal = judging.prepared(model)
     versions = _versions(old, new, policy, certified)
     if not as_json:
@@ -86,7 +88,8 @@ def diff(
     if not versions.words and new_model is None:
         difference.print_alike(as_json)
         return
-    both = None if label is None else flip_labels.policies_of(versions.old, versions.new, _changed(versions, policy))
+    changed = _changed(versions, policy)
+    both = None if label is None else flip_labels.policies_of(label, versions.old, versions.new, changed)
     if label is not None and both is not None and label.exists():
         _end(flip_labels.judged(label, both, as_json))
         return

@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from moderation.policies import Policy, PolicySet
 
 
-def policies_of(old: PolicySet, new: PolicySet, changed: Sequence[str]) -> tuple[Policy, Policy]:
+def policies_of(label: Path, old: PolicySet, new: PolicySet, changed: Sequence[str]) -> tuple[Policy, Policy]:
     """Both versions of the policy whose flips are labelled. changed: ids. Raises ConfigError unless it is one."""
+    if not label.name.endswith(".sample.jsonl"):
+        raise ConfigError(f"--label {label}: give the file a name that ends in .sample.jsonl")
+    if not label.parent.is_dir():
+        raise ConfigError(f"--label {label}: there is no folder {label.parent}: make it first")
     if len(changed) != 1:
         named = f"several policies change ({', '.join(changed)})" if changed else "no policy changes"
         raise ConfigError(f"--label goes with one policy, and {named}: name it by --policy ID")

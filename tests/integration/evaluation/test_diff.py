@@ -281,6 +281,10 @@ def test_the_page_for_authors_shows_real_output(
     [
         ({}, "name the posts to compare on: --posts FILE, or --topic"),
         ({"policy": "beer"}, "there is no policy beer; the folder has alcohol"),
+        ({"report": Path("gone/report.html")}, "there is no folder gone: make it first"),
+        ({"label": Path("gone/flips.sample.jsonl")}, "there is no folder gone: make it first"),
+        ({"posts": Path("a.jsonl"), "topic": True}, "give --posts FILE or --topic, and not both"),
+        ({"archive": Path("old")}, "scores of the past do not say what this change does: alcohol: the text differs"),
     ],
 )
 def test_what_cannot_be_compared_is_named(old: Path, options: dict[str, Any], says: str) -> None:
