@@ -1,7 +1,7 @@
 """How often certificates are false, and how many labels they take: `python -m tests.coverage [--runs N] [--json FILE]`.
 
-What can be enumerated is exact. The rest is runs of moderation.evaluation.certification with a seed that is printed.
-The unit tests hold the same limits on fewer cases.
+What can be enumerated is exact. The rest is runs of moderation.evaluation.certifying.certification with a seed that is
+printed. The unit tests hold the same limits on fewer cases.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from moderation.evaluation.certification import Claim, Design, log_wealth
+from moderation.evaluation.certifying.certification import Claim, Design, log_wealth
 from tests.support import false_certification as false
 
 CONFIDENCE = 0.95

@@ -1,8 +1,8 @@
 """`moderation bench redecide`: how fast archived verdicts are decided again with other thresholds, and in what memory.
 
 It fills an archive with verdicts on the policies at hand, whose scores are all different. A process of its own, on two
-cores, then decides them again (evaluation/redeciding.py), for a quarter of the verdicts and for all. Its time is from
-its start to its end. The peak of its memory shows whether that grows with the archive.
+cores, then decides them again (evaluation/changes/redeciding.py), for a quarter of the verdicts and for all. Its time
+is from its start to its end. The peak of its memory shows whether that grows with the archive.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from rich.table import Table
 
 from moderation import wire
 from moderation.bench import processes
-from moderation.evaluation import archive as archives
-from moderation.evaluation.archive import Archive, State
-from moderation.evaluation.redeciding import COLUMNS, redecide
-from moderation.evaluation.rows import SCHEMA, Place, Rows
+from moderation.evaluation.changes.redeciding import COLUMNS, redecide
+from moderation.evaluation.traffic import archive as archives
+from moderation.evaluation.traffic.archive import Archive, State
+from moderation.evaluation.traffic.rows import SCHEMA, Place, Rows
 from moderation.policies import Policy, PolicySet, States, decide, finding_of
 from moderation.types import (
     Answer,

@@ -20,8 +20,8 @@ from moderation.observability import logs
 from moderation.settings import KafkaSettings
 
 if TYPE_CHECKING:
-    from moderation.evaluation.archive import Archive
-    from moderation.evaluation.archiving import Archived
+    from moderation.evaluation.traffic.archive import Archive
+    from moderation.evaluation.traffic.archiving import Archived
 
 
 def archive(
@@ -41,7 +41,7 @@ def archive(
 async def _archive(
     kafka: KafkaSettings, folder: Path, every: float | None, terminal: Console | None, as_json: bool
 ) -> None:
-    from moderation.evaluation.archive import Archive
+    from moderation.evaluation.traffic.archive import Archive
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -70,7 +70,7 @@ def _stop(stop: asyncio.Event) -> None:
 
 
 async def _run(kafka: KafkaSettings, archive: Archive, stop: asyncio.Event, terminal: Console | None) -> Archived:
-    from moderation.evaluation.archiving import Run
+    from moderation.evaluation.traffic.archiving import Run
 
     with ExitStack() as bar:
         return await Run(kafka, archive, stop).go(

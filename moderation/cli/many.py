@@ -24,8 +24,8 @@ from moderation.observability import logs
 from moderation.settings import Settings
 
 if TYPE_CHECKING:
-    from moderation.evaluation.classified import Case, Judged
-    from moderation.evaluation.tables import Table
+    from moderation.evaluation.posts.tables import Table
+    from moderation.evaluation.testing.classified import Case, Judged
     from moderation.policies import PolicySet
     from moderation.types import ModelInfo
     from moderation.v1.verdict_pb2 import Finding
@@ -99,7 +99,8 @@ def _policies(folder: Path, id: str | None) -> PolicySet:
 
 
 def _table(wanted: Wanted, loaded: Settings) -> Table:
-    from moderation.evaluation import classified, tables
+    from moderation.evaluation.posts import tables
+    from moderation.evaluation.testing import classified
 
     if not wanted.is_pictures:
         return tables.read(wanted.source, loaded.media)
@@ -111,10 +112,10 @@ def _table(wanted: Wanted, loaded: Settings) -> Table:
 
 def _cases(table: Table, policies: PolicySet, wanted: Wanted) -> tuple[list[Case], Table]:
     """The rows with what their labels say. A row whose label says nothing is a mistake, and is left out."""
-    from moderation.evaluation.classified import Case
-    from moderation.evaluation.expected import expected
-    from moderation.evaluation.golden import SUFFIX
-    from moderation.evaluation.posts import WrongLineError
+    from moderation.evaluation.posts.golden import SUFFIX
+    from moderation.evaluation.posts.posts import WrongLineError
+    from moderation.evaluation.testing.classified import Case
+    from moderation.evaluation.testing.expected import expected
     from moderation.policies.mistakes import Kind, Mistake
 
     ids = {policy.id for policy in policies.policies}
@@ -159,8 +160,8 @@ async def _judged(
     loaded: Settings,
     shown: tuple[Console | None, list[int]],
 ) -> Done:
-    from moderation.evaluation import classified
     from moderation.evaluation.progress_file import SUFFIX, ProgressFile
+    from moderation.evaluation.testing import classified
     from moderation.moderator import Moderator
 
     terminal, finished = shown
@@ -189,7 +190,7 @@ async def _judged(
 
 def _content(done: Done, table: Table, policies: PolicySet, file: Path) -> str:
     """What the file holds."""
-    from moderation.evaluation import classified
+    from moderation.evaluation.testing import classified
 
     if file.suffix.lower() == ".csv":
         return classified.as_csv(done.judged, policies, table, file)
@@ -228,7 +229,7 @@ def _score(finding: Finding) -> str:
 
 
 def _print(done: Done, table: Table, policies: PolicySet, wanted: Wanted) -> None:
-    from moderation.evaluation import classified
+    from moderation.evaluation.testing import classified
 
     judged = done.judged
     if wanted.as_json:

@@ -1,48 +1,15 @@
 """What a policy and a model are worth, measured on posts whose label is known. Neither role imports this room.
 
-golden          golden sets: posts with known labels, from a file
-posts           a post as people write it down, with files for pictures
-tables          files of posts: CSV and JSON lines
-importing       labelled tables become golden sets, and back
-expected        what a label says of a verdict under a whole policy set
-classified      many posts with their verdicts, as CSV, JSON or a page
+posts/          posts as people write them down, with labels: golden sets, tables, and from one to the other
+testing/        what golden sets show of a policy and a model, and how many of their verdicts attacks flip
+traffic/        what topics hold of a period: verdicts, their posts, and verdicts as an archive of tables
+samples/        samples of past traffic: which posts are of equal content, which are drawn, and how people label them
+certifying/     what the labels of a random sample prove of a threshold
+changes/        what a change of policies, thresholds or the model does to posts, and how surely
+
 progress_file   verdicts of a long command as they come
 binomial        exact intervals of a rate
-attacks         what an author writes around a post to turn its verdict
-drawing         words drawn into a picture
 judging         judges many posts against policies
 kept            the model's answers, kept between runs
-figures         precision, recall, AUC, calibration, per clause and per slice
-tested          a test of policies against their golden sets
-plots           plots of figures
-tested_page     the page of a test
-wording         what two versions of a policy set say differently
-strata          which posts of a population are judged again, and what that says of all
-comparing       judges posts by two versions; known scores ask no model
-changes         what a change does: flips, loads, and how surely
-promotion       whether the gate lets a change pass
-past            posts of a period, drawn by strata of their old scores
-redecided_change  a change of thresholds on past verdicts, as any other change
-flip_labels     labels of the posts that one version alone flags
-traffic         the verdicts of a period, and their posts, from the topics
-newest          which verdict of a period is the newest of its post
-postfile        posts to draw from, in a file
-groups          which posts are of equal content
-populations     the groups that a sample is drawn from, with their scores
-sampling        grids of thresholds, and the order in which a seed draws
-drawn           from a population to a sample
-samples         posts that were drawn to be labelled, and their file
-labels          what people say of them, and what is settled so
-certification   what the labels of a random sample prove
-certifying      from a labelled sample to a certificate, or to what is missing for one
-terms           what is fixed before labels are looked at
-used            which labels a certificate has used up
-flips           how many verdicts of a golden set each attack flips
-rows            verdicts as rows of a table, without content
-archive         these rows as Parquet by day: files that are whole or not there
-archiving       from the verdicts topic to the archive
-deciding        policies.decision in columns
-redeciding      what other thresholds would have done to past traffic
-redecided       the result of that
-flipped         the findings that other thresholds turn
+report          pages of HTML, and plots in them
 """

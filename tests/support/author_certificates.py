@@ -33,7 +33,7 @@ CERTIFICATES = [
         "a certificate that is no JSON", FILE, "\n\n{", "error", "no certificate", "certify the policy again", line=3
     ),
     beside("a certificate that is empty", FILE, "", "error", "no certificate", "certify the policy again"),
-    beside("a certificate with a merge's marks", FILE, f"{text()}<<<<<<< HEAD\n", "error", "no certificate", line=38),
+    beside("a certificate with a merge's marks", FILE, f"{text()}<<<<<<< HEAD\n", "error", "no certificate", line=39),
     beside("a certificate that lacks its keys", FILE, "{}\n", "error", "policy: field required", "certify"),
     beside(
         "a certificate with a key of its own",
@@ -49,7 +49,7 @@ CERTIFICATES = [
         "error",
         "labels_digest",
         "certify the policy again",
-        line=28,
+        line=29,
     ),
     beside(
         "a certificate whose share is a percentage",
@@ -114,7 +114,7 @@ CERTIFICATES = [
     both(
         "a certificate that has ended",
         "warning",
-        f"{FILE}:36",
+        f"{FILE}:37",
         "it ended on 2026-11-02",
         "REMOVE becomes REVIEW",
         "certify the policy again",
@@ -123,7 +123,7 @@ CERTIFICATES = [
     both(
         "a certificate that has ended, where none is required",
         "warning",
-        f"{FILE}:36",
+        f"{FILE}:37",
         "ended on",
         "certify",
         policy=SOUND,
@@ -132,7 +132,7 @@ CERTIFICATES = [
     both(
         "a certificate that ends soon",
         "warning",
-        f"{FILE}:36",
+        f"{FILE}:37",
         "it ends on",
         "Then REMOVE becomes REVIEW",
         "certify the policy again",

@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 from scipy.stats import binom
 
-from moderation.evaluation.certification import Claim, Design, certified, p_value, sequential, shows
+from moderation.evaluation.certifying.certification import Claim, Design, certified, p_value, sequential, shows
 
 RUNS = 2_000
 MOST = 131  # of them: what 5 % exceed in one of a thousand trials

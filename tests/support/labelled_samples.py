@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from moderation.evaluation import labels, samples
-from moderation.evaluation.samples import Item, Sample
+from moderation.evaluation.samples import labels, samples
+from moderation.evaluation.samples.samples import Item, Sample
 from moderation.policies import Policy, score_digest
 from tests.support.samples import a_sample, some_items
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from moderation import wire
-from moderation.evaluation.rows import Place, Rows
+from moderation.evaluation.traffic.rows import Place, Rows
 from moderation.policies import Policy, PolicySet, State, States, decide, finding_of
 from moderation.policies.certificates import Certificate, score_digest
 from moderation.types import (

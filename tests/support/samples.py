@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from moderation.evaluation.samples import Item, Level, Region, Sample
+from moderation.evaluation.samples.samples import Item, Level, Region, Sample
 from moderation.types import Post
 from tests.support.builders import a_post
 

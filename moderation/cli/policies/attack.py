@@ -20,8 +20,8 @@ from moderation.cli.policies.chosen import Set
 from moderation.settings import Settings
 
 if TYPE_CHECKING:
-    from moderation.evaluation.flips import Flips
-    from moderation.evaluation.golden import GoldenSet, Labelled
+    from moderation.evaluation.posts.golden import GoldenSet, Labelled
+    from moderation.evaluation.testing.flips import Flips
     from moderation.types import ModelInfo
 
 
@@ -58,7 +58,7 @@ def attack(
 async def _measured(
     loaded: Settings, sets: Sequence[Set], terminal: Console | None
 ) -> tuple[ModelInfo, Sequence[Flips]]:
-    from moderation.evaluation.flips import Measure
+    from moderation.evaluation.testing.flips import Measure
 
     folders = {folder for _, golden_set in sets for folder in golden_set.folders}
     async with judging.opened(loaded, folders) as (media, scorer):

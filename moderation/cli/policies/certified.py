@@ -12,8 +12,8 @@ from rich.table import Table
 from moderation.cli.options import out, table_console
 
 if TYPE_CHECKING:
-    from moderation.evaluation.certifying import Labelled, Outlook, Shown, Trial
-    from moderation.evaluation.used import Recorded
+    from moderation.evaluation.certifying.certifying import Labelled, Outlook, Shown, Trial
+    from moderation.evaluation.certifying.used import Recorded
     from moderation.policies import Certificate, Policy
     from moderation.settings import MediaSettings
 
@@ -124,8 +124,8 @@ def bound_of(trial: Trial, shown: Shown) -> str:
 
 def _missing(trial: Trial) -> Iterator[str]:
     """How many labels are missing at the threshold where the test stopped."""
-    from moderation.evaluation import certifying
-    from moderation.evaluation.certification import Design
+    from moderation.evaluation.certifying import certifying
+    from moderation.evaluation.certifying.certification import Design
 
     outlook = certifying.outlook(trial)
     if outlook is None:

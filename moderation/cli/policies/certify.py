@@ -20,9 +20,9 @@ from moderation.cli.policies.certified import Asked
 from moderation.errors import ConfigError
 
 if TYPE_CHECKING:
-    from moderation.evaluation.certifying import Labelled, Shown, Trial
-    from moderation.evaluation.terms import Terms
-    from moderation.evaluation.used import Recorded
+    from moderation.evaluation.certifying.certifying import Labelled, Shown, Trial
+    from moderation.evaluation.certifying.terms import Terms
+    from moderation.evaluation.certifying.used import Recorded
     from moderation.policies import Certificate, Policy
 
 PREVALENCES = (0.05, 0.01, 0.001)
@@ -60,7 +60,7 @@ def certify(
     as_json: AsJson = False,
 ) -> None:
     """Certify a policy's threshold by a labelled sample. Exits with 1 and says what is missing where that fails."""
-    from moderation.evaluation.certification import Design
+    from moderation.evaluation.certifying.certification import Design
 
     shares: dict[str, float | None] = {"precision": precision, "confidence": confidence, "at-most": at_most}
     _check_shares(shares | {"recall": recall, "prevalence": prevalence})
@@ -82,7 +82,7 @@ def certify(
     if not all(trial.passes for trial in asked.all):
         _say(asked, None, None, None, as_json=as_json)
         sys.exit(1)
-    from moderation.evaluation import certifying
+    from moderation.evaluation.certifying import certifying
 
     shown = certifying.chosen(asked.precision, threshold)
     certificate, path, recorded = _issued(asked, shown, days, keep_rows=rows)
@@ -100,7 +100,8 @@ def _check_shares(shares: dict[str, float | None]) -> None:
 
 def _labelled(policy: Policy, path: Path, region: Any) -> Labelled:
     """A sample of the policy with its labels. Raises ConfigError."""
-    from moderation.evaluation import certifying, labels
+    from moderation.evaluation.certifying import certifying
+    from moderation.evaluation.samples import labels
 
     if not path.is_file():
         raise ConfigError(
@@ -113,8 +114,8 @@ def _labelled(policy: Policy, path: Path, region: Any) -> Labelled:
 
 
 def _precision(policy: Policy, path: Path, at_least: float, confidence: float, design: Any) -> Trial:
-    from moderation.evaluation import certifying, terms
-    from moderation.evaluation.samples import Region
+    from moderation.evaluation.certifying import certifying, terms
+    from moderation.evaluation.samples.samples import Region
 
     sample = _labelled(policy, path, Region.REMOVE)
     several = len(sample.settlement.sample.levels) > 1
@@ -123,9 +124,9 @@ def _precision(policy: Policy, path: Path, at_least: float, confidence: float, d
 
 
 def _misses(policy: Policy, path: Path, at_most: float, confidence: float) -> Trial:
-    from moderation.evaluation import certifying, terms
-    from moderation.evaluation.certification import Design
-    from moderation.evaluation.samples import Region
+    from moderation.evaluation.certifying import certifying, terms
+    from moderation.evaluation.certifying.certification import Design
+    from moderation.evaluation.samples.samples import Region
 
     sample = _labelled(policy, path, Region.ALLOW)
     _keep(sample, terms.Terms(design=Design.FIXED, confidence=confidence))
@@ -133,9 +134,9 @@ def _misses(policy: Policy, path: Path, at_most: float, confidence: float) -> Tr
 
 
 def _recall(policy: Policy, path: Path, at_least: float, confidence: float) -> Trial:
-    from moderation.evaluation import certifying, terms
-    from moderation.evaluation.certification import Design
-    from moderation.evaluation.samples import Region
+    from moderation.evaluation.certifying import certifying, terms
+    from moderation.evaluation.certifying.certification import Design
+    from moderation.evaluation.samples.samples import Region
 
     sample = _labelled(policy, path, Region.POOL)
     several = len(sample.settlement.sample.levels) > 1
@@ -145,7 +146,7 @@ def _recall(policy: Policy, path: Path, at_least: float, confidence: float) -> T
 
 def _keep(sample: Labelled, chosen: Terms) -> None:
     """Holds the test to the terms of the first one that showed something. Raises ConfigError."""
-    from moderation.evaluation import terms
+    from moderation.evaluation.certifying import terms
 
     if sample.used:
         terms.keep(sample.path, chosen)
@@ -153,7 +154,7 @@ def _keep(sample: Labelled, chosen: Terms) -> None:
 
 def _issued(asked: Asked, shown: Shown, days: int, *, keep_rows: bool) -> tuple[Certificate, Path, Recorded | None]:
     """Writes the certificate, then the rows that it uses up. What stands already of both stays as it is."""
-    from moderation.evaluation import certifying, used
+    from moderation.evaluation.certifying import certifying, used
     from moderation.policies import certificates
 
     path = asked.folder / f"{asked.policy.id}{certificates.SUFFIX}"
@@ -189,7 +190,7 @@ def _say(
 
 def _say_cost(recall: float, confidence: float, prevalence: float | None, *, as_json: bool) -> None:
     """What recall on all traffic would cost. No sample of it is taken."""
-    from moderation.evaluation.certification import recall_cost
+    from moderation.evaluation.certifying.certification import recall_cost
 
     rates: Sequence[float] = (prevalence,) if prevalence is not None else PREVALENCES
     costs = [{"prevalence": rate, "labels": recall_cost(recall, confidence, rate)} for rate in rates]

@@ -73,7 +73,7 @@ def check(
 
 def _golden_mistakes(folder: Path) -> Sequence[Mistake]:
     """The mistakes in golden sets. Roles read none of these files, and start with them."""
-    from moderation.evaluation import golden
+    from moderation.evaluation.posts import golden
     from moderation.settings import MediaSettings
 
     return list(golden.lint(folder, MediaSettings()))

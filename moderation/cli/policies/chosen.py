@@ -11,7 +11,7 @@ from moderation.errors import ConfigError
 from moderation.settings import MediaSettings
 
 if TYPE_CHECKING:
-    from moderation.evaluation.golden import GoldenSet
+    from moderation.evaluation.posts.golden import GoldenSet
     from moderation.policies import Policy
 
 Set = tuple["Policy", "GoldenSet"]
@@ -31,7 +31,7 @@ def chosen(folder: Path, golden: Path | None, id: str | None, media: MediaSettin
 
     Raises ConfigError, also where there is no golden set at all.
     """
-    from moderation.evaluation import golden as sets
+    from moderation.evaluation.posts import golden as sets
     from moderation.policies.loading import load_policies
 
     by_id = {policy.id: policy for policy in load_policies(folder)}

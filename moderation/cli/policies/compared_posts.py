@@ -18,7 +18,7 @@ from moderation.errors import ConfigError
 from moderation.settings import Settings
 
 if TYPE_CHECKING:
-    from moderation.evaluation.strata import Stratum
+    from moderation.evaluation.changes.strata import Stratum
     from moderation.policies import PolicySet
     from moderation.types import Post, Verdict
 
@@ -81,8 +81,8 @@ async def chosen_posts(
 async def _of_topic(
     source: From, loaded: Settings, old: tuple[PolicySet, Collection[str]], terminal: Console | None
 ) -> Chosen:
-    from moderation.evaluation.past import past
-    from moderation.evaluation.traffic import Period
+    from moderation.evaluation.changes.past import past
+    from moderation.evaluation.traffic.traffic import Period
 
     period = Period(*source.period())
     found = await past(
@@ -104,8 +104,9 @@ def _of_file(path: Path, source: From, loaded: Settings) -> Chosen:
 
     A row that cannot be read is said and counted.
     """
-    from moderation.evaluation import strata, tables
-    from moderation.evaluation.strata import Band, Stratum, Traits
+    from moderation.evaluation.changes import strata
+    from moderation.evaluation.changes.strata import Band, Stratum, Traits
+    from moderation.evaluation.posts import tables
 
     table = tables.read(path, loaded.media)
     rows = {row.post.id: row for row in table.rows}

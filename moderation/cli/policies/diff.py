@@ -23,9 +23,9 @@ from moderation.observability import logs
 from moderation.settings import Settings
 
 if TYPE_CHECKING:
-    from moderation.evaluation.comparing import Judged
-    from moderation.evaluation.promotion import Held
-    from moderation.evaluation.wording import PolicyChange
+    from moderation.evaluation.changes.comparing import Judged
+    from moderation.evaluation.changes.promotion import Held
+    from moderation.evaluation.changes.wording import PolicyChange
     from moderation.inference.scoring import Scorer
     from moderation.media.reader import Media
     from moderation.policies import Policy, PolicySet
@@ -124,7 +124,7 @@ def _changed(versions: Versions, policy: str | None) -> list[str]:
 
 def _versions(old: Path, new: Path, policy: str | None, certified: bool) -> Versions:
     """Both sets. Raises ConfigError."""
-    from moderation.evaluation import wording
+    from moderation.evaluation.changes import wording
     from moderation.policies import PolicySet
 
     for folder in (old, new):
@@ -194,7 +194,7 @@ class _By:
     async def verdicts(
         self, policies: PolicySet, tools: tuple[Settings, Media, Scorer], known: Mapping[int, Verdict]
     ) -> Judged:
-        from moderation.evaluation.comparing import judged
+        from moderation.evaluation.changes.comparing import judged
         from moderation.evaluation.kept import keeping
 
         loaded, media, scorer = tools
@@ -210,8 +210,8 @@ class _By:
 def _effects(
     versions: Versions, chosen: Chosen, judged: tuple[Judged, Judged], models: tuple[ModelInfo, ModelInfo]
 ) -> Compared:
-    from moderation.evaluation.changes import Pair, change_of, one_sided, quality_of
-    from moderation.evaluation.promotion import held
+    from moderation.evaluation.changes.changes import Pair, change_of, one_sided, quality_of
+    from moderation.evaluation.changes.promotion import held
 
     before, after = judged
     pairs = [

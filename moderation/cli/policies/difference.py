@@ -17,11 +17,11 @@ from moderation.errors import ConfigError
 from moderation.types import Outcome
 
 if TYPE_CHECKING:
-    from moderation.evaluation.changes import Change, Effect, Flip, Load, Pair, Quality
-    from moderation.evaluation.comparing import Judged
-    from moderation.evaluation.promotion import Held
-    from moderation.evaluation.strata import Bounds
-    from moderation.evaluation.wording import PolicyChange
+    from moderation.evaluation.changes.changes import Change, Effect, Flip, Load, Pair, Quality
+    from moderation.evaluation.changes.comparing import Judged
+    from moderation.evaluation.changes.promotion import Held
+    from moderation.evaluation.changes.strata import Bounds
+    from moderation.evaluation.changes.wording import PolicyChange
     from moderation.types import ModelInfo, Post
 
 ALIKE = "both sets ask the same and decide alike: nothing to compare"
@@ -51,7 +51,7 @@ def print_alike(as_json: bool) -> None:
 
 def print_words(changes: Sequence[PolicyChange]) -> None:
     """The words and keys that differ, by policy."""
-    from moderation.evaluation.wording import Part, changed_lines
+    from moderation.evaluation.changes.wording import Part, changed_lines
 
     styles = {Part.SAME: "", Part.GONE: "red strike", Part.NEW: "green"}
     marks = {Part.SAME: "{}", Part.GONE: "[-{}-]", Part.NEW: "{{+{}+}}"}
@@ -300,7 +300,7 @@ def _flip_of(flip: Flip) -> dict[str, Any]:
 def write_page(path: Path, compared: Compared) -> None:
     """The report. Raises ConfigError where the file cannot be written."""
     from moderation.evaluation import report
-    from moderation.evaluation.wording import changed_lines
+    from moderation.evaluation.changes.wording import changed_lines
 
     text = report.page(
         "diff.html.j2",

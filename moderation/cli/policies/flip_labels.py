@@ -23,8 +23,8 @@ from moderation.errors import ConfigError
 from moderation.settings import Settings
 
 if TYPE_CHECKING:
-    from moderation.evaluation.changes import Effect
-    from moderation.evaluation.promotion import Held
+    from moderation.evaluation.changes.changes import Effect
+    from moderation.evaluation.changes.promotion import Held
     from moderation.policies import Policy, PolicySet
 
 
@@ -65,7 +65,7 @@ async def _begun(
     effect: Effect,
     drawing: tuple[Settings, int],
 ) -> int:
-    from moderation.evaluation import flip_labels
+    from moderation.evaluation.changes import flip_labels
     from moderation.media.fetching import Fetcher
 
     loaded, seed = drawing
@@ -82,8 +82,8 @@ async def _begun(
 
 def judged(path: Path, versions: tuple[Policy, Policy], as_json: bool) -> Sequence[Held]:
     """Prints what the labels say, and returns the limits of the gate. Raises ConfigError."""
-    from moderation.evaluation import flip_labels
-    from moderation.evaluation.promotion import held_by
+    from moderation.evaluation.changes import flip_labels
+    from moderation.evaluation.changes.promotion import held_by
 
     found = flip_labels.read(path, versions)
     limits = tuple(held_by(versions[1], found.figures, found.quality))

@@ -26,7 +26,7 @@ from moderation.observability import logs
 from moderation.settings import KafkaSettings
 
 if TYPE_CHECKING:
-    from moderation.evaluation.history import Use, Version
+    from moderation.evaluation.traffic.history import Use, Version
 
 SHOWN_DIGITS = 12  # of digests
 Words = Mapping[Path, Mapping[str, Any]]  # by folder: its policies by id
@@ -72,14 +72,14 @@ Period = tuple[datetime | None, datetime | None]
 
 
 def _of_archive(folder: Path, period: Period) -> Mapping[str, Sequence[Use]]:
-    from moderation.evaluation import archive, history
+    from moderation.evaluation.traffic import archive, history
 
     return history.of(archive.batches(folder, history.COLUMNS, *period))
 
 
 async def _of_topic(kafka: KafkaSettings, period: Period) -> Mapping[str, Sequence[Use]]:
-    from moderation.evaluation.archiving import topic_batches
-    from moderation.evaluation.history import History
+    from moderation.evaluation.traffic.archiving import topic_batches
+    from moderation.evaluation.traffic.history import History
 
     found = History()
     terminal: Console | None = progress.terminal()

@@ -30,7 +30,7 @@ def import_posts(
     ] = None,
 ) -> None:
     """Make a golden set of labelled posts. With a wrong row nothing is written: each is named, with what to do."""
-    from moderation.evaluation import golden, importing, tables
+    from moderation.evaluation.posts import golden, importing, tables
 
     loaded = settings.load()
     place = folder or loaded.policies
@@ -59,7 +59,7 @@ def export_posts(
     ] = None,
 ) -> None:
     """Print a golden set as CSV for a spreadsheet. `policies import` reads it back."""
-    from moderation.evaluation import golden, importing
+    from moderation.evaluation.posts import golden, importing
 
     loaded = settings.load()
     place = folder or loaded.policies
@@ -91,7 +91,7 @@ def _policy(id: str, folder: Path) -> Policy:
 
 def _meanings(pairs: list[str], policy: Policy) -> dict[str, str]:
     """Labels of golden sets by labels of the file. Raises ConfigError."""
-    from moderation.evaluation.golden import ALLOWED, VIOLATES
+    from moderation.evaluation.posts.golden import ALLOWED, VIOLATES
 
     known = [VIOLATES, ALLOWED, *(clause.id for clause in (*policy.violates, *policy.allows))]
     meanings = {}

@@ -19,8 +19,8 @@ from moderation.cli.options import AsJson, out
 from moderation.errors import ConfigError
 
 if TYPE_CHECKING:
-    from moderation.evaluation.labels import Label, Pen, Settlement
-    from moderation.evaluation.samples import Item
+    from moderation.evaluation.samples.labels import Label, Pen, Settlement
+    from moderation.evaluation.samples.samples import Item
     from moderation.policies import Policy
 
 VIOLATES, ALLOWED, SKIP, UNDO, LEAVE = "vasuq"
@@ -51,7 +51,7 @@ def label(
     as_json: AsJson = False,
 ) -> None:
     """Label a sample, one key for each post. Leave at any time: the same command goes on. --json says how far it is."""
-    from moderation.evaluation import labels
+    from moderation.evaluation.samples import labels
 
     policy = _policy(sample, policies or settings.load().policies)
     if as_json:
@@ -76,7 +76,7 @@ def label(
 def _policy(sample: Path, folder: Path) -> Policy:
     """The policy of a sample. Raises ConfigError where its words are other ones now."""
     from moderation.cli.policies.sample import named
-    from moderation.evaluation import samples
+    from moderation.evaluation.samples import samples
     from moderation.policies import score_digest
 
     drawn, _ = samples.read(sample)
@@ -92,7 +92,7 @@ def _policy(sample: Path, folder: Path) -> Policy:
 
 def _take_back(pen: Pen, number: int) -> None:
     """Raises ConfigError where the item has no label of this person."""
-    from moderation.evaluation.labels import Label, Said
+    from moderation.evaluation.samples.labels import Label, Said
 
     if number not in pen.labels:
         raise ConfigError(f"--again {number}: {pen.path.name} has no label of this item")
@@ -175,7 +175,7 @@ def _lines_of(item: Item) -> Iterator[str]:
 
 def choices_of(policy: Policy) -> list[Choice]:
     """All that can be said of an item. Each clause has a key, while there are keys."""
-    from moderation.evaluation.labels import Label, Said
+    from moderation.evaluation.samples.labels import Label, Said
 
     found = [Choice(VIOLATES, Label(Said.VIOLATES), "violates"), Choice(ALLOWED, Label(Said.ALLOWED), "allowed")]
     clauses = [
@@ -202,7 +202,7 @@ def _disputes(sample: Path, settlement: Settlement, policy: Policy) -> dict[int,
 
     Raises ConfigError where they differ nowhere.
     """
-    from moderation.evaluation import labels
+    from moderation.evaluation.samples import labels
 
     people = [sheet for sheet in labels.sheets(sample, policy) if sheet.labeller != labels.ADJUDICATION]
     found: dict[int, str] = {}
@@ -220,7 +220,7 @@ def _disputes(sample: Path, settlement: Settlement, policy: Policy) -> dict[int,
 
 def _status(sample: Path, settlement: Settlement, policy: Policy) -> dict[str, object]:
     """How far the labelling is. It names items by number alone."""
-    from moderation.evaluation import labels
+    from moderation.evaluation.samples import labels
 
     counts = Counter(settlement.labels)
     disputed = [
@@ -240,7 +240,7 @@ def _status(sample: Path, settlement: Settlement, policy: Policy) -> dict[str, o
 
 
 def _say_end(sample: Path, screen: Screen, settlement: Settlement, *, adjudicate: bool) -> None:
-    from moderation.evaluation.labels import Settled
+    from moderation.evaluation.samples.labels import Settled
 
     counts = Counter(settlement.labels)
     left = len(screen.left)

@@ -15,8 +15,8 @@ from moderation.errors import ConfigError
 from moderation.settings import Settings
 
 if TYPE_CHECKING:
-    from moderation.evaluation.redecided import Redecided
-    from moderation.evaluation.wording import PolicyChange
+    from moderation.evaluation.changes.redecided import Redecided
+    from moderation.evaluation.changes.wording import PolicyChange
     from moderation.policies import PolicySet
 
 Versions = tuple["PolicySet", "PolicySet"]
@@ -27,7 +27,7 @@ def applies(versions: Versions, source: From, *, more: bool) -> bool:
 
     Raises ConfigError, with the reason, where an archive is named and its scores do not say that.
     """
-    from moderation.evaluation.redeciding import is_threshold_change
+    from moderation.evaluation.changes.redeciding import is_threshold_change
 
     reason = "posts are needed" if more else is_threshold_change(*versions)
     if source.archive is not None and reason:
@@ -40,8 +40,8 @@ def compared(
     loaded: Settings, versions: Versions, words: tuple[PolicyChange, ...], source: From, terminal: Console | None
 ) -> Compared:
     """What other thresholds do to the verdicts of the topic or of the archive. Raises ModerationError."""
-    from moderation.evaluation.promotion import held
-    from moderation.evaluation.redecided_change import change_of_redecided, left_out_of, quality_without_labels
+    from moderation.evaluation.changes.promotion import held
+    from moderation.evaluation.changes.redecided_change import change_of_redecided, left_out_of, quality_without_labels
 
     found = asyncio.run(_redecided(loaded, versions, source, terminal))
     place = source.archive or loaded.kafka.verdicts_topic
@@ -67,9 +67,9 @@ def compared(
 
 
 async def _redecided(loaded: Settings, versions: Versions, source: From, terminal: Console | None) -> Redecided:
-    from moderation.evaluation import archive
-    from moderation.evaluation.archiving import topic_batches
-    from moderation.evaluation.redeciding import COLUMNS, Redeciding
+    from moderation.evaluation.changes.redeciding import COLUMNS, Redeciding
+    from moderation.evaluation.traffic import archive
+    from moderation.evaluation.traffic.archiving import topic_batches
 
     begins, ends = source.period()
     redeciding = Redeciding(*versions, alias_removes=loaded.model.alias_may_remove)

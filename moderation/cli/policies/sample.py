@@ -23,9 +23,9 @@ from moderation.observability import logs
 from moderation.settings import Settings
 
 if TYPE_CHECKING:
-    from moderation.evaluation.drawn import Draw
-    from moderation.evaluation.samples import Item, Sample
-    from moderation.evaluation.traffic import Period
+    from moderation.evaluation.samples.drawn import Draw
+    from moderation.evaluation.samples.samples import Item, Sample
+    from moderation.evaluation.traffic.traffic import Period
     from moderation.policies import Policy
     from moderation.types import Post, Source
 
@@ -77,9 +77,9 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Draw posts to label, of equal content one, at random from a seed. Writes posts and pictures, never scores."""
-    from moderation.evaluation.drawn import Draw
-    from moderation.evaluation.populations import Wanted
-    from moderation.evaluation.samples import SUFFIX, Region
+    from moderation.evaluation.samples.drawn import Draw
+    from moderation.evaluation.samples.populations import Wanted
+    from moderation.evaluation.samples.samples import SUFFIX, Region
 
     loaded, terminal = judging.prepared(model)
     if region not in SIZES:
@@ -124,7 +124,7 @@ def _threshold(policy: Policy, region: str, threshold: float | None, grid: int) 
 
 
 def _period(since: str, until: str | None) -> Period:
-    from moderation.evaluation.traffic import Period
+    from moderation.evaluation.traffic.traffic import Period
 
     now = datetime.now(UTC)
     return Period(time_of(since, "--since") or now, time_of(until, "--until") or now)
@@ -132,7 +132,9 @@ def _period(since: str, until: str | None) -> Period:
 
 async def _draw(loaded: Settings, order: Draw, place: Place, terminal: Console | None) -> Drawn:
     """Draws, and writes the sample. Raises ConfigError, DeviceError and DeliveryError; then no sample is written."""
-    from moderation.evaluation import drawn, populations, postfile, samples, traffic
+    from moderation.evaluation.posts import postfile
+    from moderation.evaluation.samples import drawn, populations, samples
+    from moderation.evaluation.traffic import traffic
     from moderation.media.fetching import Fetcher
 
     shown = partial(progress.shown, terminal=terminal)

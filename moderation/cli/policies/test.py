@@ -21,7 +21,7 @@ from moderation.settings import Settings
 
 if TYPE_CHECKING:
     from moderation.evaluation.kept import Answers
-    from moderation.evaluation.tested import Trial, Tried
+    from moderation.evaluation.testing.tested import Trial, Tried
     from moderation.policies import PolicyThresholds
     from moderation.types import ModelInfo
 
@@ -71,7 +71,7 @@ class _Run:
     def __init__(
         self, loaded: Settings, picked: Chosen, thresholds: tuple[float | None, float | None], *, fresh: bool
     ) -> None:
-        from moderation.evaluation.tested import Trial
+        from moderation.evaluation.testing.tested import Trial
 
         self._loaded = loaded
         self._picked = picked
@@ -96,7 +96,7 @@ class _Run:
             if self.answers.lost:
                 logs.say(f"the model's answers are not kept for the next run: {self.answers.lost}")
             if report is not None:
-                from moderation.evaluation import tested_page
+                from moderation.evaluation.testing import tested_page
 
                 await tested_page.write(report, scorer.info, self.tried, media)
             return scorer.info
@@ -112,7 +112,7 @@ def _say_interrupted(answers: Answers) -> None:
 
 def _thresholds(picked: Chosen, review: float | None, remove: float | None) -> dict[str, PolicyThresholds]:
     """By id; empty: those of the files. Raises ConfigError."""
-    from moderation.evaluation.tested import other_thresholds
+    from moderation.evaluation.testing.tested import other_thresholds
 
     if review is None and remove is None:
         return {}

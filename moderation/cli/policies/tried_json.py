@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moderation.evaluation.figures import Case, ClauseFigures, Figures, Share
     from moderation.evaluation.kept import Answers
-    from moderation.evaluation.tested import Result, Tried
+    from moderation.evaluation.testing.figures import Case, ClauseFigures, Figures, Share
+    from moderation.evaluation.testing.tested import Result, Tried
     from moderation.types import ModelInfo
 
 
@@ -34,7 +34,7 @@ def described(info: ModelInfo, tried: Tried, without: Sequence[str], answers: An
 
 
 def _policy(result: Result, before: Result | None, model_digest: str) -> dict[str, Any]:
-    from moderation.evaluation.figures import STEPS
+    from moderation.evaluation.testing.figures import STEPS
     from moderation.policies import score_digest
 
     thresholds = result.policy.thresholds
@@ -76,7 +76,7 @@ def _policy(result: Result, before: Result | None, model_digest: str) -> dict[st
 
 
 def _figures(figures: Figures) -> dict[str, Any]:
-    from moderation.evaluation.figures import LEVELS
+    from moderation.evaluation.testing.figures import LEVELS
 
     calibration = figures.calibration
     return {

@@ -10,9 +10,9 @@ from rich.table import Table
 from moderation.cli.options import out, table_console
 
 if TYPE_CHECKING:
-    from moderation.evaluation.figures import Case, ClauseFigures, Figures, Share
     from moderation.evaluation.kept import Answers
-    from moderation.evaluation.tested import Overlap, Result, Tried
+    from moderation.evaluation.testing.figures import Case, ClauseFigures, Figures, Share
+    from moderation.evaluation.testing.tested import Overlap, Result, Tried
     from moderation.policies import Policy
     from moderation.types import ModelInfo, Outcome
 
@@ -68,7 +68,7 @@ def _show(result: Result, before: Result | None) -> None:
 
 
 def _levels(result: Result) -> None:
-    from moderation.evaluation.figures import LEVELS
+    from moderation.evaluation.testing.figures import LEVELS
 
     thresholds = result.policy.finding_thresholds
     table = _table(("threshold",), ("flagged", "precision", "", "recall", ""))
@@ -82,7 +82,7 @@ def _levels(result: Result) -> None:
 
 
 def _clauses(clauses: Sequence[ClauseFigures]) -> None:
-    from moderation.evaluation.figures import LEVELS
+    from moderation.evaluation.testing.figures import LEVELS
 
     table = _table(("clause", ""), ("posts", "at review", "at remove"))
     for clause in clauses:
@@ -94,7 +94,7 @@ def _clauses(clauses: Sequence[ClauseFigures]) -> None:
 
 
 def _slices(slices: dict[str, Figures]) -> None:
-    from moderation.evaluation.figures import LEVELS
+    from moderation.evaluation.testing.figures import LEVELS
 
     if not slices:
         return
@@ -148,7 +148,7 @@ def printable(text: str) -> str:
 
 def _compared(result: Result, before: Result) -> None:
     """What other thresholds change: in posts, and as a curve."""
-    from moderation.evaluation.figures import LEVELS, STEPS
+    from moderation.evaluation.testing.figures import LEVELS, STEPS
 
     for level in LEVELS:
         _moved(level, before, result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moderation.evaluation.attacks import ATTACKS, Aim
+from moderation.evaluation.testing.attacks import ATTACKS, Aim
 
 AIMS = tuple(Aim(answer, "Is it spam?") for answer in ("No", "Yes"))
 POST = "for sale, write me"

@@ -18,8 +18,8 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from moderation import wire
-from moderation.evaluation.archive import Archive, batches, state_of
-from moderation.evaluation.archiving import Archived, Run, Step, topic_batches
+from moderation.evaluation.traffic.archive import Archive, batches, state_of
+from moderation.evaluation.traffic.archiving import Archived, Run, Step, topic_batches
 from moderation.settings import KafkaSettings
 from tests.support.builders import a_policy
 from tests.support.past_traffic import a_set, past
@@ -29,7 +29,7 @@ from tests.support.topics import committed_records, make_topics
 PARTITIONS = 3
 SMALL_COMMITS = """
 from moderation.cli.app import main
-from moderation.evaluation import archiving
+from moderation.evaluation.traffic import archiving
 
 archiving.BATCH_ROWS, archiving.COMMIT_ROWS = 20, 100
 main()

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from moderation.cli.app import app
 from moderation.errors import ConfigError
-from moderation.evaluation import golden, labels, samples
-from moderation.evaluation.labels import Label, Said
-from moderation.evaluation.samples import Item
+from moderation.evaluation.posts import golden
+from moderation.evaluation.samples import labels, samples
+from moderation.evaluation.samples.labels import Label, Said
+from moderation.evaluation.samples.samples import Item
 from moderation.observability import logs
 from moderation.policies import PolicySet, States
 from moderation.settings import MediaSettings

@@ -15,8 +15,8 @@ import pytest
 from moderation.cli.options import err
 from moderation.cli.policies.diff import diff
 from moderation.errors import ConfigError
-from moderation.evaluation import labels as labelling
-from moderation.evaluation import samples
+from moderation.evaluation.samples import labels as labelling
+from moderation.evaluation.samples import samples
 from moderation.observability import logs
 from tests.support.logged import logging_restored
 from tests.support.repository import REPO

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from moderation.evaluation import labels, samples
-from moderation.evaluation.labels import Settled
+from moderation.evaluation.samples import labels, samples
+from moderation.evaluation.samples.labels import Settled
 from moderation.policies import score_digest
 from moderation.policies.loading import load_policy
 from tests.support.samples import a_sample, some_items

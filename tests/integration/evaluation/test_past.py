@@ -13,8 +13,8 @@ import pytest
 
 from moderation.cli.policies.diff import diff
 from moderation.errors import ConfigError
-from moderation.evaluation.archive import Archive
-from moderation.evaluation.archiving import Run
+from moderation.evaluation.traffic.archive import Archive
+from moderation.evaluation.traffic.archiving import Run
 from moderation.observability import logs
 from tests.support.harness import Harness, a_value, running
 from tests.support.logged import logging_restored

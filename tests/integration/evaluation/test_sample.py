@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from moderation.cli.app import app
 from moderation.errors import ConfigError
-from moderation.evaluation import samples
+from moderation.evaluation.samples import samples
 from moderation.observability import logs
 from moderation.policies import score_digest
 from moderation.policies.loading import load_policy

@@ -13,8 +13,8 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from moderation import wire
 from moderation.errors import ConfigError
-from moderation.evaluation import traffic
-from moderation.evaluation.traffic import Counts, LeftOut, Period
+from moderation.evaluation.traffic import traffic
+from moderation.evaluation.traffic.traffic import Counts, LeftOut, Period
 from moderation.types import Source, Verdict
 from tests.support.builders import a_verdict
 from tests.support.harness import Harness, a_value, running

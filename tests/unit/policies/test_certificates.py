@@ -120,7 +120,7 @@ def test_times_of_any_zone_are_read_and_one_without_a_zone_is_refused(tmp_path: 
     assert read(path).expires_at == datetime(2027, 1, 1, tzinfo=UTC)
     assert days_left(read(path), datetime(2026, 12, 31, tzinfo=UTC)) == 1
     path.write_text(path.read_text().replace("+09:00", ""))
-    with pytest.raises(ConfigError, match=r"no-lakes\.certificate\.json:36: no certificate: expires_at: .*certify"):
+    with pytest.raises(ConfigError, match=r"no-lakes\.certificate\.json:37: no certificate: expires_at: .*certify"):
         read(path)
 
 

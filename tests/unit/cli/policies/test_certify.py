@@ -11,8 +11,8 @@ import pytest
 from moderation.cli.policies import certify as command
 from moderation.cli.policies.certify import certify
 from moderation.errors import ConfigError
-from moderation.evaluation import golden
-from moderation.evaluation.samples import Level, Region
+from moderation.evaluation.posts import golden
+from moderation.evaluation.samples.samples import Level, Region
 from moderation.policies import Policy, PolicySet, certificates
 from moderation.policies.loading import load_policies
 from moderation.settings import MediaSettings
@@ -96,7 +96,7 @@ def test_called_again_it_changes_nothing(policy: Policy, folder: Path, capsys: p
 def test_what_was_interrupted_between_certificate_and_rows_goes_on(
     policy: Policy, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from moderation.evaluation import used
+    from moderation.evaluation.certifying import used
 
     sampled(policy, *[YES] * 60)
 

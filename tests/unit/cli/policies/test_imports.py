@@ -9,7 +9,7 @@ import pytest
 
 from moderation.cli.policies.imports import export_posts, import_posts
 from moderation.errors import ConfigError
-from moderation.evaluation import golden
+from moderation.evaluation.posts import golden
 from moderation.policies.loading import load_policies
 from moderation.settings import MediaSettings
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from moderation.cli.app import app
 from moderation.cli.policies.label import choices_of, plain
 from moderation.errors import ConfigError
-from moderation.evaluation import labels, samples
+from moderation.evaluation.samples import labels, samples
 from moderation.policies import score_digest
 from moderation.policies.loading import load_policy
 from tests.support.builders import a_policy, a_post
