@@ -167,7 +167,7 @@ async def _judged(
     terminal, finished = shown
     file = wanted.file
     async with judging.opened(loaded, table.folders) as (media, scorer):
-        question = classified.question(policies, scorer.info.digest, loaded.media)
+        question = classified.question(policies, scorer.info.digest, loaded)
         kept = ProgressFile(file.with_name(f"{file.name}{SUFFIX}"), question) if file else None
         with kept if kept is not None else nullcontext(), progress.shown("posts", len(cases), terminal) as step:
             if kept is not None and len(kept):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +14,7 @@ from moderation.media.reader import Media
 from moderation.moderator import Moderator
 from moderation.policies import Policy, PolicySet
 from moderation.policies.schema import PolicyStatus
+from moderation.settings import ModelSettings
 from moderation.types import Finding, Post, Verdict
 
 AT_ONCE = 32  # posts
@@ -45,6 +47,11 @@ class Judge:
     async def verdicts(self, posts: Sequence[Post], step: Callable[[int], object]) -> Sequence[Verdict]:
         """For each post the verdict, in which all policies count. As `findings`."""
         return await each(posts, self._moderator.moderate, step)
+
+
+def cuts_of(settings: ModelSettings) -> str:
+    """The settings that decide which windows and crops a post has. No digest of a model holds them."""
+    return json.dumps([settings.window_tokens, settings.window_overlap, settings.max_windows, settings.num_crops])
 
 
 async def each(items: Sequence[T], work: Callable[[T], Awaitable[R]], step: Callable[[int], object]) -> Sequence[R]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from moderation.evaluation.judging import cuts_of
 from moderation.inference.scoring import Scored, Scorer
 from moderation.models.contract import DeviceMemory
 from moderation.policies import Policy, score_digest
@@ -196,8 +197,7 @@ class KeptScorer:
         # Under an alias, the model may be another one tomorrow under the same digest.
         self._keeps = not scorer.info.alias
         self._digests = {policy.id: score_digest(policy, scorer.info.digest) for policy in policies}
-        cut = settings.window_tokens, settings.window_overlap, settings.max_windows, settings.num_crops
-        self._model = json.dumps([settings.name, settings.url, *cut])
+        self._model = json.dumps([settings.name, settings.url, cuts_of(settings)])
 
     async def score(
         self, content: Content, questions: Sequence[Question], arrival: Arrival | None = None

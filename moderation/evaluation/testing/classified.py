@@ -20,7 +20,7 @@ from google.protobuf import json_format
 import moderation
 from moderation import wire
 from moderation.errors import ConfigError
-from moderation.evaluation.judging import each
+from moderation.evaluation.judging import cuts_of, each
 from moderation.evaluation.posts import importing, tables
 from moderation.evaluation.posts.posts import WrongLineError, post_of
 from moderation.evaluation.posts.tables import Row, Table
@@ -31,7 +31,7 @@ from moderation.moderator import Moderator
 from moderation.policies import PolicySet, States
 from moderation.policies.certificates import score_digest
 from moderation.policies.mistakes import Kind, Mistake
-from moderation.settings import MediaSettings
+from moderation.settings import MediaSettings, Settings
 from moderation.types import Post
 from moderation.v1.verdict_pb2 import MODE_SHADOW, STATUS_UNDETERMINED, Finding, Outcome, Status, Verdict
 
@@ -119,12 +119,13 @@ def pictures(folder: Path, media: MediaSettings) -> tuple[Table, int]:
     return Table(folder, tuple(rows), tuple(mistakes), (), frozenset(folders)), len(files) - len(named)
 
 
-def question(policies: PolicySet, model_digest: str, media: MediaSettings) -> str:
+def question(policies: PolicySet, model_digest: str, settings: Settings) -> str:
     """A digest of all that a verdict depends on but for the post."""
     state = States(policies.policies, policies.certificates, model_digest).at(time.time()).text
-    limits = media.model_dump_json(exclude={"roots"})
+    limits = settings.media.model_dump_json(exclude={"roots"})
     scores = [score_digest(policy, model_digest) for policy in policies.policies]
-    parts = [policies.digest, model_digest, *scores, state, limits, moderation.__version__]
+    cuts = cuts_of(settings.model)
+    parts = [policies.digest, model_digest, *scores, state, cuts, limits, moderation.__version__]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -133,16 +134,18 @@ async def judge(
 ) -> list[Judged]:
     """The cases with their verdicts, in their order. Those that are kept are not judged again. Raises ModerationError.
 
+    A verdict is kept if the same post would get it again: not after an outage of the model or of a host of pictures.
     `step` is called with numbers of posts that are done.
     """
 
     async def verdict_of(post: Post) -> Verdict:
-        if kept is not None and (verdict := kept.get(post)) is not None:
-            return verdict
-        verdict = wire.verdict_message(await moderator.moderate(post))
-        if kept is not None:
-            kept.add(post, verdict)
-        return verdict
+        if kept is not None and (known := kept.get(post)) is not None:
+            return known
+        verdict = await moderator.moderate(post)
+        message = wire.verdict_message(verdict)
+        if kept is not None and verdict.stands:  # another one may be better next time
+            kept.add(post, message)
+        return message
 
     verdicts = await each([case.row.post for case in cases], verdict_of, step)
     return [Judged(case.row, case.expected, verdict) for case, verdict in zip(cases, verdicts, strict=True)]
