@@ -98,6 +98,11 @@ EXTRAS = {
 }
 
 
+def cause_of(error: OSError) -> str:
+    """Why the system refused to read or write a file, in its words, as in `no space left on device`."""
+    return (error.strerror or "no reason given").lower()
+
+
 def without_extra(error: BaseException) -> ConfigError | None:
     """A ConfigError that says what to install, if the error is a missing module of an extra; else None."""
     module = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""

@@ -17,6 +17,7 @@ from moderation.settings import Settings
 if TYPE_CHECKING:
     from moderation.inference.scoring import Scorer
     from moderation.media.reader import Media
+    from moderation.types import ModelInfo
 
 
 def prepared(model: str | None) -> tuple[Settings, Console | None]:
@@ -46,3 +47,8 @@ async def opened(loaded: Settings, folders: Iterable[Path] = ()) -> AsyncIterato
         await loading.load(loaded.model_copy(update={"model": model}), patient=False) as scorer,
     ):
         yield media, scorer
+
+
+def model_members(info: ModelInfo) -> dict[str, str]:
+    """The model as JSON."""
+    return {"name": info.name, "revision": info.revision, "digest": info.digest, "caution": info.caution}

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from moderation.cli import judging, progress
 from moderation.cli.options import out, table_console
+from moderation.cli.policies.chosen import alone
 from moderation.errors import ConfigError, ModerationError
 from moderation.observability import logs
 from moderation.settings import Settings
@@ -57,6 +58,8 @@ class Done:
 
 def many(wanted: Wanted, folder: Path | None, model: str | None) -> None:
     """Judges the posts of a file or a folder. Exits with 1 if a row could not be read or a post not be judged."""
+    from moderation.policies import PolicySet
+
     if wanted.file is not None and wanted.file.suffix.lower() not in ENDINGS:
         raise ConfigError(f"--out {wanted.file}: must end in {', '.join(ENDINGS)}")
     if wanted.file is not None and wanted.file.resolve() == wanted.source.resolve():
@@ -64,7 +67,8 @@ def many(wanted: Wanted, folder: Path | None, model: str | None) -> None:
     if wanted.file is not None and wanted.file.suffix.lower() == ".html":
         from moderation.evaluation import report  # noqa: F401  says what to install before anything is judged
     loaded, terminal = judging.prepared(model)
-    policies = _policies(folder or loaded.policies, wanted.policy)
+    place = folder or loaded.policies
+    policies = alone(place, wanted.policy) if wanted.policy else PolicySet.load(place)
     table = _table(wanted, loaded)
     cases, table = _cases(table, policies, wanted)
     for mistake in table.mistakes:
@@ -77,25 +81,6 @@ def many(wanted: Wanted, folder: Path | None, model: str | None) -> None:
     _print(done, table, policies, wanted)
     if table.mistakes or not all(each.is_judged for each in done.judged):
         sys.exit(1)
-
-
-def _policies(folder: Path, id: str | None) -> PolicySet:
-    """The set, or one policy of it, which then counts as live. Raises ConfigError."""
-    from moderation.policies import PolicySet
-    from moderation.policies.loading import load_policies
-    from moderation.policies.schema import PolicyStatus
-
-    if id is None:
-        return PolicySet.load(folder)
-    by_id = {policy.id: policy for policy in load_policies(folder)}
-    if id not in by_id:
-        raise ConfigError(f"there is no policy {id}; the folder has {', '.join(by_id)}")
-    alone = PolicySet.of([by_id[id].model_copy(update={"status": PolicyStatus.LIVE})])
-    if by_id[id].certificate is None:
-        return alone
-    from moderation.policies import certificates
-
-    return replace(alone, certificates=certificates.load(folder, [id]))
 
 
 def _table(wanted: Wanted, loaded: Settings) -> Table:
@@ -160,8 +145,10 @@ async def _judged(
     loaded: Settings,
     shown: tuple[Console | None, list[int]],
 ) -> Done:
+    from moderation.evaluation.files import replaced
     from moderation.evaluation.progress_file import SUFFIX, ProgressFile
     from moderation.evaluation.testing import classified
+    from moderation.evaluation.testing.thumbnails import thumbnails
     from moderation.moderator import Moderator
 
     terminal, finished = shown
@@ -179,10 +166,10 @@ async def _judged(
 
             judged = await classified.judge(cases, Moderator(policies, media, scorer), kept, stepped)
             pages = classified.to_show(judged) if file and file.suffix.lower() == ".html" else []
-            pictures = [(each, await classified.thumbnails(media, each.row.post)) for each in pages]
+            pictures = [(each, await thumbnails(media, each.row.post)) for each in pages]
             done = Done(judged, scorer.info, pictures)
             if file:
-                classified.written(file, _content(done, table, policies, file))
+                replaced(file, _content(done, table, policies, file).encode())
             if kept is not None:
                 kept.done()
             return done

@@ -12,4 +12,5 @@ binomial        exact intervals of a rate
 judging         judges many posts against policies
 kept            the model's answers, kept between runs
 report          pages of HTML, and plots in them
+files           files that a command writes, whole
 """

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, cause_of
 from moderation.types import Post
 from moderation.v1.verdict_pb2 import Verdict
 
@@ -37,7 +37,7 @@ class ProgressFile:
             if not end:
                 self._line({"question": question})
         except OSError as error:
-            raise ConfigError(f"{path}: not written: {(error.strerror or 'no reason given').lower()}") from None
+            raise ConfigError(f"{path}: not written: {cause_of(error)}") from None
 
     def __enter__(self) -> Self:
         return self

@@ -20,7 +20,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, cause_of
 from moderation.policies import prompts
 from moderation.policies.mistakes import Kind, Location, Mistake, place
 from moderation.policies.schema import Policy
@@ -233,7 +233,7 @@ def read_file(path: Path) -> Certificate | Mistake:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
-        return Mistake(Kind.ERROR, path, 0, f"not readable: {(error.strerror or 'no reason given').lower()}")
+        return Mistake(Kind.ERROR, path, 0, f"not readable: {cause_of(error)}")
     if len(data) > MOST_BYTES:
         return Mistake(Kind.ERROR, path, 0, f"no certificate: it is larger than {MOST_BYTES:,} bytes; {REMEDY}")
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, cause_of
 from moderation.policies import mistakes as wording
 from moderation.policies import syntax
 from moderation.policies.folder import SUFFIX, policy_files
@@ -54,7 +54,7 @@ def read_folder(folder: Path) -> tuple[list[Read], list[Mistake]]:
     try:
         files, mistakes = policy_files(folder)
     except OSError as error:
-        return [], [Mistake(Kind.ERROR, folder, 0, f"not readable: {(error.strerror or 'no reason given').lower()}")]
+        return [], [Mistake(Kind.ERROR, folder, 0, f"not readable: {cause_of(error)}")]
     if not files and not any(mistake.kind is Kind.ERROR for mistake in mistakes):
         text = f"holds no policy (*{SUFFIX}); `policies/` of the project is one to start from"
         mistakes.append(Mistake(Kind.ERROR, folder, 0, text))

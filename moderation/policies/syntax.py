@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from moderation.errors import cause_of
 from moderation.policies.mistakes import Kind, Mistake
 
 QUOTE = "put the text in quotes"
@@ -77,7 +78,7 @@ def parse(path: Path) -> Document | Mistake:
     except OSError as error:
         if path.is_symlink() and not path.exists():
             return _error(path, 1, "this link leads nowhere: delete it, or name the policy's file in it")
-        return _error(path, 1, f"not readable: {(error.strerror or 'no reason given').lower()}")
+        return _error(path, 1, f"not readable: {cause_of(error)}")
     start = data[:64]
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or start.count(0) * 3 > len(start):
         return _error(path, 1, "the file is UTF-16: save it as UTF-8")

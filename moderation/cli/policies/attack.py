@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +20,7 @@ from moderation.cli.policies.chosen import Set
 from moderation.settings import Settings
 
 if TYPE_CHECKING:
-    from moderation.evaluation.posts.golden import GoldenSet, Labelled
+    from moderation.evaluation.posts.golden import GoldenSet
     from moderation.evaluation.testing.flips import Flips
     from moderation.types import ModelInfo
 
@@ -44,7 +44,9 @@ def attack(
     info, measured = asyncio.run(_measured(loaded, sets, terminal))
     if as_json:
         described = [_described(flips, golden_set) for flips, (_, golden_set) in zip(measured, sets, strict=True)]
-        typer.echo(json.dumps({"model": _model(info), "policies": described}, indent=1, ensure_ascii=False))
+        typer.echo(
+            json.dumps({"model": judging.model_members(info), "policies": described}, indent=1, ensure_ascii=False)
+        )
     else:
         for flips in measured:
             _print(flips)
@@ -86,21 +88,10 @@ def _print(flips: Flips) -> None:
     table_console().print(table)
     for words, posts in (("judged wrongly without an attack", flips.wrong), ("not judged", flips.unanswered)):
         if posts:
-            out.print(f"{words}: {', '.join(_named(posts))}", highlight=False, markup=False)
+            out.print(f"{words}: {', '.join(each.name for each in posts)}", highlight=False, markup=False)
     if flips.limit is not None and not any(rate.tried for rate in flips.rates):
         out.print("no post is judged rightly, so nothing can be said of the limit", highlight=False)
     out.print()
-
-
-def _named(posts: Sequence[Labelled]) -> Iterator[str]:
-    """Posts for a person, by id, and by line where the id does not say it."""
-    for each in posts:
-        line = f"line-{each.line}"
-        yield line if each.post.id == line else f"{each.post.id} (line {each.line})"
-
-
-def _model(info: ModelInfo) -> dict[str, Any]:
-    return {"name": info.name, "revision": info.revision, "digest": info.digest, "caution": info.caution}
 
 
 def _described(flips: Flips, golden_set: GoldenSet) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from moderation.cli import judging, progress
 from moderation.cli.options import AsJson
 from moderation.cli.policies import difference, flip_labels, past_thresholds
+from moderation.cli.policies.chosen import alone
 from moderation.cli.policies.compared_posts import Chosen, From, chosen_posts
 from moderation.cli.policies.difference import Compared
 from moderation.errors import ConfigError
@@ -130,7 +131,7 @@ def _versions(old: Path, new: Path, policy: str | None, certified: bool) -> Vers
     for folder in (old, new):
         if not folder.is_dir():
             raise ConfigError(f"{folder}: there is no such folder: name the folder of a policy set")
-    before, after = (PolicySet.load(folder) if policy is None else _alone(folder, policy) for folder in (old, new))
+    before, after = (PolicySet.load(folder) if policy is None else alone(folder, policy) for folder in (old, new))
     if certified:
         before, after = _uncertified(before), _uncertified(after)
     return Versions(before, after, wording.compared(_asked(before), _asked(after)))
@@ -138,19 +139,6 @@ def _versions(old: Path, new: Path, policy: str | None, certified: bool) -> Vers
 
 def _asked(policies: PolicySet) -> list[Policy]:
     return [policy for policy in policies.policies if policy.asked]
-
-
-def _alone(folder: Path, id: str) -> PolicySet:
-    """The set of one policy, which counts whatever its status. Raises ConfigError."""
-    from moderation.policies import PolicySet, certificates
-    from moderation.policies.loading import load_policies
-    from moderation.policies.schema import PolicyStatus
-
-    found = {policy.id: policy for policy in load_policies(folder)}
-    if id not in found:
-        raise ConfigError(f"{folder}: there is no policy {id}; the folder has {', '.join(found)}")
-    live = PolicySet.of([found[id].model_copy(update={"status": PolicyStatus.LIVE})])
-    return replace(live, certificates=certificates.load(folder, [id]))
 
 
 def _uncertified(policies: PolicySet) -> PolicySet:

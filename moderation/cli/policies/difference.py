@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from moderation.cli.options import out, table_console
-from moderation.errors import ConfigError
 from moderation.types import Outcome
 
 if TYPE_CHECKING:
@@ -301,6 +300,7 @@ def write_page(path: Path, compared: Compared) -> None:
     """The report. Raises ConfigError where the file cannot be written."""
     from moderation.evaluation import report
     from moderation.evaluation.changes.wording import changed_lines
+    from moderation.evaluation.files import replaced
 
     text = report.page(
         "diff.html.j2",
@@ -314,10 +314,7 @@ def write_page(path: Path, compared: Compared) -> None:
         plot=_plot(compared),
         outcomes=[outcome.name for outcome in Outcome],
     )
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: not written: {(error.strerror or 'no reason given').lower()}") from None
+    replaced(path, text.encode())
 
 
 def _plot(compared: Compared) -> Any:

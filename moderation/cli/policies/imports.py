@@ -9,7 +9,8 @@ import typer
 
 from moderation import settings
 from moderation.cli.options import err, out
-from moderation.errors import ConfigError
+from moderation.cli.policies.chosen import policy_of
+from moderation.errors import ConfigError, cause_of
 
 if TYPE_CHECKING:
     from moderation.policies import Policy
@@ -34,7 +35,7 @@ def import_posts(
 
     loaded = settings.load()
     place = folder or loaded.policies
-    chosen = _policy(policy, place)
+    chosen = policy_of(place, policy)
     target = place / (chosen.golden or f"{chosen.id}{golden.SUFFIX}")
     if target.exists() and not append:
         raise ConfigError(f"{target}: there is a golden set already: add --append to add to it")
@@ -63,7 +64,7 @@ def export_posts(
 
     loaded = settings.load()
     place = folder or loaded.policies
-    chosen = _policy(policy, place)
+    chosen = policy_of(place, policy)
     path = golden.beside(chosen, place)
     if path is None:
         raise ConfigError(f"{place}: there is no {chosen.golden or f'{chosen.id}{golden.SUFFIX}'}: nothing to export")
@@ -76,17 +77,8 @@ def export_posts(
     try:
         file.write_text(text, encoding="utf-8-sig", newline="")  # Excel reads UTF-8 with this mark alone
     except OSError as error:
-        raise ConfigError(f"{file}: not written: {(error.strerror or 'no reason given').lower()}") from None
+        raise ConfigError(f"{file}: not written: {cause_of(error)}") from None
     err.print(f"{file}: written", highlight=False, markup=False)
-
-
-def _policy(id: str, folder: Path) -> Policy:
-    from moderation.policies.loading import load_policies
-
-    by_id = {policy.id: policy for policy in load_policies(folder)}
-    if id not in by_id:
-        raise ConfigError(f"there is no policy {id}; the folder has {', '.join(by_id)}")
-    return by_id[id]
 
 
 def _meanings(pairs: list[str], policy: Policy) -> dict[str, str]:

@@ -18,6 +18,7 @@ from rich.console import Console
 from moderation.cli import judging, progress
 from moderation.cli.options import AsJson, out, table_console
 from moderation.cli.periods import time_of
+from moderation.cli.policies.chosen import policy_of
 from moderation.errors import ConfigError
 from moderation.observability import logs
 from moderation.settings import Settings
@@ -48,7 +49,7 @@ def sample(
     policy: Annotated[str, typer.Argument(help="id of the policy, or its file")],
     *,
     posts: Annotated[
-        Path | None, typer.Option(help="file of posts, as JSON lines, that are scored now; default: past traffic")
+        Path | None, typer.Option(help="file of posts, CSV or JSON lines, that are scored now; default: past traffic")
     ] = None,
     since: Annotated[
         str, typer.Option(help="of past traffic, from this time on: 6h or 2d ago, or 2026-01-31T22:00 (UTC)")
@@ -104,14 +105,9 @@ def sample(
 
 def named(policy: str, folder: Path) -> Policy:
     """The policy with this id in the folder, or in this file. Raises ConfigError."""
-    from moderation.policies.loading import load_policies, load_policy
+    from moderation.policies.loading import load_policy
 
-    if policy.endswith((".yaml", ".yml")):
-        return load_policy(Path(policy))
-    by_id = {each.id: each for each in load_policies(folder)}
-    if policy not in by_id:
-        raise ConfigError(f"there is no policy {policy}; {folder} has {', '.join(by_id)}")
-    return by_id[policy]
+    return load_policy(Path(policy)) if policy.endswith((".yaml", ".yml")) else policy_of(folder, policy)
 
 
 def _threshold(policy: Policy, region: str, threshold: float | None, grid: int) -> float:
@@ -132,14 +128,14 @@ def _period(since: str, until: str | None) -> Period:
 
 async def _draw(loaded: Settings, order: Draw, place: Place, terminal: Console | None) -> Drawn:
     """Draws, and writes the sample. Raises ConfigError, DeviceError and DeliveryError; then no sample is written."""
-    from moderation.evaluation.posts import postfile
+    from moderation.evaluation.posts import tables
     from moderation.evaluation.samples import drawn, populations, samples
     from moderation.evaluation.traffic import traffic
     from moderation.media.fetching import Fetcher
 
     shown = partial(progress.shown, terminal=terminal)
     if place.posts is not None:
-        _, folders = postfile.read(place.posts, loaded.media)
+        folders = tables.whole(place.posts, loaded.media).folders
         roots = tuple(sorted({*loaded.media.roots, *folders}))
         loaded = loaded.model_copy(update={"media": loaded.media.model_copy(update={"roots": roots})})
         async with judging.opened(loaded) as judge:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from moderation.cli.judging import model_members
+
 if TYPE_CHECKING:
     from moderation.evaluation.kept import Answers
     from moderation.evaluation.testing.figures import Case, ClauseFigures, Figures, Share
@@ -17,10 +19,9 @@ def described(info: ModelInfo, tried: Tried, without: Sequence[str], answers: An
     from moderation.evaluation.binomial import CONFIDENCE
 
     before = {result.policy.id: result for result in tried.before}
-    model = {"name": info.name, "revision": info.revision, "digest": info.digest, "caution": info.caution}
     overlap = tried.overlap
     return {
-        "model": model,
+        "model": model_members(info),
         "intervals": {"method": "Clopper-Pearson", "confidence": CONFIDENCE, "if": "drawn at random"},
         "policies": [_policy(result, before.get(result.policy.id), info.digest) for result in tried.results],
         "without_golden_set": list(without),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, cause_of
 from moderation.evaluation.certifying.certification import Design
 from moderation.evaluation.samples import samples
 
@@ -50,7 +50,7 @@ def keep(sample: Path, terms: Terms) -> None:
     except FileExistsError:
         _compare(path, terms)
     except OSError as error:
-        raise ConfigError(f"{path}: not written: {(error.strerror or 'no reason given').lower()}") from None
+        raise ConfigError(f"{path}: not written: {cause_of(error)}") from None
 
 
 def _compare(path: Path, terms: Terms) -> None:

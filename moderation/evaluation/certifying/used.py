@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, cause_of
 from moderation.evaluation.certifying.certifying import Labelled
+from moderation.evaluation.files import replaced
 from moderation.evaluation.posts import golden
 from moderation.evaluation.posts.golden import GoldenSet
 from moderation.evaluation.samples.labels import Settled
@@ -82,9 +83,9 @@ def record(
         rows = [line for line in lines if line]
         sound = _sound(rows, path, policy, media) if rows else []
         if sound:
-            _replaced(path, written + b"".join(sound))
+            replaced(path, written + b"".join(sound))
     except OSError as error:
-        raise ConfigError(f"{path}: not written: {(error.strerror or 'no reason given').lower()}") from None
+        raise ConfigError(f"{path}: not written: {cause_of(error)}") from None
     return Recorded(len(sound), len(lines) - len(sound))
 
 
@@ -166,19 +167,6 @@ def _image(image: Image, folder: Path) -> dict[str, str]:
     return {"uri": uri, **alt}
 
 
-def _replaced(path: Path, data: bytes) -> None:
-    """Puts a file in the place of another, once all of it is on the disk."""
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
 def issued(path: Path, text: str) -> None:
     """Writes a certificate's file, as a whole. Raises ConfigError."""
-    try:
-        _replaced(path, text.encode())
-    except OSError as error:
-        raise ConfigError(f"{path}: not written: {(error.strerror or 'no reason given').lower()}") from None
+    replaced(path, text.encode())

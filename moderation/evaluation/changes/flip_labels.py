@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, cause_of
 from moderation.evaluation.changes.changes import Effect, OneSided, Pair, Quality, one_sided, quality_of
 from moderation.evaluation.changes.promotion import Figures
 from moderation.evaluation.changes.strata import Stratum
@@ -174,7 +174,7 @@ def _read(path: Path) -> _State:
     try:
         return _State.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{path}: not readable: {(error.strerror or 'no reason given').lower()}: {remedy}") from None
+        raise ConfigError(f"{path}: not readable: {cause_of(error)}: {remedy}") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"])) or "the file"
@@ -188,7 +188,7 @@ def _write(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise ConfigError(f"{path}: not written: {(error.strerror or 'no reason given').lower()}") from None
+        raise ConfigError(f"{path}: not written: {cause_of(error)}") from None
 
 
 def _own_digest(id: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, cause_of
 from moderation.evaluation.posts.posts import FORM, WrongLineError, members_of, post_of
 from moderation.policies import Policy
 from moderation.policies.loading import Read, read_folder
@@ -48,6 +48,12 @@ class Labelled:
     slices: Mapping[str, str]  # what the post is one of, such as surface: comment
     certificate: str = ""  # id of the certificate that used the label up; empty: none
     drawn: Drawn | None = None  # for that certificate
+
+    @property
+    def name(self) -> str:
+        """The post's id, and its line where the id does not say it."""
+        line = f"line-{self.line}"
+        return line if self.post.id == line else f"{self.post.id} (line {self.line})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +157,7 @@ def _read(path: Path, policy: Policy, media: MediaSettings) -> tuple[GoldenSet, 
     try:
         data = path.read_bytes()
     except OSError as error:
-        wrong(0, f"not readable: {(error.strerror or 'no reason given').lower()}")
+        wrong(0, f"not readable: {cause_of(error)}")
         data = b""
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for number, line in enumerate(lines, 1):

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, cause_of
+from moderation.evaluation.files import replaced
 from moderation.evaluation.posts import golden, tables
 from moderation.evaluation.posts.golden import ALLOWED, VIOLATES, GoldenSet, Labelled
-from moderation.evaluation.posts.posts import WrongLineError, members_of
+from moderation.evaluation.posts.posts import WrongLineError, ending_of, members_of
 from moderation.evaluation.posts.tables import Table
 from moderation.policies import Policy
 from moderation.policies.mistakes import Kind, Mistake
@@ -20,7 +21,6 @@ from moderation.types import Post
 
 # What tables write for labels.
 MEANINGS = {"yes": VIOLATES, "true": VIOLATES, "1": VIOLATES, "no": ALLOWED, "false": ALLOWED, "0": ALLOWED}
-ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +66,13 @@ def imported(table: Table, policy: Policy, target: Path, media: MediaSettings, m
 
 def added(target: Path, lines: tuple[str, ...]) -> None:
     """Adds lines to the end of a golden set: all of them, or none if the process ends. Raises ConfigError."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         before = target.read_bytes() if target.exists() else b""
-        if before and not before.endswith(b"\n"):
-            before += b"\n"
-        with temporary.open("wb") as file:
-            file.write(before + "".join(lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ConfigError(f"{target}: not written: {(error.strerror or 'no reason given').lower()}") from None
+        raise ConfigError(f"{target}: not readable: {cause_of(error)}") from None
+    if before and not before.endswith(b"\n"):
+        before += b"\n"
+    replaced(target, before + "".join(lines).encode())
 
 
 def exported(golden_set: GoldenSet, out: Path | None) -> str:
@@ -110,13 +104,12 @@ def _written(image: Mapping[str, Any], labelled: Labelled, place: int, out: Path
         problem = f"line {labelled.line} holds a picture, which no CSV can"
         raise ConfigError(f"{problem}: name a file by --out, and pictures are written to a folder beside it")
     data = labelled.post.images[place].data or b""
-    ending = next((ending for begin, ending in ENDINGS.items() if data.startswith(begin)), ".image")
-    file = out.parent / f"{out.stem}-pictures" / f"line-{labelled.line}-{place + 1}{ending}"
+    file = out.parent / f"{out.stem}-pictures" / f"line-{labelled.line}-{place + 1}{ending_of(data)}"
     try:
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(data)
     except OSError as error:
-        raise ConfigError(f"{file}: not written: {(error.strerror or 'no reason given').lower()}") from None
+        raise ConfigError(f"{file}: not written: {cause_of(error)}") from None
     kept = {key: value for key, value in image.items() if key != "data"}
     return kept | {"file": f"{out.stem}-pictures/{file.name}"}
 

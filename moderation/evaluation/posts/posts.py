@@ -15,6 +15,9 @@ from moderation.wire.advice import advice
 
 FORM = '{"post": {"text": "I saw a lake"}, "label": "violates"}'
 MOST_BYTES = 64 << 20  # of a line
+# How files of pictures begin: what a person's viewer opens goes by the name.
+ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
+AVIF = b"ftypavif", b"ftypavis"
 
 
 class WrongLineError(Exception):
@@ -90,3 +93,10 @@ def _image(image: Any, place: int, folder: Path, folders: set[Path]) -> Any:
         raise WrongLineError(f"{key}: there is no such file: name one by its path from {folder}")
     folders.add(path.parent)
     return {**{member: value for member, value in image.items() if member != "file"}, "uri": path.as_uri()}
+
+
+def ending_of(data: bytes) -> str:
+    """The ending of a picture's file, by its first bytes."""
+    if data[4:12] in AVIF:
+        return ".avif"
+    return next((ending for begin, ending in ENDINGS.items() if data.startswith(begin)), ".bin")

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, cause_of
 from moderation.evaluation.posts import golden
 from moderation.evaluation.posts.posts import MOST_BYTES, WrongLineError, members_of, post_of
 from moderation.policies.mistakes import Kind, Mistake
@@ -31,6 +31,7 @@ SLICE = "slice."  # before the name of a slice
 USUAL = "text, image, language, label"
 FORM = '{"text": "I saw a lake", "image": "pictures/lake.jpg", "label": "violates"}'
 DELIMITERS = ",;\t"
+SHOWN = 10  # mistakes
 # A spreadsheet runs a text that begins like this. One apostrophe in front keeps it a text.
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
@@ -93,6 +94,15 @@ def read(path: Path, media: MediaSettings) -> Table:
     return Table(path, tuple(rows), tuple(mistakes), unread, frozenset(folders))
 
 
+def whole(path: Path, media: MediaSettings) -> Table:
+    """As `read`, where each row counts. Raises ConfigError with a line for each mistake: file, line, what to do."""
+    table = read(path, media)
+    if many := len(table.mistakes):
+        more = [f"{path}: {many - SHOWN} lines more are wrong"] if many > SHOWN else []
+        raise ConfigError("\n".join([*map(str, table.mistakes[:SHOWN]), *more]))
+    return table
+
+
 def write(lines: Sequence[Mapping[str, Any]]) -> str:
     """Lines of a golden set as CSV, which `read` reads back. Pictures must lie in files or be references."""
     cells = [flat(line) for line in lines]
@@ -148,7 +158,7 @@ def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: not readable: {(error.strerror or 'no reason given').lower()}") from None
+        raise ConfigError(f"{path}: not readable: {cause_of(error)}") from None
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # "Unicode text" of Excel
         return data.decode("utf-16", "replace")
     return data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")

@@ -9,16 +9,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, cause_of
+from moderation.evaluation.posts.posts import ending_of
 from moderation.evaluation.samples import sampling
 from moderation.evaluation.samples.populations import K, Population, Wanted
 from moderation.evaluation.samples.samples import SUFFIX, Item, Region, Sample
 from moderation.media.fetching import Fetcher
 from moderation.types import Post
-
-# How files of pictures begin: what a person's viewer opens goes by the name.
-ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
-AVIF = b"ftypavif", b"ftypavis"
 
 Read = Callable[[Collection[K]], Awaitable[Mapping[K, Post]]]  # the posts at these places that can be read
 
@@ -129,11 +126,4 @@ def _write(path: Path, data: bytes) -> None:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(data)
     except OSError as error:
-        raise ConfigError(f"{path}: not written: {(error.strerror or 'no reason given').lower()}") from None
-
-
-def ending_of(data: bytes) -> str:
-    """The ending of a picture's file, by its first bytes."""
-    if data[4:12] in AVIF:
-        return ".avif"
-    return next((ending for begin, ending in ENDINGS.items() if data.startswith(begin)), ".bin")
+        raise ConfigError(f"{path}: not written: {cause_of(error)}") from None

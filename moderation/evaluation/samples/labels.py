@@ -23,7 +23,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, cause_of
 from moderation.evaluation.samples import samples
 from moderation.evaluation.samples.samples import Item, Sample
 from moderation.policies import Policy
@@ -187,7 +187,7 @@ def opened(sample: Path, labeller: str, policy: Policy | None = None) -> Iterato
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError as error:
-        raise ConfigError(f"{path}: not written: {(error.strerror or 'no reason given').lower()}") from None
+        raise ConfigError(f"{path}: not written: {cause_of(error)}") from None
     with FileIO(descriptor, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -213,7 +213,7 @@ def _append(file: FileIO, line: str, path: Path) -> None:
         os.fsync(file.fileno())
     except OSError as error:
         file.truncate(size)
-        raise ConfigError(f"{path}: the label is not kept: {(error.strerror or 'no reason given').lower()}") from None
+        raise ConfigError(f"{path}: the label is not kept: {cause_of(error)}") from None
 
 
 def _sync_folder(folder: Path) -> None:
@@ -240,7 +240,7 @@ def _sheet(path: Path, labeller: str, items: int, digest: str, policy: Policy | 
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: not readable: {(error.strerror or 'no reason given').lower()}") from None
+        raise ConfigError(f"{path}: not readable: {cause_of(error)}") from None
     labels: dict[int, Label] = {}
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         at = f"{path}:{number}"

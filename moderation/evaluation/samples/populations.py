@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from moderation.errors import ConfigError
 from moderation.evaluation.judging import Judge, each
-from moderation.evaluation.posts import postfile
+from moderation.evaluation.posts import tables
 from moderation.evaluation.samples.groups import group_of
 from moderation.evaluation.samples.samples import Region
 from moderation.evaluation.samples.sampling import Scored, level_of
@@ -214,24 +214,24 @@ async def of_lines(
     """
     media, scorer = judge
     now = datetime.now(UTC)
-    lines, _ = postfile.read(path, settings.media)
+    rows = tables.whole(path, settings.media).rows
     reasons: Counter[str] = Counter()
     grouping: Grouping[int] = Grouping(wanted.region)
-    with shown("posts", len(lines)) as step:
-        findings = await Judge([wanted.policy], media, scorer).findings([line.post for line in lines], step)
+    with shown("posts", len(rows)) as step:
+        findings = await Judge([wanted.policy], media, scorer).findings([row.post for row in rows], step)
     fetcher = Fetcher(settings.media)
     try:
-        for line, of_post in zip(lines, findings, strict=True):
+        for row, of_post in zip(rows, findings, strict=True):
             finding = of_post.get(wanted.policy.id)
             if finding is None or finding.score is None or not _counts(wanted.policy, finding.score):
                 reasons[NO_SCORE] += 1
             elif wanted.holds(finding):
-                files = (await fetcher.fetch(line.post)).files
-                grouping.add(group_of(line.post, files), finding.score.probability, line.number, f"{line.number:012}")
+                files = (await fetcher.fetch(row.post)).files
+                grouping.add(group_of(row.post, files), finding.score.probability, row.line, f"{row.line:012}")
     finally:
         await fetcher.close()
-    if reasons[NO_SCORE] == len(lines):
-        raise ConfigError(f"{path}: the model gave none of the {len(lines):,} posts a score of {wanted.policy.id}")
+    if reasons[NO_SCORE] == len(rows):
+        raise ConfigError(f"{path}: the model gave none of the {len(rows):,} posts a score of {wanted.policy.id}")
     digest = score_digest(wanted.policy, scorer.info.digest)
     population = Population(scorer.info, digest, path.name, now, now, grouping.members, dict(reasons))
-    return population, {line.number: line.post for line in lines}
+    return population, {row.line: row.post for row in rows}

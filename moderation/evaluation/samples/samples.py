@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AwareDatetime, Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
-from moderation.errors import ConfigError
+from moderation.errors import ConfigError, cause_of
 from moderation.types import Detail, Image, Post, Problem, Reason
 
 SUFFIX = ".sample.jsonl"
@@ -157,7 +157,7 @@ def write(path: Path, sample: Sample, items: Sequence[Item]) -> None:
     except FileExistsError:
         raise ConfigError(f"{path}: exists, and labels may belong to it: name another file") from None
     except OSError as error:
-        raise ConfigError(f"{path}: not written: {(error.strerror or 'no reason given').lower()}") from None
+        raise ConfigError(f"{path}: not written: {cause_of(error)}") from None
 
 
 def read(path: Path) -> tuple[Sample, tuple[Item, ...]]:
@@ -171,7 +171,7 @@ def read_with_digest(path: Path) -> tuple[Sample, tuple[Item, ...], str]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: not readable: {(error.strerror or 'no reason given').lower()}") from None
+        raise ConfigError(f"{path}: not readable: {cause_of(error)}") from None
     lines = data.removesuffix(b"\n").split(b"\n")
     head = _parsed(_Head, lines[0], f"{path}:1")
     found = [_parsed(_Line, line, f"{path}:{number}") for number, line in enumerate(lines[1:], 2)]

@@ -8,5 +8,6 @@ figures        precision, recall, AUC, calibration, per clause and per slice
 tested         a test of policies against their golden sets
 plots          plots of figures
 tested_page    the page of a test
+thumbnails     pictures of a post for a page
 flips          how many verdicts of a golden set each attack flips
 """

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +22,6 @@ from moderation.evaluation.posts.posts import WrongLineError, post_of
 from moderation.evaluation.posts.tables import Row, Table
 from moderation.evaluation.progress_file import ProgressFile
 from moderation.evaluation.testing.expected import Expected, Miss
-from moderation.media.reader import Media
 from moderation.moderator import Moderator
 from moderation.policies import PolicySet, States
 from moderation.policies.certificates import score_digest
@@ -39,7 +34,6 @@ PICTURES = frozenset(
     {*(".jpg", ".jpeg", ".jfif", ".png", ".apng", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".heic")}
 )
 SHOWN = 300  # posts on a page
-THUMBNAILS, SIDE = 4, 320  # of a post; pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +155,6 @@ def to_show(judged: Iterable[Judged]) -> list[Judged]:
     return sorted(judged, key=rank)[:SHOWN]
 
 
-async def thumbnails(media: Media, post: Post) -> tuple[str, ...]:
-    """The first pictures of a post, small, as data: URLs. They are decoded as those of any post are."""
-    found = []
-    async with media.opened(post) as read:
-        for picture in read.content.pictures[:THUMBNAILS]:
-            small = picture.copy()
-            small.thumbnail((SIDE, SIDE))
-            file = BytesIO()
-            small.save(file, "JPEG", quality=80)
-            found.append(f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}")
-    return tuple(found)
-
-
 def counts(judged: Sequence[Judged], policies: PolicySet) -> list[tuple[str, Counter[str]]]:
     """For each policy that was asked the number of findings by outcome, and under `-` of those without a score."""
     rows: dict[str, Counter[str]] = {policy.id: Counter() for policy in policies.policies if policy.asked}
@@ -244,15 +225,3 @@ def as_csv(judged: Sequence[Judged], policies: PolicySet, table: Table, out: Pat
     own = [*first, "status", "problems", *(f"P {id}" for id in asked)]
     given = dict.fromkeys(column for row in rows for column in row if column not in own)
     return tables.csv_of([*first, *given, *own[len(first) :]], rows)
-
-
-def written(path: Path, text: str) -> None:
-    """Writes a file as a whole: a reader never sees half of it. Raises ConfigError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise ConfigError(f"{path}: not written: {(error.strerror or 'no reason given').lower()}") from None

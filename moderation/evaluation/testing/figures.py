@@ -34,9 +34,8 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The post's id, and its line where the id does not say it."""
-        line, id = f"line-{self.labelled.line}", self.labelled.post.id
-        return line if id == line else f"{id} (line {self.labelled.line})"
+        """For a person."""
+        return self.labelled.name
 
     @property
     def label(self) -> str:

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from moderation.errors import ConfigError
 from moderation.evaluation import report
+from moderation.evaluation.files import replaced
 from moderation.evaluation.testing import plots
 from moderation.evaluation.testing.figures import LEVELS, STEPS, Case
 from moderation.evaluation.testing.tested import Result, Tried
+from moderation.evaluation.testing.thumbnails import thumbnails
 from moderation.media.reader import Media
-from moderation.types import ModelInfo, Post
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+from moderation.types import ModelInfo
 
 WORST = 20  # posts of a kind that are shown, for each policy
-PICTURES = 4  # of a post
-SIDE = 320  # pixels, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +53,7 @@ async def write(path: Path, info: ModelInfo, tried: Tried, media: Media) -> None
         levels=LEVELS,
         steps=STEPS,
     )
-    try:
-        _replace(path, page)
-    except OSError as error:
-        raise ConfigError(f"{path}: not writable: {(error.strerror or 'no reason given').lower()}") from None
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    replaced(path, page.encode())
 
 
 async def _section(result: Result, before: Result | None, media: Media) -> Section:
@@ -94,20 +70,4 @@ async def _section(result: Result, before: Result | None, media: Media) -> Secti
 
 
 async def _shown(cases: Sequence[Case], media: Media) -> tuple[Shown, ...]:
-    return tuple([Shown(case, await _pictures(case.labelled.post, media)) for case in cases])
-
-
-async def _pictures(post: Post, media: Media) -> tuple[str, ...]:
-    """The post's pictures as the model sees them, made small."""
-    if not post.images:
-        return ()
-    async with media.opened(post) as read:
-        return tuple([await asyncio.to_thread(_small, picture) for picture in read.content.pictures[:PICTURES]])
-
-
-def _small(picture: Picture) -> str:
-    small = picture.copy()
-    small.thumbnail((SIDE, SIDE))
-    file = BytesIO()
-    small.save(file, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return tuple([Shown(case, await thumbnails(media, case.labelled.post)) for case in cases])

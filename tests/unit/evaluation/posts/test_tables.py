@@ -174,3 +174,26 @@ def test_what_is_written_is_read_back(lines: list[dict[str, Any]], tmp_path_fact
     table = tables.read(path, MediaSettings())
     assert not table.mistakes
     assert [row.members for row in table.rows] == lines
+
+
+def test_a_line_is_a_post_or_a_row_of_a_golden_set(tmp_path: Path) -> None:
+    (tmp_path / "lake.png").write_bytes(a_file())
+    rows = [{"text": "one", "images": [{"file": "lake.png"}]}, {"post": {"id": "b", "text": "two"}, "label": "allowed"}]
+    table = table_of(tmp_path, "\n\n".join(map(json.dumps, rows)), "posts.jsonl")
+    assert [(row.line, row.post.id, row.post.text) for row in table.rows] == [(1, "line-1", "one"), (3, "b", "two")]
+    assert table.rows[0].post.images[0].uri == (tmp_path / "lake.png").as_uri()
+    assert table.folders == {tmp_path}
+
+
+def test_where_each_row_counts_each_wrong_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "posts.jsonl"
+    path.write_text("\n".join([json.dumps({"text": "fine"}), WORDS, json.dumps({"text": 7}), *["[]"] * 20]))
+    with pytest.raises(ConfigError) as raised:
+        tables.whole(path, MediaSettings())
+    lines = str(raised.value).splitlines()
+    assert f"{path}:2: not JSON" in lines[0]
+    assert f"{path}:3: post.text" in lines[1]
+    assert lines[-1] == f"{path}: 12 lines more are wrong"
+    assert WORDS not in str(raised.value)
+    path.write_text("text\nfine\n")
+    assert [row.post.text for row in tables.whole(path, MediaSettings()).rows] == ["fine"]

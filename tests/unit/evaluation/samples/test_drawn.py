@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from moderation.errors import ConfigError
-from moderation.evaluation.samples.drawn import Draw, draw, ending_of, pictures
+from moderation.evaluation.posts.posts import ending_of
+from moderation.evaluation.samples.drawn import Draw, draw, pictures
 from moderation.evaluation.samples.populations import Member, Population, Wanted
 from moderation.evaluation.samples.samples import Item, Level, Region
 from moderation.evaluation.samples.sampling import Scored, order
