@@ -260,7 +260,7 @@ def written_bytes(path: Path) -> int:
 def test_an_interrupted_run_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
     """Ctrl-C after some answers: the next run finds them, and asks for the others."""
     golden(folder, *({"post": {"text": f"day {number}"}, "label": "allowed"} for number in range(120)))
-    model = "fake?step_ms=40"
+    model = "fake?step_ms=200"  # some seconds in all: it must not be done before the signal comes
     arguments = [sys.executable, "-m", "moderation", "policies", "test", str(folder), "--json", "--model", model]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MODERATION_")}
     written = tmp_path / "cache" / "moderation" / "answers.sqlite-wal"
