@@ -13,7 +13,7 @@ from rich.console import Console
 
 from moderation.cli import judging, progress
 from moderation.cli.options import AsJson
-from moderation.cli.policies import chosen, tried_json, tried_text
+from moderation.cli.policies import chosen, tested_json, tested_text
 from moderation.cli.policies.chosen import Chosen
 from moderation.errors import ConfigError
 from moderation.observability import logs
@@ -51,10 +51,10 @@ def measure(
     run = _Run(loaded, picked, (review, remove), fresh=fresh)
     info = asyncio.run(run.done(report, terminal))
     if as_json:
-        described = tried_json.described(info, run.tried, [policy.id for policy in picked.without], run.answers)
+        described = tested_json.described(info, run.tried, [policy.id for policy in picked.without], run.answers)
         typer.echo(json.dumps(described, indent=1, ensure_ascii=False))
     else:
-        tried_text.show(info, run.tried, picked.without, run.answers)
+        tested_text.show(info, run.tried, picked.without, run.answers)
     if report is not None:
         logs.say(f"wrote {report}")
     gated = [policy for policy in picked.without if policy.gate]
