@@ -42,6 +42,7 @@ def role(tmp_path: Path) -> Iterator[str]:
     a_policy(tmp_path, "lakes")
     a_policy(tmp_path, "ponds", 3, "shadow")
     policies = PolicySet.load(tmp_path)
+    metrics.CERTIFICATE.clear()  # a worker of another test may have had some
     metrics.use_policies(policies.digest, policies.versions, policies.read_ms / 1000)
     metrics.BUILD.labels("1.0", "worker").set(1)
     listen = a_free_address()
