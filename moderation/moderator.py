@@ -95,14 +95,21 @@ class Moderator:
         )
 
     def _decided_again(self, policies: Sequence[Policy], verdict: Verdict) -> Verdict | None:
-        """The verdict that the scores of a verdict mean now. None: an older version did not record enough."""
+        """The verdict that the scores of a verdict mean now.
+
+        None: an older version did not record enough, or prepared the post otherwise. What stands on a certificate, and
+        what names a score digest, must be a score of that digest.
+        """
         state, strictest, findings = self.state, self.scorer.strictest, []
         for policy, finding in zip(policies, verdict.findings, strict=True):
+            footing = state.footings[policy.id]
+            if finding.score_digest != footing.score_digest:
+                return None
             try:
                 said = Said.recorded(finding)
             except NotRecordedError:
                 return None
-            findings.append(decided(policy, said, strictest, verdict.problems, state.footings[policy.id]))
+            findings.append(decided(policy, said, strictest, verdict.problems, footing))
         decision = decide(findings)
         return replace(
             verdict,

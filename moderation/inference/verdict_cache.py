@@ -19,7 +19,8 @@ from moderation.observability import phases
 from moderation.observability.phases import Phase
 from moderation.types import STANDING, Identity, Origin, Verdict
 
-# Most bytes that a verdict takes in memory (a test measures it): by itself, and for each finding.
+# Most bytes that a verdict takes in memory (a test measures it): by itself, and for each finding. Its decision state
+# comes on top, because it names the certificates of the whole set.
 VERDICT_BYTES = 2_000
 FINDING_BYTES = 700
 
@@ -111,7 +112,8 @@ class VerdictCache:
     def remember(self, verdict: Verdict) -> None:
         """Adds a verdict as the latest, if it can be reused."""
         if verdict.stands:
-            size = VERDICT_BYTES + FINDING_BYTES * len(verdict.findings) + 4 * len(verdict.post_id)
+            own = VERDICT_BYTES + 4 * len(verdict.post_id) + len(verdict.decision_state)
+            size = own + FINDING_BYTES * len(verdict.findings)
             self._put(verdict.identity.question.digest, _Entry(verdict.post_id, verdict, size))
             while len(self._entries) > self.max_entries or self._bytes > self._max_bytes:
                 self._drop(next(iter(self._entries)))

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -122,6 +122,10 @@ class Certificate(_Part):
     def _ends_later(self) -> Self:
         if self.expires_at <= self.issued_at:
             raise ValueError("it ends (expires_at) before it begins (issued_at)")
+        try:
+            self.expires_at.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("it ends (expires_at) after the year 9999 in UTC") from None
         return self
 
     @cached_property

@@ -14,7 +14,7 @@ from pathlib import Path
 from moderation.policies.certificates import SUFFIX, Certificate, days_left, line_of, read_file, score_digest
 from moderation.policies.loading import Read
 from moderation.policies.mistakes import Kind, Mistake, place
-from moderation.policies.schema import Policy
+from moderation.policies.schema import Policy, PolicyStatus
 from moderation.types import Standing
 
 SOON_DAYS = 14.0  # before its end: a sample must be drawn and labelled; the alert has the same number
@@ -54,7 +54,7 @@ def mistakes(folder: Path, read: Iterable[Read], now: datetime | None = None) ->
     """What is wrong with the certificates beside these policies.
 
     An error: a file that is no certificate. A warning: a certificate that does not hold or soon ends, and a policy that
-    requires one and has none.
+    requires one and has none. Of a retired policy, nobody misses the certificate.
     """
     now = now or datetime.now(UTC)
     for file in read:
@@ -62,6 +62,8 @@ def mistakes(folder: Path, read: Iterable[Read], now: datetime | None = None) ->
         certificate = read_file(path) if path.exists() else None
         if isinstance(certificate, Mistake):
             yield certificate
+        elif file.policy.status is PolicyStatus.RETIRED:
+            continue
         elif certificate is not None:
             yield from _of_standing(path, file.policy, certificate, now)
         elif file.policy.certificate:

@@ -42,12 +42,15 @@ class Said:
         """What stands in the answers for each window."""
         scores = [answer for answer in answers if isinstance(answer, Score)]
         weighty = [score for score in scores if _has_mass(policy, score)]
+        score = max(weighty or scores, key=lambda score: score.margin, default=None)
+        if len(weighty) == len(answers):  # as nearly always
+            return cls(score, len(answers), len(answers))
         yes_no = [answer for answer in answers if isinstance(answer, YesNo)]
         return cls(
-            score=max(weighty or scores, key=lambda score: score.margin, default=None),
+            score=score,
             windows=len(answers),
             answered=len(weighty) + len(yes_no),
-            silence=_silence(policy, answers),
+            silence=_silence(answers, light=len(weighty) < len(scores)),
             unweighed=max(yes_no, key=lambda answer: answer.yes, default=None),
         )
 
@@ -147,10 +150,13 @@ def _has_mass(policy: Policy, score: Score) -> bool:
     return math.isfinite(score.margin) and (score.mass is None or score.mass >= policy.thresholds.mass)
 
 
-def _silence(policy: Policy, answers: Sequence[Answer]) -> Reason | None:
-    """Why windows have no answer; of several reasons, the one that may pass, then the first."""
+def _silence(answers: Sequence[Answer], *, light: bool) -> Reason | None:
+    """Why windows have no answer; of several reasons, the one that may pass, then the first.
+
+    light: whether the score of a window has too little mass.
+    """
     reasons = [answer for answer in answers if isinstance(answer, Reason)]
-    if any(isinstance(answer, Score) and not _has_mass(policy, answer) for answer in answers):
+    if light:
         reasons.append(Reason.NO_ANSWER)
     return next((reason for reason in reasons if reason not in STANDING), reasons[0] if reasons else None)
 

@@ -125,14 +125,28 @@ async def test_scores_that_an_older_version_did_not_record_are_asked_for_again(c
     assert model.posts == 2
 
 
-async def test_a_verdict_of_a_set_without_certificates_moves_into_one_with_them(clock: Clock) -> None:
-    """Verdicts of older versions have no decision state: their outcome is not repeated where one is needed."""
+@pytest.mark.parametrize("recorded", ["", "0" * 64], ids=["by an older version", "of another preparation"])
+async def test_scores_of_another_digest_are_not_decided_again(clock: Clock, recorded: str) -> None:
+    """A new version may prepare posts otherwise. No finding may name a score digest whose score it does not have."""
+    model, cache = Asked(), VerdictCache(10, 1 << 20)
+    ponds = a_policy("ponds")  # beside the policy with the certificate, and without one
+    async with a_moderator(LAKES, ponds, model=model, certificates=[CERTIFICATE]) as moderator:
+        first = await moderator.moderate(POST, source(0))
+        lakes, other = first.findings
+        older = (replace(lakes, certificate=""), replace(other, score_digest=recorded))
+        cache.remember(replace(first, findings=older, decision_state=""))
+        verdict = await moderator.moderate(POST, source(1), cache)
+    assert (verdict.origin, model.posts) == (Origin.MODEL, 2)
+    assert verdict.findings == first.findings
+
+
+async def test_a_verdict_without_a_decision_state_is_decided_again(clock: Clock) -> None:
+    """It comes from a worker to which the certificate was not yet deployed."""
     cache = VerdictCache(10, 1 << 20)
     async with a_moderator(LAKES, certificates=[CERTIFICATE]) as moderator:
         first = await moderator.moderate(POST, source(0))
         (finding,) = first.findings
-        older = replace(finding, answered=None, certificate="", score_digest="")
-        cache.remember(replace(first, findings=(older,), decision_state=""))
+        cache.remember(replace(first, findings=(replace(finding, certificate=""),), decision_state=""))
         clock.days = 3.0
         verdict = await moderator.moderate(POST, source(1), cache)
     assert said(verdict) == ("REVIEW", "CACHE", ENDED, "", Standing.EXPIRED)

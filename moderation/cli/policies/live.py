@@ -44,6 +44,7 @@ class Use:
     partial: bool = False  # whether policies may be left out: verdicts name those that applied
     former: bool = False  # verdicts that are older than the latest one
     certificates: Mapping[str, str] = field(default_factory=dict)  # by policy: `ID holds`, or `ID` and why it does not
+    beside: Mapping[str, str] | None = None  # by policy that is asked: id of the certificate's file; None: not known
     problem: str = ""  # why it is not known
 
 
@@ -101,7 +102,9 @@ def _folder(named: Path | None, default: Path) -> Use | None:
     if named is None and not folder.is_dir():
         return None
     policy_set = PolicySet.load(folder)
-    return Use(str(folder), policy_set.digest, _versions(policy_set.versions))
+    asked = [policy.id for policy in policy_set.policies if policy.asked]
+    beside = {id: policy_set.certificates[id].id for id in asked if id in policy_set.certificates}
+    return Use(str(folder), policy_set.digest, _versions(policy_set.versions), beside=beside)
 
 
 def _workers(targets: Sequence[str]) -> list[Use]:
@@ -127,7 +130,15 @@ def _of_metrics(target: str, reading: Reading) -> Use:
     versions = _versions((each["policy"], int(each["version"]), each["status"]) for each in policies)
     stand = [labels for name, labels, _ in named if name == "moderation_policy_certificate_info"]
     certificates = {each["policy"]: _standing(each["certificate"], each["standing"]) for each in stand}
-    return Use(place, digest, versions, _time(since), certificates=dict(sorted(certificates.items())))
+    beside = {each["policy"]: each["certificate"] for each in stand if each["certificate"]}
+    return Use(
+        place,
+        digest,
+        versions,
+        _time(since),
+        certificates=dict(sorted(certificates.items())),
+        beside=beside if role == "worker" else None,  # an API reads none
+    )
 
 
 async def _api(address: str | None, place: str) -> list[Use]:
@@ -169,7 +180,20 @@ def _of_verdicts(found: Sequence[Verdict]) -> list[Use]:
 
 
 def _is_same(use: Use, expected: Use | None) -> bool:
-    return bool(use.digest) and expected is not None and use.digest == expected.digest
+    if expected is None or not use.digest or use.digest != expected.digest:
+        return False
+    return not _other_certificates(use, expected)
+
+
+def _other_certificates(use: Use, expected: Use) -> list[str]:
+    """The policies that stand beside another certificate than expected, in words. No digest of a set covers it."""
+    if use.beside is None or expected.beside is None:
+        return []
+    return [
+        f"{id} has {use.beside.get(id, 'none')}, and {expected.beside.get(id, 'none')} in {expected.place}"
+        for id in sorted({*use.beside, *expected.beside})
+        if use.beside.get(id) != expected.beside.get(id)
+    ]
 
 
 def _lines(use: Use, expected: Use | None) -> list[str]:
@@ -180,6 +204,9 @@ def _lines(use: Use, expected: Use | None) -> list[str]:
         lines = [f"{use.place}{since}"]
     elif _is_same(use, expected):
         lines = [f"{use.place}{since}: the set of {expected.place}"]
+    elif use.digest == expected.digest:
+        others = "; ".join(_other_certificates(use, expected))
+        lines = [f"{use.place}{since}: the set of {expected.place}, with other certificates: {others}"]
     else:
         lines = [f"{use.place}{since}: another set: {'; '.join(differences(use, expected))}"]
     versions = ", ".join(f"{id} {version}" for id, version in use.versions.items())

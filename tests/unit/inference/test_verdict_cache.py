@@ -179,21 +179,21 @@ def test_two_identities_have_two_digests(one: list[str], other: list[str]) -> No
     assert (first == second) == (first.digest == second.digest)
 
 
-@pytest.mark.parametrize("findings", [1, 6, 30])
-def test_a_verdict_takes_no_more_memory_than_is_counted(findings: int) -> None:
+@pytest.mark.parametrize(("findings", "certified"), [(1, 1), (6, 6), (30, 30), (1, 300)])
+def test_a_verdict_takes_no_more_memory_than_is_counted(findings: int, certified: int) -> None:
     cache, count = VerdictCache(1_000, 1 << 30), 500
     tracemalloc.start()
     try:
         for number in range(count):
-            cache.remember(large_strings(number, findings))
+            cache.remember(large_strings(number, findings, certified))
         taken = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
     assert cache.bytes / 4 < taken < cache.bytes
 
 
-def large_strings(number: int, findings: int) -> Verdict:
-    """With nothing that another verdict shares, as if read from a record."""
+def large_strings(number: int, findings: int, certified: int) -> Verdict:
+    """With nothing that another verdict shares, as if read from a record. certified: policies with a certificate."""
     return a_verdict(
         f"a-post-id-of-some-length-{number:030d}",
         content_digest=f"{number:064d}",
@@ -201,7 +201,7 @@ def large_strings(number: int, findings: int) -> Verdict:
         model=ModelInfo(f"name-{number}", f"{number:040d}", f"{number:066d}"),
         source=Source(f"posts-{number}", 3, 10**9 + number, 10**12 + number),
         timings=Timings(*(number + part / 10 for part in range(6))),
-        decision_state=" ".join(f"policy-{part}-{number}={part:08d}{number:08d}" for part in range(findings)),
+        decision_state=" ".join(f"policy-{part}-{number}={part:08d}{number:08d}" for part in range(certified)),
         findings=tuple(
             a_finding(
                 f"policy-{part}-{number}",

@@ -124,6 +124,17 @@ def test_times_of_any_zone_are_read_and_one_without_a_zone_is_refused(tmp_path: 
         read(path)
 
 
+def test_an_end_that_no_clock_reaches_is_refused(tmp_path: Path) -> None:
+    """A worker logs the end in UTC, where it may be in the year 10000."""
+    path = put(tmp_path, a_certificate(POLICY, expires_at=datetime(9999, 12, 31, 23, tzinfo=UTC)))
+    assert read(path)
+    text = path.read_text()
+    path.write_text(text.replace("9999-12-31T23:00:00Z", "9999-12-31T23:00:00-05:00"))
+    assert path.read_text() != text
+    with pytest.raises(ConfigError, match=r"no certificate: it ends \(expires_at\) after the year 9999"):
+        read(path)
+
+
 def test_a_broken_certificate_keeps_a_set_from_loading_and_each_is_named(tmp_path: Path) -> None:
     for id in ("lakes", "ponds"):
         (tmp_path / f"{id}.certificate.json").write_text("{")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from moderation.policies import Kind, Tokenizer, check
 from moderation.policies.checks import estimated_tokens
-from tests.support.author_mistakes import SOUND
+from moderation.policies.loading import load_policy
+from tests.support.author_mistakes import PONDS, SOUND
+from tests.support.certificates import a_certificate, put
 
 ROOT = Path(__file__).parents[3]
 
@@ -62,3 +65,15 @@ def test_a_check_imports_no_torch() -> None:
         [sys.executable, "-c", program], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, timeout=60
     )
     assert heavy.stdout == "\n"
+
+
+@pytest.mark.parametrize(("status", "warnings"), [("draft", 2), ("retired", 0)])
+def test_nobody_misses_the_certificate_of_a_retired_policy(tmp_path: Path, status: str, warnings: int) -> None:
+    (tmp_path / "lakes.yaml").write_text(SOUND)
+    for id in ("ponds", "seas"):
+        text = PONDS.replace("ponds", id)
+        (tmp_path / f"{id}.yaml").write_text(f"{text}status: {status}\ncertificate: required\n")
+    past = {"issued_at": datetime(2000, 1, 1, tzinfo=UTC), "expires_at": datetime(2001, 1, 1, tzinfo=UTC)}
+    put(tmp_path, a_certificate(load_policy(tmp_path / "seas.yaml"), **past))
+    found = [mistake for mistake in check(tmp_path).mistakes if "certif" in mistake.text]
+    assert len(found) == warnings

@@ -14,9 +14,11 @@ from moderation.cli.policies.live import Use, differences
 from moderation.observability import metrics, probes
 from moderation.observability.probes import Liveness
 from moderation.policies import PolicySet
+from moderation.policies.loading import load_policy
 from moderation.settings import OpsSettings
 from moderation.wire import verdict_message
 from tests.support.builders import a_finding, a_verdict
+from tests.support.certificates import a_certificate, put
 from tests.support.lookups import a_free_address
 
 POLICY = """
@@ -40,6 +42,7 @@ def role(tmp_path: Path) -> Iterator[str]:
     a_policy(tmp_path, "lakes")
     a_policy(tmp_path, "ponds", 3, "shadow")
     policies = PolicySet.load(tmp_path)
+    metrics.CERTIFICATE.clear()  # a worker of another test may have had some
     metrics.use_policies(policies.digest, policies.versions, policies.read_ms / 1000)
     metrics.BUILD.labels("1.0", "worker").set(1)
     listen = a_free_address()
@@ -48,7 +51,7 @@ def role(tmp_path: Path) -> Iterator[str]:
     yield listen
     server.shutdown()
     server.server_close()
-    for metric in (metrics.POLICIES, metrics.POLICY, metrics.BUILD):
+    for metric in (metrics.POLICIES, metrics.POLICY, metrics.BUILD, metrics.CERTIFICATE):
         metric.clear()
 
 
@@ -107,14 +110,29 @@ def test_a_policy_that_no_verdict_names_is_what_can_be_told() -> None:
 def test_certificates_are_named_with_how_they_stand(
     role: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    certificate = a_certificate(load_policy(tmp_path / "lakes.yaml"))
+    put(tmp_path, certificate)
     metrics.CERTIFICATE.labels("ponds", "shadow", "yes", "CERTIFICATE_MISSING", "").set(1)
-    metrics.CERTIFICATE.labels("lakes", "live", "yes", "VALID", "0123456789abcdef").set(1)
-    try:
-        code, printed = shown(capsys, role, folder=tmp_path)
-    finally:
-        metrics.CERTIFICATE.clear()
+    metrics.CERTIFICATE.labels("lakes", "live", "yes", "VALID", certificate.id).set(1)
+    code, printed = shown(capsys, role, folder=tmp_path)
     assert code == 0
-    assert "  certificates lakes 0123456789abcdef holds, ponds CERTIFICATE_MISSING\n" in printed
+    assert f"  certificates lakes {certificate.id} holds, ponds CERTIFICATE_MISSING\n" in printed
+
+
+def test_a_certificate_that_the_worker_has_not_read_yet_is_a_difference(
+    role: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No digest of a set covers certificates, and a worker reads them when it starts."""
+    renewed = a_certificate(load_policy(tmp_path / "lakes.yaml"))
+    put(tmp_path, renewed)
+    metrics.CERTIFICATE.labels("lakes", "live", "yes", "CERTIFICATE_EXPIRED", "0123456789abcdef").set(1)
+    code, printed = shown(capsys, role, folder=tmp_path)
+    named = f"lakes has 0123456789abcdef, and {renewed.id} in {tmp_path}"
+    assert f": the set of {tmp_path}, with other certificates: {named}\n" in printed
+    assert code == 1
+    metrics.CERTIFICATE.clear()
+    code, printed = shown(capsys, role, folder=tmp_path)
+    assert (code, f"lakes has none, and {renewed.id} in {tmp_path}\n" in printed) == (1, True)
 
 
 def test_the_latest_verdicts_name_what_held_when_they_were_decided() -> None:
