@@ -2,8 +2,8 @@
 
 The seed gives each group a place in one order of all groups: SHA-256 over the seed, the score digest and the group. The
 first groups of a region in this order are its sample. So a larger sample with the same seed begins with the smaller
-one. With other words of the policy the same seed draws anew: whoever mended the words knows the labels of the groups
-that it drew before.
+one. With other words of the policy the same seed draws other groups: an author who mended the words knows the labels
+of those that it drew before.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def test_a_draw_follows_from_the_seed_whatever_the_order_of_records() -> None:
     assert order(GROUPS, 8, SCORE) != expected
 
 
-def test_other_words_of_a_policy_draw_anew_with_the_same_seed() -> None:
+def test_other_words_of_a_policy_draw_others_with_the_same_seed() -> None:
     """Who mended the words has seen the labels of the first draw. Two draws of 10 of 40 share 2.5 by chance."""
     again = [len({*order(GROUPS, seed, SCORE)[:10]} & {*order(GROUPS, seed, "6" * 64)[:10]}) for seed in range(400)]
     assert sum(again) / len(again) == pytest.approx(2.5, abs=0.3)
