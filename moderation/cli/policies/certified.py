@@ -76,10 +76,42 @@ def notes(asked: Asked, certificate: Certificate) -> Iterator[str]:
             f"Its misses are those below {certificate.misses.review}, and `review` is {thresholds.review} in the "
             f"policy. Write `review: {certificate.misses.review}`."
         )
+    if certificate.recall and certificate.recall.threshold not in (thresholds.review, thresholds.remove):
+        yield (
+            f"Its recall is that at {certificate.recall.threshold}, which is neither `review` ({thresholds.review}) "
+            f"nor `remove` ({thresholds.remove}) of the policy."
+        )
+    for trial in asked.all:
+        if others := tested_before(trial):
+            yield (
+                f"{_what(asked, trial)}: {', '.join(others)} beside it tested the same score. The confidence is that "
+                "of one test: who draws and tests until one passes has less."
+            )
     if len(certificate.labellers) == 1:
         yield f"All labels are of one person, {certificate.labellers[0]}. A second person finds mistakes of the first."
     if not policy.certificate:
         yield "The policy removes posts without a certificate, too, until its file says `certificate: required`."
+
+
+def tested_before(trial: Trial) -> list[str]:
+    """The names of other samples beside that of a test, from the same region, that have labels for the same score."""
+    from moderation.errors import ConfigError
+    from moderation.evaluation.certifying import terms
+    from moderation.evaluation.samples import labels, samples
+
+    path, sample = trial.sample.path, trial.sample.settlement.sample
+    found = []
+    for other in sorted(path.parent.glob(f"*{samples.SUFFIX}")):
+        if other.name == path.name or not terms.path_of(other).exists():
+            continue
+        try:
+            drawn = samples.read(other)[0]
+            labelled = any(sheet.labels for sheet in labels.sheets(other))
+        except ConfigError:  # it is not what is asked for
+            continue
+        if labelled and (drawn.score_digest, drawn.region) == (sample.score_digest, sample.region):
+            found.append(other.name)
+    return found
 
 
 def _what(asked: Asked, trial: Trial) -> str:

@@ -94,6 +94,8 @@ def sample(
         raise ConfigError(f"--out {path}: the name of a sample ends in {SUFFIX}")
     if path.exists():
         raise ConfigError(f"{path}: exists, and labels may belong to it: name another file by --out")
+    if seed is not None and (spent := _spent(found, policy, policies or loaded.policies, seed, loaded)):
+        logs.say(spent)
     order = Draw(wanted, size or default_size(region, grid), secrets.randbelow(SEEDS) if seed is None else seed, grid)
     place = Place(posts, None if posts else _period(since, until), path)
     try:
@@ -115,6 +117,21 @@ def named(policy: str, folder: Path) -> Policy:
     if policy not in by_id:
         raise ConfigError(f"there is no policy {policy}; {folder} has {', '.join(by_id)}")
     return by_id[policy]
+
+
+def _spent(policy: Policy, named: str, folder: Path, seed: int, loaded: Settings) -> str:
+    """Says that a certificate has used labels of this seed, before people label them once more; empty: none has."""
+    from moderation.evaluation.certifying import used
+
+    folder = Path(named).parent if named.endswith((".yaml", ".yml")) else folder
+    rows = used.read(used.path_of(policy, folder), policy, loaded.media)
+    row = next((row for row in (rows.posts if rows else ()) if row.drawn and row.drawn.seed == seed), None)
+    if rows is None or row is None:
+        return ""
+    return (
+        f"{rows.path}:{row.line}: the certificate {row.certificate} has used labels of --seed {seed}: those that are "
+        "drawn again certify nothing, so draw a sample to be certified without --seed"
+    )
 
 
 def _threshold(policy: Policy, region: str, threshold: float | None, grid: int) -> float:

@@ -224,7 +224,20 @@ def test_misses_and_recall_are_certified_with_the_precision(
     assert certificate.recall is not None
     assert (certificate.misses.n, certificate.recall.pool, certificate.recall.n) == (299, "reported", 40)
     assert "Write `review: 0.4`." in printed
+    assert "neither `review`" not in printed
+    assert "tested the same score" not in printed
     assert "359 labels are rows" in printed, "the pool has groups of the sample before"
+
+
+def test_what_weakens_a_certificate_is_said(policy: Policy, capsys: pytest.CaptureFixture[str]) -> None:
+    sampled(policy, *[NO] * 60, name="first")
+    Path("broken.sample.jsonl").write_text("{")
+    Path("broken.terms.json").write_text("{}")
+    sampled(policy, *[YES] * 60, seed=8)
+    pool = sampled(policy, *[YES] * 40, region=Region.POOL, name="pool", levels=(Level(0.7, 40),), seed=9)
+    printed = run(capsys, design="fixed", pool=pool)
+    assert "Precision: first.sample.jsonl beside it tested the same score." in printed
+    assert "Its recall is that at 0.7, which is neither `review` (0.5) nor `remove` (0.9) of the policy." in printed
 
 
 def test_one_claim_that_fails_leaves_all_uncertified(
