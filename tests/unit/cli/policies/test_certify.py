@@ -316,5 +316,17 @@ def test_a_bound_is_rounded_to_the_side_that_says_less(policy: Policy, capsys: p
     assert "at most 1.00%" in printed
 
 
+def test_a_broken_certificate_says_how_to_certify_again(
+    policy: Policy, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampled(policy, *[YES] * 60)
+    path = folder / "no-lakes.certificate.json"
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"no-lakes\.certificate\.json.* or delete it and certify the policy again"):
+        certify(ID, design="fixed")
+    path.unlink()
+    assert "Certified at 0.9" in run(capsys, design="fixed")
+
+
 def test_the_costs_that_are_shown_are_for_these_prevalences() -> None:
     assert command.PREVALENCES == (0.05, 0.01, 0.001)
