@@ -29,7 +29,7 @@ from moderation.types import Standing
 
 SUFFIX = ".certificate.json"  # behind the id of a policy
 MOST_BYTES = 1 << 20  # of a file
-REMEDY = "take it from your version control, or certify the policy again"
+REMEDY = "take it from your version control, or delete it and certify the policy again"
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,15 +46,15 @@ def show(asked: Asked, certificate: Certificate | None, path: Path | None, recor
     policy = asked.policy
     out.print(f"{policy.id}, version {policy.version}", style="bold", highlight=False, markup=False)
     for trial in asked.all:
-        _print(f"{_what(asked, trial)}: {_claim(asked, trial)}, with {trial.confidence:.1%} confidence")
+        _print(f"{_what(asked, trial)}: {_claim(asked, trial)}, with {percent(trial.confidence)} confidence")
         table_console().print(_table(trial))
         for line in _missing(trial):
             _print(line)
     if certificate is None:
         _print("Not certified. No file was written.")
         return
-    share, ends = f"{certificate.precision.at_least:.1%}", f"{certificate.expires_at:%Y-%m-%d}"
-    _print(f"Certified at {certificate.threshold:g}: at least {share} of the groups at or above it violate.")
+    share, ends = percent(certificate.precision.at_least), f"{certificate.expires_at:%Y-%m-%d}"
+    _print(f"Certified at {certificate.threshold}: at least {share} of the groups at or above it violate.")
     _print(f"Certificate {certificate.id}, until {ends}: {path}")
     for line in notes(asked, certificate):
         _print(line)
@@ -67,18 +68,50 @@ def notes(asked: Asked, certificate: Certificate) -> Iterator[str]:
     policy, thresholds = asked.policy, asked.policy.thresholds
     if certificate.threshold != thresholds.remove:
         yield (
-            f"It does not hold for the policy as it is: `remove` is {thresholds.remove:g} there. Write `remove: "
-            f"{certificate.threshold:g}`."
+            f"It does not hold for the policy as it is: `remove` is {thresholds.remove} there. Write `remove: "
+            f"{certificate.threshold}`."
         )
     if certificate.misses and certificate.misses.review != thresholds.review:
         yield (
-            f"Its misses are those below {certificate.misses.review:g}, and `review` is {thresholds.review:g} in the "
-            f"policy. Write `review: {certificate.misses.review:g}`."
+            f"Its misses are those below {certificate.misses.review}, and `review` is {thresholds.review} in the "
+            f"policy. Write `review: {certificate.misses.review}`."
         )
+    if certificate.recall and certificate.recall.threshold not in (thresholds.review, thresholds.remove):
+        yield (
+            f"Its recall is that at {certificate.recall.threshold}, which is neither `review` ({thresholds.review}) "
+            f"nor `remove` ({thresholds.remove}) of the policy."
+        )
+    for trial in asked.all:
+        if others := tested_before(trial):
+            yield (
+                f"{_what(asked, trial)}: {', '.join(others)} beside it tested the same score. The confidence is that "
+                "of one test: who draws and tests until one passes has less."
+            )
     if len(certificate.labellers) == 1:
         yield f"All labels are of one person, {certificate.labellers[0]}. A second person finds mistakes of the first."
     if not policy.certificate:
         yield "The policy removes posts without a certificate, too, until its file says `certificate: required`."
+
+
+def tested_before(trial: Trial) -> list[str]:
+    """The names of other samples beside that of a test, from the same region, that have labels for the same score."""
+    from moderation.errors import ConfigError
+    from moderation.evaluation.certifying import terms
+    from moderation.evaluation.samples import labels, samples
+
+    path, sample = trial.sample.path, trial.sample.settlement.sample
+    found = []
+    for other in sorted(path.parent.glob(f"*{samples.SUFFIX}")):
+        if other.name == path.name or not terms.path_of(other).exists():
+            continue
+        try:
+            drawn = samples.read(other)[0]
+            labelled = any(sheet.labels for sheet in labels.sheets(other))
+        except ConfigError:  # it is not what is asked for
+            continue
+        if labelled and (drawn.score_digest, drawn.region) == (sample.score_digest, sample.region):
+            found.append(other.name)
+    return found
 
 
 def _what(asked: Asked, trial: Trial) -> str:
@@ -86,7 +119,7 @@ def _what(asked: Asked, trial: Trial) -> str:
 
 
 def _claim(asked: Asked, trial: Trial) -> str:
-    share, source = f"{trial.share:.1%}", trial.sample.settlement.sample.source
+    share, source = percent(trial.share), trial.sample.settlement.sample.source
     if trial is asked.precision:
         return f"at least {share} of the groups at or above a threshold violate ({trial.design} design)"
     if trial is asked.misses:
@@ -104,7 +137,7 @@ def _table(trial: Trial) -> Table:
         stopped = "failed" if evidence.further is None else "not yet"
         state = "certified" if place < trial.passes else stopped if place == trial.passes else "not tested"
         table.add_row(
-            f"{shown.level.threshold:g}",
+            f"{shown.level.threshold}",
             f"{shown.level.population:,}",
             f"{evidence.n:,}",
             f"{evidence.wrong:,}",
@@ -117,9 +150,21 @@ def _table(trial: Trial) -> Table:
 
 def bound_of(trial: Trial, shown: Shown) -> str:
     """What the labels show with the confidence of the test, in words."""
+    wrong = Decimal(str(shown.evidence.bound))
     if trial.sample.settlement.sample.region == "allow":
-        return f"at most {shown.evidence.bound:.2%}"
-    return f"at least {1 - shown.evidence.bound:.2%}"
+        return f"at most {_rounded(wrong, ROUND_CEILING)}"
+    return f"at least {_rounded(1 - wrong, ROUND_FLOOR)}"
+
+
+def percent(share: float) -> str:
+    """A share as it was given, in percent: never a stronger one. One digit at the least."""
+    number = Decimal(str(share)) * 100
+    return f"{number:.1f}%" if number == round(number, 1) else f"{number.normalize():f}%"
+
+
+def _rounded(share: Decimal, to: str) -> str:
+    """A bound in percent, rounded to the side that says less."""
+    return f"{(share * 100).quantize(Decimal('0.01'), to)}%"
 
 
 def _missing(trial: Trial) -> Iterator[str]:
@@ -131,7 +176,7 @@ def _missing(trial: Trial) -> Iterator[str]:
     if outlook is None:
         return
     evidence, level = outlook.shown.evidence, outlook.shown.level
-    at, region = f"At {level.threshold:g}", trial.sample.settlement.sample.region.value
+    at, region = f"At {level.threshold}", trial.sample.settlement.sample.region.value
     if trial.design is Design.SEQUENTIAL:
         yield from _sequential(outlook, at)
     elif outlook.further:

@@ -119,7 +119,7 @@ def _precision(policy: Policy, path: Path, at_least: float, confidence: float, d
 
     sample = _labelled(policy, path, Region.REMOVE)
     several = len(sample.settlement.sample.levels) > 1
-    _keep(sample, terms.Terms(design=design, confidence=confidence, share=at_least if several else None))
+    _keep(sample, terms.Terms(design=design, confidence=confidence, share=at_least if several else None), chosen=True)
     return certifying.precision(sample, at_least, confidence, design)
 
 
@@ -144,12 +144,13 @@ def _recall(policy: Policy, path: Path, at_least: float, confidence: float) -> T
     return certifying.recall(sample, at_least, confidence)
 
 
-def _keep(sample: Labelled, chosen: Terms) -> None:
-    """Holds the test to the terms of the first one that showed something. Raises ConfigError."""
+def _keep(sample: Labelled, fixed: Terms, *, chosen: bool = False) -> None:
+    """Holds the test to the terms that were fixed before the sample had a label. Raises ConfigError."""
     from moderation.evaluation.certifying import terms
+    from moderation.evaluation.samples import labels
 
-    if sample.used:
-        terms.keep(sample.path, chosen)
+    labelled = any(sheet.labels for sheet in labels.sheets(sample.path))
+    terms.keep(sample.path, fixed, labelled=labelled, chosen=chosen)
 
 
 def _issued(asked: Asked, shown: Shown, days: int, *, keep_rows: bool) -> tuple[Certificate, Path, Recorded | None]:
@@ -197,8 +198,9 @@ def _say_cost(recall: float, confidence: float, prevalence: float | None, *, as_
     if as_json:
         typer.echo(json.dumps({"recall": recall, "confidence": confidence, "costs": costs}, indent=1))
         return
+    wanted, sure = certified.percent(recall), certified.percent(confidence)
     out.print(
-        f"Recall of {recall:.0%} on all traffic is not certified. With {confidence:.0%} confidence it takes so many "
+        f"Recall of {wanted} on all traffic is not certified. With {sure} confidence it takes so many "
         "labels of posts below `review`, at the least, without a violation among them:",
         highlight=False,
     )

@@ -20,7 +20,7 @@ from moderation.errors import ConfigError
 
 if TYPE_CHECKING:
     from moderation.evaluation.samples.labels import Label, Pen, Settlement
-    from moderation.evaluation.samples.samples import Item
+    from moderation.evaluation.samples.samples import Item, Sample
     from moderation.policies import Policy
 
 VIOLATES, ALLOWED, SKIP, UNDO, LEAVE = "vasuq"
@@ -239,6 +239,16 @@ def _status(sample: Path, settlement: Settlement, policy: Policy) -> dict[str, o
     }
 
 
+def next_step(drawn: Sample, path: Path) -> str:
+    """The command that reads a labelled sample, by what it was drawn from."""
+    from moderation.evaluation.samples.samples import Region
+
+    if drawn.region is Region.FLIPS:
+        return f"moderation policies diff OLD NEW --policy {drawn.policy} --label {path}"
+    option = {Region.ALLOW: "--misses", Region.POOL: "--pool"}.get(drawn.region, "--sample")
+    return f"moderation policies certify {drawn.policy} {option} {path}"
+
+
 def _say_end(sample: Path, screen: Screen, settlement: Settlement, *, adjudicate: bool) -> None:
     from moderation.evaluation.samples.labels import Settled
 
@@ -253,6 +263,6 @@ def _say_end(sample: Path, screen: Screen, settlement: Settlement, *, adjudicate
     if counts[Settled.DISPUTED]:
         lines.append(f"{counts[Settled.DISPUTED]} are disputed: moderation policies label {sample} --adjudicate")
     if not counts[Settled.UNLABELLED] and not counts[Settled.DISPUTED]:
-        lines.append(f"All is settled: moderation policies certify {settlement.sample.policy} --sample {sample}")
+        lines.append(f"All is settled: {next_step(settlement.sample, sample)}")
     for line in lines:
         out.print(line, highlight=False, markup=False)

@@ -66,7 +66,10 @@ def sample(
     grid: Annotated[
         int, typer.Option(min=1, max=100, help="try so many thresholds, by quantiles of scores, down to --threshold")
     ] = 1,
-    size: Annotated[int | None, typer.Option(min=1, help="groups to draw; default 153, 299 or 400, by region")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="groups to draw; default 153, 299 or 400, by region, and 153 for each of --grid"),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=SEEDS - 1, help="draws again what it drew; default new")
     ] = None,
@@ -92,7 +95,9 @@ def sample(
         raise ConfigError(f"--out {path}: the name of a sample ends in {SUFFIX}")
     if path.exists():
         raise ConfigError(f"{path}: exists, and labels may belong to it: name another file by --out")
-    order = Draw(wanted, size or SIZES[region], secrets.randbelow(SEEDS) if seed is None else seed, grid)
+    if seed is not None and (spent := _spent(found, policy, policies or loaded.policies, seed, loaded)):
+        logs.say(spent)
+    order = Draw(wanted, size or default_size(region, grid), secrets.randbelow(SEEDS) if seed is None else seed, grid)
     place = Place(posts, None if posts else _period(since, until), path)
     try:
         drawn, items, left_out = asyncio.run(_draw(loaded, order, place, terminal))
@@ -110,6 +115,21 @@ def named(policy: str, folder: Path) -> Policy:
     return load_policy(Path(policy)) if policy.endswith((".yaml", ".yml")) else policy_of(folder, policy)
 
 
+def _spent(policy: Policy, named: str, folder: Path, seed: int, loaded: Settings) -> str:
+    """Says that a certificate has used labels of this seed, before people label them once more; empty: none has."""
+    from moderation.evaluation.certifying import used
+
+    folder = Path(named).parent if named.endswith((".yaml", ".yml")) else folder
+    rows = used.read(used.path_of(policy, folder), policy, loaded.media)
+    row = next((row for row in (rows.posts if rows else ()) if row.drawn and row.drawn.seed == seed), None)
+    if rows is None or row is None:
+        return ""
+    return (
+        f"{rows.path}:{row.line}: the certificate {row.certificate} has used labels of --seed {seed}: those that are "
+        "drawn again certify nothing, so draw a sample to be certified without --seed"
+    )
+
+
 def _threshold(policy: Policy, region: str, threshold: float | None, grid: int) -> float:
     """Raises ConfigError for a grid where there is none."""
     if region == "allow" and grid > 1:
@@ -117,6 +137,14 @@ def _threshold(policy: Policy, region: str, threshold: float | None, grid: int) 
     if threshold is not None:
         return threshold
     return policy.thresholds.review if region == "allow" or grid > 1 else policy.thresholds.remove
+
+
+def default_size(region: str, grid: int) -> int:
+    """So many that about SIZES reach the strictest threshold of a grid, which is tested first.
+
+    Recall is tested from the loosest one on.
+    """
+    return SIZES[region] * (grid if region == "remove" else 1)
 
 
 def _period(since: str, until: str | None) -> Period:
@@ -203,7 +231,7 @@ def _table(drawn: Sample, items: list[Item]) -> None:
     where = "below " if drawn.region == "allow" else ""
     for place, level in enumerate(drawn.levels):
         count = sum(item.level <= place for item in items)
-        table.add_row(f"{where}{level.threshold:g}", f"{level.population:,}", f"{count:,}")
+        table.add_row(f"{where}{level.threshold}", f"{level.population:,}", f"{count:,}")
     if drawn.region == "pool":
         table.add_row("all", "", f"{len(items):,}")
     table_console().print(table)

@@ -183,8 +183,8 @@ def chosen(trial: Trial, threshold: float | None) -> Shown:
     for shown in trial.certified:
         if shown.level.threshold == threshold:
             return shown
-    known = ", ".join(f"{shown.level.threshold:g}" for shown in trial.certified)
-    raise ConfigError(f"--threshold {threshold:g}: the labels certify {known}: choose one of these")
+    known = ", ".join(f"{shown.level.threshold}" for shown in trial.certified)
+    raise ConfigError(f"--threshold {threshold}: the labels certify {known}: choose one of these")
 
 
 @dataclass(frozen=True, slots=True)

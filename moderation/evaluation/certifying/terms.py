@@ -1,7 +1,7 @@
 """The terms of a test, kept beside its sample. Who chooses them by the labels, chooses what comes out.
 
-spam.sample.jsonl has its terms in spam.terms.json. They are written when the sample is first tested, before a result is
-shown. A test with other terms is refused.
+spam.sample.jsonl has its terms in spam.terms.json. They are written when the sample is tested. Until it has a label,
+another test replaces them. Then a test with other terms is refused.
 """
 
 from __future__ import annotations
@@ -33,22 +33,30 @@ def path_of(sample: Path) -> Path:
     return sample.with_name(sample.name.removesuffix(samples.SUFFIX) + SUFFIX)
 
 
-def keep(sample: Path, terms: Terms) -> None:
-    """Writes the terms of the first test, or compares them with these. Raises ConfigError where they differ.
+def keep(sample: Path, terms: Terms, *, labelled: bool, chosen: bool = True) -> None:
+    """Writes the terms of a test, or compares them with those that were fixed. Raises ConfigError where they differ.
 
-    Call it once there are labels: until then a test shows nothing.
+    labelled: whether the sample has a label. chosen: whether there are other designs to choose from.
     One threshold may be tested for any share: the bounds of all shares hold together. Of several thresholds the first
-    that is not as claimed depends on the share, so that it must be fixed.
+    that is not as claimed depends on the share, so that it must be fixed. A design for a fixed n must be chosen before
+    the first label: of two tests on the same labels, one certifies a false claim more often than one alone.
     """
     path = path_of(sample)
+    if labelled and path.exists():
+        _compare(path, terms)
+        return
+    if labelled and chosen and terms.design is not Design.SEQUENTIAL:
+        raise ConfigError(
+            f"{path}: there is no such file, so that --design {terms.design} was not fixed before the first label, and "
+            "proves nothing now: test with --design sequential, or draw another sample and call certify before it has "
+            "labels"
+        )
     data = terms.model_dump_json(exclude_none=True).encode() + b"\n"
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+        with path.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except FileExistsError:
-        _compare(path, terms)
     except OSError as error:
         raise ConfigError(f"{path}: not written: {cause_of(error)}") from None
 
@@ -62,6 +70,6 @@ def _compare(path: Path, terms: Terms) -> None:
         before, now = getattr(first, key), getattr(terms, key)
         if before != now:
             raise ConfigError(
-                f"{path}: {key}: this sample was first tested with {before}, now {option} says {now}. Terms that are "
+                f"{path}: {key}: this sample is tested with {before}, now {option} says {now}. Terms that are "
                 f"chosen after labels were seen prove nothing: test with {before}, or draw another sample"
             )

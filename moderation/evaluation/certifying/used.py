@@ -1,7 +1,7 @@
 """Which labels a certificate has used up: rows of the golden set with the split `cert` and its id.
 
-A group counts as used where the same seed has drawn it: after a change of the policy that seed would draw nearly the
-same groups again, whose labels the author knows. A draw with another seed is independent of what the author knows.
+A group counts as used where the same seed has drawn it, whose labels the author knows. A draw with another seed, or for
+another score, is independent of what the author knows. A row does not name the score, so the seed decides.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ async def draw(population: Population[K], order: Draw, read: Read[K]) -> tuple[S
     loosest = wanted.thresholds[-1]
     posts: dict[K, Post] = {}
     while True:
-        first = sampling.order(members, order.seed)[: order.size]
+        first = sampling.order(members, order.seed, population.score_digest)[: order.size]
         missing = [members[group].place for group in first if members[group].place not in posts]
         if not missing:
             break

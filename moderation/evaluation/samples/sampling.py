@@ -1,7 +1,9 @@
 """Draws a sample: uniformly, without replacement, and reproducible from a seed, in whatever order records come.
 
-The seed gives each group a place in one order of all groups: SHA-256 over the seed and the group. The first groups of a
-region in this order are its sample. So a larger sample with the same seed begins with the smaller one.
+The seed gives each group a place in one order of all groups: SHA-256 over the seed, the score digest and the group. The
+first groups of a region in this order are its sample. So a larger sample with the same seed begins with the smaller
+one. With other words of the policy the same seed draws other groups: an author who mended the words knows the labels
+of those that it drew before.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def level_of(score: float, thresholds: Sequence[float], region: Region) -> int |
     return level if level < len(thresholds) or region is Region.POOL else None
 
 
-def order(groups: Iterable[str], seed: int) -> list[str]:
-    """All groups in the order in which this seed draws them."""
-    key = f"moderation.sample.1 {seed} ".encode()
+def order(groups: Iterable[str], seed: int, score_digest: str) -> list[str]:
+    """All groups in the order in which this seed draws them for a score."""
+    key = f"moderation.sample.2 {seed} {score_digest} ".encode()
     return sorted(groups, key=lambda group: hashlib.sha256(key + group.encode()).digest())

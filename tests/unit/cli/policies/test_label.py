@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from moderation.cli.app import app
-from moderation.cli.policies.label import choices_of, plain
+from moderation.cli.policies.label import choices_of, next_step, plain
 from moderation.errors import ConfigError
 from moderation.evaluation.samples import labels, samples
+from moderation.evaluation.samples.samples import Region
 from moderation.policies import score_digest
 from moderation.policies.loading import load_policy
 from tests.support.builders import a_policy, a_post
@@ -169,3 +170,16 @@ def test_an_emoji_stays_what_it_is() -> None:
     assert (
         plain("\U0001f468\u200d\U0001f469 ok\n\tso\u200b\x07") == "\U0001f468\u200d\U0001f469 ok\n\tso<U+200B><U+0007>"
     )
+
+
+@pytest.mark.parametrize(
+    ("region", "command"),
+    [
+        (Region.REMOVE, "certify no-lakes --sample a.sample.jsonl"),
+        (Region.ALLOW, "certify no-lakes --misses a.sample.jsonl"),
+        (Region.POOL, "certify no-lakes --pool a.sample.jsonl"),
+        (Region.FLIPS, "diff OLD NEW --policy no-lakes --label a.sample.jsonl"),
+    ],
+)
+def test_the_next_command_takes_this_sample(region: Region, command: str) -> None:
+    assert next_step(a_sample(region=region), Path("a.sample.jsonl")) == f"moderation policies {command}"

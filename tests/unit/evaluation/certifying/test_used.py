@@ -111,8 +111,8 @@ def test_a_label_that_was_used_is_refused_with_file_line_and_remedy(tmp_path: Pa
     used.check(None, [sample], "0" * 16)
 
 
-def test_the_same_seed_after_a_change_of_the_policy_draws_known_labels(tmp_path: Path) -> None:
-    """It draws nearly the same groups, whose labels the author has seen. Another seed draws independently of them."""
+def test_a_label_of_the_same_seed_is_refused_and_one_of_another_is_not(tmp_path: Path) -> None:
+    """Another seed draws independently of what the author knows."""
     path = tmp_path / "no-lakes.golden.jsonl"
     first = labelled(tmp_path, [YES, NO, YES])
     used.record(path, certificate_of(first), [first], POLICY, MEDIA)

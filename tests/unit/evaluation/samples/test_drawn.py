@@ -50,7 +50,7 @@ class Topic:
 async def test_items_come_in_the_order_of_the_seed() -> None:
     topic = Topic()
     sample, items = await draw(population(*[0.95] * 50), a_draw(10, 0.9), topic.read)
-    assert [item.group for item in items] == order(GROUPS[:50], 7)[:10]
+    assert [item.group for item in items] == order(GROUPS[:50], 7, "5" * 64)[:10]
     assert [item.number for item in items] == list(range(1, 11))
     assert all(item.post.id == f"post-{GROUPS.index(item.group)}" for item in items)
     assert sample.levels == (Level(0.9, 50),)
@@ -59,7 +59,7 @@ async def test_items_come_in_the_order_of_the_seed() -> None:
 
 
 async def test_a_post_that_has_gone_since_is_of_the_population_no_longer() -> None:
-    first = order(GROUPS[:50], 7)
+    first = order(GROUPS[:50], 7, "5" * 64)
     gone = [GROUPS.index(group) for group in (first[0], first[3], first[10])]
     sample, items = await draw(population(*[0.95] * 50), a_draw(10, 0.9), Topic(*gone).read)
     left = [group for group in first if GROUPS.index(group) not in gone]

@@ -13,25 +13,32 @@ from moderation.evaluation.samples.samples import Level, Region
 from moderation.evaluation.samples.sampling import Scored, grid, level_of, levels, order
 
 GROUPS = [hashlib.sha256(f"{number}".encode()).hexdigest() for number in range(40)]
+SCORE = "5" * 64
 
 
 def test_a_draw_follows_from_the_seed_whatever_the_order_of_records() -> None:
-    expected = order(GROUPS, 7)
+    expected = order(GROUPS, 7, SCORE)
     for seed in range(20):
         shuffled = random.Random(seed).sample(GROUPS, len(GROUPS))
-        assert order(shuffled, 7) == expected
+        assert order(shuffled, 7, SCORE) == expected
     assert sorted(expected) == sorted(GROUPS)
-    assert order(GROUPS, 8) != expected
+    assert order(GROUPS, 8, SCORE) != expected
+
+
+def test_other_words_of_a_policy_draw_others_with_the_same_seed() -> None:
+    """Who mended the words has seen the labels of the first draw. Two draws of 10 of 40 share 2.5 by chance."""
+    again = [len({*order(GROUPS, seed, SCORE)[:10]} & {*order(GROUPS, seed, "6" * 64)[:10]}) for seed in range(400)]
+    assert sum(again) / len(again) == pytest.approx(2.5, abs=0.3)
 
 
 def test_a_group_that_is_not_there_leaves_the_order_of_the_others() -> None:
-    expected = order(GROUPS, 7)
-    assert order(GROUPS[:30], 7) == [group for group in expected if group in GROUPS[:30]]
+    expected = order(GROUPS, 7, SCORE)
+    assert order(GROUPS[:30], 7, SCORE) == [group for group in expected if group in GROUPS[:30]]
 
 
 def test_the_order_is_the_same_in_every_version() -> None:
     """A sample that was drawn can be drawn again."""
-    assert [GROUPS.index(group) for group in order(GROUPS, 1)[:6]] == [34, 13, 23, 9, 21, 6]
+    assert [GROUPS.index(group) for group in order(GROUPS, 1, SCORE)[:6]] == [31, 1, 16, 34, 21, 10]
 
 
 def test_each_group_is_drawn_as_often() -> None:
@@ -39,7 +46,7 @@ def test_each_group_is_drawn_as_often() -> None:
     seeds, size = 4_000, 10
     counts = dict.fromkeys(GROUPS, 0)
     for seed in range(seeds):
-        for group in order(GROUPS, seed)[:size]:
+        for group in order(GROUPS, seed, SCORE)[:size]:
             counts[group] += 1
     expected = seeds * size / len(GROUPS)
     share = 1 - size / len(GROUPS)  # without replacement the counts vary less
