@@ -21,7 +21,7 @@ from tests.support.logged import logging_restored
 
 
 @pytest.fixture(autouse=True)
-def logs_as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def logs_as_before(kafka: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Standard error stays the test's, and no answers are kept from test to test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(logs, "capture_prints", lambda _: None)
