@@ -135,7 +135,7 @@ def test_drafts_that_differ_are_named(old: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize("options", [{"topic": True}, {"archive": Path("old")}])
 def test_no_source_of_posts_is_ignored(old: Path, options: dict[str, Any]) -> None:
     """Past scores say what other thresholds do. They do not take the place of a file that is named."""
-    with pytest.raises(ConfigError, match=r"--posts .* --topic"):
+    with pytest.raises(ConfigError, match="--posts"):
         diff(old, changed(old, *LOWER), posts=old.parent / "posts.jsonl", model="demo", **options)
 
 
