@@ -40,6 +40,13 @@ class From:
     new_model: str | None  # None: the same as for the old version
     fresh: bool  # answers of earlier runs do not count
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError for options that do not go together: none is ignored."""
+        if self.file is not None and self.topic:
+            raise ConfigError("give --posts FILE or --topic, and not both")
+        if self.archive is not None and (self.file is not None or self.topic):
+            raise ConfigError("--archive goes with none of --posts, --topic and --sample: it holds no posts")
+
     def period(self) -> tuple[datetime, datetime]:
         """Begin and end. Raises ConfigError."""
         now = datetime.now(UTC)
@@ -67,8 +74,6 @@ async def chosen_posts(
     source: From, loaded: Settings, old: tuple[PolicySet, Collection[str]], terminal: Console | None
 ) -> Chosen:
     """The posts. old: the old set, and ids of the policies that change. Raises ModerationError."""
-    if source.file is not None and source.topic:
-        raise ConfigError("give --posts FILE or --topic, and not both")
     if source.file is not None:
         return _of_file(source.file, source, loaded)
     if source.topic:

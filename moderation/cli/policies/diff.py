@@ -82,21 +82,21 @@ def diff(
     """Show what a change of policies or of the model does to posts. Exits with 1 where a policy's gate says no."""
     if report is not None and not report.parent.is_dir():
         raise ConfigError(f"--report {report}: there is no folder {report.parent}: make it first")
+    source = From(
+        posts, topic or (posts is None and sample is not None), since, until, archive, sample, seed, new_model, fresh
+    )
     loaded, terminal = judging.prepared(model)
     versions = _versions(old, new, policy, certified)
     if not as_json:
         difference.print_words(versions.words)
     if not versions.words and new_model is None:
-        difference.print_alike(as_json)
+        difference.print_alike(as_json, _unasked(versions))
         return
     changed = _changed(versions, policy)
     both = None if label is None else flip_labels.policies_of(label, versions.old, versions.new, changed)
     if label is not None and both is not None and label.exists():
         _end(flip_labels.judged(label, both, as_json))
         return
-    source = From(
-        posts, topic or (posts is None and sample is not None), since, until, archive, sample, seed, new_model, fresh
-    )
     sets = versions.old, versions.new
     if past_thresholds.applies(sets, source, more=new_model is not None or label is not None):
         compared = past_thresholds.compared(loaded, sets, versions.words, source, terminal)
@@ -139,6 +139,13 @@ def _versions(old: Path, new: Path, policy: str | None, certified: bool) -> Vers
 
 def _asked(policies: PolicySet) -> list[Policy]:
     return [policy for policy in policies.policies if policy.asked]
+
+
+def _unasked(versions: Versions) -> list[str]:
+    """Ids of policies that differ, drafts and retired ones too."""
+    from moderation.evaluation.changes import wording
+
+    return [change.id for change in wording.compared(versions.old.policies, versions.new.policies)]
 
 
 def _uncertified(policies: PolicySet) -> PolicySet:

@@ -43,9 +43,13 @@ class Compared:
     left_out: Mapping[str, int]  # of a topic: posts that could not be read, by why
 
 
-def print_alike(as_json: bool) -> None:
-    """Says that there is nothing to compare."""
-    typer.echo(json.dumps({"changes": []}) if as_json else ALIKE)
+def print_alike(as_json: bool, unasked: Sequence[str]) -> None:
+    """Says that there is nothing to compare. unasked: ids of policies that differ, and that no post is asked about."""
+    if as_json:
+        typer.echo(json.dumps({"changes": [], "unasked": list(unasked), "passed": True}))
+        return
+    more = f"; not asked by either, and different: {', '.join(unasked)}: name one by --policy ID" if unasked else ""
+    say(f"{ALIKE}{more}")
 
 
 def print_words(changes: Sequence[PolicyChange]) -> None:
@@ -80,6 +84,8 @@ def title_of(change: PolicyChange) -> str:
 def basis(compared: Compared) -> str:
     """What the intervals hold for."""
     change = compared.change
+    if not compared.judged:
+        return f"all {change.judged} verdicts of {compared.source} that can be decided again: these figures are exact"
     if change.population is None:
         return f"{change.judged} posts of {compared.source}; the intervals hold if these were drawn at random"
     if change.judged == change.population:
@@ -92,9 +98,10 @@ def print_change(compared: Compared) -> None:
     """All figures."""
     change = compared.change
     say(basis(compared))
-    say(f"Intervals are exact (Clopper-Pearson, {change.confidence:.0%}), each for itself.")
+    if change.judged != change.population:
+        say(f"Intervals are exact (Clopper-Pearson, {change.confidence:.0%}), each for itself.")
     for why, number in compared.left_out.items():
-        say(f"left out: {number} posts, {why}")
+        say(f"left out: {number}, {why}")
     if change.unjudged:
         say(f"{change.unjudged} posts were not judged in full: a picture or the model was away; compare again later")
     out.print()

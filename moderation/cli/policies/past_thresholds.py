@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -43,11 +43,13 @@ def compared(
     from moderation.evaluation.changes.promotion import held
     from moderation.evaluation.changes.redecided_change import change_of_redecided, left_out_of, quality_without_labels
 
-    found = asyncio.run(_redecided(loaded, versions, source, terminal))
+    found, left_out = asyncio.run(_redecided(loaded, versions, source, terminal))
+    left_out = left_out | left_out_of(found)
     place = source.archive or loaded.kafka.verdicts_topic
     if not found.whole.total:
-        why = "; ".join(f"{number:,}: {reason}" for reason, number in left_out_of(found).items()) or "there are none"
-        raise ConfigError(f"{place}: no verdict of the period can be decided again ({why}): judge posts by --sample")
+        why = "; ".join(f"{number:,}: {reason}" for reason, number in left_out.items())
+        remedy = f"({why}): judge posts by --sample" if why else "as there are none: give an earlier --since"
+        raise ConfigError(f"{place}: no verdict of the period can be decided again {remedy}")
     change = change_of_redecided(found)
     qualities = {effect.policy: quality_without_labels(effect) for effect in change.effects if effect.policy}
     begins, ends = (f"{at:%Y-%m-%d %H:%M}" if at else "-" for at in (found.begins, found.ends))
@@ -62,25 +64,27 @@ def compared(
         posts={},
         pairs=(),
         folders=frozenset(),
-        left_out=left_out_of(found),
+        left_out=left_out,
     )
 
 
-async def _redecided(loaded: Settings, versions: Versions, source: From, terminal: Console | None) -> Redecided:
+async def _redecided(
+    loaded: Settings, versions: Versions, source: From, terminal: Console | None
+) -> tuple[Redecided, dict[str, int]]:
+    """With the verdicts of a topic that do not stand any more, by why: of each post the newest one counts."""
     from moderation.evaluation.changes.redeciding import COLUMNS, Redeciding
-    from moderation.evaluation.traffic import archive
-    from moderation.evaluation.traffic.archiving import topic_batches
+    from moderation.evaluation.traffic import archive, traffic
+    from moderation.evaluation.traffic.rows import of_verdicts
 
     begins, ends = source.period()
     redeciding = Redeciding(*versions, alias_removes=loaded.model.alias_may_remove)
-    with ExitStack() as bar:
-        if source.archive is not None:
-            for batch in archive.batches(source.archive, COLUMNS, begins, ends):  # seconds for a million
+    gone: traffic.Counts = Counter()
+    if source.archive is not None:
+        for batch in archive.batches(source.archive, COLUMNS, begins, ends):  # seconds for a million
+            redeciding.add(batch)
+    else:
+        period = traffic.Period(begins, ends)
+        with progress.shown("records", await traffic.size(loaded, period), terminal) as step:
+            async for batch in of_verdicts(traffic.verdicts(loaded, period, gone, step)):
                 redeciding.add(batch)
-        else:
-            batches = topic_batches(
-                loaded.kafka, begins, ends, lambda many: bar.enter_context(progress.shown("offsets", many, terminal))
-            )
-            async for batch in batches:
-                redeciding.add(batch)
-    return redeciding.result()
+    return redeciding.result(), {f"{why}": number for why, number in gone.items()}

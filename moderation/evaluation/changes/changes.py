@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import product
 
+from moderation.evaluation.changes.flipped import crossed
 from moderation.evaluation.changes.strata import Bounds, Stratum, logit, total_of
 from moderation.policies import Policy
 from moderation.problems import PASSING
@@ -146,9 +147,8 @@ class Quality:
 
 def change_of(pairs: Sequence[Pair], strata: Sequence[Stratum], old: Iterable[Policy], new: Iterable[Policy]) -> Change:
     """The effects on the outcome of posts, and by each policy. Each interval holds with CONFIDENCE, for itself."""
-    policies = {policy.id: policy for policy in (*old, *new)}  # the new one counts
-    asked = sorted({finding.policy_id for pair in pairs for side in _sides(pair) for finding in side.findings})
-    effects = [_effect(pairs, strata, None)] + [_effect(pairs, strata, policies[id]) for id in asked]
+    policies = {policy.id: policy for policy in (*old, *new) if policy.asked}  # the new one counts
+    effects = [_effect(pairs, strata, None)] + [_effect(pairs, strata, policies[id]) for id in sorted(policies)]
     return Change(tuple(strata), tuple(effects), sum(map(_is_unjudged, pairs)))
 
 
@@ -318,10 +318,7 @@ def _flip(pair: Pair, policy: Policy) -> Flip | None:
         return None
     scores = [finding.score if finding else None for finding in findings(pair, policy.id)]
     old, new = (score.probability if score else None for score in scores)
-    crossed = max(before, after)  # rising, it reached this threshold; falling, it fell from the lowest that it had
-    if after < before:
-        crossed = Outcome.REVIEW if after is Outcome.ALLOW else Outcome.REMOVE
-    threshold = policy.thresholds.remove if crossed is Outcome.REMOVE else policy.thresholds.review
-    score = scores[1]
-    beyond = abs(score.margin - logit(threshold)) if score else None
-    return Flip(pair.post_id, pair.slices, before, after, old, new, beyond)
+    limits, score = policy.thresholds, scores[1]
+    threshold = limits.remove if crossed(before, after) is Outcome.REMOVE else limits.review
+    beyond = abs(score.margin - logit(threshold)) if score else math.nan
+    return Flip(pair.post_id, pair.slices, before, after, old, new, beyond if math.isfinite(beyond) else None)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from moderation.evaluation.changes.strata import logit
 from moderation.types import Outcome
 
 SHOWN = 10  # of each kind, for each policy
@@ -20,15 +21,16 @@ class Flip:
     policy: str
     before: Outcome
     after: Outcome
-    probability: float | None  # None: there is no score, and another outcome all the same
-    threshold: float  # of the new set: the one that lies between both outcomes
+    probability: float
+    margin: float
+    threshold: float  # of the new set: the one that it crossed, as `crossed` says
     source: str  # of the post: TOPIC/PARTITION/OFFSET
     written_at: datetime
 
     @property
-    def distance(self) -> float | None:
-        """How far the probability is from the threshold."""
-        return None if self.probability is None else abs(self.probability - self.threshold)
+    def distance(self) -> float:
+        """How far the margin is from the threshold."""
+        return abs(self.margin - logit(self.threshold))
 
 
 class Closest:
@@ -40,14 +42,21 @@ class Closest:
 
     def add(self, flips: Iterable[Flip]) -> None:
         """Adds some; the same may be added again."""
-        scored = [flip for flip in flips if flip.distance is not None]
-        self.nearest = sorted({*self.nearest, *scored}, key=_nearest)[:SHOWN]
-        self.farthest = sorted({*self.farthest, *scored}, key=_farthest)[:SHOWN]
+        added = list(flips)
+        self.nearest = sorted({*self.nearest, *added}, key=_nearest)[:SHOWN]
+        self.farthest = sorted({*self.farthest, *added}, key=_farthest)[:SHOWN]
+
+
+def crossed(before: Outcome, after: Outcome) -> Outcome:
+    """REVIEW or REMOVE: whose threshold lies between both outcomes, the nearest to the outcome after the change."""
+    if after is Outcome.REMOVE or (before is Outcome.REMOVE and after is Outcome.REVIEW):
+        return Outcome.REMOVE
+    return Outcome.REVIEW
 
 
 def _nearest(flip: Flip) -> tuple[float, datetime, str]:
-    return flip.distance or 0.0, flip.written_at, flip.post_id
+    return flip.distance, flip.written_at, flip.post_id
 
 
 def _farthest(flip: Flip) -> tuple[float, datetime, str]:
-    return -(flip.distance or 0.0), flip.written_at, flip.post_id
+    return -flip.distance, flip.written_at, flip.post_id

@@ -80,6 +80,7 @@ class Redecided:
     whole: Cells
     tenants: Mapping[str, Cells]  # of whole verdicts
     policies: Mapping[str, Cells]  # of findings, by policy
+    apart: Mapping[str, int]  # verdicts in `whole` without a finding of the policy: it does not apply, so it allows
     policy_tenants: Mapping[tuple[str, str], Cells]  # of findings, by policy and tenant
     policy_left_out: Mapping[str, Mapping[Why, int]]  # of findings
     held: Mapping[str, tuple[int, int]]  # findings that are REVIEW for want of a certificate, before and after

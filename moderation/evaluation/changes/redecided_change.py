@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from moderation.evaluation.changes import flipped
@@ -12,12 +13,13 @@ from moderation.types import Outcome
 
 
 def change_of_redecided(found: Redecided) -> Change:
-    """The effects on verdicts, and by each policy. The unit is a verdict."""
+    """The effects on verdicts, and by each policy. The unit is a verdict. A policy that does not apply allows."""
     total = found.whole.total
     effects = [_effect(ALL, found.whole, found.tenants, ())]
     for id, cells in found.policies.items():
         tenants = {tenant: each for (policy, tenant), each in found.policy_tenants.items() if policy == id}
-        effects.append(_effect(id, cells, tenants, (found.nearest[id], found.farthest[id])))
+        of_verdicts = Cells(Counter(cells.counts) + Counter({(Outcome.ALLOW, Outcome.ALLOW): found.apart[id]}))
+        effects.append(_effect(id, of_verdicts, tenants, (found.nearest[id], found.farthest[id])))
     return Change((Stratum("all verdicts", total, total),), tuple(effects), 0)
 
 

@@ -23,8 +23,9 @@ import pyarrow.compute as pc
 from moderation.errors import ConfigError
 from moderation.evaluation.changes import deciding
 from moderation.evaluation.changes.deciding import Findings, Flags, Numbers, Rules
-from moderation.evaluation.changes.flipped import SHOWN, Closest, Flip
+from moderation.evaluation.changes.flipped import SHOWN, Closest, Flip, crossed
 from moderation.evaluation.changes.redecided import LEFT_OUT, OTHERS, Redecided, Why, cells_of, grouped
+from moderation.evaluation.changes.strata import logit
 from moderation.evaluation.traffic.rows import codes, words
 from moderation.policies import Policy, PolicySet, States
 from moderation.types import Outcome
@@ -34,6 +35,10 @@ COLUMNS = (
     "source_topic", "source_partition", "source_offset", "problems", "findings",
 )  # fmt: skip
 MOST_TENANTS = 1_000  # that have cells of their own; the others share one
+# By the outcomes before and after: whose threshold a flip crossed.
+CROSSED = np.array(
+    [[int(crossed(*map(Outcome, (max(one, 1), max(other, 1))))) for other in range(4)] for one in range(4)]
+)
 
 
 def is_threshold_change(old: PolicySet, new: PolicySet) -> str | None:
@@ -96,6 +101,8 @@ class _Sums:
     left_out: Counter[Why] = field(default_factory=Counter)
     whole: Counter[tuple[str, str, int]] = field(default_factory=Counter)  # by set, tenant and cell
     kept_whole: Counter[tuple[str, int]] = field(default_factory=Counter)  # by tenant and cell
+    within: Counter[tuple[str, str]] = field(default_factory=Counter)  # findings in `whole`, by set and policy
+    kept_within: Counter[str] = field(default_factory=Counter)  # findings in `kept_whole`, by policy
     asked: set[tuple[str, str]] = field(default_factory=set)  # digests of sets, and policies that they asked
     policies: Counter[tuple[str, str, int]] = field(default_factory=Counter)  # by policy, tenant and cell
     policy_left_out: Counter[tuple[str, Why]] = field(default_factory=Counter)
@@ -178,6 +185,9 @@ class Redeciding:
                 whole[tenant, cell] += count
             else:
                 left_out[Why.OTHER_SET] += count
+        within = Counter(sums.kept_within)
+        for (digest, id), count in sums.within.items():
+            within[id] += count if digest in complete else 0
         by_policy = sums.policies
         return Redecided(
             verdicts=sums.verdicts,
@@ -186,6 +196,7 @@ class Redeciding:
             whole=cells_of((cell, count) for (_, cell), count in whole.items()),
             tenants=grouped((tenant, cell, count) for (tenant, cell), count in whole.items()),
             policies={id: cells_of((c, n) for (of, _, c), n in by_policy.items() if of == id) for id in self._ids},
+            apart={id: whole.total() - within[id] for id in self._ids},
             policy_tenants=grouped(((id, tenant), cell, count) for (id, tenant, cell), count in by_policy.items()),
             policy_left_out={
                 id: {why: count for (of, why), count in sums.policy_left_out.items() if of == id} for id in self._ids
@@ -273,16 +284,22 @@ class Redeciding:
         for (digest, policy), _ in _tally(of_set[findings.row[own]], findings.policy[own]):
             sums.asked.add((sets[digest], self._ids[policy]))
         decided = ~kept & (why == 0)
+        inside = own & decided[findings.row]
+        for (digest, policy), count in _tally(of_set[findings.row[inside]], findings.policy[inside]):
+            sums.within[sets[digest], self._ids[policy]] += count
+        for (policy,), count in _tally(findings.policy[own & kept[findings.row]]):
+            sums.kept_within[self._ids[policy]] += count
         cell = (before - 1) * len(Outcome) + after - 1
         for (digest, of, place), count in _tally(of_set[decided], batch.tenant[decided], cell[decided]):
             sums.whole[sets[digest], self._tenants[of], place] += count
 
     def _add_flips(self, batch: _Batch) -> None:
         findings, rules = batch.findings, self._rules[1]
-        flips = np.flatnonzero((batch.why == 0) & (batch.before != batch.after) & ~np.isnan(findings.probability))
-        policy, stricter = findings.policy[flips], np.maximum(batch.before, batch.after)[flips]
-        threshold = np.where(stricter == Outcome.REMOVE, rules.remove[policy], rules.review[policy])
-        distance = np.abs(findings.probability[flips] - threshold)
+        flips = np.flatnonzero((batch.why == 0) & (batch.before != batch.after) & np.isfinite(findings.margin))
+        policy, before, after = findings.policy[flips], batch.before[flips], batch.after[flips]
+        removing = CROSSED[before, after] == Outcome.REMOVE
+        threshold = np.where(removing, rules.remove[policy], rules.review[policy])
+        distance = np.abs(findings.margin[flips] - np.array([logit(each) for each in threshold.tolist()]))
         near, far = (np.argsort(sign * distance, kind="stable") for sign in (1, -1))
         for place, id in enumerate(self._ids):
             chosen = {*near[policy[near] == place][:SHOWN].tolist(), *far[policy[far] == place][:SHOWN].tolist()}
@@ -299,6 +316,7 @@ class Redeciding:
             before=Outcome(int(batch.before[at])),
             after=Outcome(int(batch.after[at])),
             probability=float(batch.findings.probability[at]),
+            margin=float(batch.findings.margin[at]),
             threshold=threshold,
             source=f"{topic}/{partition}/{offset}",
             written_at=written,

@@ -121,6 +121,24 @@ def test_sets_that_decide_alike_need_no_model(old: Path, capsys: pytest.CaptureF
     assert "nothing to compare" in capsys.readouterr().out
 
 
+def test_drafts_that_differ_are_named(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = old / "draft.yaml"
+    path.write_text((old / "alcohol.yaml").read_text().replace("id: alcohol", "id: draft") + "status: draft\n")
+    new = changed(old)
+    (new / "draft.yaml").write_text(path.read_text().replace("alcohol?", "wine?"))
+    diff(old, new, model="demo")
+    assert "not asked by either, and different: draft: name one by --policy ID" in capsys.readouterr().out
+    diff(old, new, model="demo", as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"changes": [], "unasked": ["draft"], "passed": True}
+
+
+@pytest.mark.parametrize("options", [{"topic": True}, {"archive": Path("old")}])
+def test_no_source_of_posts_is_ignored(old: Path, options: dict[str, Any]) -> None:
+    """Past scores say what other thresholds do. They do not take the place of a file that is named."""
+    with pytest.raises(ConfigError, match="--posts"):
+        diff(old, changed(old, *LOWER), posts=old.parent / "posts.jsonl", model="demo", **options)
+
+
 def test_the_report_escapes_what_posts_say(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (old.parent / "posts.jsonl").open("a") as file:
         file.write(json.dumps({"id": "html", "text": "<script>beer</script> look at my beer"}) + "\n")
@@ -283,6 +301,7 @@ def test_the_page_for_authors_shows_real_output(
         ({"policy": "beer"}, "there is no policy beer; the folder has alcohol"),
         ({"report": Path("gone/report.html")}, "there is no folder gone: make it first"),
         ({"label": Path("gone/flips.sample.jsonl")}, "there is no folder gone: make it first"),
+        ({"archive": Path("old"), "sample": 5}, "--archive goes with none of --posts, --topic and --sample"),
         ({"posts": Path("a.jsonl"), "topic": True}, "give --posts FILE or --topic, and not both"),
         ({"archive": Path("old")}, "scores of the past do not say what this change does: alcohol: the text differs"),
     ],

@@ -21,7 +21,7 @@ from tests.support.logged import logging_restored
 
 
 @pytest.fixture(autouse=True)
-def logs_as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def logs_as_before(kafka: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Standard error stays the test's, and no answers are kept from test to test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(logs, "capture_prints", lambda _: None)
@@ -118,6 +118,20 @@ async def test_other_thresholds_ask_no_model(
     assert "REVIEW" in (tmp_path / "report.html").read_text()
 
 
+async def test_each_post_counts_once_by_its_newest_verdict(
+    harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running(harness):
+        for number, text in enumerate(["unsure:spam", "unsure:spam", "hello"]):
+            await harness.produce((0, f"post-{number}".encode(), a_value(number, text=text), ()))
+        await harness.produce((0, b"post-0", a_value(0, text="hello"), ()), (0, b"post-1", None, ()))
+        await harness.read(harness.topics[1], 5)
+    new = changed(harness, tmp_path, ("version: 1", "version: 2"), ("0.5", "0.6"))
+    report = await compared(harness, new, monkeypatch, capsys, topic=True)
+    assert (report["judged"], seen(report["effects"][0])) == (2, {})
+    assert report["left_out"] == {"erased": 1}
+
+
 async def test_a_period_without_verdicts_is_named(
     harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,5 +139,8 @@ async def test_a_period_without_verdicts_is_named(
     new = changed(harness, tmp_path, ("question: ", "question: So, "))
     with pytest.raises(ConfigError, match="has no verdicts of the period"):
         await compared(harness, new, monkeypatch, capsys, topic=True, since="9d", until="8d")
+    lower = changed(harness, tmp_path / "lower", ("0.5", "0.6"))
+    with pytest.raises(ConfigError, match=r"has no verdicts of the period .* give a period that meets these"):
+        await compared(harness, lower, monkeypatch, capsys, topic=True, since="9d", until="8d")
     with pytest.raises(ConfigError, match="the period ends before it begins"):
         await compared(harness, new, monkeypatch, capsys, topic=True, since="1d", until="2d")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pytest
 
-from moderation.evaluation.changes import changes
+from moderation.evaluation.changes import changes, promotion
 from moderation.evaluation.changes.changes import ALL, Change, Effect, OneSided, Pair
 from moderation.evaluation.changes.strata import Stratum, logit
 from moderation.policies import Policy
@@ -116,6 +117,25 @@ def test_a_policy_that_does_not_apply_allows() -> None:
     found = changes.change_of([pair], [Stratum("all posts", 1, 1)], [], [POLICY])
     assert cells(found.effects[1]) == {(ALLOW, REMOVE): 1}
     assert found.effects[0].flagged.times is None  # there were none before
+
+
+def test_a_policy_that_applies_to_none_of_the_posts_has_figures_too() -> None:
+    """Else its gate would be passed over, and the exit code would say that it may be promoted."""
+    other = a_policy("pictures", gate={"flips": 0.01})
+    pairs = [a_pair(f"{number}", 0.1, 0.1) for number in range(10)]
+    endless = [Stratum("all posts", None, 10)]
+    found = changes.change_of(pairs, endless, [POLICY], [POLICY, other, a_policy("draft", status="draft")])
+    assert [effect.policy for effect in found.effects] == [ALL, POLICY.id, "pictures"]
+    quality = changes.quality_of("pictures", [], endless, {})
+    (limit,) = promotion.held(found, {"pictures": quality}, [other])
+    assert not limit.kept, "ten posts do not show so small a share"
+
+
+def test_a_margin_that_is_no_number_has_no_distance() -> None:
+    nothing = a_finding(outcome=REVIEW, score=Score(0.5, math.nan, 0.1), reason=Reason.NO_ANSWER)
+    pair = Pair("silent", 0, {}, a_side(0.1), a_verdict(outcome=REVIEW, findings=(nothing,)))
+    _, policy = change_of([pair]).effects
+    assert [flip.beyond for flip in policy.farthest] == [None]
 
 
 def test_posts_that_another_run_may_judge_otherwise_are_counted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 
 from moderation.errors import ConfigError
+from moderation.evaluation.changes.changes import Pair, change_of
 from moderation.evaluation.changes.redecided import OTHERS, Why
 from moderation.evaluation.changes.redeciding import Redeciding, is_threshold_change, redecide
+from moderation.evaluation.changes.strata import Stratum
 from moderation.evaluation.traffic.rows import of_verdicts
 from moderation.policies import PolicySet, Said, decide, decided
 from moderation.types import Origin, Outcome, Reason, Status, Verdict
@@ -78,6 +81,7 @@ def test_columns_decide_as_the_worker_does(
 
     assert found.whole.counts == whole
     assert {id: each.counts for id, each in found.policies.items()} == cells
+    assert found.apart == {id: 200 - sum(counts.values()) for id, counts in cells.items()}
     assert {tenant: each.counts for tenant, each in found.tenants.items()} == tenants
     assert (found.verdicts, found.left_out) == (200, {})
     assert found.models == {("fake", MODEL.digest): 200}
@@ -175,6 +179,7 @@ def test_what_cannot_be_decided_again_is_counted_with_the_reason() -> None:
         Why.OTHER_SET: 1,
     }
     assert found.kept == 2
+    assert found.apart == {"lakes": 1}, "the post that no policy was asked about"
     assert found.whole.total == 3
     assert found.whole.counts[Outcome.REMOVE, Outcome.REMOVE] >= 1
     assert found.policy_left_out == {"lakes": {Why.NOT_RECORDED: 3, Why.OTHER_SCORE: 1, Why.OTHER_MASS: 1}}
@@ -199,7 +204,7 @@ def test_flips_are_shown_nearest_and_farthest_first() -> None:
     found = redecide(old, new, rows_of(verdicts, batch=90), now=NOW)
     flips = found.policies["lakes"].flips
     nearest, farthest = found.nearest["lakes"], found.farthest["lakes"]
-    distances = [flip.distance or 0.0 for flip in (*nearest, *reversed(farthest))]
+    distances = [flip.distance for flip in (*nearest, *reversed(farthest))]
     assert flips > len(nearest) == len(farthest) == 10
     assert distances == sorted(distances)
     by_id = {verdict.post_id: verdict for verdict in verdicts}
@@ -208,9 +213,27 @@ def test_flips_are_shown_nearest_and_farthest_first() -> None:
         assert score is not None
         assert flip.probability == score.probability
         assert flip.threshold == (0.7 if Outcome.REMOVE in (flip.before, flip.after) else 0.2)
+        assert flip.distance == pytest.approx(abs(score.margin - math.log(flip.threshold / (1 - flip.threshold))))
         assert flip.before is by_id[flip.post_id].findings[0].outcome
     whole = redecide(old, new, rows_of(verdicts, batch=500), now=NOW)
     assert (whole.nearest, whole.farthest) == (found.nearest, found.farthest), "whatever the batches are"
+
+
+def test_past_verdicts_and_judged_posts_name_the_same_distance() -> None:
+    """A flip that falls from REMOVE to ALLOW fell below `review`, whatever its scores come from."""
+    old, new = a_set(a_policy("lakes")), a_set(a_policy("lakes", thresholds={"review": 0.97, "remove": 0.98}))
+    generator = random.Random(13)
+    verdicts = [past(generator, old, number).verdict for number in range(300)]
+    verdicts = [each for each in verdicts if len(each.findings) == 1 and not each.problems]
+    found = redecide(old, new, rows_of(verdicts), now=NOW)
+    by_id = {verdict.post_id: verdict for verdict in verdicts}
+    assert (Outcome.REMOVE, Outcome.ALLOW) in {(flip.before, flip.after) for flip in found.nearest["lakes"]}
+    for flip in found.nearest["lakes"]:
+        before = by_id[flip.post_id]
+        finding = replace(before.findings[0], outcome=flip.after)
+        pair = Pair(flip.post_id, 0, {}, before, replace(before, outcome=flip.after, findings=(finding,)))
+        (judged,) = change_of([pair], [Stratum("all posts", 1, 1)], old.policies, new.policies).effects[1].nearest
+        assert judged.beyond == pytest.approx(flip.distance)
 
 
 async def test_verdicts_that_are_at_hand_are_rows_too() -> None:
