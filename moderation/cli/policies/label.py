@@ -70,7 +70,8 @@ def label(
         screen = Screen(policy, pen, items, notes)
         with suppress(KeyboardInterrupt), keys.opened() as key:
             screen.run(key)
-    _say_end(sample, screen, labels.settled(sample, policy), adjudicate=adjudicate)
+    described = f"{sample}{f' --policies {policies}' if policies else ''}"
+    _say_end(described, screen, labels.settled(sample, policy), adjudicate=adjudicate)
 
 
 def _policy(sample: Path, folder: Path) -> Policy:
@@ -239,7 +240,8 @@ def _status(sample: Path, settlement: Settlement, policy: Policy) -> dict[str, o
     }
 
 
-def _say_end(sample: Path, screen: Screen, settlement: Settlement, *, adjudicate: bool) -> None:
+def _say_end(sample: str, screen: Screen, settlement: Settlement, *, adjudicate: bool) -> None:
+    """sample: as the next command names it, with the folder of its policy."""
     from moderation.evaluation.samples.labels import Settled
 
     counts = Counter(settlement.labels)
