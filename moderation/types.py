@@ -59,7 +59,7 @@ class Standing(StrEnum):
     MISSING = "CERTIFICATE_MISSING"  # there is no certificate beside the policy
     EXPIRED = "CERTIFICATE_EXPIRED"
     OTHER_SCORE = "CERTIFICATE_OF_ANOTHER_SCORE"  # its score digest is not that of the policy, model and preparation
-    OTHER_THRESHOLD = "CERTIFICATE_OF_ANOTHER_THRESHOLD"  # it certifies another value of `remove`
+    OTHER_THRESHOLD = "CERTIFICATE_OF_ANOTHER_THRESHOLD"  # it certifies another value of `remove` or `mass`
 
 
 class Origin(IntEnum):

@@ -229,7 +229,7 @@ HELD: dict[Standing, tuple[str, str]] = {
         "Certify the policy again, or take the change back.",
     ),
     Standing.OTHER_THRESHOLD: (
-        "The certificate is for another value of `thresholds.remove`.",
+        "The certificate is for another value of `thresholds.remove` or `thresholds.mass`.",
         "Write the value that it certifies, or certify the policy again.",
     ),
 }

@@ -1,7 +1,7 @@
 """Certificates: what is known of a policy's threshold, how surely, and for which score.
 
 A certificate is the file `<id>.certificate.json` beside a policy. `moderation policies certify` writes it. It holds for
-one score digest, for one value of `remove`, and until its end.
+one score digest, for one value of `remove` and of `mass`, and until its end.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ class Certificate(_Part):
     score_digest: Digest
     model: Certified
     threshold: Share  # the value of `thresholds.remove` that it holds for
+    mass: Share  # and that of `thresholds.mass`: with a lower one, posts are removed that were not drawn from
     precision: Precision
     misses: Misses | None = None
     recall: Recall | None = None
@@ -138,7 +139,7 @@ class Certificate(_Part):
         """Whether it holds. score: the policy's score digest. now: seconds since 1970."""
         if self.policy != policy.id or self.score_digest != score:
             return Standing.OTHER_SCORE
-        if self.threshold != policy.thresholds.remove:
+        if (self.threshold, self.mass) != (policy.thresholds.remove, policy.thresholds.mass):
             return Standing.OTHER_THRESHOLD
         return Standing.VALID if now < self.expires_at.timestamp() else Standing.EXPIRED
 

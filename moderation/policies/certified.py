@@ -83,12 +83,15 @@ def _of_standing(path: Path, policy: Policy, certificate: Certificate, now: date
         )
         yield Mistake(Kind.WARNING, path, line_of(path, "score_digest"), text)
     elif standing is Standing.OTHER_THRESHOLD:
-        text = (
-            f"threshold: it certifies {certificate.threshold}, and thresholds.remove of {name} is "
-            f"{policy.thresholds.remove}; it does not hold{held}: write remove: {certificate.threshold}, or certify "
-            f"the policy again with {AGAIN}"
-        )
-        yield Mistake(Kind.WARNING, path, line_of(path, "threshold"), text)
+        certified = {"threshold": ("remove", certificate.threshold), "mass": ("mass", certificate.mass)}
+        of_policy = {"remove": policy.thresholds.remove, "mass": policy.thresholds.mass}
+        for key, (threshold, value) in certified.items():
+            if value != of_policy[threshold]:
+                text = (
+                    f"{key}: it certifies {value}, and thresholds.{threshold} of {name} is {of_policy[threshold]}; "
+                    f"it does not hold{held}: write {threshold}: {value}, or certify the policy again with {AGAIN}"
+                )
+                yield Mistake(Kind.WARNING, path, line_of(path, key), text)
     elif standing is Standing.EXPIRED:
         text = f"expires_at: it ended on {end}{held}: certify the policy again with {AGAIN}"
         yield Mistake(Kind.WARNING, path, line_of(path, "expires_at"), text)

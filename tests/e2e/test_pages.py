@@ -115,6 +115,62 @@ def test_commands_for_policy_authors(checkout: Path, command: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+WAY = POLICIES.partition("\n## From an empty file")[2].partition("\n## ")[0]
+PRESSED = ["v" * 30 + "q", "v" * 24 + "q"]  # as the page says
+ONCE = re.compile(r"certificate [0-9a-f]{16}|until \d{4}-\d\d-\d\d")  # other ones in each run
+
+
+def shown(text: str) -> list[str]:
+    """The lines of an output, without what differs from run to run, and without blanks at their ends."""
+    return [ONCE.sub("", line).rstrip() for line in text.splitlines()]
+
+
+@pytest.mark.timeout(900)  # a dozen commands, most of which load the model
+def test_the_way_from_an_empty_file_to_a_certified_policy(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    moderation = Path(sys.executable).with_name("moderation")
+    written, line_of_yaml = blocks(WAY, "yaml")
+    policy = checkout / "policies/demo/vehicles-sale.yaml"
+    policy.write_text(written)
+    (golden,) = blocks(WAY, "json")
+    (checkout / "policies/demo/vehicles-sale.golden.jsonl").write_text(golden)
+
+    def said(command: str, keys: str = "") -> list[str]:
+        done = subprocess.run(
+            [moderation, *shlex.split(command)[1:]], cwd=checkout, input=keys, capture_output=True, text=True,
+            timeout=240, check=False,
+        )  # fmt: skip
+        assert done.returncode in {0, 1}, done.stderr
+        return shown(done.stderr + done.stdout + done.stderr)  # the page has what a terminal mixes
+
+    def shell(script: str) -> None:
+        subprocess.run(["bash", "-e", "-c", script], cwd=checkout, check=True)
+
+    keys = iter(PRESSED)
+    seen = list[str]()
+    for language, block in re.findall(r"```(console|sh)\n(.*?)```", WAY, re.DOTALL):
+        if language == "sh":
+            shell(block)
+            continue
+        command, _, output = block.replace("\\\n", "").partition("\n")
+        command = command.removeprefix("$ ")
+        if "--report" in command:
+            policy.write_text(policy.read_text().replace("violates:\n", f"{line_of_yaml}violates:\n", 1))
+        if " check " in command and command in seen:
+            policy.write_text(policy.read_text().replace("status: draft", "status: live\ncertificate: required"))
+        if " certify " in command and command in seen:
+            again = "moderation policies label vehicles-sale.sample.jsonl --policies policies/demo --as anna"
+            assert "54 of 80 are labelled, and kept: the same command goes on" in said(again, next(keys))
+        printed = iter(said(command, next(keys) if " label " in command else ""))
+        missing = [line for line in shown(output) if line != "..." and line not in printed]
+        assert not missing, f"{command} does not print, in this order: {missing}"
+        seen.append(command)
+    assert len(seen) == len(re.findall("```console", WAY)) >= 8
+    assert not list(keys)
+
+
 def test_commands_on_past_traffic(service: Service, tmp_path: Path) -> None:
     assert len(PAST) >= 3
     values = [

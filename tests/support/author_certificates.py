@@ -33,7 +33,7 @@ CERTIFICATES = [
         "a certificate that is no JSON", FILE, "\n\n{", "error", "no certificate", "certify the policy again", line=3
     ),
     beside("a certificate that is empty", FILE, "", "error", "no certificate", "certify the policy again"),
-    beside("a certificate with a merge's marks", FILE, f"{text()}<<<<<<< HEAD\n", "error", "no certificate", line=39),
+    beside("a certificate with a merge's marks", FILE, f"{text()}<<<<<<< HEAD\n", "error", "no certificate", line=40),
     beside("a certificate that lacks its keys", FILE, "{}\n", "error", "policy: field required", "certify"),
     beside(
         "a certificate with a key of its own",
@@ -49,7 +49,7 @@ CERTIFICATES = [
         "error",
         "labels_digest",
         "certify the policy again",
-        line=29,
+        line=30,
     ),
     beside(
         "a certificate whose share is a percentage",
@@ -58,7 +58,7 @@ CERTIFICATES = [
         "error",
         "precision.at_least",
         "certify",
-        line=12,
+        line=13,
     ),
     beside(
         "a certificate with more misses than labels",
@@ -68,7 +68,7 @@ CERTIFICATES = [
         "precision",
         "more false",
         "(n)",
-        line=11,
+        line=12,
     ),
     beside("a certificate that ends before it begins", FILE, text().replace('"3026', '"2016'), "error", "expires_at"),
     beside(
@@ -114,7 +114,7 @@ CERTIFICATES = [
     both(
         "a certificate that has ended",
         "warning",
-        f"{FILE}:37",
+        f"{FILE}:38",
         "it ended on 2026-11-02",
         "REMOVE becomes REVIEW",
         "certify the policy again",
@@ -123,7 +123,7 @@ CERTIFICATES = [
     both(
         "a certificate that has ended, where none is required",
         "warning",
-        f"{FILE}:37",
+        f"{FILE}:38",
         "ended on",
         "certify",
         policy=SOUND,
@@ -132,7 +132,7 @@ CERTIFICATES = [
     both(
         "a certificate that ends soon",
         "warning",
-        f"{FILE}:37",
+        f"{FILE}:38",
         "it ends on",
         "Then REMOVE becomes REVIEW",
         "certify the policy again",

@@ -23,6 +23,7 @@ def a_certificate(policy: Policy, **fields: Any) -> Certificate:
         "score_digest": score_digest(policy, model),
         "model": {"name": "fake", "digest": model},
         "threshold": policy.thresholds.remove,
+        "mass": policy.thresholds.mass,
         "precision": {
             "at_least": 0.95,
             "confidence": 0.95,

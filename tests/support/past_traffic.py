@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from moderation import wire
 from moderation.evaluation.traffic.rows import Place, Rows
 from moderation.policies import Policy, PolicySet, State, States, decide, finding_of
-from moderation.policies.certificates import Certificate, score_digest
+from moderation.policies.certificates import Certificate
 from moderation.types import (
     Answer,
     Detail,
@@ -26,6 +26,7 @@ from moderation.types import (
     Verdict,
     YesNo,
 )
+from tests.support import certificates
 from tests.support.builders import a_policy, a_verdict
 
 MODEL = ModelInfo("fake", "", "a" * 64)
@@ -60,28 +61,12 @@ class Past(NamedTuple):
 
 
 def a_certificate(policy: Policy, model: ModelInfo = MODEL, **fields: Any) -> Certificate:
-    """One that holds for the policy until long after NOW."""
-    values = {
-        "policy": policy.id,
-        "policy_version": policy.version,
-        "score_digest": score_digest(policy, model.digest),
-        "model": {"name": model.name or "fake", "digest": model.digest},
-        "threshold": policy.thresholds.remove,
-        "precision": {"at_least": 0.9, "confidence": 0.95, "design": "fixed", "n": 59, "k": 0, "bound": 0.95},
-        "sample": {
-            "source": "verdicts",
-            "begins": datetime.fromtimestamp(NOW - 86_400, UTC),
-            "ends": datetime.fromtimestamp(NOW, UTC),
-            "population": 500,
-            "seed": 1,
-        },
-        "labels_digest": "b" * 64,
-        "rows_digest": "c" * 64,
-        "labellers": ("ada",),
+    """One that holds for the policy with the model of these verdicts, for ten days from NOW."""
+    times = {
         "issued_at": datetime.fromtimestamp(NOW, UTC),
         "expires_at": datetime.fromtimestamp(NOW + 10 * 86_400, UTC),
     }
-    return Certificate.model_validate(values | fields)
+    return certificates.a_certificate(policy, model_digest=model.digest, **times | fields)
 
 
 def a_set(*policies: Policy, certificates: Mapping[str, Certificate] | None = None) -> PolicySet:

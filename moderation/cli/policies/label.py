@@ -70,7 +70,7 @@ def label(
         screen = Screen(policy, pen, items, notes)
         with suppress(KeyboardInterrupt), keys.opened() as key:
             screen.run(key)
-    _say_end(sample, screen, labels.settled(sample, policy), adjudicate=adjudicate)
+    _say_end(sample, policies, screen, labels.settled(sample, policy), adjudicate=adjudicate)
 
 
 def _policy(sample: Path, folder: Path) -> Policy:
@@ -239,17 +239,21 @@ def _status(sample: Path, settlement: Settlement, policy: Policy) -> dict[str, o
     }
 
 
-def next_step(drawn: Sample, path: Path) -> str:
-    """The command that reads a labelled sample, by what it was drawn from."""
+def next_step(drawn: Sample, path: Path, folder: Path | None) -> str:
+    """The command that reads a labelled sample, by what it was drawn from. folder: of the policy, as it was given."""
     from moderation.evaluation.samples.samples import Region
 
     if drawn.region is Region.FLIPS:
         return f"moderation policies diff OLD NEW --policy {drawn.policy} --label {path}"
     option = {Region.ALLOW: "--misses", Region.POOL: "--pool"}.get(drawn.region, "--sample")
-    return f"moderation policies certify {drawn.policy} {option} {path}"
+    return f"moderation policies certify {drawn.policy} {option} {path}{_in(folder)}"
 
 
-def _say_end(sample: Path, screen: Screen, settlement: Settlement, *, adjudicate: bool) -> None:
+def _in(folder: Path | None) -> str:
+    return f" --policies {folder}" if folder else ""
+
+
+def _say_end(sample: Path, folder: Path | None, screen: Screen, settlement: Settlement, *, adjudicate: bool) -> None:
     from moderation.evaluation.samples.labels import Settled
 
     counts = Counter(settlement.labels)
@@ -261,8 +265,10 @@ def _say_end(sample: Path, screen: Screen, settlement: Settlement, *, adjudicate
     elif settlement.labellers and counts[Settled.UNLABELLED] and not adjudicate:
         lines.append(f"{counts[Settled.UNLABELLED]} have no label of one of {', '.join(settlement.labellers)} yet")
     if counts[Settled.DISPUTED]:
-        lines.append(f"{counts[Settled.DISPUTED]} are disputed: moderation policies label {sample} --adjudicate")
+        lines.append(
+            f"{counts[Settled.DISPUTED]} are disputed: moderation policies label {sample}{_in(folder)} --adjudicate"
+        )
     if not counts[Settled.UNLABELLED] and not counts[Settled.DISPUTED]:
-        lines.append(f"All is settled: {next_step(settlement.sample, sample)}")
+        lines.append(f"All is settled: {next_step(settlement.sample, sample, folder)}")
     for line in lines:
         out.print(line, highlight=False, markup=False)

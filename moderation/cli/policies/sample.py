@@ -89,6 +89,7 @@ def sample(
     if region not in SIZES:
         raise ConfigError(f"--region must be one of {', '.join(SIZES)}, not {region!r}")
     found = named(policy, policies or loaded.policies)
+    folder = f" --policies {policies}" if policies else ""
     wanted = Wanted(found, Region(region), (_threshold(found, region, threshold, grid),))
     path = out_file or Path(f"{found.id}{'' if region == Region.REMOVE else f'.{region}'}{SUFFIX}")
     if not path.name.endswith(SUFFIX):
@@ -106,6 +107,8 @@ def sample(
         logs.say(f"interrupted, and nothing is written: {again}")
         raise
     _say(path, drawn, items, left_out, order, as_json=as_json)
+    if not as_json:
+        out.print(f"Label them: moderation policies label {path}{folder} --as NAME", highlight=False, markup=False)
 
 
 def named(policy: str, folder: Path) -> Policy:
@@ -219,7 +222,6 @@ def _say(
     for line in lines:
         out.print(line, highlight=False, markup=False)
     _table(drawn, items)
-    out.print(f"Label them: moderation policies label {path} --as NAME", highlight=False, markup=False)
 
 
 def _table(drawn: Sample, items: list[Item]) -> None:

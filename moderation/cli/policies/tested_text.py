@@ -64,6 +64,8 @@ def _show(result: Result, before: Result | None) -> None:
         _compared(result, before)
     for check in result.checks:
         _line(check.text, "green" if check.kept else "bold red")
+    if not result.checks:
+        _line("the policy sets no limit, as `gate: {wrong: 0}` would: wrong posts do not change the exit code")
     out.print()
 
 

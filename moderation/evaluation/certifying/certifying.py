@@ -219,6 +219,7 @@ def certificate(issue: Issue, shown: Shown, trial: Trial, *others: Trial) -> Cer
         score_digest=sample.score_digest,
         model=Certified(name=sample.model_name, digest=sample.model_digest),
         threshold=shown.level.threshold,
+        mass=issue.policy.thresholds.mass,
         precision=Precision(
             at_least=trial.share,
             confidence=trial.confidence,

@@ -165,11 +165,12 @@ def test_posts_of_a_file_are_scored_now_whatever_their_order(tmp_path: Path) -> 
         posts.write_text("".join(json.dumps(row) + "\n" for row in rows))
         out = tmp_path / f"run-{run}.sample.jsonl"
         options = ["weapons-sale", "--posts", str(posts), "--model", "demo", "--seed", "3", "--out", str(out)]
-        result = drew(environment, *options)
+        folder = ["--policies", str(tmp_path / "policies")] if run else []
+        result = drew(environment, *options, *folder)
         assert result.exception is None, result.output
         assert "2 groups of equal content, drawn with the seed 3" in result.stdout
         assert "these are all that there are: 153 were asked for" in result.stdout
-        assert f"Label them: moderation policies label {out} --as NAME" in result.stdout
+        assert f"Label them: moderation policies label {' '.join([str(out), *folder])} --as NAME" in result.stdout
         sample, items = samples.read(out)
         assert sample.model_name == "phi3-pictographs"
         found.append([(item.number, item.group) for item in items])

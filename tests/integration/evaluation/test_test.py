@@ -278,3 +278,12 @@ def test_an_interrupted_run_goes_on_where_it_was(folder: Path, tmp_path: Path) -
     answers = json.loads(again.stdout)["answers"]
     assert answers["kept"] >= int(many[1])
     assert answers["kept"] + answers["asked"] == 120
+
+
+def test_a_policy_without_limits_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command.measure(folder, model="demo")
+    assert "sets no limit" not in capsys.readouterr().out
+    path = folder / "alcohol.yaml"
+    path.write_text(path.read_text().replace("gate: {wrong: 1}\n", ""))
+    command.measure(folder, model="demo")
+    assert "sets no limit, as `gate: {wrong: 0}` would" in capsys.readouterr().out

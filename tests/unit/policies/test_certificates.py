@@ -92,6 +92,8 @@ def test_no_two_texts_run_together_in_it() -> None:
         (a_policy("other"), score_digest(POLICY, MODEL), START, Standing.OTHER_SCORE),
         (a_policy(thresholds={"review": 0.5, "remove": 0.91}), score_digest(POLICY, MODEL), START,
          Standing.OTHER_THRESHOLD),
+        (a_policy(thresholds={"review": 0.5, "remove": 0.9, "mass": 0.1}), score_digest(POLICY, MODEL), START,
+         Standing.OTHER_THRESHOLD),
         (a_policy(thresholds={"review": 0.6, "remove": 0.9}), score_digest(POLICY, MODEL), START, Standing.VALID),
         (a_policy(version=9, status="draft", severity="low"), score_digest(POLICY, MODEL), START, Standing.VALID),
     ],
@@ -120,7 +122,7 @@ def test_times_of_any_zone_are_read_and_one_without_a_zone_is_refused(tmp_path: 
     assert read(path).expires_at == datetime(2027, 1, 1, tzinfo=UTC)
     assert days_left(read(path), datetime(2026, 12, 31, tzinfo=UTC)) == 1
     path.write_text(path.read_text().replace("+09:00", ""))
-    with pytest.raises(ConfigError, match=r"no-lakes\.certificate\.json:37: no certificate: expires_at: .*certify"):
+    with pytest.raises(ConfigError, match=r"no-lakes\.certificate\.json:38: no certificate: expires_at: .*certify"):
         read(path)
 
 

@@ -16,6 +16,7 @@ from moderation.training.lessons import Course
 from moderation.training.phrasings import Kind, Rule
 from moderation.training.world import BY_NAME, GROUPS, HELD_OUT_GROUPS, THINGS
 from tests.support.lessons import a_shelf
+from tests.support.repository import REPO
 
 
 def test_the_world_is_as_large_as_promised() -> None:
@@ -146,3 +147,10 @@ def test_every_picture_of_a_sample_post_can_be_drawn_again() -> None:
 def test_the_pictures_of_the_sample_posts_are_drawn(tmp_path: Path) -> None:
     pictures.draw(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == pictures.PICTURES.keys()
+
+
+def test_the_card_names_each_word_of_the_world() -> None:
+    card = (REPO / "moderation/demo/phi3-pictographs/README.md").read_text("utf-8")
+    rows = [f"| {group} | {', '.join(sorted(thing.name for thing in things))} |" for group, things in GROUPS.items()]
+    assert [row for row in rows if row not in card] == []
+    assert f"({', '.join(HELD_OUT_GROUPS)})" in card.replace("\n", " ")

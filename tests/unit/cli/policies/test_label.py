@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ def status(sample: Path) -> Any:
 def settled(sample: Path) -> list[str]:
     return [f"{label}{f' {clause}' if clause else ''}" for label, clause in zip(
         labels.settled(sample).labels, labels.settled(sample).clauses, strict=True)]  # fmt: skip
+
+
+def test_the_next_command_names_the_folder_that_this_one_named(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = os.environ["MODERATION_POLICIES"]
+    monkeypatch.delenv("MODERATION_POLICIES")
+    result = label(sample, "--as", "anna", "--policies", folder, pressed="1\na\n3\ns\nx")
+    assert f"certify no-lakes --sample {sample} --policies {folder}\n" in result.stdout
 
 
 def test_a_key_labels_a_post_and_the_next_one_comes(sample: Path) -> None:
@@ -182,4 +190,4 @@ def test_an_emoji_stays_what_it_is() -> None:
     ],
 )
 def test_the_next_command_takes_this_sample(region: Region, command: str) -> None:
-    assert next_step(a_sample(region=region), Path("a.sample.jsonl")) == f"moderation policies {command}"
+    assert next_step(a_sample(region=region), Path("a.sample.jsonl"), None) == f"moderation policies {command}"
