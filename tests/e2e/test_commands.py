@@ -85,7 +85,10 @@ def test_the_policy_in_the_readme_is_one_that_the_demo_model_can_judge(tmp_path:
     assert ((tmp_path / name).parent / schema).is_file()
     check, show, classify = judge.splitlines()
     checked = typed(check)
-    assert (checked.returncode, checked.stderr) == (0, ""), "no mistake, no warning"
+    assert checked.returncode == 0
+    warning, count = checked.stderr.splitlines()
+    assert "the policy has no golden set" in warning, "as the page says"
+    assert count == "1 warning"
     assert "Does this post offer medicine for sale?" in typed(show).stdout
     assert f"{classify.rpartition('# ')[2]} FINAL by medicine-sale" in typed(classify).stdout
     folder = (tmp_path / name).parent

@@ -99,6 +99,11 @@ class Api:
                 async for record in consumer:
                     if record.offset >= before[TopicPartition(topic, record.partition)]:
                         break
+            # The API knows of the post once the broker has acknowledged it: the record can be read a little earlier.
+            look = pb.GetVerdictRequest(post_id=post.id)
+            async with asyncio.timeout(60):
+                while (await service(channel).GetVerdict(look, **call)).state == pb.LOOKUP_STATE_NOT_FOUND:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
             asked.cancel()
         return cursors.of_record(record.partition, record.offset)
 

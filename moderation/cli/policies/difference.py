@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from moderation.evaluation.changes.wording import PolicyChange
     from moderation.types import ModelInfo, Post
 
+VOID = (
+    "no certificate of the old words holds for the new ones, so each REMOVE becomes REVIEW until they are certified; "
+    "--certified decides as if they were"
+)
 ALIKE = "both sets ask the same and decide alike: nothing to compare"
 
 
@@ -67,6 +71,8 @@ def print_words(changes: Sequence[PolicyChange]) -> None:
             out.print(f"  {key.key}: {key.old} -> {key.new}", highlight=False, markup=False)
         if change.unraised:
             out.print("  its version was not raised: raise `version`", highlight=False, markup=False)
+        if change.old and change.new and change.words and change.new.certificate:
+            out.print(f"  {VOID}", highlight=False, markup=False)
     if changes:
         out.print()
 
