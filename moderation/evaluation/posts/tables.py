@@ -71,7 +71,7 @@ def read(path: Path, media: MediaSettings) -> Table:
     if text.lstrip().startswith("["):
         raise ConfigError(f"{path}: holds one list: write one object a line, as `jq -c '.[]' {path.name}` does")
     unread: tuple[str, ...] = ()
-    if text.lstrip().startswith("{"):
+    if text.lstrip().startswith("{") or not text.strip():
         lines = _json_lines(text)
     else:
         unread, lines = _cells(path, text)

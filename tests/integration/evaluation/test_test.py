@@ -229,6 +229,7 @@ def test_the_report_is_one_page_that_loads_and_runs_nothing(
     assert "Missed: 1" in words
     assert "False alarms: 1" in words
     assert "not kept" in words
+    assert "What the model reads of it Policy:" in words
     assert [path.name for path in tmp_path.iterdir() if "report" in path.name] == ["report.html"]
 
 
