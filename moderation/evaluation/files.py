@@ -9,11 +9,14 @@ from pathlib import Path
 from moderation.errors import ConfigError, cause_of
 
 
-def replaced(path: Path, data: bytes) -> None:
-    """Puts a file in the place of another, once all of it is on the disk. Raises ConfigError: then nothing changed."""
+def replaced(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Puts a file in the place of another, once all of it is on the disk. Raises ConfigError: then nothing changed.
+
+    mode: who may read and write the file, less what the umask takes.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("wb") as file:
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

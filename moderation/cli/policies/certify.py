@@ -156,12 +156,13 @@ def _keep(sample: Labelled, fixed: Terms, *, chosen: bool = False) -> None:
 def _issued(asked: Asked, shown: Shown, days: int, *, keep_rows: bool) -> tuple[Certificate, Path, Recorded | None]:
     """Writes the certificate, then the rows that it uses up. What stands already of both stays as it is."""
     from moderation.evaluation.certifying import certifying, used
+    from moderation.evaluation.files import replaced
     from moderation.policies import certificates
 
     path = asked.folder / f"{asked.policy.id}{certificates.SUFFIX}"
     golden_path = used.path_of(asked.policy, asked.folder)
     golden_set = used.read(golden_path, asked.policy, asked.media)
-    issue = certifying.Issue(asked.policy, used.digest(golden_path), datetime.now(UTC), days)
+    issue = certifying.Issue(asked.policy, golden_set.digest if golden_set else "", datetime.now(UTC), days)
     others = [trial for trial in (asked.misses, asked.recall) if trial]
     certificate = certifying.certificate(issue, shown, asked.precision, *others)
     before = certificates.read(path) if path.exists() else None
@@ -174,7 +175,7 @@ def _issued(asked: Asked, shown: Shown, days: int, *, keep_rows: bool) -> tuple[
             "draw another sample, with another --seed"
         )
     if certificate is not before:
-        used.issued(path, certificates.written(certificate))
+        replaced(path, certificates.written(certificate).encode())
     if not keep_rows:
         return certificate, path, None
     return certificate, path, used.record(golden_path, certificate, asked.samples, asked.policy, asked.media)

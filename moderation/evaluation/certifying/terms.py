@@ -6,13 +6,13 @@ another test replaces them. Then a test with other terms is refused.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from moderation.errors import ConfigError, cause_of
+from moderation.errors import ConfigError
 from moderation.evaluation.certifying.certification import Design
+from moderation.evaluation.files import replaced
 from moderation.evaluation.samples import samples
 
 SUFFIX = ".terms.json"
@@ -51,14 +51,7 @@ def keep(sample: Path, terms: Terms, *, labelled: bool, chosen: bool = True) -> 
             "proves nothing now: test with --design sequential, or draw another sample and call certify before it has "
             "labels"
         )
-    data = terms.model_dump_json(exclude_none=True).encode() + b"\n"
-    try:
-        with path.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise ConfigError(f"{path}: not written: {cause_of(error)}") from None
+    replaced(path, terms.model_dump_json(exclude_none=True).encode() + b"\n")
 
 
 def _compare(path: Path, terms: Terms) -> None:

@@ -7,7 +7,6 @@ another score, is independent of what the author knows. A row does not name the 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -36,11 +35,6 @@ def path_of(policy: Policy, folder: Path) -> Path:
 def read(path: Path, policy: Policy, media: MediaSettings) -> GoldenSet | None:
     """The golden set, if there is one. Raises ConfigError."""
     return golden.read(path, policy, media) if path.is_file() else None
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a golden set's file; empty: there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def check(rows: GoldenSet | None, samples: Sequence[Labelled], own: str) -> None:
@@ -165,8 +159,3 @@ def _image(image: Image, folder: Path) -> dict[str, str]:
     if uri.startswith("file:"):
         return {"file": os.path.relpath(unquote(urlsplit(uri).path), folder.resolve()), **alt}
     return {"uri": uri, **alt}
-
-
-def issued(path: Path, text: str) -> None:
-    """Writes a certificate's file, as a whole. Raises ConfigError."""
-    replaced(path, text.encode())

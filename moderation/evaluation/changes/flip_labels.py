@@ -7,7 +7,6 @@ is. Who labels does not see that. With the labels it says what the change gains 
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from moderation.errors import ConfigError, cause_of
 from moderation.evaluation.changes.changes import Effect, OneSided, Pair, Quality, one_sided, quality_of
 from moderation.evaluation.changes.promotion import Figures
 from moderation.evaluation.changes.strata import Stratum
+from moderation.evaluation.files import replaced
 from moderation.evaluation.samples import labels, samples
 from moderation.evaluation.samples.drawn import pictures
 from moderation.evaluation.samples.labels import Settled
@@ -135,7 +135,7 @@ async def begin(path: Path, versions: tuple[Policy, Policy], drawn: Drawn, effec
         flips=tuple(_Flip(**asdict(flip), group=groups[flip.post_id]) for flip in flips),
         figures=_Figures(**asdict(Figures.of(effect))),
     )
-    _write(_beside(path), state.model_dump_json(indent=1).encode() + b"\n")
+    replaced(_beside(path), state.model_dump_json(indent=1).encode() + b"\n", 0o600)
     return len(items)
 
 
@@ -179,16 +179,6 @@ def _read(path: Path) -> _State:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"])) or "the file"
         raise ConfigError(f"{path}: {key}: {first['msg'].lower()}: {remedy}") from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise ConfigError(f"{path}: not written: {cause_of(error)}") from None
 
 
 def _own_digest(id: str) -> str:

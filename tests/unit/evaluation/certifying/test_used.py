@@ -12,6 +12,7 @@ from moderation.errors import ConfigError
 from moderation.evaluation.certifying import certifying, used
 from moderation.evaluation.certifying.certification import Design
 from moderation.evaluation.certifying.certifying import Issue, Labelled
+from moderation.evaluation.files import replaced
 from moderation.evaluation.posts import golden
 from moderation.evaluation.samples import labels
 from moderation.policies import Certificate
@@ -129,4 +130,4 @@ def test_a_broken_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{path}: not written: no such file or directory"):
         used.record(path, certificate_of(sample), [sample], POLICY, MEDIA)
     with pytest.raises(ConfigError, match="not written"):
-        used.issued(tmp_path / "gone" / "no-lakes.certificate.json", "{}")
+        replaced(tmp_path / "gone" / "no-lakes.certificate.json", b"{}")
